@@ -1,0 +1,45 @@
+"""Sentences for errors: argument, what was expected, what came, what to do."""
+
+import difflib
+
+
+def invalid(argument, expected, received, remedy=""):
+    """The text of an error about one argument.
+
+    Args:
+        argument: name of the argument as the user typed it.
+        expected: what it must be, without a final full stop.
+        received: the value that came; shown with `repr`.
+        remedy: one sentence that says what to do.
+
+    Returns:
+        One string, ready for `ValueError` or `TypeError`.
+    """
+    text = (
+        f"Invalid value for argument `{argument}`. Expected {expected}. "
+        f"Received: {argument}={received!r}"
+    )
+    return f"{text}. {remedy}" if remedy else text
+
+
+def unknown_name(argument, name, known):
+    """The text of an error about a name, with the closest known ones.
+
+    Args:
+        argument: name of the argument, or of what the name stands for.
+        name: the name that was not found.
+        known: all names that would have been right.
+
+    Returns:
+        One string that lists up to five close names, or, where none is close,
+        up to twenty of the known ones.
+    """
+    known = [str(k) for k in known]
+    close = difflib.get_close_matches(str(name), known, n=5, cutoff=0.5)
+    if close:
+        hint = "Closest names: " + ", ".join(repr(c) for c in close)
+    else:
+        shown = ", ".join(repr(k) for k in known[:20])
+        more = f" and {len(known) - 20} more" if len(known) > 20 else ""
+        hint = f"Known names: {shown}{more}"
+    return f"Unknown name for `{argument}`. Received: {name!r}. {hint}."
