@@ -1,0 +1,10 @@
+"""Regularised transfer learning for Keras 3."""
+
+from keras_delta import backbones as backbones
+from keras_delta import data as data
+from keras_delta import regularizers as regularizers
+from keras_delta.attention import ChannelAttention as ChannelAttention
+from keras_delta.heads import attach_head as attach_head
+from keras_delta.model import DeltaModel as DeltaModel
+
+__version__ = "0.1.0"

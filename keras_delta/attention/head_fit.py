@@ -1,0 +1,104 @@
+"""Step (a) of Algorithm 1: train the head on frozen features."""
+
+import functools
+import math
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops, tree
+
+from keras_delta import samples
+from keras_delta.graph import Graph, copy_model
+
+EPOCHS = 10
+BATCH = 32
+LEAST_STEPS = 300
+
+
+class HeadFit:
+    """A network's head and the features it sees, both taken out of the network.
+
+    Args:
+        graph: the network.
+        head: names of the head's layers.
+        data: what `samples.batches` reads; read once.
+        max_samples: look at no more than so many.
+    """
+
+    def __init__(self, graph: Graph, head, data, max_samples=None):
+        self.graph = graph
+        made = [t for name in head for t in graph.nodes[name].outputs]
+        self._behind = graph.descendants(made) | set(head)
+        self._inputs = graph.entering(self._behind)
+        rows, labels = [], []
+        for x, y in samples.batches(data, max_samples=max_samples):
+            rows.append([ops.convert_to_numpy(v) for v in self._forward(graph.feed(x))])
+            labels.append(y)
+        if not rows:
+            raise ValueError("No samples: channel attention needs at least one.")
+        self.features = [np.concatenate(v) for v in zip(*rows, strict=True)]
+        self.labels = tree.map_structure(lambda *v: np.concatenate(v), *labels)
+
+    @functools.cached_property
+    def _forward(self):
+        return tf.function(
+            lambda feeds: self.graph.run(
+                self._inputs, self.graph.inputs, feeds, training=False
+            ),
+            reduce_retracing=True,
+        )
+
+    def outputs(self):
+        """Outputs of the head as it is, for all samples."""
+        out = self.graph.run(
+            self.graph.outputs, self._inputs, self.features, training=False
+        )
+        return ops.convert_to_numpy(tree.flatten(out)[0])
+
+    def train(self, loss, seed=0):
+        """Train a copy of the head on the frozen features.
+
+        The optimizer is the authors': SGD 0.01, momentum 0.9, weight decay 1e-4,
+        10 epochs with the learning rate times `0.1^(1/6)` after each. Small data
+        sets get more epochs, 300 steps at least.
+
+        Args:
+            loss: Keras loss of the network's output.
+            seed: of the order of the samples.
+
+        Returns:
+            A function for `Graph.run(call=...)` that puts the trained layers in
+            the place of the network's own.
+        """
+        copy = copy_model(self.graph, inputs=self._inputs, name="head_copy")
+        copy.trainable = True
+        count = len(self.features[0])
+        steps = math.ceil(count / BATCH)
+        epochs = max(EPOCHS, math.ceil(LEAST_STEPS / steps))
+        rate = keras.optimizers.schedules.ExponentialDecay(
+            0.01, decay_steps=steps * epochs / EPOCHS, decay_rate=0.1 ** (1 / 6)
+        )
+        copy.compile(
+            keras.optimizers.SGD(rate, momentum=0.9, weight_decay=1e-4),
+            loss=loss,
+            jit_compile=False,
+        )
+        # Our own order: Keras's follows its global seed.
+        rng = np.random.default_rng(seed)
+        order = np.stack([rng.permutation(count) for _ in range(epochs)])
+        everything = (self.features, self.labels)
+        rows = tf.data.Dataset.from_tensor_slices(order).unbatch().batch(BATCH)
+        copy.fit(
+            rows.map(lambda i: tree.map_structure(lambda v: tf.gather(v, i), everything)),
+            verbose=0,
+        )
+        own = [x for name, x in self.graph.layers().items() if name in self._behind]
+        new = Graph(copy).layers().values()
+        layers = {id(a): b for a, b in zip(own, new, strict=True)}
+
+        def call(node, *args, **kwargs):
+            layer = layers.get(id(node.operation))
+            return None if layer is None else layer(*args, **kwargs)
+
+        return call

@@ -1,0 +1,77 @@
+"""From scores (loss increase per channel) to weights that sum to 1."""
+
+import numpy as np
+
+from keras_delta.errors import invalid, unknown_name
+
+
+def standardized(scores, temperature):
+    """`softmax(zscore(scores) / temperature)`, the authors' program.
+
+    Scores that are all alike give uniform weights.
+    """
+    deviation = scores.std()
+    if deviation == 0:
+        return uniform(scores, temperature)
+    return softmax((scores - scores.mean()) / deviation, temperature)
+
+
+def softmax(scores, temperature):
+    """`softmax(scores / temperature)`."""
+    z = scores / temperature
+    e = np.exp(z - z.max())
+    return e / e.sum()
+
+
+def ratio(scores, temperature):
+    """`max(scores, 0)` divided by its sum; uniform where no score is positive."""
+    rectified = np.maximum(scores, 0)
+    total = rectified.sum()
+    return rectified / total if total > 0 else uniform(scores, temperature)
+
+
+def uniform(scores, temperature):
+    """`1 / C`."""
+    return np.full(len(scores), 1 / len(scores))
+
+
+ALL = {
+    "standardized": standardized,
+    "softmax": softmax,
+    "ratio": ratio,
+    "uniform": uniform,
+}
+
+
+def weights(scores, normalization="standardized", temperature=5.0):
+    """Weights of one tap.
+
+    Args:
+        scores: `(C,)` mean loss increase when a channel is zeroed.
+        normalization: `"standardized"`, `"softmax"`, `"ratio"` or `"uniform"`.
+        temperature: divides what the softmax is taken of; the authors' is 5.
+
+    Returns:
+        `(C,)` float32, non-negative, sum 1.
+
+    Raises:
+        ValueError: for an unknown normalization, a temperature that is not
+            positive, or scores that are not finite.
+    """
+    if normalization not in ALL:
+        raise ValueError(unknown_name("normalization", normalization, ALL))
+    if not temperature > 0:
+        raise ValueError(invalid("temperature", "a positive number", temperature))
+    scores = np.asarray(scores, "float64")
+    if scores.ndim != 1 or not np.isfinite(scores).all():
+        raise ValueError(
+            invalid("scores", "a vector of finite numbers", scores.tolist())
+        )
+    return ALL[normalization](scores, temperature).astype("float32")
+
+
+def perplexity(weights):
+    """`exp(entropy)`: how many channels the weights are spread over, 1 to C."""
+    w = np.asarray(weights, "float64")
+    w = w[w > 0] / w.sum()
+    return float(np.exp(-(w * np.log(w)).sum()))

@@ -1,0 +1,173 @@
+"""ResNet-50, ResNet-101 and Inception-v3 of keras.applications for raw images."""
+
+import os
+import re
+
+import keras
+
+from keras_delta.backbones.assemble import assemble, check_shape
+from keras_delta.backbones.load import check_weights, load_keras_file
+from keras_delta.backbones.preprocessing import ImageNetPreprocessing
+
+# The names that Keras numbers itself; Inception-v3 leaves most layers to it.
+_NUMBERED = re.compile(
+    r"(activation|average_pooling2d|batch_normalization|concatenate|conv2d"
+    r"|max_pooling2d)(?:_(\d+))?"
+)
+
+_DOC = """
+
+    The network of `keras.applications.{source}` as a flat Functional model with
+    its layer names and the preprocessing inside ({preprocessing}). Layers that
+    Keras numbers itself, such as `activation_2`, always have the numbers of the
+    first network of a process, however many were built before.
+
+    Args:
+        weights: `"imagenet"` (downloaded by keras.applications and kept in
+            `~/.keras/models`), None for random weights, or the path of a file:
+            `.keras` or `.weights.h5` of this network, or an `.h5` file of
+            keras.applications with or without the classifier, as `include_top`.
+        input_shape: (height, width, 3) in pixels, at least {smallest} each; height
+            and width may be None where there is no classifier.
+        include_top: whether to end in global average pooling (`avg_pool`) and the
+            1000 ImageNet classes (`predictions`).
+        classifier_activation: activation of the classifier: `"softmax"` gives
+            probabilities, None logits. Without effect where there is none.
+        name: name of the model; default: `"{name}"`.
+
+    Returns:
+        `keras.Model`, input `"image"` of raw RGB values 0..255 in any dtype;
+        output the features of the last layer, 2048 channels, or
+        `(batch, 1000)` probabilities.
+
+    Raises:
+        ConnectionError: where the ImageNet weights cannot be downloaded; the text
+            names the file, which `weights=path` takes on a machine offline.
+        FileNotFoundError: for a path at which there is no file.
+        ValueError: for another shape, and for weights that do not fit; where it
+            can be told, the first layer that does not is named.
+
+    The files of weights are Keras's; keras.applications states no licence for
+    them besides Keras's own, Apache-2.0.
+
+    Source: {paper}.
+    """
+_PAPERS = {
+    "ResNet": "He et al., https://arxiv.org/abs/1512.03385",
+    "Inception": "Szegedy et al., https://arxiv.org/abs/1512.00567",
+}
+
+
+def _documented(source, preprocessing, smallest, paper):
+    def document(builder):
+        if builder.__doc__:  # not so under `python -OO`
+            builder.__doc__ += _DOC.format(
+                name=builder.__name__,
+                source=source,
+                preprocessing=preprocessing,
+                smallest=smallest,
+                paper=_PAPERS[paper],
+            )
+        return builder
+
+    return document
+
+
+@_documented("ResNet50", "BGR minus the ImageNet mean", 32, "ResNet")
+def resnet50(
+    weights="imagenet",
+    input_shape=(224, 224, 3),
+    include_top=False,
+    classifier_activation="softmax",
+    name=None,
+):
+    """ResNet-50 for raw RGB images."""
+    build = keras.applications.ResNet50
+    name = name or "resnet50"
+    return _build(
+        build, "caffe", weights, input_shape, include_top, classifier_activation, name
+    )
+
+
+@_documented("ResNet101", "BGR minus the ImageNet mean", 32, "ResNet")
+def resnet101(
+    weights="imagenet",
+    input_shape=(224, 224, 3),
+    include_top=False,
+    classifier_activation="softmax",
+    name=None,
+):
+    """ResNet-101 for raw RGB images."""
+    build = keras.applications.ResNet101
+    name = name or "resnet101"
+    return _build(
+        build, "caffe", weights, input_shape, include_top, classifier_activation, name
+    )
+
+
+@_documented("InceptionV3", "scaled to -1..1", 75, "Inception")
+def inception_v3(
+    weights="imagenet",
+    input_shape=(299, 299, 3),
+    include_top=False,
+    classifier_activation="softmax",
+    name=None,
+):
+    """Inception-v3 for raw RGB images."""
+    build = keras.applications.InceptionV3
+    name = name or "inception_v3"
+    return _build(
+        build, "tf", weights, input_shape, include_top, classifier_activation, name
+    )
+
+
+def _build(build, mode, weights, input_shape, include_top, classifier_activation, name):
+    check_weights(weights)
+    try:
+        core = build(
+            weights=weights if weights == "imagenet" else None,
+            input_shape=check_shape(input_shape),
+            include_top=include_top,
+            classifier_activation=classifier_activation,
+        )
+    except Exception as e:  # Keras raises a bare Exception for a failed download
+        if "URL fetch failure" not in str(e):
+            raise
+        raise ConnectionError(
+            f"The ImageNet weights of {name} could not be downloaded. {e}. On a "
+            "machine without the network, fetch that file elsewhere and give its "
+            "path: `weights=path`."
+        ) from e
+    legacy = weights not in (None, "imagenet") and _is_legacy(weights)
+    if legacy:  # its layers are in the order of keras.applications' own model
+        load_keras_file(core, weights, (".h5", ".hdf5"))
+    names = _first_names(core)
+    model = assemble(
+        core,
+        ImageNetPreprocessing(mode, name="preprocessing"),
+        name,
+        rebuild=lambda config: {**config, "name": names[config["name"]]},
+    )
+    if weights not in (None, "imagenet") and not legacy:
+        load_keras_file(model, weights, (".keras", ".weights.h5", ".h5", ".hdf5"))
+    return model
+
+
+def _is_legacy(path):
+    path = os.fspath(path)
+    return path.endswith((".h5", ".hdf5")) and not path.endswith(".weights.h5")
+
+
+def _first_names(model):
+    """dict name -> the name the layer has in the first model of a process."""
+    numbered = {}
+    for layer in model.layers:
+        if match := _NUMBERED.fullmatch(layer.name):
+            kind, number = match.group(1), int(match.group(2) or 0)
+            numbered.setdefault(kind, []).append((number, layer.name))
+    names = {layer.name: layer.name for layer in model.layers}
+    for kind, layers in numbered.items():
+        # Keras counts up as it builds, so the order of numbers is that of calls.
+        for i, (_, name) in enumerate(sorted(layers)):
+            names[name] = f"{kind}_{i}" if i else kind
+    return names

@@ -1,0 +1,67 @@
+"""One flat model out of a preprocessing layer and a network."""
+
+import keras
+
+from keras_delta.errors import invalid
+from keras_delta.graph import Graph
+
+
+def assemble(core, preprocessing, name, rebuild=None):
+    """A flat model that takes raw images: preprocessing, then the network.
+
+    The layers are new ones with the weights of `core`, because a layer in two
+    models has two outputs and `layer.output` no longer works.
+
+    Args:
+        core: Functional model with one input.
+        preprocessing: layer to put in front of it.
+        name: name of the model.
+        rebuild: function from a layer's `get_config()` to the config of its copy,
+            or to None to leave the layer out; default: the config as it is.
+
+    Returns:
+        `keras.Model` with the input `"image"` and the layers of `core`.
+    """
+    graph = Graph(core)
+    copies = []
+
+    def call(node, *args, **kwargs):
+        layer = node.operation
+        config = layer.get_config()
+        config = rebuild(config) if rebuild else config
+        if config is None:
+            return args[0]
+        copies.append((layer, type(layer).from_config(config)))
+        return copies[-1][1](*args, **kwargs)
+
+    image = keras.Input(core.input_shape[1:], name="image")
+    outputs = graph.run(graph.outputs, graph.inputs, [preprocessing(image)], call=call)
+    model = keras.Model(image, outputs, name=name)
+    for layer, copy in copies:
+        copy.set_weights(layer.get_weights())
+    return model
+
+
+def check_shape(input_shape):
+    """Check the argument `input_shape` of a builder.
+
+    Args:
+        input_shape: (height, width, 3); height and width may be None.
+
+    Returns:
+        The same as a tuple.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    shape = tuple(input_shape) if isinstance(input_shape, (tuple, list)) else ()
+    sides = [n is None or (isinstance(n, int) and n > 0) for n in shape[:2]]
+    if len(shape) != 3 or not all(sides) or shape[2] != 3:
+        raise ValueError(
+            invalid(
+                "input_shape",
+                "(height, width, 3) with sizes in pixels or None",
+                input_shape,
+            )
+        )
+    return shape

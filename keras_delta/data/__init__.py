@@ -1,0 +1,13 @@
+"""Images for transfer learning: folders, splits, protocols, ten crops."""
+
+from keras_delta.data.augment import Protocol as Protocol
+from keras_delta.data.augment import resize_side as resize_side
+from keras_delta.data.decode import BadImageError as BadImageError
+from keras_delta.data.decode import read_image as read_image
+from keras_delta.data.embedded import embedded_photographs as embedded_photographs
+from keras_delta.data.folders import from_directory as from_directory
+from keras_delta.data.image_set import ImageSet as ImageSet
+from keras_delta.data.ten_crop import average_ten_crop as average_ten_crop
+from keras_delta.data.ten_crop import predict_ten_crop as predict_ten_crop
+from keras_delta.data.ten_crop import ten_crop as ten_crop
+from keras_delta.data.tfds_sets import from_tfds as from_tfds

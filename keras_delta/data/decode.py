@@ -1,0 +1,146 @@
+"""One way from a file to RGB pixels, for every format that Pillow reads."""
+
+import io
+import os
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+# The formats that photographs come in. Named, so that a stray file can never
+# reach a decoder that runs other programs (EPS) or has no signature (TGA).
+FORMATS = (
+    "AVIF",
+    "BMP",
+    "GIF",
+    "JPEG",
+    "JPEG2000",
+    "MPO",
+    "PNG",
+    "PPM",
+    "TIFF",
+    "WEBP",
+)
+
+# Names that promise a picture. Those that Pillow cannot read are here too: a
+# folder of phone photos in HEIC must be reported, not passed over.
+IMAGE_EXTENSIONS = (
+    *(".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".ico", ".j2k"),
+    *(".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx", ".jxl", ".mpo", ".png"),
+    *(".eps", ".pbm", ".pgm", ".pnm", ".ppm", ".psd", ".svg", ".tga", ".tif"),
+    *(".tiff", ".webp", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf"),
+    *(".raw", ".rw2"),
+)
+
+
+class BadImageError(ValueError):
+    """A file that cannot be turned into pixels; the text is the reason."""
+
+
+def looks_like_image(path):
+    """Whether a file claims to be an image, by its extension or its first bytes.
+
+    Args:
+        path: path of the file.
+
+    Returns:
+        True for an image extension, whatever is inside, and for any other
+        extension (or none) where the content is a known image format.
+    """
+    if os.path.splitext(path)[1].lower() in IMAGE_EXTENSIONS:
+        return True
+    try:
+        with Image.open(path, formats=_formats()):
+            return True
+    # Header parsers raise whatever they stumble over; all of it means "no".
+    except Exception:
+        return False
+
+
+def read_image(source):
+    """Decodes one image to 8-bit RGB.
+
+    The content decides the format, never the extension. The EXIF orientation
+    is applied; the first frame of an animation is taken; 16-bit grey is scaled
+    (Pillow's own `convert` would clip it); CMYK becomes RGB; transparent
+    pixels are laid over white.
+
+    Args:
+        source: path of a file, or the encoded `bytes`.
+
+    Returns:
+        `uint8` array of shape (height, width, 3).
+
+    Raises:
+        BadImageError: when the image is empty, truncated, not an image, too
+            large to be decoded safely (`PIL.Image.MAX_IMAGE_PIXELS`) or in a
+            mode without a defined range. The message is the reason alone,
+            without the path.
+    """
+    try:
+        if not isinstance(source, bytes) and os.path.getsize(source) == 0:
+            raise BadImageError("the file is empty")
+        stream = io.BytesIO(source) if isinstance(source, bytes) else source
+        with Image.open(stream, formats=_formats()) as image:
+            _check_pixel_count(image)
+            return _rgb(image)
+    except BadImageError:
+        raise
+    except UnidentifiedImageError:
+        raise BadImageError("not an image in a format that Pillow reads") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadImageError(f"too many pixels ({error})") from None
+    # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
+    # for damaged data; each of them means the same here.
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise BadImageError(f"cannot be decoded ({reason})") from None
+
+
+def _formats():
+    """The formats of `FORMATS` that this build of Pillow has."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _check_pixel_count(image):
+    """Refuses what Pillow itself only warns about."""
+    limit = Image.MAX_IMAGE_PIXELS
+    pixels = image.width * image.height
+    if limit is not None and pixels > limit:
+        raise BadImageError(
+            f"{pixels} pixels are over the limit of {limit} against decompression "
+            "bombs; raise PIL.Image.MAX_IMAGE_PIXELS if the file is to be trusted"
+        )
+
+
+def _rgb(image):
+    image.load()
+    image = _upright(image)
+    if image.mode.startswith("I"):
+        grey = _grey_16_to_8(np.asarray(image))
+        return np.repeat(grey[..., None], 3, axis=-1)
+    if image.mode == "F":
+        raise BadImageError(
+            "floating-point pixels have no defined range; convert to 8 or 16 bits"
+        )
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return np.array(image.convert("RGB"))
+
+
+def _upright(image):
+    try:
+        return ImageOps.exif_transpose(image)
+    # A damaged EXIF block is no reason to lose a picture that decodes.
+    except Exception:
+        return image
+
+
+def _grey_16_to_8(values):
+    """Scales 0..65535 to 0..255; 257 = 65535 / 255."""
+    values = values.astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise BadImageError("32-bit pixels have no defined range; convert to 8 bits")
+    return ((values + 128) // 257).astype(np.uint8)

@@ -1,0 +1,119 @@
+"""A small set of real photographs that needs no download.
+
+The pictures ship inside scikit-image's wheel. They are photographs of single
+things, so the classes are the photographs and the images are patches of them.
+"""
+
+from importlib import resources
+
+import numpy as np
+
+from keras_delta.data.decode import read_image
+from keras_delta.data.image_set import ImageSet
+from keras_delta.data.sampling import check_seed
+from keras_delta.errors import invalid
+
+PHOTOGRAPHS = {
+    "astronaut": "astronaut.png",
+    "brick": "brick.png",
+    "camera": "camera.png",
+    "cat": "chelsea.png",
+    "coffee": "coffee.png",
+    "coins": "coins.png",
+    "grass": "grass.png",
+    "gravel": "gravel.png",
+    "hubble": "hubble_deep_field.jpg",
+    "motorcycle": "motorcycle_left.png",
+    "retina": "retina.jpg",
+    "tissue": "ihc.png",
+}
+
+# Grey levels; a patch of plain sky or shadow shows nothing of its photograph.
+MIN_CONTRAST = 8.0
+
+
+def embedded_photographs(
+    patch_size=40, train_per_class=10, test_per_class=25, *, colour=False, seed=0
+):
+    """Patches of twelve photographs: tell from which one a patch was cut.
+
+    The training patches come from the left half of each photograph, the test
+    patches from the right half, and no two patches overlap. The patches are
+    grey, as colours alone would give most photographs away.
+
+    Args:
+        patch_size: side of the square patches in pixels. Smaller ones show less
+            and are harder to tell apart.
+        train_per_class: training patches of each photograph.
+        test_per_class: test patches of each photograph.
+        colour: whether to keep the colours, which makes it easier.
+        seed: integer; decides which patches are drawn.
+
+    Returns:
+        Dict of "train" and "test" to `ImageSet` with images in memory.
+
+    Raises:
+        ImportError: when scikit-image is not installed.
+        ValueError: when a photograph has too few patches of that size.
+    """
+    check_seed(seed)
+    counts = {"train": train_per_class, "test": test_per_class}
+    sizes = {
+        "patch_size": patch_size,
+        "train_per_class": train_per_class,
+        "test_per_class": test_per_class,
+    }
+    for argument, value in sizes.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(invalid(argument, "a positive integer", value))
+    images = {"train": [], "test": []}
+    labels = {"train": [], "test": []}
+    for label, (name, file) in enumerate(PHOTOGRAPHS.items()):
+        photograph = _photograph(file, colour)
+        middle = photograph.shape[1] // 2
+        halves = {"train": photograph[:, :middle], "test": photograph[:, middle:]}
+        for part, half in halves.items():
+            patches = _patches(half, patch_size)
+            if len(patches) < counts[part]:
+                raise ValueError(
+                    invalid(
+                        f"{part}_per_class",
+                        f"at most {len(patches)}, the patches of {patch_size} pixels "
+                        f"in one half of the photograph {name!r}",
+                        counts[part],
+                        "Ask for fewer patches or for a smaller `patch_size`.",
+                    )
+                )
+            random = np.random.default_rng([seed, label, len(part)])
+            drawn = np.sort(random.permutation(len(patches))[: counts[part]])
+            images[part] += [patches[i] for i in drawn]
+            labels[part] += [label] * counts[part]
+    return {
+        part: ImageSet.from_arrays(images[part], labels[part], list(PHOTOGRAPHS))
+        for part in images
+    }
+
+
+def _photograph(file, colour):
+    # From the package's folder: `skimage.data.brick()` and its like may download.
+    try:
+        folder = resources.files("skimage") / "data"
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "The embedded photographs are those of scikit-image. Install it with "
+            '`pip install "keras_delta[examples]"`.'
+        ) from error
+    image = read_image((folder / file).read_bytes())
+    if colour:
+        return image
+    # Luma of ITU-R BT.601, as in Pillow's conversion to grey.
+    grey = np.rint(image @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=-1)
+
+
+def _patches(image, size):
+    """The squares of a grid over the image that show some contrast."""
+    rows = range(0, image.shape[0] - size + 1, size)
+    columns = range(0, image.shape[1] - size + 1, size)
+    squares = [image[r : r + size, c : c + size] for r in rows for c in columns]
+    return [square for square in squares if square.mean(-1).std() >= MIN_CONTRAST]

@@ -1,0 +1,327 @@
+"""`ImageSet`: labelled images as a value that is read when needed."""
+
+import numpy as np
+import tensorflow as tf
+
+from keras_delta.data.augment import Protocol
+from keras_delta.data.sampling import check_seed, few_shot_indices, split_indices
+from keras_delta.data.sources import FileSource, MemorySource
+from keras_delta.errors import invalid
+
+SHOWN_CLASSES = 6
+
+
+class ImageSet:
+    """Labelled images, from files, memory or TensorFlow Datasets.
+
+    A set never changes: its methods return new sets. Pixels are read when
+    batches are drawn, so a set of many files costs no memory. Make one with
+    `from_directory`, `from_tfds`, `ImageSet.from_files` or
+    `ImageSet.from_arrays`.
+
+    Args:
+        source: where the pixels come from, see `keras_delta.data.sources`.
+        labels: one integer per image, an index into `class_names`.
+        class_names: names of the classes.
+        skipped: (path, reason) of the files that were left out when the set
+            was made.
+
+    Raises:
+        ValueError: when labels and images differ in number, or a label has no
+            name.
+    """
+
+    def __init__(self, source, labels, class_names, skipped=()):
+        self._source = source
+        self._labels = _checked_labels(labels, len(source), len(class_names))
+        self._class_names = tuple(str(name) for name in class_names)
+        self._skipped = list(skipped)
+
+    @classmethod
+    def from_files(cls, paths, labels, class_names):
+        """A set of image files, for folders of any other layout.
+
+        Args:
+            paths: paths of the files, in any format that Pillow reads.
+            labels: one integer per file.
+            class_names: names of the classes, by label.
+
+        Returns:
+            `ImageSet`. The files are not checked.
+        """
+        return cls(FileSource(paths), labels, class_names)
+
+    @classmethod
+    def from_arrays(cls, images, labels, class_names=None):
+        """A set of images in memory.
+
+        Args:
+            images: array of shape (images, height, width, 3) or (images, height,
+                width), or a list of such images of several sizes; `uint8`, 0 to
+                255. Grey images become RGB.
+            labels: one integer per image.
+            class_names: names of the classes; by default the numbers.
+
+        Returns:
+            `ImageSet`.
+
+        Raises:
+            ValueError: for images of another type or shape.
+        """
+        images = [_rgb_array(image) for image in images]
+        if class_names is None:
+            class_names = range(int(np.max(labels, initial=-1)) + 1)
+        return cls(MemorySource(images), labels, class_names)
+
+    @property
+    def class_names(self):
+        """Names of the classes, a tuple; a label is an index into it."""
+        return self._class_names
+
+    @property
+    def labels(self):
+        """The labels, a read-only `int64` array."""
+        return self._labels
+
+    @property
+    def paths(self):
+        """Paths of the files, a tuple, or None where there are no files."""
+        return self._source.paths
+
+    @property
+    def skipped(self):
+        """List of (path, reason) of the files left out when reading."""
+        return list(self._skipped)
+
+    @property
+    def counts(self):
+        """Images per class, a dict from name to number."""
+        counts = np.bincount(self._labels, minlength=len(self._class_names))
+        return dict(zip(self._class_names, counts.tolist(), strict=True))
+
+    def __len__(self):
+        return len(self._labels)
+
+    def __repr__(self):
+        shown = [f"{name} {n}" for name, n in list(self.counts.items())[:SHOWN_CLASSES]]
+        more = ["..."] if len(self._class_names) > SHOWN_CLASSES else []
+        skipped = f", {len(self._skipped)} skipped" if self._skipped else ""
+        return (
+            f"ImageSet({len(self)} images, {len(self._class_names)} classes: "
+            f"{', '.join(shown + more)}{skipped})"
+        )
+
+    def subset(self, indices):
+        """The images with these numbers, in this order.
+
+        Args:
+            indices: integers from 0 to `len(self) - 1`.
+
+        Returns:
+            `ImageSet` with the same class names.
+
+        Raises:
+            ValueError: for anything else, a mask of booleans included.
+        """
+        indices = np.asarray(indices)
+        if indices.size == 0:
+            indices = indices.astype(np.int64)
+        if (
+            indices.ndim != 1
+            or indices.dtype.kind not in "iu"
+            or np.any((indices < 0) | (indices >= len(self)))
+        ):
+            raise ValueError(
+                invalid(
+                    "indices",
+                    f"a sequence of integers from 0 to {len(self) - 1}",
+                    indices,
+                    "For a mask, pass `np.flatnonzero(mask)`.",
+                )
+            )
+        return ImageSet(
+            self._source.take(indices),
+            self._labels[indices],
+            self._class_names,
+            self._skipped,
+        )
+
+    def split(self, fraction, seed=0):
+        """Splits off a share of each class, for validation.
+
+        Args:
+            fraction: share to hold out, between 0 and 1; at least one image of
+                each class lands in each part.
+            seed: integer; the same seed gives the same split.
+
+        Returns:
+            (rest, held out), two `ImageSet`.
+
+        Raises:
+            ValueError: for a fraction outside (0, 1), or a class of one image.
+        """
+        rest, held_out = split_indices(self._labels, self._class_names, fraction, seed)
+        return self.subset(rest), self.subset(held_out)
+
+    def few_shot(self, k, seed=0):
+        """Draws `k` images of each class.
+
+        Args:
+            k: images per class.
+            seed: integer. With one seed, a smaller `k` gives a part of what a
+                larger one gives.
+
+        Returns:
+            `ImageSet`.
+
+        Raises:
+            ValueError: when classes have fewer than `k` images; names them.
+        """
+        return self.subset(few_shot_indices(self._labels, self._class_names, k, seed))
+
+    def batches(
+        self,
+        image_size,
+        batch_size=32,
+        *,
+        protocol="default",
+        training=False,
+        ten_crop=False,
+        seed=0,
+        shuffle=None,
+        cache=False,
+        drop_remainder=False,
+    ):
+        """Batches for `fit`, `evaluate` and `predict`.
+
+        Order, mirroring and crops depend on the seed, the number of the epoch
+        (how often the data set was iterated before) and the image alone: two
+        data sets of one seed agree bit for bit in each epoch, however many
+        threads read the files. (Sets from TensorFlow Datasets are shuffled by
+        `tf.data`, where `tf.random.set_seed` counts too.)
+
+        Args:
+            image_size: side of the images in pixels, or (height, width).
+            batch_size: images per batch.
+            protocol: "default" or "improved", see
+                `keras_delta.data.augment.Protocol`.
+            training: whether to mirror and crop at random.
+            ten_crop: whether to give ten crops per image, for
+                `predict_ten_crop`; "improved" protocol without training only.
+            seed: integer.
+            shuffle: whether to draw a new order in each epoch; None: when
+                training.
+            cache: whether to decode and resize once, now, and keep the result in
+                memory: 0.8 MB per image at 224 pixels when training. Mirroring
+                and crops are still drawn anew in each epoch.
+            drop_remainder: whether to drop a last batch that is not full.
+
+        Returns:
+            `tf.data.Dataset` of (images, labels): `float32` in 0..255 of shape
+            (batch, h, w, 3), or (batch, 10, h, w, 3) for ten crops, and
+            `int64`.
+
+        Raises:
+            ValueError: for an argument out of range. While iterating, a file
+                that cannot be read raises an error that names it.
+        """
+        prepare = Protocol(protocol, image_size, training, ten_crop)
+        if isinstance(batch_size, bool) or (
+            not isinstance(batch_size, int | np.integer) or batch_size < 1
+        ):
+            raise ValueError(invalid("batch_size", "a positive integer", batch_size))
+        check_seed(seed)
+        if len(self) == 0:
+            raise ValueError("There are no images to batch: the set is empty.")
+        shuffle = training if shuffle is None else shuffle
+        source = self._resized(prepare) if cache else self._source
+        labels = tf.constant(self._labels)
+
+        def finish(index, epoch, image):
+            # `resize` leaves cached images, which have that size already, alone.
+            image = image if cache else prepare.resize(image)
+            image_seed = tf.random.fold_in(tf.stack([seed, epoch]), index)
+            return prepare.finish(image, image_seed), labels[index]
+
+        dataset = source.images(shuffle, seed)
+        dataset = dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE)
+        dataset = dataset.batch(batch_size, drop_remainder=drop_remainder)
+        options = tf.data.Options()
+        options.deterministic = True
+        return dataset.with_options(options).prefetch(tf.data.AUTOTUNE)
+
+    def arrays(
+        self, image_size, *, protocol="default", ten_crop=False, dtype="float32"
+    ):
+        """All images, prepared as for a test, as NumPy arrays.
+
+        For sets that fit into memory.
+
+        Args:
+            image_size: side of the images in pixels, or (height, width).
+            protocol: "default" or "improved".
+            ten_crop: whether to give ten crops per image.
+            dtype: "float32", or "uint8", which rounds and takes a quarter of the
+                memory.
+
+        Returns:
+            (images, labels): images in 0..255, in the order of the set.
+
+        Raises:
+            ValueError: for an argument out of range.
+        """
+        if dtype not in ("float32", "uint8"):
+            raise ValueError(invalid("dtype", "'float32' or 'uint8'", dtype))
+        batches = self.batches(image_size, protocol=protocol, ten_crop=ten_crop)
+        parts = [images for images, _ in batches.as_numpy_iterator()]
+        if dtype == "uint8":
+            parts = [np.rint(images).astype(np.uint8) for images in parts]
+        return np.concatenate(parts), self._labels.copy()
+
+    def _resized(self, prepare):
+        images = self._source.images(shuffle=False, seed=0)
+        images = images.map(
+            lambda index, epoch, image: prepare.resize(image),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+        return MemorySource(list(images.as_numpy_iterator()), tf.float32)
+
+
+def _checked_labels(labels, images, classes):
+    labels = np.array(labels)
+    if labels.size == 0:
+        labels = labels.astype(np.int64)
+    if labels.dtype.kind not in "iu" or labels.shape != (images,):
+        raise ValueError(
+            invalid(
+                "labels",
+                f"{images} integers, one per image",
+                labels,
+                f"It has shape {labels.shape} and type {labels.dtype}.",
+            )
+        )
+    if labels.size and (labels.min() < 0 or labels.max() >= classes):
+        raise ValueError(
+            invalid(
+                "labels",
+                f"integers from 0 to {classes - 1}, an index into `class_names`",
+                np.unique(labels),
+            )
+        )
+    labels = labels.astype(np.int64)
+    labels.flags.writeable = False
+    return labels
+
+
+def _rgb_array(image):
+    image = np.asarray(image)
+    if image.ndim == 2 or (image.ndim == 3 and image.shape[-1] == 1):
+        image = np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=-1)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+        raise ValueError(
+            f"Invalid image in argument `images`. Expected `uint8` of shape (height, "
+            f"width, 3) or (height, width). Received: {image.dtype} of shape "
+            f"{image.shape}. Scale floats to 0..255 and convert them with "
+            "`.astype('uint8')`."
+        )
+    return image

@@ -1,0 +1,103 @@
+"""Which images go where: stratified, seeded choices of indices."""
+
+import numpy as np
+
+from keras_delta.errors import invalid
+
+
+def check_seed(seed):
+    """Refuses a seed that NumPy's generators would refuse later.
+
+    Args:
+        seed: what the user passed.
+
+    Raises:
+        ValueError: unless it is an integer from 0 to 2**31 - 1.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+        valid = False
+    else:
+        valid = 0 <= seed < 2**31
+    if not valid:
+        raise ValueError(invalid("seed", "an integer from 0 to 2**31 - 1", seed))
+
+
+def split_indices(labels, class_names, fraction, seed):
+    """Divides each class in the same proportion.
+
+    Args:
+        labels: integer array.
+        class_names: name of each label.
+        fraction: share of each class to hold out, between 0 and 1. At least
+            one image of each class stays and one is held out.
+        seed: integer.
+
+    Returns:
+        (rest, held out): two sorted arrays of indices.
+
+    Raises:
+        ValueError: for a fraction outside (0, 1), or a class of a single image.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(invalid("fraction", "a number between 0 and 1", fraction))
+    rest, held_out = [], []
+    for label, members in _shuffled_classes(labels, seed):
+        if len(members) < 2:
+            raise ValueError(
+                f"Cannot split the class {class_names[label]!r}: it has one image, "
+                "and each part needs at least one. Add images or leave the class out."
+            )
+        count = int(np.clip(np.round(len(members) * fraction), 1, len(members) - 1))
+        held_out.append(members[:count])
+        rest.append(members[count:])
+    return _joined(rest), _joined(held_out)
+
+
+def few_shot_indices(labels, class_names, k, seed):
+    """Draws `k` images of each class.
+
+    With one seed the choices are nested: those for a small `k` are among
+    those for a larger one, so that a curve over `k` adds images only.
+
+    Args:
+        labels: integer array.
+        class_names: name of each label.
+        k: images per class.
+        seed: integer.
+
+    Returns:
+        Sorted array of indices.
+
+    Raises:
+        ValueError: when `k` is no positive integer, or a class has fewer images.
+    """
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+        raise ValueError(invalid("k", "a positive integer", k))
+    counts = np.bincount(labels, minlength=len(class_names))
+    short = [
+        f"{name!r} ({count})"
+        for name, count in zip(class_names, counts, strict=True)
+        if count < k
+    ]
+    if short:
+        raise ValueError(
+            invalid(
+                "k",
+                "at most the number of images in each class",
+                int(k),
+                f"Classes with fewer images: {', '.join(short)}.",
+            )
+        )
+    return _joined([members[:k] for _, members in _shuffled_classes(labels, seed)])
+
+
+def _shuffled_classes(labels, seed):
+    check_seed(seed)
+    for label in np.unique(labels):
+        # A generator per class: one more class leaves the others' draw alone.
+        random = np.random.default_rng([seed, label])
+        yield label, random.permutation(np.flatnonzero(labels == label))
+
+
+def _joined(parts):
+    return np.sort(np.concatenate([np.empty(0, np.int64), *parts]))

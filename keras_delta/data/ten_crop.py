@@ -1,0 +1,154 @@
+"""Ten-crop evaluation: five crops of an image and of its mirror image."""
+
+import numpy as np
+import tensorflow as tf
+
+from keras_delta.errors import invalid, unknown_name
+
+AVERAGES = ("logits", "probabilities")
+
+
+def ten_crop(images, size):
+    """Cuts ten crops: four corners and the centre, then those of the mirror.
+
+    The order is top left, top right, bottom left, bottom right, centre, and
+    the same five places of the horizontally mirrored image, as in
+    AlexNet's evaluation (Krizhevsky et al., 2012, section 4.1).
+
+    Args:
+        images: tensor or array of shape (height, width, channels) or (batch,
+            height, width, channels), of any type.
+        size: side of the square crops in pixels, or (height, width).
+
+    Returns:
+        Tensor of the same type, of shape (10, h, w, channels) or (batch, 10, h,
+        w, channels).
+
+    Raises:
+        ValueError: when the rank is neither 3 nor 4, or the images are smaller
+            than `size`.
+    """
+    images = tf.convert_to_tensor(images)
+    if images.shape.rank not in (3, 4):
+        raise ValueError(
+            invalid(
+                "images",
+                "a tensor of shape (height, width, channels) or (batch, height, "
+                "width, channels)",
+                images.shape,
+            )
+        )
+    height, width = (size, size) if isinstance(size, int) else size
+    full_height, full_width = images.shape[-3], images.shape[-2]
+    if (full_height or height) < height or (full_width or width) < width:
+        raise ValueError(
+            invalid(
+                "size",
+                f"at most the images' height and width {full_height, full_width}",
+                size,
+            )
+        )
+    shape = tf.shape(images)
+    bottom, right = shape[-3] - height, shape[-2] - width
+    places = (
+        (0, 0),
+        (0, right),
+        (bottom, 0),
+        (bottom, right),
+        (bottom // 2, right // 2),
+    )
+    crops = [
+        view[..., top : top + height, left : left + width, :]
+        for view in (images, tf.reverse(images, axis=[-2]))
+        for top, left in places
+    ]
+    crops = tf.stack(crops, axis=-4)
+    return tf.ensure_shape(
+        crops, [*images.shape[:-3], 10, height, width, images.shape[-1]]
+    )
+
+
+def average_ten_crop(predictions, of="logits", *, from_logits=True):
+    """Averages the predictions for the ten crops of each image.
+
+    Args:
+        predictions: array of shape (batch, 10, classes).
+        of: what is averaged. "logits" is what DELTA's code does;
+            "probabilities" averages the softmax, as the L2-SP code does.
+        from_logits: whether `predictions` are logits. False for a model that
+            ends in a softmax; "logits" then averages the logarithms, which are
+            logits up to a constant per crop and so rank the classes alike.
+
+    Returns:
+        Array of shape (batch, classes): logits, or probabilities that sum to 1.
+
+    Raises:
+        ValueError: for an unknown `of` or predictions of another shape.
+    """
+    if of not in AVERAGES:
+        raise ValueError(unknown_name("of", of, AVERAGES))
+    predictions = np.asarray(predictions)
+    if predictions.ndim != 3 or predictions.shape[1] != 10:
+        raise ValueError(
+            invalid(
+                "predictions",
+                "an array of shape (batch, 10, classes)",
+                predictions.shape,
+                "Reshape the output of the model to (batch, 10, classes) first.",
+            )
+        )
+    if of == "logits" and not from_logits:
+        tiny = np.finfo(predictions.dtype).tiny
+        predictions = np.log(np.maximum(predictions, tiny))
+    if of == "probabilities" and from_logits:
+        predictions = tf.nn.softmax(predictions).numpy()
+    return predictions.mean(axis=1)
+
+
+def predict_ten_crop(model, dataset, of="logits", *, from_logits=True, verbose=0):
+    """Predicts images from their ten crops.
+
+    Args:
+        model: Keras model with one output of shape (batch, classes).
+        dataset: `tf.data.Dataset` of crops (batch, 10, h, w, channels), with or
+            without labels, as `ImageSet.batches(..., ten_crop=True)` gives. The
+            model sees ten times the batch size at once.
+        of: "logits" or "probabilities", see `average_ten_crop`.
+        from_logits: whether the model returns logits.
+        verbose: passed on to `model.predict`.
+
+    Returns:
+        Array of shape (images, classes). The accuracy is
+        `(result.argmax(-1) == image_set.labels).mean()`.
+
+    Raises:
+        ValueError: when the data set holds single images or the model does not
+            give one row of classes per crop.
+    """
+    spec = dataset.element_spec
+    spec = spec[0] if isinstance(spec, tuple) else spec
+    if spec.shape.rank != 5 or spec.shape[1] != 10:
+        raise ValueError(
+            invalid(
+                "dataset",
+                "batches of crops of shape (batch, 10, height, width, channels)",
+                spec.shape,
+                "Make it with `batches(..., protocol='improved', ten_crop=True)`.",
+            )
+        )
+    crop_shape = spec.shape[2:]
+
+    def flat(images, *labels):
+        return tf.reshape(images, [-1, *crop_shape])
+
+    predictions = np.asarray(model.predict(dataset.map(flat), verbose=verbose))
+    if predictions.ndim != 2:
+        raise ValueError(
+            invalid(
+                "model",
+                "a model with one output of shape (batch, classes)",
+                predictions.shape,
+            )
+        )
+    per_image = predictions.reshape(-1, 10, predictions.shape[-1])
+    return average_ten_crop(per_image, of, from_logits=from_logits)

@@ -1,0 +1,222 @@
+"""`from_tfds`: classification sets of TensorFlow Datasets as an `ImageSet`."""
+
+import re
+
+import numpy as np
+import tensorflow as tf
+
+from keras_delta.data.decode import BadImageError, read_image
+from keras_delta.data.image_set import ImageSet
+from keras_delta.data.sources import epochs
+from keras_delta.errors import invalid, unknown_name
+
+# Encoded images that wait in memory to be drawn: about 400 MB of common JPEGs.
+SHUFFLE_BUFFER = 4096
+
+
+def from_tfds(
+    name,
+    split="train",
+    *,
+    data_dir=None,
+    download=True,
+    image_key="image",
+    label_key="label",
+):
+    """Takes a classification set from TensorFlow Datasets.
+
+    The images stay on disk and are streamed: a subset of a large set costs
+    memory for its labels only, but each epoch reads past the other images. Pass
+    `cache=True` to `batches` for a small subset of a large set. Training
+    batches are shuffled with a buffer of 4096 images.
+
+    Args:
+        name: name of the data set, such as "oxford_flowers102" or
+            "caltech101:3.0.1".
+        split: name of a split, or a slice such as "train[:20%]".
+        data_dir: folder of the data sets; default `~/tensorflow_datasets`.
+        download: whether to download and prepare a set that is not there yet.
+        image_key: name of the feature that holds the image.
+        label_key: name of the feature that holds the class.
+
+    Returns:
+        `ImageSet` with the class names of the set's description.
+
+    Raises:
+        ImportError: when tensorflow-datasets is not installed.
+        ValueError: for an unknown name or split, a set without an image or a
+            class label under those keys, or images without a label.
+    """
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ImportError(
+            "`from_tfds` needs TensorFlow Datasets. Install it with "
+            "`pip install tensorflow-datasets`."
+        ) from error
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError as error:
+        known = sorted(set(tfds.list_builders(with_community_datasets=False)))
+        raise ValueError(unknown_name("name", name, known)) from error
+    _check_features(tfds, builder, image_key, label_key)
+    if download:
+        builder.download_and_prepare()
+    _check_split(builder, split)
+
+    try:
+        # Without shuffled files the order, and so the numbering, is fixed.
+        stream = builder.as_dataset(
+            split=split,
+            shuffle_files=False,
+            decoders={image_key: tfds.decode.SkipDecoding()},
+        )
+    except AssertionError as error:  # what TFDS raises for a set that is not there
+        raise ValueError(
+            invalid(
+                "download",
+                f"True, as the data set {name!r} is not in {builder.data_dir}",
+                download,
+                "Pass `download=True`, or the folder of the data sets as `data_dir`.",
+            )
+        ) from error
+    labels = stream.map(lambda example: example[label_key])
+    labels = np.array(list(labels.as_numpy_iterator()), np.int64)
+    if labels.size and labels.min() < 0:
+        raise ValueError(
+            f"The split {split!r} of {name!r} holds {np.sum(labels < 0)} images "
+            "without a label (-1). Choose another split."
+        )
+    images = stream.map(lambda example: example[image_key])
+    source = StreamedSource(images, np.arange(len(labels)), f"{name}[{split}]")
+    return ImageSet(source, labels, builder.info.features[label_key].names)
+
+
+class StreamedSource:
+    """Images that can only be read one after the other.
+
+    It offers what `keras_delta.data.sources.IndexedSource` offers.
+
+    Args:
+        stream: `tf.data.Dataset` of images in a fixed order, encoded or decoded.
+        numbers: positions in the stream of the images of this source, in the
+            order of their labels.
+        name: what to call the stream in errors.
+    """
+
+    paths = None
+
+    def __init__(self, stream, numbers, name):
+        self._stream = stream
+        self._numbers = numbers
+        self._name = name
+
+    def __len__(self):
+        return len(self._numbers)
+
+    def take(self, indices):
+        """The source of the images with these numbers.
+
+        They still come in the order of the stream, unless shuffled, and bring
+        their number along; an image taken twice would need two reads, so that
+        is refused.
+        """
+        numbers = self._numbers[indices]
+        if np.any(np.diff(numbers) <= 0):
+            raise ValueError(
+                invalid(
+                    "indices",
+                    "increasing numbers without repetition, as the images of "
+                    f"{self._name} are streamed",
+                    indices,
+                    "Sort them with `np.unique(indices)`.",
+                )
+            )
+        return StreamedSource(self._stream, numbers, self._name)
+
+    def images(self, shuffle, seed):
+        """Streams the images, in parallel but in a fixed order.
+
+        Args:
+            shuffle: whether to draw a new order in each epoch.
+            seed: integer.
+
+        Returns:
+            `tf.data.Dataset` of (index, epoch, image).
+        """
+        count = len(self)
+        numbers = tf.constant(self._numbers, tf.int64)
+
+        def keep(position, image):
+            return tf.reduce_any(numbers[_place(numbers, position)] == position)
+
+        def load(numbered, epoch):
+            position, image = numbered
+            return _place(numbers, position), epoch, self._decode(position, image)
+
+        kept = self._stream.enumerate().take(int(self._numbers[-1]) + 1).filter(keep)
+        if shuffle:
+            kept = kept.shuffle(min(count, SHUFFLE_BUFFER), seed=seed)
+        numbered = tf.data.Dataset.zip(kept, epochs())
+        numbered = numbered.apply(tf.data.experimental.assert_cardinality(count))
+        return numbered.map(load, num_parallel_calls=tf.data.AUTOTUNE)
+
+    def _decode(self, position, image):
+        def read(position, encoded):
+            try:
+                return read_image(encoded)
+            except BadImageError as error:
+                raise ValueError(
+                    f"Cannot read image {position} of {self._name}: {error}"
+                ) from None
+
+        if image.dtype == tf.string:
+            image = tf.numpy_function(read, [position, image], tf.uint8)
+        elif image.shape[-1] == 1:
+            image = tf.image.grayscale_to_rgb(image)
+        return tf.ensure_shape(tf.cast(image, tf.uint8), [None, None, 3])
+
+
+def _place(numbers, position):
+    """Where the position stands, or would stand, among the sorted numbers."""
+    place = tf.searchsorted(numbers, position[None], out_type=tf.int64)[0]
+    return tf.minimum(place, tf.size(numbers, tf.int64) - 1)
+
+
+def _check_features(tfds, builder, image_key, label_key):
+    features = builder.info.features
+    known = ", ".join(f"{key} ({type(features[key]).__name__})" for key in features)
+    wanted = (
+        ("image_key", image_key, tfds.features.Image),
+        ("label_key", label_key, tfds.features.ClassLabel),
+    )
+    for argument, key, kind in wanted:
+        if key not in features or not isinstance(features[key], kind):
+            raise ValueError(
+                invalid(
+                    argument,
+                    f"the name of a feature of type {kind.__name__} of the data set "
+                    f"{builder.name!r}",
+                    key,
+                    f"Its features: {known}. `from_tfds` is for sets with one image "
+                    "and one class label per example.",
+                )
+            )
+    if features[image_key].np_dtype not in (np.uint8, np.uint16):
+        raise ValueError(
+            f"The images of the data set {builder.name!r} are "
+            f"{features[image_key].np_dtype.__name__}. Expected 8 or 16 bits per "
+            "channel. Read the set with `tfds.load` and scale it, then use "
+            "`ImageSet.from_arrays`."
+        )
+
+
+def _check_split(builder, split):
+    known = list(builder.info.splits)
+    if not isinstance(split, str):
+        raise ValueError(invalid("split", "a string such as 'train'", split))
+    for part in split.split("+"):
+        base = re.sub(r"\[.*", "", part).strip()
+        # "all" is a name that TFDS itself gives to the sum of the splits.
+        if known and base not in (*known, "all"):
+            raise ValueError(unknown_name("split", base, known))

@@ -1,0 +1,44 @@
+"""Distances between feature maps, per sample and channel. Pure functions."""
+
+from keras import ops
+
+
+def channel_distances(source_map, target_map):
+    """Squared distance of each channel, summed over positions.
+
+    `D[b, j] = sum_hw (T - S)^2`, in float32 whatever the maps' precision: half
+    precision overflows on the sum. Squares and never a norm, whose gradient is
+    NaN where the maps agree.
+
+    Args:
+        source_map: `(B, ..., C)`, channels last.
+        target_map: the same shape.
+
+    Returns:
+        `(B, C)` float32.
+    """
+    source_map = ops.cast(source_map, "float32")
+    target_map = ops.cast(target_map, "float32")
+    positions = tuple(range(1, len(target_map.shape) - 1))
+    return ops.sum(ops.square(target_map - source_map), axis=positions)
+
+
+def positions(feature_map):
+    """Number of positions of a map `(B, ..., C)`, as a float32 scalar."""
+    count = ops.prod(ops.shape(feature_map)[1:-1])
+    return ops.cast(count, "float32")
+
+
+def mean_square(feature_map):
+    """Mean of the squared map over positions and channels: `(B,)` float32."""
+    feature_map = ops.cast(feature_map, "float32")
+    axes = tuple(range(1, len(feature_map.shape)))
+    return ops.mean(ops.square(feature_map), axis=axes)
+
+
+def half_sum_of_squares(tensors):
+    """`1/2 sum ||t||^2` over tensors; 0 where there are none."""
+    total = ops.zeros((), "float32")
+    for t in tensors:
+        total = total + ops.sum(ops.square(ops.cast(t, "float32")))
+    return 0.5 * total

@@ -1,0 +1,366 @@
+"""`DeltaModel`: a Keras model whose training step adds a regularizer's penalty."""
+
+import contextlib
+
+import keras
+import tensorflow as tf
+from keras import ops, tree
+
+from keras_delta import checks, regularizers, samples
+from keras_delta import taps as tapping
+from keras_delta.graph import Graph, copy_model
+from keras_delta.heads import body_output
+from keras_delta.pairing import Pairing
+from keras_delta.regularizers import Batch
+
+
+@keras.saving.register_keras_serializable("keras_delta")
+class DeltaModel(keras.Model):
+    """Fine-tunes `target`, kept close to a frozen `source` by a regularizer.
+
+    `fit`, `evaluate`, `predict`, `save` and callbacks are Keras's own. In each
+    training step the target runs once, for predictions and feature maps together;
+    where the regularizer compares maps, the source runs up to its last tap, in
+    inference mode, outside of the gradient tape. What is minimised is
+
+        task loss + alpha * feature penalty + beta * head penalty,
+
+    logged as `loss`, `task_loss`, `feature_penalty` and `head_penalty` (the
+    penalties already times alpha and beta). `evaluate`, `predict` and `export`
+    never touch the source.
+
+    Args:
+        target: Functional or Sequential model to train, as `attach_head` makes it.
+        source: the pretrained model, copied and frozen here; default: a snapshot
+            of the target without its head, as it is now.
+        taps: the layers whose maps are compared: `"auto"`, a list of layer names,
+            or a dict from target to source names.
+        regularizer: instance, name, config dict or list (their sum); can also be
+            given to `compile` and `fit`, the latest wins. Default: none.
+        name: optional name.
+
+    Attributes:
+        target: the plain Keras model; use it to go on without this package.
+        source: the frozen copy.
+        taps: list of the target's tapped layers.
+        pairing: which layers correspond, and which only the target has.
+        regularizer: the regularizer in use, or None.
+
+    Raises:
+        TypeError: for a subclassed target or source.
+        ValueError: for unknown taps, a source that does not fit the target, or
+            parts built outside of the distribution strategy's scope.
+
+    Example:
+        ```python
+        source = kd.backbones.efficientnet_lite0(input_shape=(128, 128, 3))
+        model = kd.DeltaModel(kd.attach_head(source, classes=12), source=source)
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True))
+        model.fit(train, epochs=15, regularizer="delta")
+        ```
+    """
+
+    def __init__(self, target, source=None, taps="auto", regularizer=None, name=None):
+        target_graph = Graph(target, argument="target")
+        # No autocast: casting raw images to half precision would cost their last
+        # bits, and the inner layers cast by themselves.
+        super().__init__(name=name, dtype=target.dtype_policy, autocast=False)
+        self.target = target
+        checks.built_in_scope(self, "target", target.variables)
+        if source is None:
+            body = body_output(target_graph)
+            self.source = copy_model(target_graph, outputs=body, name="source")
+        else:
+            self.source = copy_model(Graph(source, argument="source"), name="source")
+        self.source.trainable = False
+        self._target_graph, self._source_graph = target_graph, Graph(self.source)
+        self.pairing = Pairing(target_graph, self._source_graph)
+        chosen = tapping.choose(taps, target_graph, self._source_graph, self.pairing)
+        self._source_of_tap = chosen
+        self._target_taps = {t: target_graph.output_of(t) for t in chosen}
+        self._source_taps = {
+            t: self._source_graph.output_of(s) for t, s in chosen.items()
+        }
+        self.pairing.check(list(self._source_taps.values()))
+        self._evaluating = False
+        self._task_loss = keras.metrics.Mean(name="task_loss")
+        self._feature_penalty = keras.metrics.Mean(name="feature_penalty")
+        self._head_penalty = keras.metrics.Mean(name="head_penalty")
+        self.regularizer = None
+        self.built = True
+        if regularizer is not None:
+            self.set_regularizer(regularizer)
+
+    @property
+    def taps(self):
+        """List of the target's tapped layers, in the order of computation."""
+        return list(self._source_of_tap)
+
+    def set_regularizer(self, regularizer):
+        """Use a regularizer from now on; `"none"` or None for none.
+
+        A regularizer that another model uses already is copied, without what was
+        computed for that model.
+        """
+        new = regularizers.get(regularizer)
+        if new is not None:
+            new = new.for_model(self.pairing)
+            if not new.bound:
+                shapes = {t: tuple(v.shape[1:]) for t, v in self._target_taps.items()}
+                with self.distribute_strategy.scope():
+                    new.bind(self.pairing, shapes)
+        if new is self.regularizer:
+            return
+        del self.regularizer  # else Keras would track the old one on
+        self.regularizer = new
+        self.train_function = None
+
+    def compile(self, *args, regularizer=None, **kwargs):
+        """As `keras.Model.compile`, and `regularizer`.
+
+        Raises:
+            ValueError: if the loss takes logits where the head gives probabilities,
+                or the other way round.
+        """
+        super().compile(*args, **kwargs)
+        checks.loss_matches_head(self.loss, self._target_graph)
+        if regularizer is not None:
+            self.set_regularizer(regularizer)
+
+    def compile_from_config(self, config):
+        """See `keras.Model.compile_from_config`; the regularizer is in the model."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def fit(self, x=None, y=None, batch_size=None, *args, regularizer=None, **kwargs):
+        """As `keras.Model.fit`, and `regularizer`.
+
+        A regularizer that has to look at the training data first (`"delta"` with
+        `attention="auto"`, scales of the variant `"relative"`) does so here, once.
+
+        Args:
+            x, y, batch_size, *args, **kwargs: see `keras.Model.fit`.
+            regularizer: instance, name, config dict or list; None keeps the
+                current one, `"none"` switches it off.
+
+        Returns:
+            `keras.callbacks.History`.
+
+        Raises:
+            ValueError: for empty data, labels outside the head's classes, one class
+                only, a batch smaller than the number of replicas, or what Keras
+                cannot run under the distribution strategy.
+        """
+        self._assert_compile_called("fit")
+        if regularizer is not None:
+            self.set_regularizer(regularizer)
+        checks.strategy_supports(self)
+        checks.first_batch(self, x, y, batch_size)
+        rest = samples.without_validation(x, y, kwargs.get("validation_split", 0.0))
+        self.prepare(*rest, verbose=kwargs.get("verbose", "auto"))
+        return super().fit(x, y, batch_size, *args, **kwargs)
+
+    def prepare(self, x, y=None, verbose="auto"):
+        """Let the regularizer look at the training data; `fit` does it by itself.
+
+        Call it before `train_on_batch`. Does nothing the second time.
+
+        Args:
+            x, y: the training data, as `fit` takes it.
+            verbose: 0 for silence.
+        """
+        if self.regularizer is not None and not self.regularizer.ready:
+            self.regularizer.prepare(
+                self, lambda n: samples.collect(x, y, n), verbose=verbose != 0
+            )
+
+    def make_train_function(self, force=False):
+        """See `keras.Model.make_train_function`."""
+        if self.regularizer is not None and not self.regularizer.ready:
+            raise ValueError(
+                f"The regularizer {type(self.regularizer).__name__} has to look at "
+                "training data before the first step. Use `fit`, or call "
+                "`model.prepare(x, y)` first."
+            )
+        checks.strategy_supports(self)
+        checks.built_in_scope(self, "target", self.target.variables)
+        if self.optimizer is not None and not self.optimizer.built:
+            # With all variables: L2-FE's steps touch the head's alone.
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+        return super().make_train_function(force)
+
+    def call(self, inputs, training=None, with_maps=False):
+        """The target's outputs; with `with_maps` also a dict tap -> feature map."""
+        if not with_maps and (not training or self._trains_features):
+            return self.target(inputs, training=training)
+        graph = self._target_graph
+        feeds, values = graph.inputs, graph.feed(inputs)
+        maps = self._target_taps if with_maps else {}
+        if training and not self._trains_features:
+            feeds, values, maps = self._frozen_features(values, maps)
+            outputs = graph.run(graph.outputs, feeds, values, training=True)
+        else:
+            outputs, maps = graph.run(
+                (graph.outputs, maps), feeds, values, training=training
+            )
+        return (outputs, maps) if with_maps else outputs
+
+    @property
+    def _trains_features(self):
+        return self.regularizer is None or self.regularizer.trains_features
+
+    def _frozen_features(self, values, maps):
+        """What enters the part of the target that trains, in inference mode."""
+        graph = self._target_graph
+        paired = [
+            graph.output_of(name)
+            for name in self.pairing.names
+            if graph.nodes[name].is_layer and graph.nodes[name].operation.weights
+        ]
+        frozen = graph.ancestors(paired)
+        entering = graph.entering(set(graph.nodes) - frozen)
+        features, maps = graph.run(
+            (entering, maps), graph.inputs, values, training=False
+        )
+        return entering, features, maps
+
+    def source_maps(self, x):
+        """Dict tap -> the frozen source's feature map, in inference mode."""
+        graph = self._source_graph
+        maps = graph.run(self._source_taps, graph.inputs, graph.feed(x), training=False)
+        return tree.map_structure(tf.stop_gradient, maps)
+
+    def train_step(self, data):
+        """One step: task loss, plus the regularizer's penalties."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        regularizer = self.regularizer
+        needs_maps = regularizer is not None and regularizer.needs_maps
+        source_maps = self.source_maps(x) if needs_maps else None
+        target_maps = None
+        size, share, replicas = self._share(x)
+        with tf.GradientTape() as tape:
+            if needs_maps:
+                y_pred, target_maps = self(x, training=True, with_maps=True)
+            else:
+                y_pred = self(x, training=True)
+            task = self._shared_task_loss(x, y, y_pred, sample_weight, share, replicas)
+            feature = head = ops.zeros((), "float32")
+            if regularizer is not None:
+                step = self.optimizer.iterations
+                feature, head = regularizer.penalties(
+                    Batch(source_maps, target_maps, step, share, replicas)
+                )
+            loss = task + ops.cast(feature + head, task.dtype)
+            scaled = self.optimizer.scale_loss(loss)
+        variables = self.trainable_variables
+        if not self._trains_features:
+            variables = self.pairing.new_variables
+        gradients = tape.gradient(scaled, variables)
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+
+        for tracker, value in (
+            (self._loss_tracker, loss),
+            (self._task_loss, task),
+            (self._feature_penalty, feature),
+            (self._head_penalty, head),
+        ):
+            # Summed over replicas with the weights `size`, this is the value of
+            # the global batch.
+            whole = tf.math.divide_no_nan(ops.cast(value, "float32"), share)
+            tracker.update_state(whole, sample_weight=size)
+        return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+    def _share(self, x):
+        """(samples on this replica, their share of the global batch, replicas)."""
+        size = ops.cast(tf.shape(tree.flatten(x)[0])[0], "float32")
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        if replicas == 1:
+            return size, ops.ones((), "float32"), 1
+        total = tf.distribute.get_replica_context().all_reduce("sum", size)
+        return size, size / total, replicas
+
+    def _shared_task_loss(self, x, y, y_pred, sample_weight, share, replicas):
+        """This replica's part of the task loss; over replicas, the global batch's.
+
+        Keras counts each replica's mean as 1/replicas, which on an uneven last
+        batch is not the mean of the global batch.
+        """
+        loss = self._compute_loss(x, y, y_pred, sample_weight, training=True)
+        if replicas == 1:
+            return loss
+        own = sum(
+            (self._aggregate_additional_loss(v) for v in self.losses),
+            ops.zeros((), loss.dtype),
+        )
+        return (loss - own) * ops.cast(share * replicas, loss.dtype) + own
+
+    @property
+    def losses(self):
+        """The target's own layer losses; the source's and regularizer's are not."""
+        return self.target.losses
+
+    @property
+    def metrics(self):
+        """The metrics; while evaluating, without the penalties' means."""
+        training_only = (self._task_loss, self._feature_penalty, self._head_penalty)
+        return [
+            m
+            for m in super().metrics
+            if not self._evaluating or all(m is not t for t in training_only)
+        ]
+
+    @contextlib.contextmanager
+    def _evaluation(self):
+        before, self._evaluating = self._evaluating, True
+        try:
+            yield
+        finally:
+            self._evaluating = before
+
+    def test_step(self, data):
+        """As Keras's: the task loss and the target's layer losses, no penalties."""
+        with self._evaluation():
+            return super().test_step(data)
+
+    def evaluate(self, *args, **kwargs):
+        """See `keras.Model.evaluate`; the source does not run."""
+        with self._evaluation():
+            return super().evaluate(*args, **kwargs)
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # Keras averages the replicas' first batches to learn their shape, which
+        # fails where they are uneven; one replica's shape tells as much.
+        strategy = self.distribute_strategy
+        if iterator is not None and tf.distribute.has_strategy():
+            iterator_of_batches = next(iter(iterator))[2]
+            data_batch = tree.map_structure(
+                lambda v: strategy.experimental_local_results(v)[0],
+                next(iterator_of_batches),
+            )
+            iterator = None
+        super()._maybe_symbolic_build(iterator, data_batch)
+
+    def export(self, filepath, *args, **kwargs):
+        """Export the target alone; see `keras.Model.export`."""
+        return self.target.export(filepath, *args, **kwargs)
+
+    def get_config(self):
+        """Target, source, taps and regularizer; their weights are saved beside."""
+        return {
+            "name": self.name,
+            "target": keras.saving.serialize_keras_object(self.target),
+            "source": keras.saving.serialize_keras_object(self.source),
+            "taps": dict(self._source_of_tap),
+            "regularizer": regularizers.serialize(self.regularizer),
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """See `keras.Model.from_config`."""
+        config = dict(config)
+        for part in ("target", "source", "regularizer"):
+            config[part] = keras.saving.deserialize_keras_object(
+                config[part], custom_objects=custom_objects
+            )
+        return cls(**config)

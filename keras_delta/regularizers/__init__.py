@@ -1,0 +1,83 @@
+"""Regularizers by name. A new one is a file beside this and a line in `ALL`."""
+
+import keras
+
+from keras_delta.errors import invalid, unknown_name
+from keras_delta.regularizers.base import Batch as Batch
+from keras_delta.regularizers.base import Regularizer as Regularizer
+from keras_delta.regularizers.delta import Delta as Delta
+from keras_delta.regularizers.feature_map import FeatureMap as FeatureMap
+from keras_delta.regularizers.l2 import L2 as L2
+from keras_delta.regularizers.l2_fe import L2FE as L2FE
+from keras_delta.regularizers.l2_sp import L2SP as L2SP
+from keras_delta.regularizers.l2_sp_att import L2SPAtt as L2SPAtt
+from keras_delta.regularizers.sum import Sum as Sum
+
+ALL = {
+    "l2": L2,
+    "l2_fe": L2FE,
+    "l2_sp": L2SP,
+    "l2_sp_att": L2SPAtt,
+    "feature_map": FeatureMap,
+    "delta": Delta,
+}
+
+
+def get(identifier):
+    """The regularizer that an identifier stands for.
+
+    Args:
+        identifier: a `Regularizer`; a name in `ALL`; a config dict as `serialize`
+            gives it; a list of these (their sum); None or `"none"`.
+
+    Returns:
+        A `Regularizer`, or None.
+
+    Raises:
+        ValueError: for an unknown name; the closest ones are listed.
+        TypeError: for anything else.
+    """
+    if identifier is None or isinstance(identifier, Regularizer):
+        return identifier
+    if isinstance(identifier, str):
+        if identifier == "none":
+            return None
+        if identifier not in ALL:
+            known = [*ALL, "none"]
+            raise ValueError(unknown_name("regularizer", identifier, known))
+        return ALL[identifier]()
+    if isinstance(identifier, dict):
+        return deserialize(identifier)
+    if isinstance(identifier, (list, tuple)):
+        members = [m for m in map(get, identifier) if m is not None]
+        if not members:
+            return None
+        return members[0] if len(members) == 1 else Sum(members)
+    raise TypeError(
+        invalid(
+            "regularizer",
+            "a Regularizer, a name, a config dict, a list of these, or None",
+            identifier,
+        )
+    )
+
+
+def serialize(regularizer):
+    """Config dict of a regularizer; None for None."""
+    if regularizer is None:
+        return None
+    return keras.saving.serialize_keras_object(regularizer)
+
+
+def deserialize(config):
+    """The regularizer of a config dict; None for None.
+
+    Besides what `serialize` gives, `{"class_name": "delta", "config": {...}}` with
+    a short name is understood.
+    """
+    if config is None:
+        return None
+    name = config.get("class_name")
+    if name in ALL:
+        return ALL[name].from_config(config.get("config", {}))
+    return get(keras.saving.deserialize_keras_object(config))

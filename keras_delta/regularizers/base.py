@@ -1,0 +1,241 @@
+"""What every regularizer promises: the class to extend for a new one."""
+
+import math
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from keras_delta.distances import half_sum_of_squares
+from keras_delta.errors import invalid
+from keras_delta.pairing import Pairing
+
+
+class Batch(NamedTuple):
+    """What a regularizer may look at in one training step, on one replica.
+
+    Attributes:
+        source_maps: dict tap -> `(B, ..., C)`, without gradient; None if the
+            regularizer does not need maps.
+        target_maps: the same of the target.
+        step: the optimizer's iteration, for schedules.
+        share: this replica's share of the global batch, `B / sum of B`; 1 on one
+            replica. A mean over the samples is to be multiplied by it.
+        replicas: number of replicas. A term that has no samples is to be divided
+            by it, because gradients are summed over replicas.
+    """
+
+    source_maps: Any
+    target_maps: Any
+    step: Any
+    share: Any = 1.0
+    replicas: int = 1
+
+
+class Regularizer(keras.layers.Layer):
+    """Base class: `alpha` times a distance, `beta` times a penalty on the head.
+
+    The objective is `task loss + alpha * Omega + beta * Omega''`, where `Omega`
+    is the method's own term and `Omega'' = 1/2 ||w||^2` over the parameters that
+    only the target has (its head).
+
+    A new method is one file with a subclass and one import line in
+    `regularizers/__init__.py`. A subclass says what `Omega` is by overriding
+    `feature_distance` (with `needs_maps = True`), `weight_distance`, or both.
+    `bind` runs once, when a model takes the regularizer; `prepare` runs at the
+    start of `fit`, with the training data.
+
+    Args:
+        alpha: strength of `Omega`: a float, or a Keras schedule of the step.
+        beta: strength of the head penalty: likewise.
+        name: optional name.
+
+    Raises:
+        TypeError, ValueError: if alpha or beta is no non-negative finite number
+            and no schedule.
+    """
+
+    needs_maps = False
+    """Whether `feature_distance` is to be called with feature maps."""
+
+    trains_features = True
+    """Whether parameters that the source has as well are trained."""
+
+    head_factor = 1.0
+    """1 for the program's `1/2 ||w||^2`, 2 for the article's `||w||^2`."""
+
+    def __init__(self, alpha, beta, name=None, **kwargs):
+        # float32 under every policy: penalties are small differences of maps.
+        kwargs.pop("dtype", None)
+        super().__init__(name=name, dtype="float32", **kwargs)
+        self._strengths = {
+            "alpha": _strength("alpha", alpha),
+            "beta": _strength("beta", beta),
+        }
+        self._strength_variables = {}
+        self.pairing = None
+
+    @property
+    def alpha(self):
+        """Strength of the method's own term; can be set while training."""
+        return self._get_strength("alpha")
+
+    @alpha.setter
+    def alpha(self, value):
+        self._set_strength("alpha", value)
+
+    @property
+    def beta(self):
+        """Strength of the head penalty; can be set while training."""
+        return self._get_strength("beta")
+
+    @beta.setter
+    def beta(self, value):
+        self._set_strength("beta", value)
+
+    def _get_strength(self, name):
+        variable = self._strength_variables.get(name)
+        if variable is None:
+            return self._strengths[name]
+        return float(ops.convert_to_numpy(variable.value))
+
+    def _set_strength(self, name, value):
+        new = _strength(name, value)
+        variable = self._strength_variables.get(name)
+        if callable(new) or (variable is None and self.bound):
+            raise ValueError(
+                f"`{name}` cannot change between a number and a schedule once a "
+                "model uses the regularizer. Pass a new regularizer to `fit`."
+            )
+        self._strengths[name] = new
+        if variable is not None:
+            variable.assign(new)
+
+    def strength(self, name, step):
+        """Alpha or beta at a step, as a float32 scalar tensor."""
+        value = self._strengths[name]
+        if callable(value):
+            return ops.cast(value(step), "float32")
+        if name in self._strength_variables:
+            return ops.convert_to_tensor(self._strength_variables[name])
+        return ops.convert_to_tensor(value, "float32")
+
+    @property
+    def bound(self):
+        """Whether a model uses this regularizer."""
+        return self.pairing is not None
+
+    def for_model(self, pairing):
+        """This regularizer, or a fresh copy if another model uses it."""
+        if not self.bound or self.pairing is pairing:
+            return self
+        return type(self).from_config(self.get_config())
+
+    def bind(self, pairing: Pairing, taps):
+        """Take up what belongs to one model; called once, in its strategy's scope.
+
+        Args:
+            pairing: which variables of target and source correspond.
+            taps: dict tap -> shape `(..., C)` without the batch.
+
+        Raises:
+            ValueError: if the strengths make no sense for this model.
+        """
+        if self._strengths["beta"] != 0 and not pairing.new_layers:
+            raise ValueError(
+                f"Invalid value for argument `beta`. Received: beta={self.beta!r}, but "
+                "the target has no parameters of its own: every layer of it has a "
+                "counterpart in the source. Use `beta=0`, or give the target a new "
+                "head with `keras_delta.attach_head`."
+            )
+        for name, value in self._strengths.items():
+            if not callable(value):
+                self._strength_variables[name] = self.add_weight(
+                    name=name,
+                    shape=(),
+                    initializer=keras.initializers.Constant(value),
+                    trainable=False,
+                )
+        self.pairing = pairing
+        self.built = True
+
+    @property
+    def ready(self):
+        """Whether `prepare` has run, or is not needed."""
+        return True
+
+    def prepare(self, model, samples, verbose=True):
+        """Compute from the training data what has to be known before step one.
+
+        Args:
+            model: the `DeltaModel`.
+            samples: callable, `samples(n)` gives up to n training samples as
+                `(x, y)`.
+            verbose: whether to show progress.
+        """
+
+    def feature_distance(self, source_maps, target_maps):
+        """The method's distance of feature maps, a scalar before alpha."""
+        raise NotImplementedError(f"{type(self).__name__} compares no feature maps")
+
+    def feature_share(self, batch: Batch):
+        """What this replica's distance counts in the sum over replicas."""
+        return batch.share
+
+    def weight_distance(self):
+        """The method's distance of parameters, a scalar before alpha; or None."""
+        return None
+
+    def head_distance(self):
+        """`1/2 ||w||^2` over the parameters that only the target has."""
+        return self.head_factor * half_sum_of_squares(self.pairing.new_variables)
+
+    def penalties(self, batch: Batch):
+        """Both penalties, times alpha and beta, as this replica's share.
+
+        The sum over replicas is the penalty of the global batch.
+
+        Returns:
+            `(feature_penalty, head_penalty)`, float32 scalars.
+        """
+        total = ops.zeros((), "float32")
+        if self.needs_maps:
+            distance = self.feature_distance(batch.source_maps, batch.target_maps)
+            total = total + distance * self.feature_share(batch)
+        weights = self.weight_distance()
+        if weights is not None:
+            total = total + weights / batch.replicas
+        feature = self.strength("alpha", batch.step) * total
+        head = self.strength("beta", batch.step) * self.head_distance()
+        return feature, head / batch.replicas
+
+    def get_config(self):
+        """Arguments of `__init__`, with the strengths as they are now."""
+        schedules = keras.optimizers.schedules
+        config = {
+            name: schedules.serialize(value) if callable(value) else getattr(self, name)
+            for name, value in self._strengths.items()
+        }
+        return {"name": self.name, **config}
+
+    @classmethod
+    def from_config(cls, config):
+        """The regularizer that `get_config` describes, not bound to a model."""
+        config = dict(config)
+        for name in ("alpha", "beta"):
+            if isinstance(config.get(name), dict):
+                config[name] = keras.optimizers.schedules.deserialize(config[name])
+        return cls(**config)
+
+
+def _strength(name, value):
+    if isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
+        return value
+    expected = "a non-negative finite number or a keras.optimizers.schedules schedule"
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(invalid(name, expected, value)) from None
+    if not math.isfinite(number) or number < 0:
+        raise ValueError(invalid(name, expected, value))
+    return number

@@ -1,0 +1,30 @@
+"""L2: plain weight decay on every parameter."""
+
+import keras
+
+from keras_delta.distances import half_sum_of_squares
+from keras_delta.regularizers.base import Regularizer
+
+
+@keras.saving.register_keras_serializable("keras_delta")
+class L2(Regularizer):
+    """Pulls every parameter towards zero: plain fine-tuning with weight decay.
+
+    `Omega = 1/2 ||w||^2` over all trainable parameters that the source has too,
+    BatchNorm's and biases included, as the authors' program does through the
+    optimizer's weight decay (gradient `alpha w`). The head has `beta`.
+
+    Args:
+        alpha: strength on the pretrained part, default 1e-4.
+        beta: strength on the head, default 1e-4.
+        name: optional name.
+
+    Source: Li et al., "DELTA", TKDD 2021, doi 10.1145/3473912, section 4.2.
+    """
+
+    def __init__(self, alpha=1e-4, beta=1e-4, name=None, **kwargs):
+        super().__init__(alpha, beta, name=name, **kwargs)
+
+    def weight_distance(self):
+        """`1/2 ||w||^2` over the trainable parameters that the source has too."""
+        return half_sum_of_squares(v for v, _ in self.pairing.variables)

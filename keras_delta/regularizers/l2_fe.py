@@ -1,0 +1,38 @@
+"""L2-FE: the pretrained network as a fixed feature extractor."""
+
+import keras
+
+from keras_delta.regularizers.base import Regularizer
+
+
+@keras.saving.register_keras_serializable("keras_delta")
+class L2FE(Regularizer):
+    """Trains the head alone, on features that stay as they are.
+
+    What source and target have in common runs in inference mode, so BatchNorm's
+    statistics do not move either (in the authors' program they drift, because
+    the network is left in training mode). Layers of the head train as usual.
+
+    Args:
+        alpha: without effect, since the features do not move; there so that all
+            regularizers take the same arguments. Default 0.
+        beta: strength of `1/2 ||w||^2` on the head, default 0.01.
+        name: optional name.
+
+    Source: Li et al., "DELTA", TKDD 2021, doi 10.1145/3473912, section 4.2.
+    """
+
+    trains_features = False
+
+    def __init__(self, alpha=0.0, beta=0.01, name=None, **kwargs):
+        super().__init__(alpha, beta, name=name, **kwargs)
+
+    def bind(self, pairing, taps):
+        """See `Regularizer.bind`; there must be something left to train."""
+        if not pairing.new_layers:
+            raise ValueError(
+                "The regularizer 'l2_fe' trains the target's own layers alone, but "
+                "the target has none: every layer has a counterpart in the source. "
+                "Give the target a new head with `keras_delta.attach_head`."
+            )
+        super().bind(pairing, taps)

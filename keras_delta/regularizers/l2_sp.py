@@ -1,0 +1,55 @@
+"""L2-SP: distance of the parameters from the starting point."""
+
+import keras
+from keras import ops
+
+from keras_delta.distances import half_sum_of_squares
+from keras_delta.errors import invalid
+from keras_delta.regularizers.base import Regularizer
+
+PARAMETERS = ("all", "kernels")
+
+
+@keras.saving.register_keras_serializable("keras_delta")
+class L2SP(Regularizer):
+    """Pulls every parameter towards its pretrained value.
+
+    `Omega = 1/2 ||w - w*||^2` over the trainable parameters that source and target
+    share; it does not depend on the batch. BatchNorm's moving statistics are
+    never penalised.
+
+    Args:
+        alpha: strength, default 0.01 (github.com/lixingjian/DELTA; the L2-SP
+            authors use 0.1).
+        beta: strength of the head penalty, default 0.01.
+        parameters: `"all"` trainable ones, BatchNorm's and biases included
+            (lixingjian/DELTA), or `"kernels"` of convolutions and dense layers
+            alone (holyseven/TransferLearningClassification, the L2-SP authors).
+        name: optional name.
+
+    Source: Li, Grandvalet & Davoine, ICML 2018 (L2-SP); Li et al., "DELTA", TKDD
+    2021, doi 10.1145/3473912, section 4.2.
+    """
+
+    def __init__(self, alpha=0.01, beta=0.01, parameters="all", name=None, **kwargs):
+        super().__init__(alpha, beta, name=name, **kwargs)
+        if parameters not in PARAMETERS:
+            raise ValueError(invalid("parameters", f"one of {PARAMETERS}", parameters))
+        self.parameters = parameters
+
+    def weight_distance(self):
+        """`1/2 ||w - w*||^2` over the parameters chosen."""
+        return half_sum_of_squares(
+            ops.cast(v, "float32") - ops.cast(start, "float32")
+            for v, start in self.pairing.variables
+            if self.parameters == "all" or is_kernel(v)
+        )
+
+    def get_config(self):
+        """See `Regularizer.get_config`."""
+        return {**super().get_config(), "parameters": self.parameters}
+
+
+def is_kernel(variable):
+    """Whether a variable is a kernel: neither bias nor BatchNorm's scale or shift."""
+    return len(variable.shape) > 1

@@ -1,0 +1,122 @@
+"""Regularizers of feature maps: taps, variants, reduction, scale."""
+
+import numpy as np
+from keras import ops
+
+from keras_delta import distances
+from keras_delta.errors import invalid
+from keras_delta.regularizers.base import Regularizer
+from keras_delta.samples import length, take
+
+VARIANTS = ("relative", "code", "article")
+SCALE_SAMPLES = 256
+
+
+class MapRegularizer(Regularizer):
+    """Common part of `FeatureMap` and `Delta`: a sum over taps of distances.
+
+    A subclass gives `tap_distance`, the distance of one tap per sample.
+
+    Args:
+        alpha: strength; None: the variant's default (`default_alpha`).
+        beta: strength of the head penalty.
+        variant: `"relative"`, `"code"` or `"article"`.
+        name: optional name.
+    """
+
+    needs_maps = True
+    default_alpha = {"relative": 5.0, "code": 0.01, "article": 0.01}
+
+    def __init__(self, alpha=None, beta=0.01, variant="relative", name=None, **kwargs):
+        if variant not in VARIANTS:
+            raise ValueError(invalid("variant", f"one of {VARIANTS}", variant))
+        alpha = self.default_alpha[variant] if alpha is None else alpha
+        super().__init__(alpha, beta, name=name, **kwargs)
+        self.variant = variant
+        self.head_factor = 2.0 if variant == "article" else 1.0
+        self._scales = {}
+
+    def bind(self, pairing, taps):
+        """See `Regularizer.bind`; makes a variable for the scale of each tap."""
+        super().bind(pairing, taps)
+        if self.variant == "relative":
+            for i, tap in enumerate(taps):
+                self._scales[tap] = self.add_weight(
+                    name=f"scale_{i}", shape=(), initializer="zeros", trainable=False
+                )
+
+    @property
+    def ready(self):
+        """Whether the scales of the source maps are known."""
+        return all(float(ops.convert_to_numpy(s)) > 0 for s in self._scales.values())
+
+    @property
+    def scales(self):
+        """Dict tap -> mean square of the source map, `E_l`; empty until prepared."""
+        if not self._scales or not MapRegularizer.ready.fget(self):
+            return {}
+        return {t: float(ops.convert_to_numpy(s)) for t, s in self._scales.items()}
+
+    def prepare(self, model, samples, verbose=True):
+        """Measure the scale of each source map, on 256 training samples."""
+        if MapRegularizer.ready.fget(self):
+            return
+        x, _ = samples(SCALE_SAMPLES)
+        totals, count = dict.fromkeys(self._scales, 0.0), 0
+        for start in range(0, length(x), 32):
+            maps = model.source_maps(take(x, start, start + 32))
+            for tap in totals:
+                squares = ops.convert_to_numpy(distances.mean_square(maps[tap]))
+                totals[tap] += squares.astype(np.float64).sum()
+            count += len(squares)
+        for tap, total in totals.items():
+            if not np.isfinite(total) or total == 0:
+                raise ValueError(
+                    f"The source map at tap '{tap}' is "
+                    f"{'zero' if total == 0 else 'not finite'} on all {count} samples "
+                    "looked at, so distances cannot be measured in units of it. Tap "
+                    "another layer, or check the source's weights and the images."
+                )
+            self._scales[tap].assign(total / count)
+
+    def tap_distance(self, tap, source_map, target_map):
+        """Distance of one tap per sample, `(B,)`, before the scale."""
+        raise NotImplementedError
+
+    def feature_distance(self, source_maps, target_maps):
+        """The distance, a scalar before alpha.
+
+        Args:
+            source_maps: dict tap -> `(B, ..., C)`.
+            target_maps: dict tap -> the same shape.
+
+        Returns:
+            float32 scalar: the sum over the taps, summed over the batch in the
+            variant `"code"` and its mean in the others. For a regularizer that
+            has not been prepared by `fit`, the scale of the variant `"relative"`
+            is the mean square of `source_maps` themselves.
+        """
+        total = 0.0
+        for tap, target_map in target_maps.items():
+            per_sample = self.tap_distance(tap, source_maps[tap], target_map)
+            if self.variant == "relative":
+                per_sample = per_sample / self._scale(tap, source_maps[tap])
+            total = total + per_sample
+        summed = ops.sum(total)
+        if self.variant == "code":
+            return summed
+        # Not ops.mean: a replica may get no sample of the last batch.
+        return summed / ops.maximum(ops.cast(ops.shape(total)[0], "float32"), 1.0)
+
+    def _scale(self, tap, source_map):
+        if tap in self._scales:
+            return ops.convert_to_tensor(self._scales[tap])
+        return ops.mean(distances.mean_square(source_map))
+
+    def feature_share(self, batch):
+        """See `Regularizer.feature_share`; a sum over the batch counts whole."""
+        return 1.0 if self.variant == "code" else batch.share
+
+    def get_config(self):
+        """See `Regularizer.get_config`."""
+        return {**super().get_config(), "variant": self.variant}

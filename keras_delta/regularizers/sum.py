@@ -1,0 +1,63 @@
+"""The sum of several regularizers."""
+
+import keras
+from keras import ops
+
+from keras_delta.regularizers.base import Regularizer
+
+
+@keras.saving.register_keras_serializable("keras_delta")
+class Sum(Regularizer):
+    """Several regularizers at once; what a list such as `["delta", "l2_sp"]` means.
+
+    Each keeps its own alpha and beta, so the head is penalised by the sum of their
+    betas.
+
+    Args:
+        members: list of regularizers.
+        name: optional name.
+    """
+
+    def __init__(self, members, name=None, **kwargs):
+        super().__init__(alpha=0.0, beta=0.0, name=name, **kwargs)
+        self.members = list(members)
+        self.needs_maps = any(m.needs_maps for m in self.members)
+        self.trains_features = all(m.trains_features for m in self.members)
+
+    def bind(self, pairing, taps):
+        """See `Regularizer.bind`."""
+        self.members = [m.for_model(pairing) for m in self.members]
+        for member in self.members:
+            if not member.bound:
+                member.bind(pairing, taps)
+        super().bind(pairing, taps)
+
+    @property
+    def ready(self):
+        """Whether all members are ready."""
+        return all(m.ready for m in self.members)
+
+    def prepare(self, model, samples, verbose=True):
+        """See `Regularizer.prepare`."""
+        for member in self.members:
+            member.prepare(model, samples, verbose)
+
+    def penalties(self, batch):
+        """See `Regularizer.penalties`."""
+        parts = [member.penalties(batch) for member in self.members]
+        features, heads = zip(*parts, strict=True)
+        zero = ops.zeros((), "float32")
+        return sum(features, zero), sum(heads, zero)
+
+    def get_config(self):
+        """See `Regularizer.get_config`."""
+        members = [keras.saving.serialize_keras_object(m) for m in self.members]
+        return {"name": self.name, "members": members}
+
+    @classmethod
+    def from_config(cls, config):
+        """See `Regularizer.from_config`."""
+        members = [
+            keras.saving.deserialize_keras_object(m) for m in config["members"]
+        ]
+        return cls(members, name=config.get("name"))

@@ -1,0 +1,104 @@
+"""What `fit` takes, read outside of `fit`: batches of NumPy arrays."""
+
+import inspect
+import math
+
+import keras
+import numpy as np
+from keras import tree
+from keras.src.trainers.data_adapters import get_data_adapter  # no public name
+
+from keras_delta.errors import invalid
+
+
+def batches(x, y=None, batch_size=32, max_samples=None):
+    """Iterate over training data once.
+
+    Args:
+        x: arrays (or structures of arrays), a `tf.data.Dataset`, a `PyDataset` or
+            a torch `DataLoader`; also a tuple `(x, y)` with `y=None`.
+        y: targets, where `x` is arrays.
+        batch_size: for arrays.
+        max_samples: stop after so many; None for all.
+
+    Yields:
+        `(x, y)` of NumPy arrays.
+
+    Raises:
+        ValueError: for a generator, which could be read only once; for a data set
+            without end and no `max_samples`; for data without targets.
+    """
+    if inspect.isgenerator(x):
+        raise ValueError(
+            "A generator can be read only once, and looking at the training data "
+            "before training would use it up. Pass arrays, a tf.data.Dataset or a "
+            "keras.utils.PyDataset."
+        )
+    if isinstance(x, tuple) and y is None:
+        x, y = x[:2]
+    if not hasattr(x, "element_spec") and hasattr(x, "batches"):
+        raise TypeError(
+            invalid("x", "a tf.data.Dataset", x, "Call `.batches(image_size)` on it.")
+        )
+    adapter = get_data_adapter(x, y, batch_size=batch_size)
+    if max_samples is None and _endless(adapter):
+        raise ValueError(
+            "The training data has no end (`repeat()`); pass `max_samples`, or a "
+            "data set that ends."
+        )
+    count = 0
+    for batch in adapter.get_numpy_iterator():
+        bx, by, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        if by is None:
+            raise ValueError("The data has no targets: pass `(x, y)`.")
+        bx, by = tree.map_structure(np.asarray, (bx, by))
+        size = len(tree.flatten(bx)[0])
+        if max_samples is not None and count + size > max_samples:
+            size = max_samples - count
+            bx, by = take((bx, by), 0, size)
+        if size:
+            yield bx, by
+        count += size
+        if max_samples is not None and count >= max_samples:
+            return
+
+
+def _endless(adapter):
+    dataset = getattr(adapter, "_dataset", None)
+    return hasattr(dataset, "cardinality") and int(dataset.cardinality()) == -1
+
+
+def collect(x, y=None, max_samples=None):
+    """Up to `max_samples` samples as arrays; from arrays a seeded random choice."""
+    if isinstance(x, tuple) and y is None:
+        x, y = x[:2]
+    first = tree.flatten(x)[0]
+    if y is not None and hasattr(first, "shape"):
+        total = len(first)
+        if max_samples is None or max_samples >= total:
+            return tree.map_structure(np.asarray, (x, y))
+        chosen = np.random.default_rng(0).choice(total, max_samples, replace=False)
+        chosen.sort()
+        return tree.map_structure(lambda v: np.asarray(v)[chosen], (x, y))
+    parts = list(batches(x, y, max_samples=max_samples))
+    if not parts:
+        raise ValueError("The training data is empty: not one sample came out of it.")
+    return tree.map_structure(lambda *v: np.concatenate(v), *parts)
+
+
+def take(structure, start, stop):
+    """Samples start to stop of a structure of arrays."""
+    return tree.map_structure(lambda v: v[start:stop], structure)
+
+
+def length(structure):
+    """Number of samples of a structure of arrays."""
+    return len(tree.flatten(structure)[0])
+
+
+def without_validation(x, y, fraction):
+    """The part of arrays that `fit(validation_split=fraction)` trains on."""
+    if not fraction or y is None:
+        return x, y
+    count = math.floor(length(x) * (1 - fraction))  # as Keras: the first ones
+    return take((x, y), 0, count)
