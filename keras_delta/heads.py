@@ -7,7 +7,14 @@ from keras_delta.graph import Graph, copy_model
 
 
 def attach_head(
-    source, classes, *, pooling="avg", dropout=0.0, activation=None, name=None
+    source,
+    classes,
+    *,
+    pooling="avg",
+    dropout=0.0,
+    activation=None,
+    batch_norm_momentum=0.9,
+    name=None,
 ):
     """A target network: the source's layers and weights, copied, and a new head.
 
@@ -22,6 +29,11 @@ def attach_head(
         dropout: rate of the dropout before the classifier.
         activation: of the classifier; default: none, i.e. logits. Use
             `from_logits=True` in the loss then.
+        batch_norm_momentum: momentum of the copy's BatchNorm statistics, default
+            0.9, as in PyTorch and so in the authors' program; None keeps the
+            source's. Keras's usual 0.99 needs several hundred steps to follow the
+            weights, more than fine-tuning on a few images has: the network then
+            runs with statistics that are not its own, and accuracy falls.
         name: name of the model; default: `<source>_<classes>`.
 
     Returns:
@@ -31,6 +43,11 @@ def attach_head(
         ValueError: for fewer than two classes, an unknown `pooling`, or a
             source with several outputs.
     """
+    momentum = batch_norm_momentum
+    if momentum is not None and not 0 <= momentum < 1:
+        raise ValueError(
+            invalid("batch_norm_momentum", "a number in [0, 1) or None", momentum)
+        )
     if not isinstance(classes, int) or isinstance(classes, bool) or classes < 2:
         raise ValueError(invalid("classes", "an integer of 2 or more", classes))
     poolings = {"avg": "GlobalAveragePooling", "max": "GlobalMaxPooling"}
@@ -44,6 +61,10 @@ def attach_head(
         )
     body = copy_model(graph)
     body.trainable = True  # a source that was frozen first is no reason to be
+    if batch_norm_momentum is not None:
+        for layer in body.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.momentum = batch_norm_momentum
     x = keras.tree.flatten(body.output)[0]
     rank = len(x.shape) - 2
     if rank == 0:

@@ -87,12 +87,13 @@ class HeadFit:
         # Our own order: Keras's follows its global seed.
         rng = np.random.default_rng(seed)
         order = np.stack([rng.permutation(count) for _ in range(epochs)])
-        everything = (self.features, self.labels)
-        rows = tf.data.Dataset.from_tensor_slices(order).unbatch().batch(BATCH)
-        copy.fit(
-            rows.map(lambda i: tree.map_structure(lambda v: tf.gather(v, i), everything)),
-            verbose=0,
-        )
+        x = {t.name: f for t, f in zip(copy.inputs, self.features, strict=True)}
+        rows = tf.data.Dataset.from_tensor_slices(order.ravel()).batch(BATCH)
+
+        def gather(i):
+            return tree.map_structure(lambda v: tf.gather(v, i), (x, self.labels))
+
+        copy.fit(rows.map(gather), shuffle=False, verbose=0)
         own = [x for name, x in self.graph.layers().items() if name in self._behind]
         new = Graph(copy).layers().values()
         layers = {id(a): b for a, b in zip(own, new, strict=True)}

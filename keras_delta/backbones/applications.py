@@ -9,6 +9,7 @@ from keras_delta.backbones.assemble import assemble, check_shape
 from keras_delta.backbones.load import check_weights, load_keras_file
 from keras_delta.backbones.preprocessing import ImageNetPreprocessing
 
+_LEGACY = (".h5", ".hdf5")
 # The names that Keras numbers itself; Inception-v3 leaves most layers to it.
 _NUMBERED = re.compile(
     r"(activation|average_pooling2d|batch_normalization|concatenate|conv2d"
@@ -122,11 +123,12 @@ def inception_v3(
 
 
 def _build(build, mode, weights, input_shape, include_top, classifier_activation, name):
-    check_weights(weights)
+    check_weights(weights, (".keras", ".weights.h5", *_LEGACY))
+    input_shape = check_shape(input_shape)
     try:
         core = build(
             weights=weights if weights == "imagenet" else None,
-            input_shape=check_shape(input_shape),
+            input_shape=input_shape,
             include_top=include_top,
             classifier_activation=classifier_activation,
         )
@@ -140,22 +142,23 @@ def _build(build, mode, weights, input_shape, include_top, classifier_activation
         ) from e
     legacy = weights not in (None, "imagenet") and _is_legacy(weights)
     if legacy:  # its layers are in the order of keras.applications' own model
-        load_keras_file(core, weights, (".h5", ".hdf5"))
+        load_keras_file(core, weights)
     names = _first_names(core)
     model = assemble(
         core,
         ImageNetPreprocessing(mode, name="preprocessing"),
+        input_shape,
         name,
         rebuild=lambda config: {**config, "name": names[config["name"]]},
     )
     if weights not in (None, "imagenet") and not legacy:
-        load_keras_file(model, weights, (".keras", ".weights.h5", ".h5", ".hdf5"))
+        load_keras_file(model, weights)
     return model
 
 
 def _is_legacy(path):
     path = os.fspath(path)
-    return path.endswith((".h5", ".hdf5")) and not path.endswith(".weights.h5")
+    return path.endswith(_LEGACY) and not path.endswith(".weights.h5")
 
 
 def _first_names(model):

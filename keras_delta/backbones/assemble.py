@@ -6,7 +6,7 @@ from keras_delta.errors import invalid
 from keras_delta.graph import Graph
 
 
-def assemble(core, preprocessing, name, rebuild=None):
+def assemble(core, preprocessing, input_shape, name, rebuild=None):
     """A flat model that takes raw images: preprocessing, then the network.
 
     The layers are new ones with the weights of `core`, because a layer in two
@@ -15,6 +15,8 @@ def assemble(core, preprocessing, name, rebuild=None):
     Args:
         core: Functional model with one input.
         preprocessing: layer to put in front of it.
+        input_shape: (height, width, channels) of the model; it may be stricter
+            than that of `core`.
         name: name of the model.
         rebuild: function from a layer's `get_config()` to the config of its copy,
             or to None to leave the layer out; default: the config as it is.
@@ -34,11 +36,12 @@ def assemble(core, preprocessing, name, rebuild=None):
         copies.append((layer, type(layer).from_config(config)))
         return copies[-1][1](*args, **kwargs)
 
-    image = keras.Input(core.input_shape[1:], name="image")
+    image = keras.Input(input_shape, name="image")
     outputs = graph.run(graph.outputs, graph.inputs, [preprocessing(image)], call=call)
     model = keras.Model(image, outputs, name=name)
     for layer, copy in copies:
-        copy.set_weights(layer.get_weights())
+        for old, new in zip(layer.weights, copy.weights, strict=True):
+            new.assign(old)
     return model
 
 

@@ -20,6 +20,7 @@ from keras_delta.backbones.load import (
 from keras_delta.backbones.torch_pickle import read_state_dict
 from keras_delta.errors import invalid
 
+_TORCH = (".pth", ".pt")
 _REPEATS = [1, 2, 2, 3, 3, 4, 1]
 _STAGES = {
     "stackwise_kernel_sizes": [3, 3, 5, 3, 5, 5, 3],
@@ -136,25 +137,26 @@ def efficientnet_lite2(
 
 
 def _build(net, weights, input_shape, include_top, drop_connect_rate, name):
-    check_weights(weights)
+    check_weights(weights, (".keras", ".weights.h5", *_TORCH))
     if not 0 <= drop_connect_rate < 1:
         raise ValueError(
             invalid("drop_connect_rate", "a number in [0, 1)", drop_connect_rate)
         )
-    core = _body(_NETS[net], check_shape(input_shape), drop_connect_rate)
+    input_shape = check_shape(input_shape)
+    core = _body(_NETS[net], drop_connect_rate)
     if include_top:
         x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(core.output)
         x = keras.layers.Dropout(_NETS[net].dropout, name="top_dropout")(x)
         x = keras.layers.Dense(1000, name="predictions")(x)
         core = keras.Model(core.input, x)
     scale = keras.layers.Rescaling(1 / 128, offset=-127 / 128, name="rescaling")
-    model = assemble(core, scale, name or net, rebuild=_pad_same)
+    model = assemble(core, scale, input_shape, name or net, rebuild=_pad_same)
     if weights is not None:
         _load(model, net, weights, include_top)
     return model
 
 
-def _body(net, input_shape, drop_connect_rate):
+def _body(net, drop_connect_rate):
     # keras-cv complains about its own imports; that is nothing a user can mend.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -166,9 +168,8 @@ def _body(net, input_shape, drop_connect_rate):
         depth_coefficient=net.depth,
         # keras-cv divides by the number of blocks of Lite0 in every network.
         drop_connect_rate=drop_connect_rate * sum(_REPEATS) / net.blocks,
-        # A tensor, because keras-cv fails where only one side is known. Its
-        # padding, which the sizes decide, is replaced anyway.
-        input_tensor=keras.Input(input_shape),
+        # The size only decides keras-cv's padding, which is replaced.
+        input_shape=(None, None, 3),
         **_STAGES,
     )
 
@@ -187,11 +188,11 @@ def _load(model, net, weights, include_top):
         assign(model, imagenet_arrays(net, blocks), net, spare)
         return
     path = Path(weights)
-    if path.suffix in (".pth", ".pt"):
+    if path.suffix in _TORCH:
         try:
             arrays = convert(read_state_dict(path.read_bytes(), str(path)), blocks)
         except ValueError as e:
             raise ValueError(does_not_fit(net, path, e)) from e
         assign(model, arrays, path, spare)
     else:
-        load_keras_file(model, path, (".keras", ".weights.h5", ".pth", ".pt"))
+        load_keras_file(model, path)

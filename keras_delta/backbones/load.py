@@ -2,30 +2,38 @@
 
 import os
 import re
+import warnings
 
 from keras_delta.errors import invalid
 
 
-def check_weights(weights):
-    """Check the argument `weights` of a builder.
+def check_weights(weights, endings):
+    """Check the argument `weights` of a builder, before anything is built.
 
     Args:
         weights: None, `"imagenet"` or the path of a file.
+        endings: the file name endings that are taken.
 
     Raises:
-        TypeError: for anything else.
+        TypeError: for something that is no path.
         FileNotFoundError: for a path at which there is no file.
+        ValueError: for a file with another ending.
     """
     expected = '"imagenet", None or the path of an existing file'
     if weights is None or weights == "imagenet":
         return
     if not isinstance(weights, (str, os.PathLike)):
         raise TypeError(invalid("weights", expected, weights))
-    if not os.path.isfile(weights):
-        raise FileNotFoundError(invalid("weights", expected, os.fspath(weights)))
+    path = os.fspath(weights)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(invalid("weights", expected, path))
+    if not path.endswith(tuple(endings)):
+        raise ValueError(
+            invalid("weights", f"a file that ends in {' or '.join(endings)}", path)
+        )
 
 
-def load_keras_file(model, path, endings=(".keras", ".weights.h5")):
+def load_keras_file(model, path):
     """Load a `.keras`, `.weights.h5` or legacy `.h5` file into a model.
 
     Only the weights are read, also of a `.keras` file: no layer is built from it
@@ -34,25 +42,33 @@ def load_keras_file(model, path, endings=(".keras", ".weights.h5")):
     Args:
         model: built model, filled in place.
         path: the file.
-        endings: file name endings that are taken.
 
     Raises:
-        ValueError: for another ending, for a file that cannot be read and for one
-            that does not fit; the text names the first layer that does not.
+        ValueError: for a file that cannot be read and for one that does not fit;
+            the text names the first layer that does not, where Keras tells.
     """
     path = os.fspath(path)
-    if not path.endswith(tuple(endings)):
-        raise ValueError(
-            invalid("weights", f"a file that ends in {' or '.join(endings)}", path)
-        )
     try:
-        model.load_weights(path)
+        with warnings.catch_warnings():
+            # Keras warns of lists of layers that it has filled already; layers
+            # that it has not are errors.
+            warnings.filterwarnings("ignore", "Skipping nested container")
+            model.load_weights(path)
     except Exception as e:  # zip, HDF5 and Keras raise errors of many types
-        # Keras lists every layer that failed; the first one explains the rest.
-        reason = str(e).split("List of objects that could not be loaded")[0].strip()
-        found = re.search(r"for object <\w+ name=([^,>]+)", reason)
-        layer = found.group(1) if found else ""
+        layer, reason = _first_failure(str(e))
         raise ValueError(does_not_fit(model.name, path, reason, layer)) from e
+
+
+def _first_failure(text):
+    """Layer and reason of the first failure in what Keras says about all."""
+    match = re.search(
+        r"for object <\w+ name=([^,>]+)[^\n]*\n+(.*?)\s*(?:List of objects that|$)",
+        text,
+        re.DOTALL,
+    )
+    layer, reason = match.groups() if match else ("", text)
+    # Keras prints the values of the variable, pages of them.
+    return layer, re.sub(r", value=\[.*\]>", ">", reason, flags=re.DOTALL)
 
 
 def assign(model, arrays, path, spare=()):

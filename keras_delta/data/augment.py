@@ -7,37 +7,10 @@ doi:10.1145/3473912, and the authors' code.
 
 import tensorflow as tf
 
-from keras_delta.data.ten_crop import ten_crop
+from keras_delta.data.ten_crop import height_width, ten_crop
 from keras_delta.errors import invalid, unknown_name
 
 PROTOCOLS = ("default", "improved")
-
-
-def image_height_width(image_size):
-    """Checks an image size.
-
-    Args:
-        image_size: side in pixels, or (height, width).
-
-    Returns:
-        (height, width).
-
-    Raises:
-        ValueError: unless it is one or two positive integers.
-    """
-    pair = (image_size,) * 2 if isinstance(image_size, int) else image_size
-    try:
-        height, width = (int(side) for side in pair)
-        valid = [height, width] == list(pair) and min(height, width) > 0
-    except (TypeError, ValueError):
-        valid = False
-    if not valid or isinstance(image_size, bool):
-        raise ValueError(
-            invalid(
-                "image_size", "a positive integer or a pair (height, width)", image_size
-            )
-        )
-    return height, width
 
 
 def resize_side(size):
@@ -91,7 +64,7 @@ centre crop S or ten crops |
                 )
             )
         self.name = name
-        self.size = image_height_width(image_size)
+        self.size = height_width(image_size, "image_size")
         self.training = training
         self.ten_crop = ten_crop
 

@@ -1,4 +1,4 @@
-"""One way from a file to RGB pixels, for every format that Pillow reads."""
+"""One way to RGB pixels, for every format that Pillow reads."""
 
 import io
 import os
@@ -94,6 +94,32 @@ def read_image(source):
     except Exception as error:
         reason = str(error) or type(error).__name__
         raise BadImageError(f"cannot be decoded ({reason})") from None
+
+
+def rgb_array(image):
+    """Checks an image in memory and gives it three channels.
+
+    Args:
+        image: `uint8` array of shape (height, width), (height, width, 1) or (height,
+            width, 3).
+
+    Returns:
+        `uint8` array of shape (height, width, 3).
+
+    Raises:
+        ValueError: for another type or shape.
+    """
+    image = np.asarray(image)
+    if image.ndim == 2 or (image.ndim == 3 and image.shape[-1] == 1):
+        image = np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=-1)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+        raise ValueError(
+            f"Invalid image in argument `images`. Expected `uint8` of shape (height, "
+            f"width, 3) or (height, width). Received: {image.dtype} of shape "
+            f"{image.shape}. Scale floats to 0..255 and convert them with "
+            "`.astype('uint8')`."
+        )
+    return image
 
 
 def _formats():

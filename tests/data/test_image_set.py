@@ -128,6 +128,12 @@ def test_wrong_labels(labels):
         ImageSet.from_arrays(images, labels, NAMES)
 
 
+@pytest.mark.parametrize("labels", [["a", "b"], [0.0, 1.0]])
+def test_wrong_labels_without_names(labels):
+    with pytest.raises(ValueError, match="`labels`"):
+        ImageSet.from_arrays(np.zeros((2, 4, 4, 3), np.uint8), labels)
+
+
 def test_from_files(tmp_path):
     write_image(tmp_path / "a.png", 100)
     images = ImageSet.from_files([tmp_path / "a.png"], [1], NAMES)
@@ -198,6 +204,15 @@ def test_shuffling_and_augmentation_are_apart(shuffle):
     for dataset in (still, moving):
         orders = [run(dataset)[0][0][:, 0, 0, 0].tolist() for _ in range(2)]
         assert (orders[0] != orders[1]) == shuffle
+
+
+def test_augmentation_differs_between_epochs_and_images():
+    one = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    images = ImageSet.from_arrays([one] * 8, [0] * 8)
+    dataset = images.batches(32, 8, training=True, shuffle=False)
+    (first, _), (second, _) = run(dataset)[0], run(dataset)[0]
+    assert not np.array_equal(first, second)
+    assert len(np.unique(first.reshape(8, -1), axis=0)) > 4
 
 
 def test_repeat_goes_on_through_the_epochs():

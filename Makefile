@@ -1,0 +1,38 @@
+# Two commands do everything: `make quickstart` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: help quickstart test lint format clean
+
+help:  ## Show what there is to make
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+# Stamps make a second run free; a changed pyproject.toml installs anew.
+$(VENV)/.installed: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing keras_delta and what it needs into $(VENV) (a few minutes, once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[weights,examples]"
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[weights,examples,test]"
+	@touch $@
+
+quickstart: $(VENV)/.installed  ## Fine-tune on real photographs, compare, export, classify
+	@$(BIN)/python examples/quickstart.py $(ARGS)
+
+test: $(VENV)/.installed-test  ## Run every test (ARGS="-k name" for some)
+	@$(BIN)/python -m pytest -n auto $(ARGS)
+
+lint: $(VENV)/.installed-test  ## Check style and imports
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: $(VENV)/.installed-test  ## Rewrite in the house style
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:  ## Remove the environment and what was made
+	rm -rf $(VENV) build dist *.egg-info runs

@@ -1,0 +1,255 @@
+"""Fine-tune on photographs with DELTA and two baselines, compare, export, classify.
+
+    python examples/quickstart.py
+    python examples/quickstart.py --data-dir my_photos --output runs/mine
+
+Without --data-dir it learns to tell twelve photographs that ship with
+scikit-image apart by small grey patches of them: real pixels, no download.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from quiet import tf  # first: it silences TensorFlow's start-up
+
+import keras
+import numpy as np
+import keras_delta as kd
+from matplotlib.figure import Figure
+from PIL import Image
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+METHODS = ("l2_fe", "l2", "delta")
+console = Console(highlight=False)
+
+
+def arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--data-dir", type=Path, help="folder of class folders, or of train/ and test/")
+    add("--backbone", default="efficientnet_lite0", choices=sorted(kd.backbones.ALL))
+    add(
+        "--weights",
+        default="imagenet",
+        help='"imagenet", "none" for random ones, or the path of a weights file',
+    )
+    add(
+        "--regularizer",
+        action="append",
+        choices=sorted(kd.regularizers.ALL),
+        help="may be given several times; the last one is exported "
+        f"(default: {', '.join(METHODS)})",
+    )
+    add("--epochs", type=int, default=15)
+    add("--batch-size", type=int, default=16)
+    add("--learning-rate", type=float, default=0.01)
+    add("--image-size", type=int, default=96)
+    add("--seed", type=int, default=0)
+    add("--output", type=Path, default=Path("runs/quickstart"))
+    add("--quick", action="store_true", help="one epoch on few images, to see it run")
+    args = parser.parse_args()
+    args.regularizer = args.regularizer or list(METHODS)
+    for name in ("epochs", "batch_size", "image_size"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be 1 or more")
+    return args
+
+
+def photographs(args):
+    """Training and test images."""
+    if args.data_dir is None:
+        per_class = (3, 3) if args.quick else (10, 25)
+        sets = kd.data.embedded_photographs(
+            train_per_class=per_class[0], test_per_class=per_class[1], seed=args.seed
+        )
+        return sets["train"], sets["test"]
+    sets = kd.data.from_directory(args.data_dir, on_error="skip")
+    if isinstance(sets, dict):
+        held_out = next((sets[s] for s in ("test", "val") if s in sets), None)
+        if held_out is not None:
+            return sets["train"], held_out
+        sets = sets["train"]
+    return sets.split(0.25, seed=args.seed)
+
+
+class OneBar(keras.callbacks.Callback):
+    """One progress bar for a whole training, with the time left."""
+
+    def on_train_begin(self, logs=None):
+        steps = self.params["steps"] * self.params["epochs"]
+        self.bar = keras.utils.Progbar(steps, stateful_metrics=["accuracy", "loss"])
+        self.done = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.done += 1
+        shown = [(k, logs[k]) for k in ("accuracy", "loss")]
+        self.bar.update(self.done, shown, finalize=False)
+
+    def on_train_end(self, logs=None):
+        self.bar.update(self.done, finalize=True)
+
+
+def fine_tune(name, source, train, test, classes, args):
+    """Train one target with one regularizer; returns the model and its figures."""
+    keras.utils.set_random_seed(args.seed)
+    model = kd.DeltaModel(kd.attach_head(source, classes), source=source)
+    steps = len(train) * args.epochs
+    model.compile(
+        optimizer=keras.optimizers.SGD(
+            keras.optimizers.schedules.PiecewiseConstantDecay(
+                [2 * steps // 3], [args.learning_rate, args.learning_rate / 10]
+            ),
+            momentum=0.9,
+        ),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        regularizer=name,
+        jit_compile=False,  # compiling takes longer than it saves on few images
+    )
+    began = time.perf_counter()
+    model.prepare(train)  # `fit` would do it too, but silently with verbose=0
+    prepared = time.perf_counter() - began
+    began = time.perf_counter()
+    history = model.fit(
+        train,
+        validation_data=test,
+        validation_freq=max(1, args.epochs // 5),
+        epochs=args.epochs,
+        shuffle=False,  # the data set shuffles by itself
+        callbacks=[OneBar(), keras.callbacks.TerminateOnNaN()],
+        verbose=0,
+    ).history
+    seconds = time.perf_counter() - began
+    head_alone = not model.regularizer.trains_features
+    trained = model.pairing.new_variables if head_alone else model.trainable_variables
+    return model, {
+        "method": name,
+        "accuracy": history["val_accuracy"][-1],
+        "prepare": prepared,
+        "train": seconds,
+        "parameters": sum(int(np.prod(v.shape)) for v in trained),
+        "history": history,
+    }
+
+
+def show_table(rows, images):
+    table = Table(box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("method")
+    for column in ("test accuracy", "prepare", "train", "parameters trained"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        error = np.sqrt(row["accuracy"] * (1 - row["accuracy"]) / images)
+        table.add_row(
+            row["method"],
+            f"{row['accuracy']:.1%} ± {error:.1%}",
+            f"{row['prepare']:.0f} s",
+            f"{row['train']:.0f} s",
+            f"{row['parameters']:,}",
+        )
+    console.print(table)
+    console.print(f"± is one standard error over the {images} test images.\n")
+
+
+def plot_curves(rows, path):
+    """Training loss and accuracy on training and test images, by epoch."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for i, row in enumerate(rows):
+        history, color = row["history"], f"C{i}"
+        epochs = np.arange(1, len(history["loss"]) + 1)
+        tested = np.linspace(0, len(epochs), len(history["val_accuracy"]) + 1)[1:]
+        left.plot(epochs, history["task_loss"], color=color, label=row["method"])
+        right.plot(epochs, history["accuracy"], color=color, ls=":", lw=1)
+        right.plot(
+            tested, history["val_accuracy"], color=color, marker="o", ms=4,
+            label=f"{row['method']}: {row['accuracy']:.1%}",
+        )  # fmt: skip
+    left.set(xlabel="epoch", ylabel="task loss on training images", yscale="log")
+    right.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1.02))
+    right.set_title("solid: test images, dotted: training", fontsize=9, loc="left")
+    for axis in (left, right):
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+    right.legend(frameon=False, fontsize=9, loc="lower right")
+    figure.savefig(path, dpi=150)
+
+
+def save_photographs(test, folder, size, count=6):
+    """A few test images as files, as a user of the SavedModel would have them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen = np.random.default_rng(1).permutation(len(test))[:count]
+    subset = test.subset(np.sort(chosen))
+    x, y = subset.arrays(size, dtype="uint8")
+    paths = []
+    for i, (pixels, label) in enumerate(zip(x, y, strict=True)):
+        paths.append(folder / f"{i}_{subset.class_names[label]}.png")
+        Image.fromarray(pixels).save(paths[-1])
+    return paths
+
+
+def main():
+    args = arguments()
+    tf.config.experimental.enable_op_determinism()
+    if args.quick:
+        args.epochs, args.image_size = 1, 64
+    args.output.mkdir(parents=True, exist_ok=True)
+
+    console.rule("1  Photographs", align="left")
+    train_set, test_set = photographs(args)
+    classes = len(train_set.class_names)
+    console.print(f"train: {train_set}\ntest:  {test_set}")
+    for path, reason in [*train_set.skipped, *test_set.skipped]:
+        console.print(f"left out: {path} ({reason})")
+    train = train_set.batches(
+        args.image_size, args.batch_size, training=True, seed=args.seed, cache=True
+    )
+    test = test_set.batches(args.image_size, 64, cache=True)
+
+    console.rule("2  Source network", align="left")
+    source = kd.backbones.get(args.backbone)(
+        weights=None if args.weights == "none" else args.weights,
+        input_shape=(args.image_size, args.image_size, 3),
+    )
+    console.print(f"{args.backbone}, {source.count_params():,} parameters")
+
+    console.rule("3  Fine-tuning", align="left")
+    rows, model = [], None
+    for name in args.regularizer:
+        console.print(f"[bold]{name}[/bold]")
+        model, row = fine_tune(name, source, train, test, classes, args)
+        rows.append(row)
+
+    console.rule("4  Result", align="left")
+    show_table(rows, len(test_set))
+    plot_curves(rows, args.output / "learning_curves.png")
+    attention = getattr(model.regularizer, "computed_attention", None)
+    if attention is not None:
+        attention.save(args.output / "attention.json")
+        attention.plot(args.output / "attention.png")
+
+    console.rule("5  Export", align="left")
+    model.save(args.output / "model.keras")
+    exported = args.output / "savedmodel"
+    model.export(exported, verbose=False)
+    (exported / "assets.extra").mkdir(exist_ok=True)
+    labels = exported / "assets.extra" / "labels.txt"
+    labels.write_text("".join(f"{name}\n" for name in train_set.class_names))
+    for path in sorted(args.output.iterdir()):
+        console.print(f"  {path}")
+    console.print("\nA fresh process with TensorFlow alone classifies test images")
+    console.print("(their true class is in the file name):")
+    images = save_photographs(test_set, args.output / "photographs", args.image_size)
+    classify = Path(__file__).with_name("classify.py")
+    subprocess.run([sys.executable, classify, exported, *images], check=True)
+
+
+if __name__ == "__main__":
+    main()
