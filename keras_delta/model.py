@@ -332,7 +332,7 @@ class DeltaModel(keras.Model):
         # Keras averages the replicas' first batches to learn their shape, which
         # fails where they are uneven; one replica's shape tells as much.
         strategy = self.distribute_strategy
-        if iterator is not None and tf.distribute.has_strategy():
+        if iterator is not None and strategy.num_replicas_in_sync > 1:
             iterator_of_batches = next(iter(iterator))[2]
             data_batch = tree.map_structure(
                 lambda v: strategy.experimental_local_results(v)[0],

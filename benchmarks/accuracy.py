@@ -1,0 +1,168 @@
+"""Test accuracy of the regularizers on few images a class, over several seeds.
+
+    python benchmarks/accuracy.py --data-dir FOLDER [--per-class 10 --seeds 3]
+
+FOLDER holds train/ and test/ with a folder a class, or class folders, of which a
+quarter is held out. Each seed draws other training images and another head; all
+methods of a seed get the same. Nothing is chosen on the test images: every method
+runs with the strength given here and counts its last epoch.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+from quiet import tf  # first: it silences TensorFlow's start-up
+
+import keras
+import numpy as np
+import pandas as pd
+import keras_delta as kd
+
+R = kd.regularizers
+METHODS = {
+    "plain Keras fit": None,
+    "l2_fe": lambda: "l2_fe",
+    "l2": lambda: "l2",
+    "l2_sp": lambda: "l2_sp",
+    "feature_map": lambda: R.FeatureMap(),
+    "delta, uniform": lambda: R.Delta(attention="uniform"),
+    "delta, computed": lambda: R.Delta(),
+}
+
+
+def arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--data-dir", type=Path, required=True)
+    add("--backbone", default="efficientnet_lite0", choices=kd.backbones.ALL)
+    add("--per-class", type=int, default=10)
+    add("--seeds", type=int, default=3)
+    add("--image-size", type=int, default=112)
+    add("--epochs", type=int, default=15)
+    add("--batch-size", type=int, default=16)
+    add("--learning-rate", type=float, default=0.01)
+    add(
+        "--batch-norm-momentum",
+        type=float,
+        default=0.9,
+        help="of the target; Keras's own default is 0.99",
+    )
+    add("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    add("--csv", type=Path, help="write every run's figures there")
+    return parser.parse_args()
+
+
+class StepClock(keras.callbacks.Callback):
+    """Median time of a training step, tracing left out."""
+
+    def on_train_begin(self, logs=None):
+        self.times = []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.began = time.perf_counter()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.times.append(time.perf_counter() - self.began)
+
+
+def run(method, seed, source, train_set, test_set, args):
+    keras.utils.set_random_seed(seed)
+    train = train_set.batches(
+        args.image_size, args.batch_size, training=True, seed=seed, cache=True
+    )
+    test = test_set.batches(args.image_size, 64, cache=True)
+    target = kd.attach_head(
+        source,
+        len(train_set.class_names),
+        batch_norm_momentum=args.batch_norm_momentum,
+    )
+    steps = len(train) * args.epochs
+    settings = {
+        "optimizer": keras.optimizers.SGD(
+            keras.optimizers.schedules.PiecewiseConstantDecay(
+                [2 * steps // 3], [args.learning_rate, args.learning_rate / 10]
+            ),
+            momentum=0.9,
+        ),
+        "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        "metrics": ["accuracy"],
+        "jit_compile": False,
+    }
+    began = time.perf_counter()
+    if METHODS[method] is None:
+        model = target
+        model.compile(**settings)
+    else:
+        model = kd.DeltaModel(target, source=source)
+        model.compile(**settings, regularizer=METHODS[method]())
+        model.prepare(train, verbose=0)
+    prepare = time.perf_counter() - began
+    clock = StepClock()
+    history = model.fit(
+        train,
+        epochs=args.epochs,
+        shuffle=False,
+        callbacks=[clock, keras.callbacks.TerminateOnNaN()],
+        verbose=0,
+    ).history
+    accuracy = model.evaluate(test, verbose=0, return_dict=True)["accuracy"]
+    return {
+        "method": method,
+        "seed": seed,
+        "test": accuracy,
+        "training": history["accuracy"][-1],
+        "prepare": prepare,
+        "step": 1000 * np.median(clock.times),
+    }
+
+
+def main():
+    args = arguments()
+    sets = kd.data.from_directory(args.data_dir)
+    size = args.image_size
+    source = kd.backbones.get(args.backbone)(input_shape=(size, size, 3))
+    rows = []
+    for seed in range(args.seeds):
+        if isinstance(sets, dict):
+            pool, test_set = sets["train"], sets["test"]
+        else:
+            pool, test_set = sets.split(0.25, seed=seed)
+        train_set = pool.few_shot(args.per_class, seed=seed)
+        for method in args.methods:
+            rows.append(run(method, seed, source, train_set, test_set, args))
+            print("{method}, seed {seed}: {test:.1%}".format(**rows[-1]), flush=True)
+            keras.utils.clear_session(free_memory=True)
+    frame = pd.DataFrame(rows)
+    if args.csv:
+        frame.to_csv(args.csv, index=False)
+    means = frame.groupby("method", sort=False)
+    table = pd.DataFrame(
+        {
+            "test %": 100 * means["test"].mean(),
+            "std": 100 * means["test"].std(),
+            "training %": 100 * means["training"].mean(),
+            "prepare s": means["prepare"].mean(),
+            "step ms": means["step"].median(),
+        }
+    )
+    if "plain Keras fit" in table.index:
+        table["times plain"] = table["step ms"] / table["step ms"]["plain Keras fit"]
+    print(
+        f"\n{args.backbone}, {size} px, {args.per_class} images a class, "
+        f"{len(test_set)} test images, {args.epochs} epochs of batches of "
+        f"{args.batch_size}, SGD {args.learning_rate}, BatchNorm momentum "
+        f"{args.batch_norm_momentum}; mean over {args.seeds} seeds "
+        f"(TensorFlow {tf.__version__}, Keras {keras.__version__})"
+    )
+    rounding = {c: 1 for c in table} | {"times plain": 2, "prepare s": 0, "step ms": 0}
+    print(table.round(rounding).to_string())
+
+
+if __name__ == "__main__":
+    main()
