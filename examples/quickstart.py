@@ -54,7 +54,7 @@ def arguments():
     add("--image-size", type=int, default=96)
     add("--seed", type=int, default=0)
     add("--output", type=Path, default=Path("runs/quickstart"))
-    add("--quick", action="store_true", help="one epoch on few images, to see it run")
+    add("--quick", action="store_true", help="two epochs on few images, to see it run")
     args = parser.parse_args()
     args.regularizer = args.regularizer or list(METHODS)
     for name in ("epochs", "batch_size", "image_size"):
@@ -166,7 +166,7 @@ def plot_curves(rows, path):
         history, color = row["history"], f"C{i}"
         epochs = np.arange(1, len(history["loss"]) + 1)
         tested = np.linspace(0, len(epochs), len(history["val_accuracy"]) + 1)[1:]
-        left.plot(epochs, history["task_loss"], color=color, label=row["method"])
+        left.plot(epochs, history["task_loss"], color=color)
         right.plot(epochs, history["accuracy"], color=color, ls=":", lw=1)
         right.plot(
             tested, history["val_accuracy"], color=color, marker="o", ms=4,
@@ -199,7 +199,7 @@ def main():
     args = arguments()
     tf.config.experimental.enable_op_determinism()
     if args.quick:
-        args.epochs, args.image_size = 1, 64
+        args.epochs, args.image_size = 2, 64
     args.output.mkdir(parents=True, exist_ok=True)
 
     console.rule("1  Photographs", align="left")
@@ -252,4 +252,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, ImportError, OSError) as error:
+        sys.exit(f"\n{type(error).__name__}: {error}")

@@ -77,18 +77,35 @@ def built_in_scope(model, what, variables):
         )
 
 
+def loss_is_sum(loss):
+    """Whether all losses are sums over the batch, and not its mean.
+
+    Raises:
+        ValueError: where some are neither, or both kinds are mixed.
+    """
+    found = {getattr(v, "reduction", "mean") for v in tree.flatten(loss)}
+    if found == {"sum"}:
+        return True
+    if wrong := found - {"mean", "sum_over_batch_size"}:
+        raise ValueError(
+            f"On several replicas, losses with reduction={sorted(map(str, wrong))} "
+            "cannot be put together to the loss of the whole batch. Use "
+            "reduction='sum_over_batch_size', or 'sum' for all losses."
+        )
+    return False
+
+
 def strategy_supports(model):
     """Refuse what Keras cannot run on several replicas."""
     replicas = model.distribute_strategy.num_replicas_in_sync
-    if isinstance(
-        model.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy
-    ):
+    if isinstance(model.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
         raise ValueError(
             "Keras 3's `fit` does not run under MultiWorkerMirroredStrategy. Use "
             "`tf.distribute.MirroredStrategy` on one host."
         )
     if replicas == 1:
         return
+    loss_is_sum(model.loss)
     optimizer = model.optimizer
     for name, wrong, remedy in (
         (
@@ -119,6 +136,10 @@ def strategy_supports(model):
             )
 
 
+def _are_arrays(x):
+    return all(hasattr(v, "shape") for v in tree.flatten(x))
+
+
 def first_batch(model, x, y, batch_size):
     """Look at what `fit` was given, before anything long begins.
 
@@ -137,8 +158,8 @@ def first_batch(model, x, y, batch_size):
             )
         bx, by, _ = keras.utils.unpack_x_y_sample_weight(batch)
         size, complete = len(tree.flatten(bx)[0]), False
-    elif x is not None and y is not None and hasattr(tree.flatten(x)[0], "shape"):
-        by, total = y, len(tree.flatten(x)[0])
+    elif x is not None and y is not None and _are_arrays(x):
+        by, total = y, len((tree.flatten(x) or [()])[0])
         if total == 0:
             raise ValueError("The training data is empty: `x` has no samples.")
         size, complete = min(total, batch_size or 32), True

@@ -221,10 +221,12 @@ class Graph:
 
     def feed(self, x):
         """What a user calls the model with, as a list in the order of `inputs`."""
-        if isinstance(x, dict) and not isinstance(
-            _input_structure(self.model), dict
-        ):
-            x = [x[t.name] for t in self.inputs]
+        if isinstance(x, dict):  # with more in it, perhaps, than the model takes
+            structure = _input_structure(self.model)
+            if isinstance(structure, dict):
+                x = {key: x[key] for key in structure if key in x}
+            else:
+                x = [x[t.name] for t in self.inputs if t.name in x]
         flat = tree.flatten(x)
         if len(flat) != len(self.inputs):
             raise ValueError(
@@ -243,10 +245,11 @@ class Graph:
 
 def is_container(layer):
     """Whether `layer` is a model whose graph can be read and inlined."""
-    if isinstance(layer, keras.Sequential):
-        return True
     # A subclass with its own `call` does more than its graph shows.
-    return isinstance(layer, Functional) and type(layer).call is Functional.call
+    return any(
+        isinstance(layer, kind) and type(layer).call is kind.call
+        for kind in (keras.Sequential, Functional)
+    )
 
 
 def takes_training(operation):
@@ -301,17 +304,18 @@ def copy_model(model, outputs=None, inputs=None, rename=None, name=None):
     """
     graph = model if isinstance(model, Graph) else Graph(model)
     rename = rename or (lambda name: name)
-    names = {id(layer): key for key, layer in graph.layers().items()}
+    names = {id(node.operation): key for key, node in reversed(graph.nodes.items())}
     copies = {}
 
     def call(node, *args, **kwargs):
-        if not node.is_layer:
-            return None
-        layer = node.operation
-        if id(layer) not in copies:
-            new = rename(names[id(layer)].replace("/", "_"))
-            copies[id(layer)] = (layer, _copy_layer(layer, new))
-        return copies[id(layer)][1](*args, **kwargs)
+        operation = node.operation
+        name = names[id(operation)]
+        if not node.is_layer and "/" not in name:
+            return None  # bare operations hold nothing and can be shared
+        if id(operation) not in copies:
+            new = rename(name.replace("/", "_"))
+            copies[id(operation)] = (operation, _copy_layer(operation, new))
+        return copies[id(operation)][1](*args, **kwargs)
 
     feeds = graph.inputs if inputs is None else inputs
     inputs = _inputs_like(_input_structure(graph.model) if inputs is None else inputs)
@@ -319,13 +323,15 @@ def copy_model(model, outputs=None, inputs=None, rename=None, name=None):
     outputs = graph.run(outputs, feeds, tree.flatten(inputs), call=call)
     copied = keras.Model(inputs, outputs, name=name or graph.model.name)
     for old, new in copies.values():
-        if old is not new:
+        if old is not new and getattr(old, "weights", None):
             new.set_weights(old.get_weights())
+            if hasattr(new, "finalize_state"):
+                new.finalize_state()  # Normalization computes with a cast copy
     return copied
 
 
 def _copy_layer(layer, name):
-    if not layer.weights and isinstance(layer, keras.layers.Lambda):
+    if isinstance(layer, keras.layers.Lambda) and not layer.weights:
         return layer  # its function may not survive a config; it holds nothing
     try:
         return type(layer).from_config({**layer.get_config(), "name": name})

@@ -121,8 +121,11 @@ def output_activation(graph):
             return "softmax"
         if isinstance(operation, _ACTIVATED):
             activation = getattr(operation.activation, "__name__", None)
-            return activation if activation in _KNOWN else None
-        if not isinstance(operation, _TRANSPARENT):
+            # A linear Activation, there for its dtype, tells nothing by itself.
+            passes = isinstance(operation, keras.layers.Activation)
+            if activation != "linear" or not passes:
+                return activation if activation in _KNOWN else None
+        elif not isinstance(operation, _TRANSPARENT):
             return None
         name = graph.name_of(node.inputs[0])
     return None

@@ -192,6 +192,9 @@ class DeltaModel(keras.Model):
 
     def call(self, inputs, training=None, with_maps=False):
         """The target's outputs; with `with_maps` also a dict tap -> feature map."""
+        return self._on_samples(lambda x: self._forward(x, training, with_maps), inputs)
+
+    def _forward(self, inputs, training, with_maps):
         if not with_maps and (not training or self._trains_features):
             return self.target(inputs, training=training)
         graph = self._target_graph
@@ -227,9 +230,26 @@ class DeltaModel(keras.Model):
 
     def source_maps(self, x):
         """Dict tap -> the frozen source's feature map, in inference mode."""
-        graph = self._source_graph
-        maps = graph.run(self._source_taps, graph.inputs, graph.feed(x), training=False)
+        graph, taps = self._source_graph, self._source_taps
+        maps = self._on_samples(
+            lambda x: graph.run(taps, graph.inputs, graph.feed(x), training=False), x
+        )
         return tree.map_structure(tf.stop_gradient, maps)
+
+    def _on_samples(self, run, x):
+        """`run(x)`; a replica that has no sample of the last batch runs on zeros.
+
+        TensorFlow's convolutions give an empty batch a wrong shape on the CPU, and
+        BatchNormalization's statistics of it are NaN.
+        """
+        if self.distribute_strategy.num_replicas_in_sync == 1:
+            return run(x)
+        size = tf.shape(tree.flatten(x)[0])[0]
+        missing = tf.cast(tf.equal(size, 0), tf.int32)
+        filled = tree.map_structure(
+            lambda v: tf.pad(v, [[0, missing], *[[0, 0]] * (len(v.shape) - 1)]), x
+        )
+        return tree.map_structure(lambda v: v[:size], run(filled))
 
     def train_step(self, data):
         """One step: task loss, plus the regularizer's penalties."""
@@ -238,7 +258,7 @@ class DeltaModel(keras.Model):
         needs_maps = regularizer is not None and regularizer.needs_maps
         source_maps = self.source_maps(x) if needs_maps else None
         target_maps = None
-        size, share, replicas = self._share(x)
+        total, share, replicas = self._share(x)
         with tf.GradientTape() as tape:
             if needs_maps:
                 y_pred, target_maps = self(x, training=True, with_maps=True)
@@ -265,20 +285,19 @@ class DeltaModel(keras.Model):
             (self._feature_penalty, feature),
             (self._head_penalty, head),
         ):
-            # Summed over replicas with the weights `size`, this is the value of
-            # the global batch.
-            whole = tf.math.divide_no_nan(ops.cast(value, "float32"), share)
-            tracker.update_state(whole, sample_weight=size)
+            # Each replica has a part of the value of the global batch.
+            whole = ops.cast(value, "float32") * replicas
+            tracker.update_state(whole, sample_weight=total / replicas)
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
     def _share(self, x):
-        """(samples on this replica, their share of the global batch, replicas)."""
+        """(samples of the global batch, this replica's share of them, replicas)."""
         size = ops.cast(tf.shape(tree.flatten(x)[0])[0], "float32")
         replicas = self.distribute_strategy.num_replicas_in_sync
         if replicas == 1:
             return size, ops.ones((), "float32"), 1
         total = tf.distribute.get_replica_context().all_reduce("sum", size)
-        return size, size / total, replicas
+        return total, size / total, replicas
 
     def _shared_task_loss(self, x, y, y_pred, sample_weight, share, replicas):
         """This replica's part of the task loss; over replicas, the global batch's.
@@ -288,6 +307,9 @@ class DeltaModel(keras.Model):
         """
         loss = self._compute_loss(x, y, y_pred, sample_weight, training=True)
         if replicas == 1:
+            return loss
+        loss = ops.sum(loss)  # Keras gives a vector where there are no samples
+        if checks.loss_is_sum(self.loss):
             return loss
         own = sum(
             (self._aggregate_additional_loss(v) for v in self.losses),

@@ -43,23 +43,32 @@ class Pairing:
         }
         self._layers = _weighted(target)
         self._source_layers = _weighted(source)
-        self.new_layers = [n for n in self._layers if n not in self.names]
-        taken = set(self.names.values())
-        self.unmatched = [n for n in self._source_layers if n not in taken]
+        # A shared layer is paired if any of its calls is.
+        self._partner = {}
+        for ours, theirs in self.names.items():
+            layer = target.nodes[ours].operation
+            self._partner.setdefault(id(layer), source.nodes[theirs].operation)
+        taken = {id(layer) for layer in self._partner.values()}
+        self.new_layers = [
+            n for n, layer in self._layers.items() if id(layer) not in self._partner
+        ]
+        self.unmatched = [
+            n for n, layer in self._source_layers.items() if id(layer) not in taken
+        ]
 
     @property
     def variables(self):
         """List of (target variable, source variable), trainable ones alone."""
         pairs = []
         for name, layer in self._layers.items():
-            if name in self.names:
-                pairs.extend(self.of_layer(name, layer))
+            if id(layer) in self._partner:
+                pairs.extend(self.of_layer(name))
         return pairs
 
-    def of_layer(self, name, layer=None):
+    def of_layer(self, name):
         """(target variable, source variable) of one paired target layer."""
-        layer = layer or self._layers[name]
-        source = self._source_layers[self.names[name]]
+        layer = self._layers[name]
+        source = self._partner[id(layer)]
         partner = {id(v): s for v, s in zip(layer.weights, source.weights, strict=True)}
         return [(v, partner[id(v)]) for v in layer.trainable_variables]
 

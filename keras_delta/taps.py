@@ -173,7 +173,8 @@ def _last_of_each_stage(graph):
             "layers to compare, e.g. `taps=['block_6', 'block_12']`."
         )
     last = {}
-    for name in convolutions:
+    first = graph.nodes[convolutions[0]].inputs[0].shape[1:-1]
+    for i, name in enumerate(convolutions):
         size = graph.output_of(name).shape[1:-1]
         if None in size:
             raise ValueError(
@@ -182,9 +183,11 @@ def _last_of_each_stage(graph):
                 f"{tuple(graph.output_of(name).shape)}. Build the model with a fixed "
                 "`input_shape`, or name the taps."
             )
+        # 1x1 with larger maps to come: a squeeze-and-excitation gate, not a stage.
+        later = [graph.output_of(n).shape[1:-1] for n in convolutions[i:]]
+        if max(size) == 1 and any(max(s) > 1 for s in later if None not in s):
+            continue
         # Valid padding shaves a few pixels off within a stage: round to octaves.
-        first = graph.inputs[0].shape[1:-1]
         stage = tuple(round(log2(a / b)) for a, b in zip(first, size, strict=False))
         last[stage] = name
     return [name for name in convolutions if name in last.values()]
-

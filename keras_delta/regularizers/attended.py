@@ -112,7 +112,9 @@ class Attended:
 
 
 def _attention(attention):
-    if isinstance(attention, ChannelAttention) or attention in ("auto", "uniform"):
+    if isinstance(attention, ChannelAttention):
+        return attention
+    if isinstance(attention, str) and attention in ("auto", "uniform"):
         return attention
     if isinstance(attention, dict) and "class_name" in attention:
         return keras.saving.deserialize_keras_object(attention)

@@ -4,6 +4,7 @@ import math
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_delta.distances import half_sum_of_squares
@@ -95,9 +96,11 @@ class Regularizer(keras.layers.Layer):
 
     def _get_strength(self, name):
         variable = self._strength_variables.get(name)
+        given = self._strengths[name]
         if variable is None:
-            return self._strengths[name]
-        return float(ops.convert_to_numpy(variable.value))
+            return given
+        value = float(ops.convert_to_numpy(variable.value))
+        return given if np.float32(given) == value else value
 
     def _set_strength(self, name, value):
         new = _strength(name, value)
@@ -233,6 +236,8 @@ def _strength(name, value):
         return value
     expected = "a non-negative finite number or a keras.optimizers.schedules schedule"
     try:
+        if isinstance(value, (str, bytes, bool)):
+            raise TypeError
         number = float(value)
     except (TypeError, ValueError):
         raise TypeError(invalid(name, expected, value)) from None

@@ -26,7 +26,9 @@ class Sum(Regularizer):
 
     def bind(self, pairing, taps):
         """See `Regularizer.bind`."""
-        self.members = [m.for_model(pairing) for m in self.members]
+        members = [m.for_model(pairing) for m in self.members]
+        self.members.clear()  # assigned anew, Keras would track the old ones on
+        self.members.extend(members)
         for member in self.members:
             if not member.bound:
                 member.bind(pairing, taps)
@@ -57,7 +59,5 @@ class Sum(Regularizer):
     @classmethod
     def from_config(cls, config):
         """See `Regularizer.from_config`."""
-        members = [
-            keras.saving.deserialize_keras_object(m) for m in config["members"]
-        ]
+        members = [keras.saving.deserialize_keras_object(m) for m in config["members"]]
         return cls(members, name=config.get("name"))

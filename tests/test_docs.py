@@ -1,0 +1,65 @@
+"""The README's code runs, its links lead somewhere, its names exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import keras_delta as kd
+
+ROOT = Path(__file__).parents[1]
+PAGES = [
+    path
+    for folder in (ROOT, ROOT / "docs")
+    for path in sorted(folder.glob("*.md"))
+    if path.name != "CHANGELOG.md"
+]
+
+
+def python_blocks(path):
+    return re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.DOTALL)
+
+
+def test_readme_code_runs(tmp_path, monkeypatch, capsys):
+    """As printed, but with one epoch on fewer images and without attention."""
+    monkeypatch.chdir(tmp_path)
+    (code,) = python_blocks(ROOT / "README.md")
+    for printed, ours in (
+        ("embedded_photographs()", "embedded_photographs(40, 3, 2)"),
+        ("epochs=15", "epochs=1"),
+        ('"delta"', 'kd.regularizers.Delta(attention="uniform")'),
+    ):
+        assert printed in code
+        code = code.replace(printed, ours)
+    names = {}
+    exec(code, names)
+    assert names["model"].optimizer.iterations.numpy() == 3
+    assert (tmp_path / "model.keras").is_file()
+    assert (tmp_path / "served/1/saved_model.pb").is_file()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#]+)", page.read_text())
+    local = [link for link in links if not link.startswith(("http:", "https:"))]
+    missing = [link for link in local if not (page.parent / link).exists()]
+    assert missing == []
+
+
+def test_readme_lists_every_regularizer():
+    table = (ROOT / "README.md").read_text().split("## Which regularizer")[1]
+    named = re.findall(r'^\| `"(\w+)"`', table, flags=re.MULTILINE)
+    assert sorted(named) == sorted(kd.regularizers.ALL)
+
+
+def test_methods_has_every_regularizer():
+    text = (ROOT / "docs/methods.md").read_text()
+    assert [name for name in kd.regularizers.ALL if f"`{name}`" not in text] == []
+
+
+def test_architecture_names_files_that_exist():
+    text = (ROOT / "docs/architecture.md").read_text().split("## Which file to open")[1]
+    table = text.split("\n## ")[0]
+    files = re.findall(r"`([\w/]+(?:\.py|/))`", table)
+    assert len(files) > 10
+    assert [f for f in files if not (ROOT / "keras_delta" / f).exists()] == []

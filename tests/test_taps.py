@@ -1,0 +1,253 @@
+"""Choice of the tapped layers."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_delta import taps
+from keras_delta.graph import Graph, copy_model
+from keras_delta.heads import attach_head
+from keras_delta.pairing import Pairing
+
+RESNET50 = [
+    "conv2_block3_3_conv",
+    "conv3_block4_3_conv",
+    "conv4_block6_3_conv",
+    "conv5_block3_3_conv",
+]
+
+
+def choose(asked, target, source):
+    target, source = Graph(target), Graph(source)
+    return taps.choose(asked, target, source, Pairing(target, source))
+
+
+def application(name, size, **kwargs):
+    build = getattr(keras.applications, name)
+    return build(
+        weights=None, include_top=False, input_shape=(size, size, 3), **kwargs
+    )
+
+
+def straight(*steps):
+    """16x16x3 through the layers."""
+    x = i = keras.Input((16, 16, 3))
+    for layer in steps:
+        x = layer(x)
+    return keras.Model(i, x)
+
+
+def test_resnet50_has_its_published_taps():
+    net = application("ResNet50", 32)
+    graph = Graph(net)
+    assert taps.auto(graph) == RESNET50
+    assert [graph.output_of(t).shape[-1] for t in RESNET50] == [256, 512, 1024, 2048]
+    # Raw convolutions: the shortcut goes around them.
+    cut = graph.cut([graph.output_of("conv4_block6_3_conv")])
+    assert [graph.name_of(t) for t in cut] == [
+        "conv4_block6_3_conv",
+        "conv4_block5_out",
+    ]
+    nested = keras.Model(net.input, layers.GlobalAveragePooling2D()(net(net.input)))
+    assert taps.auto(Graph(nested)) == RESNET50
+
+
+def test_inception_v3_has_its_published_taps_whatever_its_numbers():
+    """By position: the third and fifth activation, mixed2 and mixed7."""
+    found = []
+    for _ in range(2):
+        net = application("InceptionV3", 96)
+        graph = Graph(net)
+        found.append(taps.auto(graph))
+        assert found[-1] == [net.layers[i].name for i in (9, 16, 86, 228)]
+        channels = [graph.output_of(t).shape[-1] for t in found[-1]]
+        assert channels == [64, 192, 288, 768]
+    first, second = found
+    assert first[:2] != second[:2] and first[2:] == second[2:] == ["mixed2", "mixed7"]
+    # The second against the first, as target and source.
+    chosen = choose("auto", net, copy_model(net, rename=lambda name: f"other_{name}"))
+    assert chosen == {t: f"other_{t}" for t in second}
+
+
+def test_one_tap_per_resolution_of_mobilenet_v2():
+    graph = Graph(application("MobileNetV2", 64, alpha=0.35))
+    found = taps.auto(graph)
+    assert found == [
+        "block_1_expand",
+        "block_3_expand",
+        "block_6_expand",
+        "block_13_expand",
+        "Conv_1",
+    ]
+    assert [graph.output_of(t).shape[1] for t in found] == [32, 16, 8, 4, 2]
+
+
+def test_gates_of_squeeze_and_excitation_are_no_stage():
+    graph = Graph(application("MobileNetV3Small", 64))
+    sizes = [tuple(graph.output_of(t).shape[1:3]) for t in taps.auto(graph)]
+    assert sizes == [(32, 32), (16, 16), (8, 8), (4, 4), (2, 2)]
+
+
+def test_a_last_stage_of_one_position_is_a_stage():
+    net = straight(
+        layers.Conv2D(4, 3, padding="same", name="full"),
+        layers.Conv2D(4, 16, name="one"),
+        layers.Conv2D(4, 1, name="last"),
+    )
+    assert taps.auto(Graph(net)) == ["full", "last"]
+
+
+def test_valid_padding_stays_in_the_stage():
+    net = straight(
+        layers.Conv2D(4, 3, name="first"),  # 14
+        layers.Conv2D(4, 3, name="second"),  # 12
+        layers.MaxPooling2D(2),
+        layers.Conv2D(4, 1, name="third"),  # 6
+    )
+    assert taps.auto(Graph(net)) == ["second", "third"]
+
+
+def test_depthwise_convolutions_are_passed_over():
+    net = straight(
+        layers.Conv2D(4, 3, padding="same", name="first"),
+        layers.DepthwiseConv2D(3, padding="same", name="depthwise"),
+        layers.SeparableConv2D(4, 3, strides=2, padding="same", name="separable"),
+    )
+    assert taps.auto(Graph(net)) == ["first", "separable"]
+
+
+def test_stages_do_not_depend_on_the_order_of_inputs(backbone):
+    meta = keras.Input((2,), name="a_vector_first")
+    pooled = layers.GlobalAveragePooling2D()(backbone.output)
+    out = layers.Dense(2)(layers.Concatenate()([meta, pooled]))
+    net = keras.Model([meta, backbone.input], out)
+    assert taps.auto(Graph(net)) == ["conv0", "conv1", "conv2"]
+
+
+def test_taps_of_a_nested_backbone(backbone):
+    nested = keras.Model(
+        backbone.input,
+        layers.Dense(2)(layers.GlobalAveragePooling2D()(backbone(backbone.input))),
+    )
+    expected = {"conv0": "conv0", "conv1": "conv1", "conv2": "conv2"}
+    assert choose("auto", nested, backbone) == expected
+    assert choose(["conv1"], nested, backbone) == {"conv1": "conv1"}
+
+
+def test_taps_as_a_dict(backbone):
+    target = attach_head(backbone, 3)
+    asked = {"conv2": "relu2", "relu0": "relu0"}
+    assert choose(asked, target, backbone) == asked
+
+
+def test_one_dimension():
+    x = i = keras.Input((16, 3))
+    x = layers.Conv1D(4, 3, padding="same", name="a")(x)
+    x = layers.Conv1D(4, 3, strides=2, padding="same", name="b")(x)
+    net = keras.Model(i, x)
+    assert choose("auto", attach_head(net, 3), net) == {"a": "a", "b": "b"}
+
+
+@pytest.mark.parametrize("asked", ["conv1", [], {}, None, 3])
+def test_other_types_are_refused(backbone, asked):
+    with pytest.raises(TypeError) as e:
+        choose(asked, attach_head(backbone, 3), backbone)
+    assert str(e.value) == (
+        'Invalid value for argument `taps`. Expected "auto", a list of layer names or '
+        f"a dict of target to source layers. Received: taps={asked!r}"
+    )
+
+
+def test_unknown_names_list_the_closest(backbone):
+    target = attach_head(backbone, 3)
+    with pytest.raises(ValueError) as e:
+        choose(["cnov1"], target, backbone)
+    assert str(e.value) == (
+        "Unknown name for `taps (target)`. Received: 'cnov1'. Closest names: 'conv1', "
+        "'conv2', 'conv0'."
+    )
+    with pytest.raises(ValueError) as e:
+        choose({"conv1": "relu9"}, target, backbone)
+    assert str(e.value) == (
+        "Unknown name for `taps (source)`. Received: 'relu9'. Closest names: 'relu2', "
+        "'relu1', 'relu0'."
+    )
+
+
+def test_a_tap_behind_the_flattening_is_refused(backbone):
+    target = attach_head(backbone, 3)
+    with pytest.raises(ValueError) as e:
+        choose(["head_pool"], target, attach_head(backbone, 4))
+    assert str(e.value) == (
+        "Tap 'head_pool' of the target has the shape (None, 8), which is no feature "
+        "map (batch, positions..., channels). Tap a layer before the pooling or "
+        "flattening."
+    )
+
+
+def test_a_tap_of_the_target_alone_is_refused(backbone):
+    x = layers.Conv2D(5, 1, name="new")(backbone.output)
+    target = keras.Model(backbone.input, x)
+    with pytest.raises(ValueError) as e:
+        choose(["new"], target, copy_model(backbone))
+    assert str(e.value) == (
+        "Tap 'new' of the target has no counterpart in the source. Choose a layer that "
+        "both have, or say which one is meant with `taps={'new': <layer of the "
+        "source>}`."
+    )
+
+
+def test_maps_of_different_shapes_are_refused(new_backbone):
+    target = attach_head(new_backbone(), 3)
+    with pytest.raises(ValueError) as e:
+        choose({"conv1": "conv0"}, target, new_backbone())
+    assert str(e.value) == (
+        "Tap 'conv1' of the target has the shape (8, 8, 6), but 'conv0' of the source "
+        "has (16, 16, 4). Both maps must have the same shape: give source and target "
+        "the same `input_shape`, or tap other layers."
+    )
+    with pytest.raises(ValueError, match=r"shape \(8, 8, 4\).*has \(16, 16, 4\)"):
+        choose(["conv0"], attach_head(new_backbone(size=8), 3), new_backbone())
+
+
+def test_open_positions_fit_everything(new_backbone):
+    target = attach_head(new_backbone(size=None), 3)
+    assert choose(["conv1"], target, new_backbone()) == {"conv1": "conv1"}
+
+
+def test_auto_needs_a_fixed_input_shape(new_backbone):
+    net = new_backbone(size=None, name="open")
+    with pytest.raises(ValueError) as e:
+        taps.auto(Graph(net))
+    assert str(e.value) == (
+        "`taps='auto'` cannot tell the resolution stages of 'open', because layer "
+        "'conv0' has the shape (None, None, None, 4). Build the model with a fixed "
+        "`input_shape`, or name the taps."
+    )
+
+
+def test_auto_needs_a_convolution():
+    i = keras.Input((4,))
+    net = keras.Model(i, layers.Dense(2)(i), name="flat")
+    with pytest.raises(ValueError) as e:
+        taps.auto(Graph(net))
+    assert str(e.value) == (
+        "`taps='auto'` found no convolution in 'flat'. Name the layers to compare, "
+        "e.g. `taps=['block_6', 'block_12']`."
+    )
+
+
+def test_shared_layers_can_be_tapped_at_each_call():
+    shared = layers.Conv2D(3, 3, padding="same", name="shared")
+    i = keras.Input((8, 8, 3))
+    net = keras.Model(i, shared(shared(i)))
+    assert choose(["shared", "shared#1"], attach_head(net, 2), net) == {
+        "shared": "shared",
+        "shared#1": "shared#1",
+    }
+    graph = Graph(net)
+    x = np.ones((1, 8, 8, 3), "float32")
+    maps = [graph.output_of("shared"), graph.output_of("shared#1")]
+    once, twice = graph.run(maps, graph.inputs, [x])
+    np.testing.assert_allclose(twice, shared(once), atol=1e-6)
