@@ -1,5 +1,7 @@
 """Refusals before training: what would fail late, silently, or without a reason."""
 
+import warnings
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -7,6 +9,8 @@ from keras import tree
 
 from keras_delta import labels
 from keras_delta.heads import output_activation
+
+OLD_STATISTICS = 0.2  # share of BatchNorm's statistics that may stem from before
 
 LOGITS_LOSSES = {
     "SparseCategoricalCrossentropy": "softmax",
@@ -171,7 +175,42 @@ def first_batch(model, x, y, batch_size):
             f"The batch has {size} sample(s) for {replicas} replicas. Use a batch "
             f"size of {replicas} or more: it is shared among them."
         )
-    width = keras.tree.flatten(model.target.output)[0].shape[-1]
+    width = model.target.outputs[0].shape[-1]
     flat = tree.flatten(by)
     if len(flat) == 1 and not isinstance(model.loss, (dict, list)):
         labels.check(np.asarray(flat[0]), width, model.loss, complete)
+
+
+def batch_norm_keeps_up(model, steps):
+    """Warn where BatchNorm's statistics cannot follow the weights in so few steps.
+
+    Args:
+        model: the `DeltaModel`.
+        steps: number of training steps to come, None if not known.
+    """
+    if not steps or not model.trains_features:
+        return
+    momenta = [
+        layer.momentum
+        for layer in model.pairing.target.layers().values()
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+    ]
+    left = max(momenta, default=0) ** steps
+    if left > OLD_STATISTICS:
+        warnings.warn(
+            f"BatchNormalization has momentum {max(momenta):g}: after the {steps} "
+            f"steps of this training, {left:.0%} of its moving statistics are still "
+            "the source's, and `evaluate` and `predict` use them with weights that "
+            "have moved on. On few images this costs much accuracy. Give the layers "
+            "a lower momentum, as `attach_head` does (0.9), or train for more steps.",
+            stacklevel=3,
+        )
+
+
+def steps_of(x, batch_size, epochs, steps_per_epoch):
+    """Number of training steps that `fit` will make; None if it cannot be told."""
+    if steps_per_epoch is None and hasattr(x, "cardinality"):
+        steps_per_epoch = int(x.cardinality())
+    elif steps_per_epoch is None and tree.flatten(x) and _are_arrays(x):
+        steps_per_epoch = -(-len(tree.flatten(x)[0]) // (batch_size or 32))
+    return max(steps_per_epoch or 0, 0) * epochs or None

@@ -238,7 +238,7 @@ class Graph:
                 )
             )
         return [
-            keras.ops.convert_to_tensor(v, dtype=t.dtype)
+            _with_rank(keras.ops.convert_to_tensor(v, dtype=t.dtype), t.shape)
             for v, t in zip(flat, self.inputs, strict=True)
         ]
 
@@ -255,6 +255,15 @@ def is_container(layer):
 def takes_training(operation):
     """Whether the operation's `call` has an argument `training`."""
     return bool(getattr(operation, "_call_has_training_arg", False))
+
+
+def _with_rank(v, shape):
+    """As Keras: `(B,)` will do where the model says `(B, 1)`, and vice versa."""
+    if len(v.shape) == len(shape) - 1 and shape[-1] == 1:
+        return keras.ops.expand_dims(v, -1)
+    if len(v.shape) == len(shape) + 1 and v.shape[-1] == 1:
+        return keras.ops.squeeze(v, -1)
+    return v
 
 
 def _input_structure(model):

@@ -1,5 +1,7 @@
 """A new classifier on a copy of a pretrained network."""
 
+from numbers import Integral
+
 import keras
 
 from keras_delta.errors import invalid
@@ -48,7 +50,7 @@ def attach_head(
         raise ValueError(
             invalid("batch_norm_momentum", "a number in [0, 1) or None", momentum)
         )
-    if not isinstance(classes, int) or isinstance(classes, bool) or classes < 2:
+    if not isinstance(classes, Integral) or isinstance(classes, bool) or classes < 2:
         raise ValueError(invalid("classes", "an integer of 2 or more", classes))
     poolings = {"avg": "GlobalAveragePooling", "max": "GlobalMaxPooling"}
     if pooling not in (*poolings, "flatten"):
@@ -60,7 +62,10 @@ def attach_head(
             invalid("source", "a model with one output", f"{len(outputs)} outputs")
         )
     body = copy_model(graph)
-    body.trainable = True  # a source that was frozen first is no reason to be
+    # A source that was frozen first is no reason to be. Setting what a model has
+    # already is passed over, whatever its layers have; hence False before.
+    body.trainable = False
+    body.trainable = True
     if batch_norm_momentum is not None:
         for layer in body.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
@@ -77,7 +82,7 @@ def attach_head(
     if dropout:
         x = keras.layers.Dropout(dropout, name="head_dropout")(x)
     # float32 whatever the policy: a softmax over half-precision logits is coarse.
-    x = keras.layers.Dense(classes, activation, dtype="float32", name="head")(x)
+    x = keras.layers.Dense(int(classes), activation, dtype="float32", name="head")(x)
     return keras.Model(body.input, x, name=name or f"{source.name}_{classes}")
 
 

@@ -1,6 +1,7 @@
 """`DeltaModel`: a Keras model whose training step adds a regularizer's penalty."""
 
 import contextlib
+import inspect
 
 import keras
 import tensorflow as tf
@@ -73,6 +74,10 @@ class DeltaModel(keras.Model):
         else:
             self.source = copy_model(Graph(source, argument="source"), name="source")
         self.source.trainable = False
+        if isinstance(taps, dict):  # the copy of a nested model is flat
+            taps = {
+                ours: str(theirs).replace("/", "_") for ours, theirs in taps.items()
+            }
         self._target_graph, self._source_graph = target_graph, Graph(self.source)
         self.pairing = Pairing(target_graph, self._source_graph)
         chosen = tapping.choose(taps, target_graph, self._source_graph, self.pairing)
@@ -90,6 +95,16 @@ class DeltaModel(keras.Model):
         self.built = True
         if regularizer is not None:
             self.set_regularizer(regularizer)
+
+    @property
+    def trainable(self):
+        """Whether the target trains; the source never does."""
+        return super().trainable
+
+    @trainable.setter
+    def trainable(self, value):
+        keras.Model.trainable.fset(self, value)
+        self.source.trainable = False
 
     @property
     def taps(self):
@@ -155,9 +170,15 @@ class DeltaModel(keras.Model):
         if regularizer is not None:
             self.set_regularizer(regularizer)
         checks.strategy_supports(self)
+        checks.built_in_scope(self, "target", self.target.variables)
         checks.first_batch(self, x, y, batch_size)
-        rest = samples.without_validation(x, y, kwargs.get("validation_split", 0.0))
-        self.prepare(*rest, verbose=kwargs.get("verbose", "auto"))
+        given = inspect.signature(super().fit).bind(x, y, batch_size, *args, **kwargs)
+        given = given.arguments
+        rest = samples.without_validation(x, y, given.get("validation_split", 0.0))
+        epochs, per_epoch = given.get("epochs", 1), given.get("steps_per_epoch")
+        steps = checks.steps_of(rest[0], batch_size, epochs, per_epoch)
+        checks.batch_norm_keeps_up(self, steps)
+        self.prepare(*rest, verbose=given.get("verbose", "auto"))
         return super().fit(x, y, batch_size, *args, **kwargs)
 
     def prepare(self, x, y=None, verbose="auto"):
@@ -195,12 +216,12 @@ class DeltaModel(keras.Model):
         return self._on_samples(lambda x: self._forward(x, training, with_maps), inputs)
 
     def _forward(self, inputs, training, with_maps):
-        if not with_maps and (not training or self._trains_features):
+        if not with_maps and (not training or self.trains_features):
             return self.target(inputs, training=training)
         graph = self._target_graph
         feeds, values = graph.inputs, graph.feed(inputs)
         maps = self._target_taps if with_maps else {}
-        if training and not self._trains_features:
+        if training and not self.trains_features:
             feeds, values, maps = self._frozen_features(values, maps)
             outputs = graph.run(graph.outputs, feeds, values, training=True)
         else:
@@ -210,7 +231,8 @@ class DeltaModel(keras.Model):
         return (outputs, maps) if with_maps else outputs
 
     @property
-    def _trains_features(self):
+    def trains_features(self):
+        """Whether more than the target's own new layers is trained."""
         return self.regularizer is None or self.regularizer.trains_features
 
     def _frozen_features(self, values, maps):
@@ -274,7 +296,7 @@ class DeltaModel(keras.Model):
             loss = task + ops.cast(feature + head, task.dtype)
             scaled = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables
-        if not self._trains_features:
+        if not self.trains_features:
             variables = self.pairing.new_variables
         gradients = tape.gradient(scaled, variables)
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
@@ -311,11 +333,17 @@ class DeltaModel(keras.Model):
         loss = ops.sum(loss)  # Keras gives a vector where there are no samples
         if checks.loss_is_sum(self.loss):
             return loss
-        own = sum(
-            (self._aggregate_additional_loss(v) for v in self.losses),
+        # Penalties of variables do not depend on the samples: each replica has its
+        # equal part. Activity regularizers do.
+        fixed = sum(
+            (
+                self._aggregate_additional_loss(v.regularizer(v))
+                for v in self.target.trainable_variables
+                if v.regularizer is not None
+            ),
             ops.zeros((), loss.dtype),
         )
-        return (loss - own) * ops.cast(share * replicas, loss.dtype) + own
+        return (loss - fixed) * ops.cast(share * replicas, loss.dtype) + fixed
 
     @property
     def losses(self):

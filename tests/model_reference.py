@@ -34,6 +34,8 @@ def pair(new_backbone, batch_norm=False, dropout=0.0, drift=0.1):
     source = new_backbone(batch_norm=batch_norm, size=SIZE, widths=WIDTHS)
     target = kd.attach_head(source, CLASSES, dropout=dropout)
     rng = np.random.default_rng(7)
+    head = target.get_layer("head")
+    head.set_weights([rng.normal(size=w.shape) for w in head.get_weights()])
     for v in target.trainable_variables:
         v.assign(v + drift * rng.normal(size=v.shape))
     return target, source

@@ -18,8 +18,7 @@ def test_invalid_ends_with_the_remedy():
 
 def test_unknown_name_lists_the_closest():
     assert unknown_name("taps", "conv2", ["conv1", "conv20", "dense"]) == (
-        "Unknown name for `taps`. Received: 'conv2'. "
-        "Closest names: 'conv20', 'conv1'."
+        "Unknown name for `taps`. Received: 'conv2'. Closest names: 'conv20', 'conv1'."
     )
 
 

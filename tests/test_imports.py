@@ -124,6 +124,6 @@ def test_methods_import_no_method():
         for path in files.values()
         for name in imports(path)
         if name.startswith("regularizers")
-        and (name.split(".") + [""])[1] not in SHARED_BY_METHODS
+        and [*name.split("."), ""][1] not in SHARED_BY_METHODS
     ]
     assert wrong == []

@@ -1,4 +1,4 @@
-"""One step of `DeltaModel`: what is minimised, what moves, what runs, what is logged."""
+"""One step of `DeltaModel`: what is minimised, what moves, runs and is logged."""
 
 import keras
 import model_reference as reference
@@ -68,7 +68,7 @@ def test_layer_losses_are_part_of_the_task_loss(regularizer, new_backbone):
     logits, activity = maps(x, training=True)
     each = tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
     expected = np.mean(each) + 0.1 * np.sum(plain.get_layer("conv1").kernel ** 2)
-    expected += 0.001 * np.sum(np.square(activity))
+    expected += 0.001 * np.sum(np.square(activity)) / 8  # Keras: mean over samples
     assert log["task_loss"][0] == pytest.approx(expected, rel=1e-5)
 
     val = model.evaluate(x, y, 8, verbose=0)
@@ -80,7 +80,7 @@ def test_layer_losses_are_part_of_the_task_loss(regularizer, new_backbone):
     kernel = model.target.get_layer("conv1").kernel
     expected = np.mean(each) + 0.1 * np.sum(kernel**2)
     assert val == pytest.approx(
-        expected + 0.001 * np.sum(np.square(activity)), rel=1e-5
+        expected + 0.001 * np.sum(np.square(activity)) / 8, rel=1e-5
     )
 
 
@@ -306,9 +306,24 @@ def test_alpha_set_between_and_during_training_counts_at_once(new_backbone):
     assert model.train_function is function  # no new trace for a new strength
 
 
+def test_the_strength_of_a_sum_is_its_members(new_backbone):
+    x, y = reference.data(8)
+    model = reference.compiled(
+        *reference.pair(new_backbone), [L2SP(0.3), L2(0.0, 0.0)], rate=0.0
+    )
+    with pytest.raises(ValueError, match=r"no `alpha` of its own.*members\[0\]\.alpha"):
+        model.regularizer.alpha = 0.6
+    first = model.fit(x, y, 8, verbose=0).history["feature_penalty"][0]
+    model.regularizer.members[0].alpha = 0.6
+    log = model.fit(x, y, 8, verbose=0).history
+    assert log["feature_penalty"][0] == pytest.approx(2 * first, rel=1e-6)
+
+
 def test_a_schedule_of_alpha_follows_the_steps(new_backbone):
     x, y = reference.data(8)
-    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([0, 1], [0.3, 0.6, 0])
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay(
+        [0, 1], [0.3, 0.6, 0.0]
+    )
     model = reference.compiled(*reference.pair(new_backbone), L2SP(schedule), rate=0.0)
     found = [
         model.fit(x, y, 8, verbose=0).history["feature_penalty"][0] for _ in range(3)

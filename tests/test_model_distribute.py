@@ -128,16 +128,17 @@ def test_a_replica_without_samples(eager, strategy, new_backbone):
     assert_same_logs(logs1, logs2)
 
 
-def test_a_kernel_regularizer_counts_once(strategy, new_backbone):
-    """Layer losses count as on one replica, on uneven batches too."""
-    x, y = reference.data(11)
+def test_layer_losses_count_as_on_one_replica(strategy, new_backbone):
+    """Those of variables and those of activities, on uneven batches too."""
+    x, y = reference.data(12)
 
     def build(target, source):
         target.get_layer("conv1").kernel.regularizer = keras.regularizers.L2(0.1)
+        target.get_layer("relu1").activity_regularizer = keras.regularizers.L2(0.1)
         return reference.compiled(target, source, L2SP(0.3, 0.2))
 
     def train(model):
-        return model.fit(batches((8, 3), x, y), verbose=0)
+        return model.fit(batches((8, 3, 1), x, y), verbose=0)
 
     (one, logs1), (two, logs2) = both(strategy, new_backbone, build, train)
     reference.assert_same_weights(one.target, two.target)

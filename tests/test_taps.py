@@ -25,9 +25,7 @@ def choose(asked, target, source):
 
 def application(name, size, **kwargs):
     build = getattr(keras.applications, name)
-    return build(
-        weights=None, include_top=False, input_shape=(size, size, 3), **kwargs
-    )
+    return build(weights=None, include_top=False, input_shape=(size, size, 3), **kwargs)
 
 
 def straight(*steps):

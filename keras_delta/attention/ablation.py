@@ -196,12 +196,11 @@ class _Bar:
 def per_sample_loss(loss):
     """A Keras loss as a function `(y, outputs) -> (B,)` in float64."""
     loss = keras.losses.get(loss)
-    if isinstance(loss, keras.losses.Loss):
-        config = {**loss.get_config(), "reduction": None, "dtype": "float64"}
-        loss = type(loss).from_config(config)
+    # `call` is the loss before any reduction, and takes float64.
+    elements = loss.call if isinstance(loss, keras.losses.Loss) else loss
 
     def function(y, outputs):
-        each = loss(np.asarray(y), np.asarray(outputs, "float64"))
+        each = elements(*(ops.convert_to_tensor(v, "float64") for v in (y, outputs)))
         each = ops.convert_to_numpy(each).astype("float64")
         return each.reshape(len(outputs), -1).mean(axis=1)
 

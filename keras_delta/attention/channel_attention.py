@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -181,7 +180,10 @@ class ChannelAttention:
             ValueError: for a file of another form, or another number of taps.
         """
         lists = _read(path)
-        if not isinstance(lists, list) or not all(isinstance(v, list) for v in lists):
+        if not isinstance(lists, list) or not all(
+            isinstance(v, list) and all(isinstance(s, (int, float)) for s in v)
+            for v in lists
+        ):
             raise ValueError(_corrupt(path, "a list of lists of numbers"))
         if len(lists) != len(taps):
             raise ValueError(
@@ -195,13 +197,13 @@ class ChannelAttention:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         content = json.dumps({"format": FORMAT, **self.get_config()})
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        # Not `tempfile`, whose files nobody else may read.
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            with os.fdopen(handle, "w") as file:
-                file.write(content)
+            temporary.write_text(content, encoding="utf-8")
             os.replace(temporary, path)
         except BaseException:
-            os.unlink(temporary)
+            temporary.unlink(missing_ok=True)
             raise
 
     @classmethod
@@ -216,7 +218,7 @@ class ChannelAttention:
             raise ValueError(_corrupt(path, "what `ChannelAttention.save` writes"))
         try:
             return cls.from_config(content)
-        except (TypeError, ValueError, KeyError) as e:
+        except (AttributeError, TypeError, ValueError, KeyError) as e:
             raise ValueError(_corrupt(path, f"sound contents ({e})")) from e
 
     @property

@@ -80,4 +80,6 @@ def deserialize(config):
     name = config.get("class_name")
     if name in ALL:
         return ALL[name].from_config(config.get("config", {}))
+    if set(config) <= {"class_name", "config"} and ">" not in str(name):
+        raise ValueError(unknown_name("regularizer", name, ALL))
     return get(keras.saving.deserialize_keras_object(config))

@@ -59,13 +59,17 @@ class Attended:
     @property
     def ready(self):
         """Whether the attention is known, and what the other base asks for."""
+        return super().ready and self._attention_known
+
+    @property
+    def _attention_known(self):
         variables = self._attention_variables.values()
-        return super().ready and all(ops.convert_to_numpy(v).any() for v in variables)
+        return all(ops.convert_to_numpy(v).any() for v in variables)
 
     def prepare(self, model, samples, verbose=True):
         """Compute the attention from training data where it is `"auto"`."""
         super().prepare(model, samples, verbose)
-        if self.ready:
+        if self._attention_known:
             return
         self.computed_attention = ChannelAttention.compute(
             model,
@@ -78,7 +82,7 @@ class Attended:
 
     def attention_weights(self):
         """Dict tap -> `(C,)` weights in use; None before `fit` has computed them."""
-        if not self._attention_variables or not self.ready:
+        if not self._attention_variables or not self._attention_known:
             return None
         return {
             t: ops.convert_to_numpy(v) for t, v in self._attention_variables.items()

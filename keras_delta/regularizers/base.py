@@ -105,7 +105,7 @@ class Regularizer(keras.layers.Layer):
     def _set_strength(self, name, value):
         new = _strength(name, value)
         variable = self._strength_variables.get(name)
-        if callable(new) or (variable is None and self.bound):
+        if self.bound and (callable(new) or variable is None):
             raise ValueError(
                 f"`{name}` cannot change between a number and a schedule once a "
                 "model uses the regularizer. Pass a new regularizer to `fit`."

@@ -24,6 +24,13 @@ class Sum(Regularizer):
         self.needs_maps = any(m.needs_maps for m in self.members)
         self.trains_features = all(m.trains_features for m in self.members)
 
+    def _set_strength(self, name, value):
+        raise ValueError(
+            f"A sum of regularizers has no `{name}` of its own. Received: "
+            f"{name}={value!r}. Set it on a member: "
+            f"`model.regularizer.members[0].{name} = {value!r}`."
+        )
+
     def bind(self, pairing, taps):
         """See `Regularizer.bind`."""
         members = [m.for_model(pairing) for m in self.members]

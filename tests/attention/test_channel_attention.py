@@ -1,0 +1,375 @@
+"""Scores to weights, files, checks, and the head that is trained first."""
+
+import json
+import os
+import warnings
+
+import keras
+import numpy as np
+import pytest
+
+import keras_delta as kd
+from keras_delta.attention import ChannelAttention, normalize
+
+SCORES = {
+    "a": np.array([0.3, -0.1, 0.0, 0.25, 0.05]),
+    "b": np.array([1e-7, 3.0, -2.0]),
+}
+
+
+def zscore_softmax(s, temperature=5.0):
+    z = (s - s.mean()) / s.std() / temperature
+    return np.exp(z) / np.exp(z).sum()
+
+
+# --- normalisation -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "normalization, temperature, expected",
+    [
+        ("standardized", 5.0, zscore_softmax),
+        ("standardized", 1.0, lambda s: zscore_softmax(s, 1.0)),
+        ("softmax", 2.0, lambda s: np.exp(s / 2) / np.exp(s / 2).sum()),
+        ("ratio", 5.0, lambda s: np.maximum(s, 0) / np.maximum(s, 0).sum()),
+        ("uniform", 5.0, lambda s: np.full(len(s), 1 / len(s))),
+    ],
+)
+def test_weights_of_scores(normalization, temperature, expected):
+    attention = ChannelAttention.from_scores(SCORES, normalization, temperature)
+    for tap, scores in SCORES.items():
+        weights = attention.weights[tap]
+        assert weights.dtype == np.float32
+        np.testing.assert_allclose(weights, expected(scores), rtol=1e-6)
+        assert (weights >= 0).all() and weights.sum() == pytest.approx(1, abs=1e-6)
+        np.testing.assert_array_equal(attention.scores[tap], scores.astype("float32"))
+
+
+def test_scores_all_alike_give_uniform_weights():
+    for normalization in normalize.ALL:
+        found = ChannelAttention.from_scores({"a": np.zeros(4)}, normalization)
+        np.testing.assert_allclose(found.weights["a"], 0.25)
+
+
+def test_large_scores_do_not_overflow():
+    found = ChannelAttention.from_scores({"a": [1e4, 0.0]}, "softmax", 1.0)
+    np.testing.assert_array_equal(found.weights["a"], [1, 0])
+
+
+@pytest.mark.parametrize(
+    "scores, kwargs, message",
+    [
+        ([1.0, np.nan], {}, "vector of finite numbers"),
+        ([[1.0, 2.0]], {}, "vector of finite numbers"),
+        ([1.0, 2.0], {"normalization": "softmx"}, "Closest names: 'softmax'"),
+        ([1.0, 2.0], {"temperature": 0.0}, "a positive number"),
+        ([1.0, 2.0], {"temperature": float("nan")}, "a positive number"),
+    ],
+)
+def test_bad_scores_are_refused(scores, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        ChannelAttention.from_scores({"a": scores}, **kwargs)
+
+
+def test_from_weights_scales_to_one():
+    found = ChannelAttention.from_weights({"a": [1, 3, 0]})
+    np.testing.assert_array_equal(found.weights["a"], [0.25, 0.75, 0])
+    assert found.scores is None
+
+
+@pytest.mark.parametrize("weights", [[0.5, -0.5], [], [[1.0]], [np.inf, 1], [0.0, 0.0]])
+def test_bad_weights_are_refused(weights):
+    with pytest.raises(ValueError, match=r"`weights\['a'\]`"):
+        ChannelAttention.from_weights({"a": weights})
+
+
+def test_perplexity_is_the_number_of_channels_that_count():
+    weights = {"even": [0.25] * 4, "one": [1, 0, 0], "some": [0.5, 0.25, 0.25]}
+    found = ChannelAttention.from_weights(weights).perplexity
+    assert found["even"] == pytest.approx(4)
+    assert found["one"] == pytest.approx(1)
+    assert found["some"] == pytest.approx(2**1.5)
+    shown = repr(ChannelAttention.from_weights(weights))
+    assert "even: 4 of 4" in shown and "one: 1 of 3" in shown
+
+
+# --- files ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scores", [True, False])
+def test_a_file_gives_back_the_same_bits(scores, tmp_path):
+    rng = np.random.default_rng(0)
+    found = {"a": rng.normal(size=100) * 1e-6, "block/b": rng.normal(size=7)}
+    if scores:
+        attention = ChannelAttention.from_scores(found, "softmax", 3.3, samples=17)
+    else:
+        attention = ChannelAttention.from_weights({t: s**2 for t, s in found.items()})
+    attention.save(tmp_path / "new" / "a.json")
+    loaded = ChannelAttention.load(tmp_path / "new" / "a.json")
+    assert list(loaded.weights) == list(attention.weights)
+    for tap in found:
+        np.testing.assert_array_equal(loaded.weights[tap], attention.weights[tap])
+        assert loaded.weights[tap].dtype == np.float32
+        if scores:
+            np.testing.assert_array_equal(loaded.scores[tap], attention.scores[tap])
+    for name in ("normalization", "temperature", "samples"):
+        assert getattr(loaded, name) == getattr(attention, name)
+    assert (loaded.scores is None) == (not scores)
+    again = keras.saving.deserialize_keras_object(
+        keras.saving.serialize_keras_object(attention)
+    )
+    np.testing.assert_array_equal(again.weights["a"], attention.weights["a"])
+
+
+def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    ChannelAttention.from_scores(SCORES).save(path)
+    before = path.read_bytes()
+
+    def fail(*args):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        ChannelAttention.from_scores({"a": [1, 2]}).save(path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_others_may_read_the_file(tmp_path):
+    """As any file written by the user: the umask says who may read it."""
+    ChannelAttention.from_scores(SCORES).save(tmp_path / "a.json")
+    (tmp_path / "usual").write_text("")
+    usual = (tmp_path / "usual").stat().st_mode
+    assert (tmp_path / "a.json").stat().st_mode == usual
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: "",
+        lambda text: "\x00\xff" * 20,
+        lambda text: "[1, 2]",
+        lambda text: json.dumps({"weights": {"a": [0.5, 0.5]}}),
+        lambda text: text.replace("ChannelAttention/1", "ChannelAttention/2"),
+        lambda text: text.replace('"weights"', '"wieghts"'),
+        lambda text: json.dumps({**json.loads(text), "weights": {"a": [2.0, 3.0]}}),
+        lambda text: json.dumps({**json.loads(text), "weights": {"a": "x"}}),
+        lambda text: json.dumps({**json.loads(text), "weights": None}),
+        lambda text: json.dumps({**json.loads(text), "scores": [1, 2]}),
+    ],
+)
+def test_a_damaged_file_is_refused(damage, tmp_path):
+    path = tmp_path / "a.json"
+    ChannelAttention.from_scores(SCORES).save(path)
+    path.write_bytes(damage(path.read_text()).encode("latin-1"))
+    with pytest.raises(ValueError, match=r"a\.json' cannot be used.*compute"):
+        ChannelAttention.load(path)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        ChannelAttention.load(tmp_path / "none.json")
+    with pytest.raises(ValueError, match=r"none\.json.*No file of that name"):
+        kd.regularizers.Delta(attention=str(tmp_path / "none.json"))
+
+
+def test_a_path_is_an_attention(tmp_path):
+    attention = ChannelAttention.from_scores(SCORES)
+    attention.save(tmp_path / "a.json")
+    for path in (tmp_path / "a.json", str(tmp_path / "a.json")):
+        given = kd.regularizers.Delta(attention=path).attention
+        np.testing.assert_array_equal(given.weights["b"], attention.weights["b"])
+
+
+def test_the_authors_file(tmp_path):
+    """A list of four lists, one a tap, of mean loss differences."""
+    rng = np.random.default_rng(0)
+    lists = [(rng.normal(size=n) * 1e-3).tolist() for n in (4, 6, 8, 16)]
+    path = tmp_path / "channel_wei.Toy.json"
+    path.write_text(json.dumps(lists))
+    taps = ["layer1", "layer2", "layer3", "layer4"]
+    found = ChannelAttention.from_official_json(path, taps)
+    assert list(found.weights) == taps
+    for tap, scores in zip(taps, lists, strict=True):
+        expected = zscore_softmax(np.array(scores))
+        np.testing.assert_allclose(found.weights[tap], expected, rtol=1e-6)
+        np.testing.assert_array_equal(found.scores[tap], np.float32(scores))
+    with pytest.raises(ValueError, match=r"`taps`.*4 names"):
+        ChannelAttention.from_official_json(path, taps[:3])
+    for wrong in ("{}", "[1, 2, 3, 4]", "[[1, 2], [3"):
+        path.write_text(wrong)
+        with pytest.raises(ValueError, match=r"list of lists|JSON"):
+            ChannelAttention.from_official_json(path, taps)
+    path.write_text('[["a", "b"]]')
+    with pytest.raises(ValueError, match=r"channel_wei\.Toy\.json"):
+        ChannelAttention.from_official_json(path, ["layer1"])
+
+
+def test_attention_of_another_network_is_refused(new_backbone):
+    source = new_backbone(size=8)
+    target = kd.attach_head(source, 3)
+    model = kd.DeltaModel(target, source=source, taps=["conv1", "conv2"])
+    missing = kd.regularizers.Delta(attention={"conv1": np.ones(6)})
+    with pytest.raises(ValueError, match=r"no weights for the tap 'conv2'"):
+        model.set_regularizer(missing)
+    wide = kd.regularizers.Delta(attention={"conv1": np.ones(6), "conv2": np.ones(9)})
+    with pytest.raises(ValueError, match=r"9 weights for the tap 'conv2'.*8 channels"):
+        model.set_regularizer(wide)
+
+
+# --- the head ------------------------------------------------------------------
+
+
+def learnable(count=90):
+    """Images whose brightest colour is their label."""
+    rng = np.random.default_rng(0)
+    y = np.arange(count) % 3
+    x = rng.normal(size=(count, 8, 8, 3)).astype("float32")
+    x[np.arange(count), ..., y] += 2
+    return x, y
+
+
+@pytest.fixture
+def fresh(new_backbone):
+    """A network with a head that was never trained."""
+    target = kd.attach_head(new_backbone(batch_norm=True, size=8), 3)
+    head = target.get_layer("head")
+    rng = np.random.default_rng(0)
+    head.set_weights([rng.normal(size=w.shape) for w in head.get_weights()])
+    return target
+
+
+def test_an_untrained_head_gets_a_warning_that_says_what_to_do(fresh):
+    with pytest.warns(UserWarning, match=r"no better than chance.*`train_head=True`"):
+        ChannelAttention.compute(fresh, learnable(), ["conv2"], progress=False)
+
+
+@pytest.mark.parametrize("train_head", [True, "auto"])
+def test_training_the_head_first(train_head, fresh):
+    """As fitting a head to frozen features by hand and scoring that network."""
+    x, y = learnable()
+    before = fresh.get_weights()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.simplefilter("ignore", DeprecationWarning)
+        found = ChannelAttention.compute(
+            fresh, (x, y), ["conv2"], train_head=train_head, progress=False
+        )
+    for v, w in zip(fresh.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(v, w)
+    body = keras.Model(fresh.inputs, fresh.get_layer("head_pool").output)
+    features = body(x, training=False).numpy()
+    head = keras.layers.Dense(3)
+    by_hand = keras.Sequential([keras.Input(features.shape[1:]), head])
+    head.set_weights(fresh.get_layer("head").get_weights())
+    steps_an_epoch = 3
+    epochs = 100  # 300 steps
+    rate = keras.optimizers.schedules.ExponentialDecay(
+        0.01, steps_an_epoch * epochs / 10, 0.1 ** (1 / 6)
+    )
+    by_hand.compile(
+        keras.optimizers.SGD(rate, momentum=0.9, weight_decay=1e-4),
+        keras.losses.SparseCategoricalCrossentropy(True),
+        jit_compile=False,
+    )
+    by_hand.fit(features, y, 32, epochs=epochs, verbose=0)
+    twin = keras.models.clone_model(fresh)
+    twin.set_weights([*before[:-2], *head.get_weights()])
+    expected = ChannelAttention.compute(twin, (x, y), ["conv2"], progress=False)
+    # The order of the samples differs, hence only close.
+    scale = np.abs(expected.scores["conv2"]).max()
+    assert scale > 0.01
+    np.testing.assert_allclose(
+        found.scores["conv2"], expected.scores["conv2"], atol=0.1 * scale
+    )
+
+
+def test_auto_leaves_a_good_head_alone(fresh):
+    x, y = learnable()
+    fresh.trainable = True
+    for layer in fresh.layers[:-1]:
+        layer.trainable = False
+    fresh.compile(
+        keras.optimizers.Adam(0.1),
+        keras.losses.SparseCategoricalCrossentropy(True),
+        jit_compile=False,
+    )
+    fresh.fit(x, y, epochs=20, verbose=0)
+    as_is = ChannelAttention.compute(fresh, (x, y), ["conv2"], progress=False)
+    auto = ChannelAttention.compute(
+        fresh, (x, y), ["conv2"], train_head="auto", progress=False
+    )
+    trained = ChannelAttention.compute(
+        fresh, (x, y), ["conv2"], train_head=True, progress=False
+    )
+    np.testing.assert_array_equal(auto.scores["conv2"], as_is.scores["conv2"])
+    assert np.abs(trained.scores["conv2"] - as_is.scores["conv2"]).max() > 1e-5
+
+
+def test_training_the_head_is_deterministic(fresh):
+    data = learnable(64)
+    found = []
+    for seed in (1, 2):  # Keras's own seed has no part in it
+        keras.utils.set_random_seed(seed)
+        attention = ChannelAttention.compute(
+            fresh, data, ["conv2"], train_head=True, progress=False
+        )
+        found.append(attention.scores["conv2"])
+    np.testing.assert_array_equal(*found)
+
+
+def test_a_head_that_cannot_learn_gets_the_other_warning(fresh):
+    x, y = learnable(48)
+    x[:] = x[:1]  # all images are the same
+    with pytest.warns(UserWarning, match=r"did not help.*`attention='uniform'`"):
+        ChannelAttention.compute(
+            fresh, (x, y), ["conv2"], train_head=True, progress=False
+        )
+
+
+def test_training_the_head_with_no_samples(fresh):
+    x, y = learnable(6)
+    with pytest.raises(ValueError, match="No samples"):
+        ChannelAttention.compute(
+            fresh,
+            (x[:0], y[:0]),
+            ["conv2"],
+            train_head=True,
+            progress=False,
+            loss=keras.losses.SparseCategoricalCrossentropy(True),
+        )
+
+
+def test_a_softmax_head_is_trained_too(new_backbone):
+    target = kd.attach_head(new_backbone(size=8), 3, activation="softmax")
+    x, y = learnable()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        found = ChannelAttention.compute(
+            target, (x, np.eye(3)[y]), ["conv2"], train_head=True, progress=False
+        )
+    assert np.abs(found.scores["conv2"]).max() > 1e-3
+
+
+def test_delta_auto_uses_the_attention_of_the_training_data(new_backbone):
+    """What `fit` computes is what `compute` gives for the same samples."""
+    x, y = learnable(48)
+    source = new_backbone(size=8)
+    target = kd.attach_head(source, 3)
+    model = kd.DeltaModel(target, source=source, taps=["conv1", "conv2"])
+    model.compile(
+        keras.optimizers.SGD(0.0),
+        keras.losses.SparseCategoricalCrossentropy(True),
+        jit_compile=False,
+    )
+    regularizer = kd.regularizers.Delta(attention_samples=32)
+    model.fit(x, y, regularizer=regularizer, verbose=0)
+    assert regularizer.computed_attention.samples == 32
+    chosen = np.sort(np.random.default_rng(0).choice(48, 32, replace=False))
+    expected = ChannelAttention.compute(
+        model, (x[chosen], y[chosen]), train_head="auto", progress=False
+    )
+    for tap, weights in regularizer.attention_weights().items():
+        np.testing.assert_allclose(weights, expected.weights[tap], atol=1e-6)

@@ -1,0 +1,187 @@
+"""`L2`, `L2FE`, `L2SP` and `L2SPAtt`: which parameters, and how much."""
+
+import keras
+import numpy as np
+import pytest
+from reference import (
+    KERNEL,
+    SCORES,
+    STARTING_KERNEL,
+    l2_sp,
+    l2_sp_att,
+    standardized,
+)
+
+import keras_delta as kd
+from keras_delta import ChannelAttention
+from keras_delta.regularizers import L2, L2FE, L2SP, L2SPAtt
+
+
+def one_kernel(kernel):
+    """A convolution with the kernel of `reference` and nothing else."""
+    i = keras.Input((4, 4, 2))
+    conv = keras.layers.Conv2D(5, (1, 2), use_bias=False, name="conv")
+    model = keras.Model(i, conv(i))
+    conv.set_weights([kernel])
+    return model
+
+
+@pytest.mark.parametrize(
+    ("regularizer", "expected"),
+    [
+        (L2(), 0.905),
+        (L2SP(), 2.445),
+        (L2SP(parameters="kernels"), 2.445),
+        (L2SPAtt(attention=ChannelAttention.from_scores({"conv": SCORES})), 2.674218),
+        (L2SPAtt(attention="uniform"), 2.445),
+    ],
+)
+def test_distance_by_hand(regularizer, expected):
+    model = kd.DeltaModel(
+        kd.attach_head(one_kernel(KERNEL), 2), one_kernel(STARTING_KERNEL)
+    )
+    model.set_regularizer(regularizer)
+    assert float(model.regularizer.weight_distance()) == pytest.approx(
+        expected, abs=1e-6
+    )
+
+
+def test_the_twin_of_l2_sp_att_by_hand():
+    weights = standardized(SCORES)
+    assert l2_sp_att([(KERNEL, STARTING_KERNEL, weights)], []) == pytest.approx(
+        2.674218, abs=1e-6
+    )
+
+
+def values(model, layers, names):
+    return [
+        (
+            getattr(model.target.get_layer(x), n).numpy(),
+            getattr(model.source.get_layer(x), n).numpy(),
+        )
+        for x in layers
+        for n in names
+    ]
+
+
+CONVS, NORMS = [f"conv{i}" for i in range(3)], [f"bn{i}" for i in range(3)]
+
+
+def test_l2_sp_has_the_parameters_of_batch_norm(bound):
+    model = bound(L2SP(), batch_norm=True)
+    expected = l2_sp(
+        values(model, CONVS, ["kernel", "bias"])
+        + values(model, NORMS, ["gamma", "beta"])
+    )
+    found = float(model.regularizer.weight_distance())
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_l2_sp_of_kernels_leaves_them_out(bound):
+    model = bound(L2SP(parameters="kernels"), batch_norm=True)
+    expected = l2_sp(values(model, CONVS, ["kernel"]))
+    found = float(model.regularizer.weight_distance())
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("regularizer", ["l2", "l2_sp"])
+def test_moving_statistics_are_never_penalised(bound, regularizer):
+    model = bound(regularizer, batch_norm=True)
+    before = float(model.regularizer.weight_distance())
+    for name in NORMS:
+        layer = model.target.get_layer(name)
+        layer.moving_mean.assign(layer.moving_mean + 7.0)
+    assert float(model.regularizer.weight_distance()) == before
+
+
+def test_the_head_counts_by_beta_alone(bound):
+    for regularizer in ("l2", "l2_sp"):
+        model = bound(regularizer)
+        body = float(model.regularizer.weight_distance())
+        head = float(model.regularizer.head_distance())
+        kernel, bias = model.target.get_layer("head").weights
+        kernel.assign(kernel * 2.0)
+        bias.assign(bias * 2.0)
+        assert float(model.regularizer.weight_distance()) == body
+        assert float(model.regularizer.head_distance()) == pytest.approx(4 * head)
+
+
+def test_gradient_of_l2_is_weight_decay(bound, images):
+    """alpha * w, as an optimizer's weight decay adds it."""
+    import tensorflow as tf
+
+    from keras_delta.regularizers import Batch
+
+    model = bound(L2(alpha=0.5, beta=0.25))
+    conv, head = (model.target.get_layer(n).kernel.value for n in ("conv1", "head"))
+    with tf.GradientTape() as tape:
+        total = sum(model.regularizer.penalties(Batch(None, None, 0)))
+    of_conv, of_head = tape.gradient(total, [conv, head])
+    np.testing.assert_allclose(of_conv, 0.5 * conv, rtol=1e-6)
+    np.testing.assert_allclose(of_head, 0.25 * head, rtol=1e-6)
+
+
+def test_frozen_layers_do_not_count(bound):
+    model = bound(L2SP())
+    whole = float(model.regularizer.weight_distance())
+    frozen = l2_sp(values(model, ["conv1"], ["kernel", "bias"]))
+    model.target.get_layer("conv1").trainable = False
+    assert float(model.regularizer.weight_distance()) == pytest.approx(
+        whole - frozen, rel=1e-5
+    )
+
+
+def test_attention_is_on_the_kernels_of_taps_alone(bound):
+    """Bias, untapped convolution and BatchNorm count as in L2-SP."""
+    weights = np.array([0.5, 0.1, 0.1, 0.1, 0.1, 0.1])
+    model = bound(L2SPAtt(attention={"conv1": weights}), True, True, taps=["conv1"])
+    kernel, start = values(model, ["conv1"], ["kernel"])[0]
+    others = (
+        values(model, ["conv0", "conv2"], ["kernel"])
+        + values(model, CONVS, ["bias"])
+        + values(model, NORMS, ["gamma", "beta"])
+    )
+    expected = l2_sp_att([(kernel, start, weights)], others)
+    found = float(model.regularizer.weight_distance())
+    assert found == pytest.approx(expected, rel=1e-5)
+    plain = float(bound(L2SP(), True, True).regularizer.weight_distance())
+    assert found != pytest.approx(plain, rel=1e-3)
+
+
+def test_l2_sp_att_needs_a_tap_with_a_kernel(bound):
+    with pytest.raises(ValueError) as e:
+        bound(L2SPAtt(attention="uniform"), taps=["relu0", "relu1"])
+    assert str(e.value) == (
+        "The regularizer 'l2_sp_att' weights the filters of tapped layers, but none of "
+        "the taps ['relu0', 'relu1'] is a convolution or dense layer. Tap "
+        "convolutions, or use 'l2_sp'."
+    )
+
+
+def test_parameters_are_checked():
+    with pytest.raises(ValueError) as e:
+        L2SP(parameters="bias")
+    assert str(e.value) == (
+        "Invalid value for argument `parameters`. Expected one of ('all', 'kernels'). "
+        "Received: parameters='bias'"
+    )
+
+
+def test_l2_fe_trains_the_head_alone(bound, images):
+    """BatchNorm's statistics do not move either."""
+    model = bound(L2FE(beta=0.0), batch_norm=True)
+    model.compile(keras.optimizers.SGD(0.1), model.loss)
+    before = {w.path: w.numpy() for w in model.target.weights}
+    model.train_on_batch(*images)
+    moved = {
+        w.path for w in model.target.weights if np.abs(w.numpy() - before[w.path]).max()
+    }
+    assert moved == {"head/kernel", "head/bias"}
+
+
+def test_l2_fe_compares_no_features(bound, images):
+    model = bound(L2FE())
+    logs = model.train_on_batch(*images, return_dict=True)
+    assert logs["feature_penalty"] == 0
+    with pytest.raises(NotImplementedError, match="L2FE compares no feature maps"):
+        model.regularizer.feature_distance({}, {})

@@ -1,0 +1,190 @@
+"""Training data read outside of `fit`, and labels."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_delta import labels, samples
+
+X, Y = np.arange(20.0).reshape(10, 2), np.arange(10)
+
+
+class Pairs(keras.utils.PyDataset):
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, i):
+        return X[4 * i : 4 * i + 4], Y[4 * i : 4 * i + 4]
+
+
+def dataset(size=4):
+    return tf.data.Dataset.from_tensor_slices((X, Y)).batch(size)
+
+
+FORMS = {
+    "arrays": lambda: (X, Y),
+    "tuple": lambda: ((X, Y), None),
+    "dataset": lambda: (dataset(), None),
+    "pydataset": lambda: (Pairs(), None),
+    "tensors": lambda: (tf.constant(X), tf.constant(Y)),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_is_read_in_order(form):
+    got = list(samples.batches(*FORMS[form](), batch_size=4))
+    assert [len(y) for _, y in got] == [4, 4, 2]
+    assert all(type(v) is np.ndarray for pair in got for v in pair)
+    np.testing.assert_allclose(np.concatenate([x for x, _ in got]), X)
+    np.testing.assert_array_equal(np.concatenate([y for _, y in got]), Y)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_max_samples(form):
+    got = list(samples.batches(*FORMS[form](), batch_size=4, max_samples=6))
+    assert [len(y) for _, y in got] == [4, 2]
+    np.testing.assert_array_equal(np.concatenate([y for _, y in got]), Y[:6])
+
+
+def test_sample_weights_are_left_out():
+    data = tf.data.Dataset.from_tensor_slices((X, Y, np.ones(10))).batch(10)
+    ((x, y),) = samples.batches(data)
+    assert x.shape == (10, 2) and y.shape == (10,)
+    ((x, y),) = samples.batches((X, Y, np.ones(10)))
+    assert x.shape == (10, 2) and y.shape == (10,)
+
+
+def test_structures():
+    x = {"a": X, "b": X[:, :1]}
+    (first, *_) = samples.batches(x, Y, batch_size=4)
+    assert {k: v.shape for k, v in first[0].items()} == {"a": (4, 2), "b": (4, 1)}
+
+
+def test_generators_are_refused_unread():
+    read = []
+
+    def generate():
+        read.append(1)
+        yield X, Y
+
+    with pytest.raises(ValueError) as e:
+        list(samples.batches(generate()))
+    assert str(e.value) == (
+        "A generator can be read only once, and looking at the training data before "
+        "training would use it up. Pass arrays, a tf.data.Dataset or a "
+        "keras.utils.PyDataset."
+    )
+    assert read == []
+
+
+def test_data_without_end_needs_a_number():
+    with pytest.raises(ValueError) as e:
+        list(samples.batches(dataset().repeat()))
+    assert str(e.value) == (
+        "The training data has no end (`repeat()`); pass `max_samples`, or a data set "
+        "that ends."
+    )
+    got = samples.batches(dataset().repeat(), max_samples=23)
+    assert sum(len(y) for _, y in got) == 23
+
+
+@pytest.mark.parametrize(
+    "data",
+    [tf.data.Dataset.from_tensor_slices(X).batch(4), X],
+    ids=["dataset", "array"],
+)
+def test_targets_are_needed(data):
+    with pytest.raises(ValueError) as e:
+        list(samples.batches(data))
+    assert str(e.value) == "The data has no targets: pass `(x, y)`."
+
+
+def test_an_image_set_is_not_data_yet():
+    class ImageSet:
+        def batches(self, size):
+            raise AssertionError
+
+        def __repr__(self):
+            return "ImageSet()"
+
+    with pytest.raises(TypeError) as e:
+        list(samples.batches(ImageSet()))
+    assert str(e.value) == (
+        "Invalid value for argument `x`. Expected a tf.data.Dataset. Received: "
+        "x=ImageSet(). Call `.batches(image_size)` on it."
+    )
+
+
+def test_collect_chooses_from_arrays_over_all_of_them():
+    """The first ones may be of one class alone; the choice is always the same."""
+    x, y = samples.collect(X, Y, 4)
+    assert len(y) == 4 and sorted(set(y)) == list(y) and y.max() > 4
+    np.testing.assert_array_equal(x, X[y])
+    np.testing.assert_array_equal(samples.collect((X, Y), None, 4)[1], y)
+
+
+@pytest.mark.parametrize("count", [None, 10, 99])
+def test_collect_takes_all_of_few(count):
+    x, y = samples.collect(X, Y, count)
+    np.testing.assert_array_equal(x, X)
+    np.testing.assert_array_equal(y, Y)
+
+
+def test_collect_reads_the_beginning_of_a_dataset():
+    x, y = samples.collect(dataset(), None, 6)
+    np.testing.assert_allclose(x, X[:6])
+    np.testing.assert_array_equal(y, Y[:6])
+
+
+def test_collect_needs_samples():
+    with pytest.raises(ValueError) as e:
+        samples.collect(dataset().take(0), None, 6)
+    assert str(e.value) == (
+        "The training data is empty: not one sample came out of it."
+    )
+
+
+def test_without_validation_is_what_keras_trains_on():
+    seen = []
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", lambda y, p: seen.append(y.numpy()) or p, run_eagerly=True)
+    model.fit(X, Y, 99, 1, 0, shuffle=False, validation_split=0.25)
+    trained_on = next(y for y in seen if len(y) > 1)
+    _, y = samples.without_validation(X, Y, 0.25)
+    np.testing.assert_array_equal(y, trained_on.ravel())
+    np.testing.assert_array_equal(y, Y[:7])
+    assert samples.without_validation(X, Y, 0.0)[1] is Y
+    data = dataset()
+    assert samples.without_validation(data, None, 0.25)[0] is data
+
+
+def test_take_and_length():
+    data = {"a": X, "b": (Y, Y)}
+    part = samples.take(data, 2, 5)
+    np.testing.assert_array_equal(part["b"][1], [2, 3, 4])
+    assert samples.length(data) == 10 and samples.length(part) == 3
+
+
+# Labels --------------------------------------------------------------------------
+
+
+def test_chance_is_the_entropy_of_the_labels():
+    y = np.array([0, 0, 0, 1])
+    expected = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
+    for loss in (
+        "sparse_categorical_crossentropy",
+        keras.losses.SparseCategoricalCrossentropy(),
+    ):
+        assert labels.chance(y, loss) == pytest.approx(expected)
+        assert labels.chance(y[:, None], loss) == pytest.approx(expected)
+    dense = keras.losses.CategoricalCrossentropy()
+    assert labels.chance(np.eye(3)[y], dense) == pytest.approx(expected)
+    assert labels.chance(y, "mse") is None
+
+
+def test_loss_name():
+    assert labels.loss_name("mse") == "mse"
+    assert labels.loss_name(keras.losses.Huber()) == "Huber"
+    assert labels.loss_name(keras.losses.huber) == "huber"
+    assert labels.loss_name({"a": "mse"}) is None
