@@ -19,6 +19,9 @@ import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+import quiet  # noqa: F401  first: it silences TensorFlow's start-up
+
 import numpy as np
 from PIL import Image
 

@@ -117,7 +117,9 @@ def main():
     ratio = table["ms a step"]["keras Distiller"] / table["ms a step"].iloc[-2]
     print(f"{table.index[-2]} is {ratio:.2f} times as fast as the Distiller")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"Peak memory of the whole process: {peak:.1f} GiB; TensorFlow {tf.__version__}")
+    print(
+        f"Peak memory of the whole process: {peak:.1f} GiB; TensorFlow {tf.__version__}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Classify photographs with an exported SavedModel. Needs TensorFlow alone.
 
-    python examples/classify.py runs/quickstart/savedmodel photo.jpg ...
+python examples/classify.py runs/quickstart/savedmodel photo.jpg ...
 """
 
 import argparse

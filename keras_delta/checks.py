@@ -10,6 +10,7 @@ from keras import tree
 from keras_delta import labels
 from keras_delta.heads import output_activation
 
+USUAL_MOMENTUM = 0.9  # PyTorch's, and so the authors' program's
 OLD_STATISTICS = 0.2  # share of BatchNorm's statistics that may stem from before
 
 LOGITS_LOSSES = {
@@ -195,14 +196,15 @@ def batch_norm_keeps_up(model, steps):
         for layer in model.pairing.target.layers().values()
         if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
     ]
-    left = max(momenta, default=0) ** steps
-    if left > OLD_STATISTICS:
+    momentum = max(momenta, default=0)
+    if momentum > USUAL_MOMENTUM and momentum**steps > OLD_STATISTICS:
         warnings.warn(
-            f"BatchNormalization has momentum {max(momenta):g}: after the {steps} "
-            f"steps of this training, {left:.0%} of its moving statistics are still "
-            "the source's, and `evaluate` and `predict` use them with weights that "
-            "have moved on. On few images this costs much accuracy. Give the layers "
-            "a lower momentum, as `attach_head` does (0.9), or train for more steps.",
+            f"BatchNormalization has momentum {momentum:g}: after the {steps} steps "
+            f"of this training, {momentum**steps:.0%} of its moving statistics are "
+            "still the source's, and `evaluate` and `predict` use them with weights "
+            "that have moved on. On few images this costs much accuracy. Give the "
+            f"layers the momentum {USUAL_MOMENTUM}, as `attach_head` does, or train "
+            "for more steps.",
             stacklevel=3,
         )
 

@@ -139,6 +139,26 @@ class Graph:
         """Name of the call that made `tensor`; None for an input."""
         return self._producer.get(id(tensor))
 
+    def depth_first(self):
+        """Names of the calls, each behind those it needs, whatever the nesting.
+
+        The order of computation is another for nested branches than for the same
+        branches side by side in one model; this one is not.
+        """
+        order, todo = {}, [self.name_of(t) for t in tree.flatten(self.outputs)[::-1]]
+        while todo:
+            name = todo[-1]
+            before = []
+            if name is not None and name not in order:
+                before = map(self.name_of, self.nodes[name].inputs)
+                before = [n for n in before if n is not None and n not in order]
+            if before:
+                todo.extend(reversed(before))
+            else:
+                order[todo.pop()] = None
+        order.pop(None, None)
+        return list(order)
+
     def ancestors(self, tensors, stop=()):
         """Names of the calls needed for `tensors`, not going behind `stop`."""
         stop = {id(t) for t in stop}

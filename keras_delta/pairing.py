@@ -1,10 +1,9 @@
 """Which layer of the target is which layer of the source.
 
-Layers are matched by structure: both graphs are read in the order of
-computation and aligned by what each call is (class, shapes of its weights,
-channels of its output). Names play no part, because Keras numbers layers as a
-process goes: the second InceptionV3 of a process shares 297 names less with the
-first than one would think.
+Layers are matched by structure: both graphs are read depth first and aligned by
+what each call is (class, shapes of its weights, channels of its output). Names play
+no part, because Keras numbers layers as a process goes: the second InceptionV3 of a
+process shares 297 names less with the first than one would think.
 """
 
 from difflib import SequenceMatcher
@@ -29,7 +28,7 @@ class Pairing:
 
     def __init__(self, target: Graph, source: Graph):
         self.target, self.source = target, source
-        a, b = list(target.nodes), list(source.nodes)
+        a, b = target.depth_first(), source.depth_first()
         matcher = SequenceMatcher(
             None,
             [_signature(target.nodes[name]) for name in a],

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 import keras_delta as kd
-from keras_delta.regularizers import L2FE, L2SP, Delta, FeatureMap
+from keras_delta.regularizers import L2FE, L2SP, Delta, FeatureMap, L2SPAtt
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -311,6 +311,36 @@ def test_a_nested_backbone_gives_the_same_numbers_as_a_flat_one(new_backbone):
     reference.assert_same_weights(found[0][0], found[1][0], atol=1e-6)
     for name, values in found[0][1].items():
         np.testing.assert_allclose(found[1][1][name], values, rtol=1e-5)
+
+
+def test_same_named_layers_in_two_branches_are_not_mixed_up(new_backbone):
+    """`l2_sp_att` weights the filters of the tapped branch alone."""
+    inputs = keras.Input((8, 8, 3))
+    left, right = (
+        new_backbone(size=8, widths=(4,), seed=i, name=n)
+        for i, n in enumerate(("left", "right"))
+    )
+    x = keras.layers.Concatenate()([left(inputs), right(inputs)])
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    target = keras.Model(inputs, keras.layers.Dense(3, name="classes")(x))
+    model = kd.DeltaModel(target, taps=["right/conv0"])
+    weights = [0.7, 0.1, 0.2, 0.0]
+    model.compile(
+        keras.optimizers.SGD(0.0),
+        LOSS,
+        regularizer=L2SPAtt(1.0, attention={"right/conv0": weights}),
+        jit_compile=False,
+    )
+    for branch, name, step in (
+        (left, "left_conv0", [0.0, 0.0, 0.0, 1.0]),
+        (right, "right_conv0", [1.0, 0.0, 0.0, 0.0]),
+    ):
+        start = model.source.get_layer(name).kernel
+        branch.get_layer("conv0").kernel.assign(start + np.array(step))
+    log = model.fit(*reference.data(8), verbose=0).history
+    # 27 numbers a filter, one filter a branch; 4 channels times the weight.
+    expected = 0.5 * 27 + 0.5 * 27 * 4 * 0.7
+    assert log["feature_penalty"][0] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_nested_backbone_in_mixed_precision(new_backbone):

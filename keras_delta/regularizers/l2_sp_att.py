@@ -56,7 +56,7 @@ class L2SPAtt(Attended, Regularizer):
             operation = pairing.target.nodes[tap].operation
             kernel = getattr(operation, "kernel", None)
             if kernel is not None and tap in pairing.names:
-                self._tap_of_kernel[kernel.path] = tap
+                self._tap_of_kernel[id(kernel)] = tap  # paths are not unique
         if not self._tap_of_kernel:
             raise ValueError(
                 "The regularizer 'l2_sp_att' weights the filters of tapped layers, but "
@@ -72,7 +72,7 @@ class L2SPAtt(Attended, Regularizer):
 
     def _difference(self, variable, start):
         difference = ops.cast(variable, "float32") - ops.cast(start, "float32")
-        tap = self._tap_of_kernel.get(variable.path)
+        tap = self._tap_of_kernel.get(id(variable))
         if tap is None:
             return difference
         channels = variable.shape[-1]

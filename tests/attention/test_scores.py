@@ -5,7 +5,6 @@ import numpy as np
 import plain_loop
 import pytest
 import tensorflow as tf
-from conftest import make_backbone
 
 import keras_delta as kd
 from keras_delta.attention import ChannelAttention, ablation
@@ -50,7 +49,11 @@ def residual():
 
 
 def nested():
-    backbone = make_backbone(batch_norm=True, size=8, name="backbone")
+    inside = x = keras.Input((8, 8, 3))
+    for i, width in enumerate((4, 5, 6)):
+        x = keras.layers.BatchNormalization()(conv(width, f"conv{i}")(x))
+        x = keras.layers.ReLU()(x)
+    backbone = keras.Model(inside, x, name="backbone")
     inputs = keras.Input((8, 8, 3))
     x = keras.layers.Rescaling(0.5)(inputs)
     return keras.Model(inputs, head(backbone(x)))
@@ -312,9 +315,9 @@ def test_the_loss_is_the_models_own(kind):
     np.testing.assert_allclose(found.scores["conv0"], factor * expected, atol=1e-6)
 
 
-def test_a_delta_model_gives_its_taps_target_and_loss():
+def test_a_delta_model_gives_its_taps_target_and_loss(new_backbone):
     x, y = data()
-    source = make_backbone(size=8)
+    source = new_backbone(size=8)
     target = kd.attach_head(source, 3)
     model = kd.DeltaModel(target, source=source, taps=["conv2", "conv1"])
     model.compile("sgd", LOSS)

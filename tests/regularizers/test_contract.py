@@ -410,8 +410,8 @@ def test_a_head_is_needed_for_beta(new_backbone, name, kwargs):
     assert float(model.regularizer.head_distance()) == 0
 
 
-@every_member
-def test_a_replica_counts_by_its_share(bound, images, name, kwargs):
+@every_case
+def test_a_replica_counts_by_its_share(bound, images, name, kwargs, twin, head_variant):
     """The penalties of two uneven replicas add up to those of the whole batch."""
     model = bound(make(name, kwargs, alpha=0.3))
     model.prepare(*images, verbose=0)
