@@ -345,3 +345,15 @@ def test_models_with_a_call_of_their_own_are_not_inlined():
         graph = Graph(keras.Model(i, inner(i)))
         assert list(graph.nodes) == [inner.name]
         close(graph.run(graph.outputs, graph.inputs, [draw(2, 3)]), inner(draw(2, 3)))
+
+
+def test_a_channel_of_zeros_is_a_constant_behind_batch_norm():
+    """`beta - gamma * mean / sqrt(variance + epsilon)` = -1.099976, by hand."""
+    i = keras.Input((2, 2, 1))
+    bn = layers.BatchNormalization(epsilon=1.001e-5, name="bn")
+    graph = Graph(keras.Model(i, bn(layers.Conv2D(1, 1, name="tap")(i))))
+    bn.set_weights([np.full(1, v) for v in (1.5, 0.1, 0.4, 0.25)])
+    zeros = np.zeros((1, 2, 2, 1), "float32")
+    tap = graph.output_of("tap")
+    out = graph.run(graph.outputs, graph.cut([tap]), [zeros], training=False)
+    np.testing.assert_allclose(out, np.full((1, 2, 2, 1), -1.099976), atol=1e-6)

@@ -22,7 +22,6 @@ def attention():
 
 REGULARIZERS = {
     "none": lambda: None,
-    "l2": lambda: "l2",
     "l2_fe": lambda: "l2_fe",
     "l2_sp": lambda: L2SP(0.3, 0.1, parameters="kernels"),
     "l2_sp_att": lambda: L2SPAtt(0.3, attention=attention()),

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops, tree
 
+from keras_delta import labels as label_checks
 from keras_delta import samples
 from keras_delta.graph import Graph
 
@@ -194,12 +195,16 @@ class _Bar:
 
 
 def per_sample_loss(loss):
-    """A Keras loss as a function `(y, outputs) -> (B,)` in float64."""
+    """A Keras loss as a function `(y, outputs) -> (B,)` in float64.
+
+    The function raises a ValueError for labels that the outputs have no class for.
+    """
     loss = keras.losses.get(loss)
     # `call` is the loss before any reduction, and takes float64.
     elements = loss.call if isinstance(loss, keras.losses.Loss) else loss
 
     def function(y, outputs):
+        label_checks.check(y, outputs.shape[-1], loss)
         each = elements(*(ops.convert_to_tensor(v, "float64") for v in (y, outputs)))
         each = ops.convert_to_numpy(each).astype("float64")
         return each.reshape(len(outputs), -1).mean(axis=1)
