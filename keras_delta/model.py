@@ -115,9 +115,12 @@ class DeltaModel(keras.Model):
         """Use a regularizer from now on; `"none"` or None for none.
 
         A regularizer that another model uses already is copied, without what was
-        computed for that model.
+        computed for that model. A name or config that describes the current
+        regularizer keeps it, with what it has computed.
         """
         new = regularizers.get(regularizer)
+        if new is not regularizer and regularizers.alike(new, self.regularizer):
+            return
         if new is not None:
             new = new.for_model(self.pairing)
             if not new.bound:

@@ -252,6 +252,23 @@ def test_the_latest_regularizer_wins(new_backbone):
     assert log["loss"] == log["task_loss"]
 
 
+def test_the_same_name_again_keeps_what_was_computed(new_backbone):
+    """Else a loop around `fit` would measure scales and attention each time."""
+    model = reference.compiled(*reference.pair(new_backbone), rate=0.0)
+    model.set_regularizer("feature_map")
+    first = model.regularizer
+    model.set_regularizer("feature_map")
+    assert model.regularizer is first
+    model.set_regularizer(["l2", "feature_map"])
+    assert model.regularizer is not first
+    model.set_regularizer("feature_map")
+    first.alpha = model.regularizer.alpha = 3.0
+    model.set_regularizer("feature_map")
+    assert model.regularizer is not first and model.regularizer.alpha == 5.0
+    model.set_regularizer(first)
+    assert model.regularizer is first and first.alpha == 3.0
+
+
 def test_an_unknown_regularizer_is_refused_before_anything_changes(new_backbone):
     x, y = reference.data(8)
     model = reference.compiled(*reference.pair(new_backbone), L2SP())

@@ -83,3 +83,14 @@ def deserialize(config):
     if set(config) <= {"class_name", "config"} and ">" not in str(name):
         raise ValueError(unknown_name("regularizer", name, ALL))
     return get(keras.saving.deserialize_keras_object(config))
+
+
+def alike(a, b):
+    """Whether two regularizers have the same class and settings, names apart."""
+
+    def settings(config):
+        if isinstance(config, dict):
+            return {k: settings(v) for k, v in config.items() if k != "name"}
+        return [settings(v) for v in config] if isinstance(config, list) else config
+
+    return settings(serialize(a)) == settings(serialize(b))

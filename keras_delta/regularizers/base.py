@@ -148,8 +148,9 @@ class Regularizer(keras.layers.Layer):
             raise ValueError(
                 f"Invalid value for argument `beta`. Received: beta={self.beta!r}, but "
                 "the target has no parameters of its own: every layer of it has a "
-                "counterpart in the source. Use `beta=0`, or give the target a new "
-                "head with `keras_delta.attach_head`."
+                "counterpart in the source. Use `beta=0`, give the target a new head "
+                "with `keras_delta.attach_head`, or, where the source ends in a head "
+                "of the same shape, pass the source without it."
             )
         for name, value in self._strengths.items():
             if not callable(value):

@@ -401,8 +401,9 @@ def test_a_head_is_needed_for_beta(new_backbone, name, kwargs):
     assert str(e.value) == (
         f"Invalid value for argument `beta`. Received: beta={beta!r}, but the target "
         "has no parameters of its own: every layer of it has a counterpart in the "
-        "source. Use `beta=0`, or give the target a new head with "
-        "`keras_delta.attach_head`."
+        "source. Use `beta=0`, give the target a new head with "
+        "`keras_delta.attach_head`, or, where the source ends in a head of the same "
+        "shape, pass the source without it."
     )
     model = kd.DeltaModel(
         new_backbone(), new_backbone(), regularizer=make(name, kwargs, beta=0.0)

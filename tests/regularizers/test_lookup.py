@@ -145,3 +145,21 @@ def test_numbers_and_schedules_are_not_exchanged(bound):
         with pytest.raises(ValueError) as e:
             regularizer.alpha = new
         assert str(e.value) == text
+
+
+def test_a_name_that_is_in_use_already_keeps_what_was_computed(bound, images):
+    model = bound("feature_map")
+    model.prepare(*images, verbose=0)
+    before = model.regularizer
+    model.set_regularizer("feature_map")
+    model.set_regularizer(regularizers.serialize(before))
+    assert model.regularizer is before and before.ready
+    for other in (
+        {"class_name": "feature_map", "config": {"alpha": 0.5}},
+        "delta",
+        FeatureMap(),  # an instance is taken as it is
+    ):
+        model.set_regularizer("feature_map")
+        kept = model.regularizer
+        model.set_regularizer(other)
+        assert model.regularizer is not kept
