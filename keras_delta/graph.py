@@ -94,7 +94,9 @@ class Graph:
                 x = self._call(path, layer, x)
             return x
         return model._run_through_graph(
-            inputs, call_fn=lambda op, *a, **k: self._call(path, op, *a, **k)
+            inputs,
+            operation_fn=lambda op: op,
+            call_fn=lambda op, *a, **k: self._call(path, op, *a, **k),
         )
 
     def _call(self, path, operation, *args, **kwargs):
@@ -295,21 +297,6 @@ def _inputs_like(structure):
         lambda t: keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name),
         structure,
     )
-
-
-def flatten(model):
-    """The same model without nested models, on the same layers and weights.
-
-    Args:
-        model: Functional or Sequential model.
-
-    Returns:
-        A Functional model that shares every layer with `model`.
-    """
-    graph = Graph(model)
-    inputs = _inputs_like(_input_structure(model))
-    outputs = graph.run(graph.outputs, graph.inputs, tree.flatten(inputs))
-    return keras.Model(inputs, outputs, name=model.name)
 
 
 def copy_model(model, outputs=None, inputs=None, rename=None, name=None):
