@@ -5,7 +5,8 @@
 FOLDER holds train/ and test/ with a folder a class, or class folders, of which a
 quarter is held out. Each seed draws other training images and another head; all
 methods of a seed get the same. Nothing is chosen on the test images: every method
-runs with the strength given here and counts its last epoch.
+runs with its default strength and counts its last epoch. For the time of a step, see
+step_time.py, which measures all methods side by side.
 """
 
 import argparse
@@ -17,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from quiet import tf  # first: it silences TensorFlow's start-up
 
 import keras
-import numpy as np
 import pandas as pd
 import keras_delta as kd
 
@@ -58,19 +58,6 @@ def arguments():
     return parser.parse_args()
 
 
-class StepClock(keras.callbacks.Callback):
-    """Median time of a training step, tracing left out."""
-
-    def on_train_begin(self, logs=None):
-        self.times = []
-
-    def on_train_batch_begin(self, batch, logs=None):
-        self.began = time.perf_counter()
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.times.append(time.perf_counter() - self.began)
-
-
 def run(method, seed, source, train_set, test_set, args):
     keras.utils.set_random_seed(seed)
     train = train_set.batches(
@@ -103,12 +90,11 @@ def run(method, seed, source, train_set, test_set, args):
         model.compile(**settings, regularizer=METHODS[method]())
         model.prepare(train, verbose=0)
     prepare = time.perf_counter() - began
-    clock = StepClock()
     history = model.fit(
         train,
         epochs=args.epochs,
         shuffle=False,
-        callbacks=[clock, keras.callbacks.TerminateOnNaN()],
+        callbacks=[keras.callbacks.TerminateOnNaN()],
         verbose=0,
     ).history
     accuracy = model.evaluate(test, verbose=0, return_dict=True)["accuracy"]
@@ -118,7 +104,6 @@ def run(method, seed, source, train_set, test_set, args):
         "test": accuracy,
         "training": history["accuracy"][-1],
         "prepare": prepare,
-        "step": 1000 * np.median(clock.times),
     }
 
 
@@ -151,11 +136,8 @@ def main():
             "std": 100 * means["test"].std(),
             "training %": 100 * means["training"].mean(),
             "prepare s": means["prepare"].mean(),
-            "step ms": means["step"].median(),
         }
     )
-    if "plain Keras fit" in table.index:
-        table["times plain"] = table["step ms"] / table["step ms"]["plain Keras fit"]
     print(
         f"\n{args.backbone}, {size} px, {args.per_class} images a class, "
         f"{len(test_set)} test images, {args.epochs} epochs of batches of "
@@ -163,8 +145,7 @@ def main():
         f"{args.batch_norm_momentum}; mean over {args.seeds} seeds "
         f"(TensorFlow {tf.__version__}, Keras {keras.__version__})"
     )
-    rounding = {c: 1 for c in table} | {"times plain": 2, "prepare s": 0, "step ms": 0}
-    print(table.round(rounding).to_string())
+    print(table.round(1).to_string())
 
 
 if __name__ == "__main__":
