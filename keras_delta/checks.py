@@ -13,6 +13,8 @@ from keras_delta.heads import output_activation
 USUAL_MOMENTUM = 0.9  # PyTorch's, and so the authors' program's
 OLD_STATISTICS = 0.2  # share of BatchNorm's statistics that may stem from before
 
+SCALING = ("Rescaling", "ImageNetPreprocessing")  # layers that expect raw images
+
 LOGITS_LOSSES = {
     "SparseCategoricalCrossentropy": "softmax",
     "CategoricalCrossentropy": "softmax",
@@ -145,6 +147,14 @@ def _are_arrays(x):
     return all(hasattr(v, "shape") for v in tree.flatten(x))
 
 
+def has_loss(model):
+    """Refuse a model without anything to minimise before the data are looked at."""
+    if model.loss is None and not model.losses:
+        raise ValueError(
+            "No loss to compute. Provide a `loss` argument in `compile()`."
+        )
+
+
 def first_batch(model, x, y, batch_size):
     """Look at what `fit` was given, before anything long begins.
 
@@ -162,14 +172,17 @@ def first_batch(model, x, y, batch_size):
                 "the folder or the filters it was made from."
             )
         bx, by, _ = keras.utils.unpack_x_y_sample_weight(batch)
-        size, complete = len(tree.flatten(bx)[0]), False
+        size, complete = len(tree.flatten(bx)[0]) if tree.flatten(bx) else 0, False
     elif x is not None and y is not None and _are_arrays(x):
         by, total = y, len((tree.flatten(x) or [()])[0])
         if total == 0:
             raise ValueError("The training data is empty: `x` has no samples.")
         size, complete = min(total, batch_size or 32), True
+        bx = tree.map_structure(lambda v: v[:size], x)
     else:
         return
+    fed = model.pairing.target.feed(bx)
+    _pixels(model, fed)
     replicas = model.distribute_strategy.num_replicas_in_sync
     if size < replicas:
         raise ValueError(
@@ -180,6 +193,33 @@ def first_batch(model, x, y, batch_size):
     flat = tree.flatten(by)
     if len(flat) == 1 and not isinstance(model.loss, (dict, list)):
         labels.check(np.asarray(flat[0]), width, model.loss, complete)
+
+
+def _pixels(model, fed):
+    """Refuse images that are no numbers; warn of 0..1 where 0..255 is scaled inside."""
+    graph = model.pairing.target
+    for tensor, values in zip(graph.inputs, fed, strict=True):
+        if not values.dtype.is_floating:
+            continue
+        if not np.isfinite(low := float(tf.reduce_min(values))) or not np.isfinite(
+            high := float(tf.reduce_max(values))
+        ):
+            raise ValueError(
+                f"The input '{tensor.name}' holds values that are not finite (NaN or "
+                "infinite). Check how the images were decoded and scaled."
+            )
+        scaled_inside = any(
+            type(node.operation).__name__ in SCALING
+            for node in graph.nodes.values()
+            if any(t is tensor for t in node.inputs)
+        )
+        if scaled_inside and low >= 0 and 0 < high <= 1:
+            warnings.warn(
+                f"The images lie between {low:g} and {high:g}, but the model scales "
+                "raw images of 0 to 255 itself. Pass them as they come from the file, "
+                "without dividing by 255.",
+                stacklevel=4,
+            )
 
 
 def batch_norm_keeps_up(model, steps):

@@ -2,6 +2,8 @@
 
 import difflib
 
+LONGEST = 300  # characters of a value that a message repeats
+
 
 def invalid(argument, expected, received, remedy=""):
     """The text of an error about one argument.
@@ -15,9 +17,12 @@ def invalid(argument, expected, received, remedy=""):
     Returns:
         One string, ready for `ValueError` or `TypeError`.
     """
+    shown = repr(received)
+    if len(shown) > LONGEST:
+        shown = f"{shown[:LONGEST]}... ({type(received).__name__})"
     text = (
         f"Invalid value for argument `{argument}`. Expected {expected}. "
-        f"Received: {argument}={received!r}"
+        f"Received: {argument}={shown}"
     )
     return f"{text}. {remedy}" if remedy else text
 

@@ -243,6 +243,7 @@ class Graph:
 
     def feed(self, x):
         """What a user calls the model with, as a list in the order of `inputs`."""
+        given = x
         if isinstance(x, dict):  # with more in it, perhaps, than the model takes
             structure = _input_structure(self.model)
             if isinstance(structure, dict):
@@ -256,11 +257,13 @@ class Graph:
                     "x",
                     f"{len(self.inputs)} input tensor(s), "
                     f"{[t.name for t in self.inputs]}",
-                    f"{len(flat)} tensor(s)",
+                    sorted(given)
+                    if isinstance(given, dict)
+                    else f"{len(flat)} tensor(s)",
                 )
             )
         return [
-            _with_rank(keras.ops.convert_to_tensor(v, dtype=t.dtype), t.shape)
+            _fitting(keras.ops.convert_to_tensor(v, dtype=t.dtype), t)
             for v, t in zip(flat, self.inputs, strict=True)
         ]
 
@@ -279,12 +282,23 @@ def takes_training(operation):
     return bool(getattr(operation, "_call_has_training_arg", False))
 
 
-def _with_rank(v, shape):
-    """As Keras: `(B,)` will do where the model says `(B, 1)`, and vice versa."""
+def _fitting(v, tensor):
+    """As Keras: `(B,)` will do for `(B, 1)`, and vice versa; else shapes must agree."""
+    shape = tensor.shape
     if len(v.shape) == len(shape) - 1 and shape[-1] == 1:
-        return keras.ops.expand_dims(v, -1)
-    if len(v.shape) == len(shape) + 1 and v.shape[-1] == 1:
-        return keras.ops.squeeze(v, -1)
+        v = keras.ops.expand_dims(v, -1)
+    elif len(v.shape) == len(shape) + 1 and v.shape[-1] == 1:
+        v = keras.ops.squeeze(v, -1)
+    if len(v.shape) != len(shape) or any(
+        a != b
+        for a, b in zip(v.shape[1:], shape[1:], strict=True)
+        if None not in (a, b)
+    ):
+        raise ValueError(
+            f"Invalid shape for the input '{tensor.name}'. Expected {tuple(shape)}. "
+            f"Received: {tuple(v.shape)}. Resize the images to the model's "
+            "`input_shape`, and pass them in batches."
+        )
     return v
 
 

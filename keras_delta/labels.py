@@ -20,16 +20,35 @@ def check(y, classes, loss, complete=False):
     Args:
         y: labels, `(B,)` or `(B, 1)` integers for a sparse loss.
         classes: width of the head's output.
-        loss: the compiled loss; only the sparse cross-entropy is checked.
+        loss: the compiled loss; only categorical cross-entropies are checked.
         complete: whether `y` is all of the training data, so that a single class
             is an error and not an accident of the batch.
 
     Raises:
-        ValueError: for labels outside `0..classes-1` or one class only.
+        ValueError: for labels outside `0..classes-1`, of another form than the loss
+            takes, or one class only.
     """
+    y = np.asarray(y)
+    if loss_name(loss) in DENSE and y.shape[-1:] != (classes,):
+        raise ValueError(
+            f"The loss {loss_name(loss)} needs one-hot labels (batch, {classes}), but "
+            f"the labels have the shape {y.shape}. Use SparseCategoricalCrossentropy "
+            f"for integer labels, or `keras.utils.to_categorical(y, {classes})`."
+        )
     if loss_name(loss) not in SPARSE:
         return
-    y = np.asarray(y)
+    if y.ndim > 1 and y.shape[-1] == classes > 1:
+        raise ValueError(
+            f"The loss {loss_name(loss)} needs integer labels, but these look one-hot: "
+            f"their shape is {y.shape}. Use CategoricalCrossentropy, or "
+            "`y.argmax(axis=-1)`."
+        )
+    if y.dtype.kind not in "iub" and not (y.dtype.kind == "f" and (y == y // 1).all()):
+        raise ValueError(
+            f"Labels must be integers from 0 to {classes - 1}. Received: an array of "
+            f"{y.dtype} such as {y.ravel()[:3].tolist()}. Number the classes, e.g. "
+            "with `np.unique(y, return_inverse=True)`."
+        )
     ignored = getattr(loss, "ignore_class", None)
     y = y[y != ignored] if ignored is not None else y
     if y.size == 0:
@@ -38,8 +57,13 @@ def check(y, classes, loss, complete=False):
     if low < 0 or high >= classes:
         raise ValueError(
             f"The labels run from {low} to {high}, but the head has {classes} "
-            f"classes, 0 to {classes - 1}. Check the label encoding, or give the "
-            f"target a head with `attach_head(source, classes={int(high) + 1})`."
+            f"classes, 0 to {classes - 1}. Check the label encoding"
+            + (
+                f", or give the target a head with `attach_head(source, "
+                f"classes={int(high) + 1})`."
+                if low >= 0
+                else ": classes count from 0."
+            )
         )
     if complete and low == high:
         raise ValueError(

@@ -174,6 +174,7 @@ class DeltaModel(keras.Model):
             self.set_regularizer(regularizer)
         checks.strategy_supports(self)
         checks.built_in_scope(self, "target", self.target.variables)
+        checks.has_loss(self)
         checks.first_batch(self, x, y, batch_size)
         given = inspect.signature(super().fit).bind(x, y, batch_size, *args, **kwargs)
         given = given.arguments

@@ -32,7 +32,8 @@ def batches(x, y=None, batch_size=32, max_samples=None):
         raise ValueError(
             "A generator can be read only once, and looking at the training data "
             "before training would use it up. Pass arrays, a tf.data.Dataset or a "
-            "keras.utils.PyDataset."
+            "keras.utils.PyDataset, or call `model.prepare(x, y)` with some of the "
+            "training data first."
         )
     if isinstance(x, tuple) and y is None:
         x, y = x[:2]
@@ -84,6 +85,13 @@ def collect(x, y=None, max_samples=None):
     if not parts:
         raise ValueError("The training data is empty: not one sample came out of it.")
     return tree.map_structure(lambda *v: np.concatenate(v), *parts)
+
+
+def check_count(argument, count):
+    """Refuse a number of samples that is neither a positive integer nor None."""
+    whole = isinstance(count, (int, np.integer)) and not isinstance(count, bool)
+    if count is not None and (not whole or count < 1):
+        raise ValueError(invalid(argument, "a positive integer or None", count))
 
 
 def take(structure, start, stop):

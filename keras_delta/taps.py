@@ -45,6 +45,8 @@ def choose(taps, target: Graph, source: Graph, pairing: Pairing):
         for name in taps:
             check(name, target, "target")
             if name not in pairing.names:
+                # Another network altogether? That message helps more.
+                pairing.check(source.outputs)
                 raise ValueError(
                     f"Tap '{name}' of the target has no counterpart in the source. "
                     "Choose a layer that both have, or say which one is meant with "

@@ -205,8 +205,17 @@ def per_sample_loss(loss):
 
     def function(y, outputs):
         label_checks.check(y, outputs.shape[-1], loss)
+        if np.ndim(y) == outputs.ndim - 1 and outputs.shape[-1] == 1:
+            y = np.expand_dims(y, -1)  # as Keras does
         each = elements(*(ops.convert_to_tensor(v, "float64") for v in (y, outputs)))
         each = ops.convert_to_numpy(each).astype("float64")
+        if each.shape[:1] != (len(outputs),):
+            raise ValueError(
+                "Channel attention needs a loss with one value per sample, but "
+                f"{label_checks.loss_name(loss)} gave the shape {each.shape} for "
+                f"{len(outputs)} samples. Leave the mean over the batch to Keras, or "
+                "use `attention='uniform'`."
+            )
         return each.reshape(len(outputs), -1).mean(axis=1)
 
     return function

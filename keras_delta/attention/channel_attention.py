@@ -112,6 +112,9 @@ class ChannelAttention:
             ValueError: for unknown taps, data without targets, no samples, a loss
                 that is not finite, labels outside the classes.
         """
+        if train_head not in (True, False, "auto"):
+            raise ValueError(invalid("train_head", 'True, False or "auto"', train_head))
+        samples.check_count("max_samples", max_samples)
         graph = Graph(getattr(model, "target", model))
         taps = _taps(model, graph, taps)
         normalize.weights([0.0, 1.0], normalization, temperature)  # fail early
@@ -120,9 +123,8 @@ class ChannelAttention:
         call = None
         if train_head:
             head = HeadFit(graph, _head(model, graph), data, max_samples)
-            if train_head is True or _poor(
-                per_sample(head.labels, head.outputs()).mean(), head.labels, loss
-            ):
+            intact = per_sample(head.labels, head.outputs()).mean()
+            if train_head is True or _poor(intact, head.labels, loss):
                 call = head.train(loss)
         result = ablation.scores(
             graph, taps, data, per_sample, call, max_samples, progress

@@ -78,6 +78,15 @@ def deserialize(config):
     if config is None:
         return None
     name = config.get("class_name")
+    if name is None:
+        raise ValueError(
+            invalid(
+                "regularizer",
+                'a config dict {"class_name": ..., "config": {...}}',
+                config,
+                "Use `keras_delta.regularizers.serialize` to see one.",
+            )
+        )
     if name in ALL:
         return ALL[name].from_config(config.get("config", {}))
     if set(config) <= {"class_name", "config"} and ">" not in str(name):

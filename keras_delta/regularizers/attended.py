@@ -8,6 +8,8 @@ from keras import ops
 
 from keras_delta.attention import ChannelAttention
 from keras_delta.errors import invalid
+from keras_delta.regularizers.base import array
+from keras_delta.samples import check_count
 
 FORMS = '"auto", "uniform", a ChannelAttention, a dict tap -> weights, or a path'
 
@@ -25,12 +27,7 @@ class Attended:
     def __init__(self, attention="auto", attention_samples=256, **kwargs):
         super().__init__(**kwargs)
         self.attention = _attention(attention)
-        if attention_samples is not None and attention_samples < 1:
-            raise ValueError(
-                invalid(
-                    "attention_samples", "a positive integer or None", attention_samples
-                )
-            )
+        check_count("attention_samples", attention_samples)
         self.attention_samples = attention_samples
         self.computed_attention = None
         self._attention_variables = {}
@@ -64,7 +61,7 @@ class Attended:
     @property
     def _attention_known(self):
         variables = self._attention_variables.values()
-        return all(ops.convert_to_numpy(v).any() for v in variables)
+        return all(array(v).any() for v in variables)
 
     def prepare(self, model, samples, verbose=True):
         """Compute the attention from training data where it is `"auto"`."""
@@ -84,9 +81,7 @@ class Attended:
         """Dict tap -> `(C,)` weights in use; None before `fit` has computed them."""
         if not self._attention_variables or not self._attention_known:
             return None
-        return {
-            t: ops.convert_to_numpy(v) for t, v in self._attention_variables.items()
-        }
+        return {t: array(v) for t, v in self._attention_variables.items()}
 
     def tap_weights(self, tap, channels):
         """Weights of one tap, `(C,)`, also before a model uses the regularizer."""

@@ -99,7 +99,7 @@ class Regularizer(keras.layers.Layer):
         given = self._strengths[name]
         if variable is None:
             return given
-        value = float(ops.convert_to_numpy(variable.value))
+        value = float(array(variable))
         return given if np.float32(given) == value else value
 
     def _set_strength(self, name, value):
@@ -230,6 +230,11 @@ class Regularizer(keras.layers.Layer):
             if isinstance(config.get(name), dict):
                 config[name] = keras.optimizers.schedules.deserialize(config[name])
         return cls(**config)
+
+
+def array(variable):
+    """A Keras variable's value; NumPy alone warns of Keras's `__array__`."""
+    return ops.convert_to_numpy(ops.convert_to_tensor(variable))
 
 
 def _strength(name, value):

@@ -1,15 +1,18 @@
 """Regularizers of feature maps: taps, variants, reduction, scale."""
 
+import warnings
+
 import numpy as np
 from keras import ops
 
 from keras_delta import distances
 from keras_delta.errors import invalid
-from keras_delta.regularizers.base import Regularizer
+from keras_delta.regularizers.base import Regularizer, array
 from keras_delta.samples import length, take
 
 VARIANTS = ("relative", "code", "article")
 SCALE_SAMPLES = 256
+SMALLEST_SCALE = 1e-6
 
 
 class MapRegularizer(Regularizer):
@@ -48,14 +51,14 @@ class MapRegularizer(Regularizer):
     @property
     def ready(self):
         """Whether the scales of the source maps are known."""
-        return all(float(ops.convert_to_numpy(s)) > 0 for s in self._scales.values())
+        return all(float(array(s)) > 0 for s in self._scales.values())
 
     @property
     def scales(self):
         """Dict tap -> mean square of the source map, `E_l`; empty until prepared."""
         if not self._scales or not MapRegularizer.ready.fget(self):
             return {}
-        return {t: float(ops.convert_to_numpy(s)) for t, s in self._scales.items()}
+        return {t: float(array(s)) for t, s in self._scales.items()}
 
     def prepare(self, model, samples, verbose=True):
         """Measure the scale of each source map, on 256 training samples."""
@@ -76,6 +79,15 @@ class MapRegularizer(Regularizer):
                     f"{'zero' if total == 0 else 'not finite'} on all {count} samples "
                     "looked at, so distances cannot be measured in units of it. Tap "
                     "another layer, or check the source's weights and the images."
+                )
+            if total / count < SMALLEST_SCALE:
+                warnings.warn(
+                    f"The source map at tap '{tap}' is all but zero (mean square "
+                    f"{total / count:.1e}), so the slightest change of the target "
+                    "counts as a large distance and training will diverge. Does the "
+                    "source have pretrained weights, and do the images have the "
+                    "range that it expects?",
+                    stacklevel=2,
                 )
             self._scales[tap].assign(total / count)
 
