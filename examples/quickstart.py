@@ -11,6 +11,7 @@ import argparse
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 from quiet import tf  # first: it silences TensorFlow's start-up
@@ -60,6 +61,10 @@ def arguments():
     for name in ("epochs", "batch_size", "image_size"):
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be 1 or more")
+    if not args.learning_rate > 0:
+        parser.error("--learning-rate must be positive")
+    if args.weights not in ("imagenet", "none") and not Path(args.weights).is_file():
+        parser.error(f"--weights: there is no file {args.weights}")
     return args
 
 
@@ -71,7 +76,9 @@ def photographs(args):
             train_per_class=per_class[0], test_per_class=per_class[1], seed=args.seed
         )
         return sets["train"], sets["test"]
-    sets = kd.data.from_directory(args.data_dir, on_error="skip")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what was left out is listed below
+        sets = kd.data.from_directory(args.data_dir, on_error="skip")
     if isinstance(sets, dict):
         held_out = next((sets[s] for s in ("test", "val") if s in sets), None)
         if held_out is not None:
@@ -90,11 +97,12 @@ class OneBar(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.done += 1
-        shown = [(k, logs[k]) for k in ("accuracy", "loss")]
-        self.bar.update(self.done, shown, finalize=False)
+        self.shown = [(k, logs[k]) for k in ("accuracy", "loss")]
+        if sys.stdout.isatty():
+            self.bar.update(self.done, self.shown, finalize=False)
 
     def on_train_end(self, logs=None):
-        self.bar.update(self.done, finalize=True)
+        self.bar.update(self.done, self.shown, finalize=True)
 
 
 def fine_tune(name, source, train, test, classes, args):
@@ -201,13 +209,15 @@ def main():
     if args.quick:
         args.epochs, args.image_size = 2, 64
     args.output.mkdir(parents=True, exist_ok=True)
+    for old in ("attention.json", "attention.png"):  # not every run makes them
+        (args.output / old).unlink(missing_ok=True)
 
     console.rule("1  Photographs", align="left")
     train_set, test_set = photographs(args)
     classes = len(train_set.class_names)
-    console.print(f"train: {train_set}\ntest:  {test_set}")
-    for path, reason in [*train_set.skipped, *test_set.skipped]:
-        console.print(f"left out: {path} ({reason})")
+    console.print(f"train: {train_set}\ntest:  {test_set}", soft_wrap=True)
+    for path, reason in dict.fromkeys([*train_set.skipped, *test_set.skipped]):
+        console.print(f"left out: {path} ({reason})", soft_wrap=True)
     train = train_set.batches(
         args.image_size, args.batch_size, training=True, seed=args.seed, cache=True
     )
@@ -242,11 +252,11 @@ def main():
     (exported / "assets.extra").mkdir(exist_ok=True)
     labels = exported / "assets.extra" / "labels.txt"
     labels.write_text("".join(f"{name}\n" for name in train_set.class_names))
+    images = save_photographs(test_set, args.output / "photographs", args.image_size)
     for path in sorted(args.output.iterdir()):
-        console.print(f"  {path}")
+        console.print(f"  {path}", soft_wrap=True)
     console.print("\nA fresh process with TensorFlow alone classifies test images")
     console.print("(their true class is in the file name):")
-    images = save_photographs(test_set, args.output / "photographs", args.image_size)
     classify = Path(__file__).with_name("classify.py")
     subprocess.run([sys.executable, classify, exported, *images], check=True)
 

@@ -51,11 +51,106 @@ def test_labels_outside_of_the_classes(make, images, wrong, low, high, form):
         "column": (x, y[:, None]),
         "dataset": (tf.data.Dataset.from_tensor_slices((x, y)).batch(8),),
     }[form]
-    assert refusal(make().fit, *data) == (
-        f"The labels run from {low} to {high}, but the head has 3 classes, 0 to 2. "
-        "Check the label encoding, or give the target a head with "
+    remedy = (
+        ": classes count from 0."
+        if low < 0
+        else ", or give the target a head with "
         f"`attach_head(source, classes={high + 1})`."
     )
+    assert refusal(make().fit, *data) == (
+        f"The labels run from {low} to {high}, but the head has 3 classes, 0 to 2. "
+        f"Check the label encoding{remedy}"
+    )
+
+
+def test_labels_of_another_form_than_the_loss_takes(make, images):
+    x, y = images
+    hot = np.eye(3)[y]
+    dense = make(loss=keras.losses.CategoricalCrossentropy(from_logits=True))
+    assert refusal(make().fit, x, hot) == (
+        "The loss SparseCategoricalCrossentropy needs integer labels, but these look "
+        "one-hot: their shape is (8, 3). Use CategoricalCrossentropy, or "
+        "`y.argmax(axis=-1)`."
+    )
+    assert refusal(dense.fit, x, y) == (
+        "The loss CategoricalCrossentropy needs one-hot labels (batch, 3), but the "
+        "labels have the shape (8,). Use SparseCategoricalCrossentropy for integer "
+        "labels, or `keras.utils.to_categorical(y, 3)`."
+    )
+    assert "(batch, 3)" in refusal(dense.fit, x, np.eye(5)[y])
+    for wrong, shown in (
+        (y + 0.5, "float64 such as [0.5, 1.5, 2.5]"),
+        (np.where(y == 1, np.nan, y), "float64 such as [0.0, nan, 2.0]"),
+        (y.astype(str), "<U21 such as ['0', '1', '2']"),
+    ):
+        assert refusal(make().fit, x, wrong) == (
+            f"Labels must be integers from 0 to 2. Received: an array of {shown}. "
+            "Number the classes, e.g. with `np.unique(y, return_inverse=True)`."
+        )
+    make().fit(x, y.astype("float32"), verbose=0)  # whole numbers will do, as in Keras
+
+
+# Images --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["arrays", "dataset"])
+def test_images_of_another_size(make, images, form):
+    """The flat graph would take any size; the Keras model does not."""
+    x, y = images
+    data = {
+        "arrays": (x[:, :8], y),
+        "dataset": (tf.data.Dataset.from_tensor_slices((x[:, :8], y)).batch(8),),
+    }[form]
+    side = x.shape[1]
+    assert refusal(make(regularizer="feature_map").fit, *data) == (
+        f"Invalid shape for the input 'image'. Expected (None, {side}, {side}, 3). "
+        f"Received: (8, 8, {side}, 3). Resize the images to the model's `input_shape`, "
+        "and pass them in batches."
+    )
+
+
+def test_images_without_a_batch_axis(make, images):
+    x, y = images
+    unbatched = tf.data.Dataset.from_tensor_slices((x, y))
+    assert "pass them in batches" in refusal(make().fit, unbatched)
+    assert "pass them in batches" in refusal(make().fit, x[0], y[:1])
+
+
+def test_images_that_are_no_numbers(make, images):
+    x, y = images
+    x = x.copy()
+    x[3, 0, 0, 0] = np.nan
+    assert refusal(make(regularizer="l2_sp").fit, x, y) == (
+        "The input 'image' holds values that are not finite (NaN or infinite). Check "
+        "how the images were decoded and scaled."
+    )
+
+
+def test_small_pixels_where_raw_ones_are_scaled_inside(backbone, images):
+    x, y = images
+    raw = keras.Sequential(
+        [keras.Input(x.shape[1:]), keras.layers.Rescaling(1 / 255), backbone]
+    )
+    model = kd.DeltaModel(kd.attach_head(raw, 3), raw)
+    model.compile("sgd", SPARSE, jit_compile=False)
+    x = (x - x.min()) / (x.max() - x.min())
+    with pytest.warns(UserWarning) as caught:
+        model.fit(x, y, verbose=0)
+    assert str(caught[0].message) == (
+        "The images lie between 0 and 1, but the model scales raw images of 0 to 255 "
+        "itself. Pass them as they come from the file, without dividing by 255."
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model.fit(255 * x, y, verbose=0)
+
+
+def test_a_missing_loss_is_found_before_attention(make, images):
+    model = make(loss=None)
+    assert refusal(model.fit, *images, regularizer="delta") == (
+        "No loss to compute. Provide a `loss` argument in `compile()`."
+    )
+    assert model.regularizer.computed_attention is None
 
 
 def test_labels_are_looked_at_before_anything_is_computed(make, images):
@@ -124,7 +219,8 @@ def test_a_generator_cannot_be_looked_at_first(make, images, regularizer):
     assert refusal(model.fit, batches()) == (
         "A generator can be read only once, and looking at the training data before "
         "training would use it up. Pass arrays, a tf.data.Dataset or a "
-        "keras.utils.PyDataset."
+        "keras.utils.PyDataset, or call `model.prepare(x, y)` with some of the "
+        "training data first."
     )
     assert seen == []
 

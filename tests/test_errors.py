@@ -36,3 +36,8 @@ def test_unknown_name_without_a_close_one_lists_the_known():
 def test_unknown_name_cuts_a_long_list():
     text = unknown_name("taps", "%%", [f"dense_{i}" for i in range(25)])
     assert text.endswith("'dense_18', 'dense_19' and 5 more.")
+
+
+def test_long_values_are_cut():
+    text = invalid("x", "less", list(range(1000)))
+    assert text.endswith("... (list)") and len(text) < 400

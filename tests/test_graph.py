@@ -148,7 +148,7 @@ def test_feed_counts_the_inputs():
         graph.feed({"a": draw(2, 3), "c": draw(2, 3)})
     assert str(e.value) == (
         "Invalid value for argument `x`. Expected 2 input tensor(s), ['a', 'b']. "
-        "Received: x='1 tensor(s)'"
+        "Received: x=['a', 'c']"
     )
 
 

@@ -73,7 +73,8 @@ def test_generators_are_refused_unread():
     assert str(e.value) == (
         "A generator can be read only once, and looking at the training data before "
         "training would use it up. Pass arrays, a tf.data.Dataset or a "
-        "keras.utils.PyDataset."
+        "keras.utils.PyDataset, or call `model.prepare(x, y)` with some of the "
+        "training data first."
     )
     assert read == []
 

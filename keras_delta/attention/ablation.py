@@ -5,6 +5,7 @@ so it is computed once a batch; only the part behind the tap's cut is run again,
 for many channels in one call.
 """
 
+import sys
 from typing import Any, NamedTuple
 
 import keras
@@ -188,7 +189,8 @@ class _Bar:
 
     def add(self, channels):
         self._done += channels
-        self._bar.update(self._done, finalize=False)
+        if sys.stdout.isatty():  # a log file gets the last line alone
+            self._bar.update(self._done, finalize=False)
 
     def close(self):
         self._bar.update(self._done, finalize=True)

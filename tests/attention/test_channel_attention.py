@@ -376,3 +376,64 @@ def test_delta_auto_uses_the_attention_of_the_training_data(new_backbone):
     )
     for tap, weights in regularizer.attention_weights().items():
         np.testing.assert_allclose(weights, expected.weights[tap], atol=1e-6)
+
+
+@pytest.fixture
+def binary(new_backbone):
+    """`binary(loss)`: a model of one probability, and its data with labels (N,)."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(8, *new_backbone().input_shape[1:])).astype("float32")
+
+    def build(loss):
+        source = new_backbone()
+        body = keras.layers.GlobalAveragePooling2D()(source.output)
+        out = keras.layers.Dense(1, activation="sigmoid")(body)
+        model = kd.DeltaModel(keras.Model(source.input, out), source)
+        model.compile("sgd", loss, jit_compile=False)
+        return model, (x, np.arange(8) % 2)
+
+    return build
+
+
+def test_labels_without_the_last_axis_of_a_binary_head(binary):
+    model, (x, y) = binary("binary_crossentropy")
+    flat = ChannelAttention.compute(model, (x, y), progress=False)
+    column = ChannelAttention.compute(model, (x, y[:, None]), progress=False)
+    for tap, scores in flat.scores.items():
+        assert np.abs(scores).max() > 0
+        np.testing.assert_array_equal(scores, column.scores[tap])
+
+
+def test_a_loss_without_a_value_per_sample_is_refused(binary):
+    def total(y, p):
+        return keras.ops.mean(keras.losses.binary_crossentropy(y, p))
+
+    model, data = binary(total)
+    with pytest.raises(ValueError) as e:
+        ChannelAttention.compute(model, data, progress=False)
+    assert str(e.value) == (
+        "Channel attention needs a loss with one value per sample, but total gave the "
+        "shape () for 32 samples. Leave the mean over the batch to Keras, or use "
+        "`attention='uniform'`."
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"max_samples": -1},
+            "Invalid value for argument `max_samples`. Expected a positive integer or "
+            "None. Received: max_samples=-1",
+        ),
+        (
+            {"train_head": "yes"},
+            "Invalid value for argument `train_head`. Expected True, False or "
+            "\"auto\". Received: train_head='yes'",
+        ),
+    ],
+)
+def test_arguments_of_compute(binary, options, message):
+    with pytest.raises(ValueError) as e:
+        ChannelAttention.compute(*binary("binary_crossentropy"), **options)
+    assert str(e.value) == message

@@ -163,3 +163,13 @@ def test_a_name_that_is_in_use_already_keeps_what_was_computed(bound, images):
         kept = model.regularizer
         model.set_regularizer(other)
         assert model.regularizer is not kept
+
+
+def test_a_dict_that_is_no_config():
+    with pytest.raises(ValueError) as e:
+        regularizers.get({"delta": 1})
+    assert str(e.value) == (
+        "Invalid value for argument `regularizer`. Expected a config dict "
+        '{"class_name": ..., "config": {...}}. Received: regularizer={\'delta\': 1}. '
+        "Use `keras_delta.regularizers.serialize` to see one."
+    )

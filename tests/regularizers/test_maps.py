@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from reference import HEAD, SCORES, SOURCE_MAP, TARGET_MAP, half_sum_of_squares
 
+import keras_delta as kd
 from keras_delta import ChannelAttention
 from keras_delta.regularizers import Delta, FeatureMap
 
@@ -355,3 +356,12 @@ def test_float32_under_every_policy():
     found = Delta(attention=CODE, variant="code").feature_distance(*half)
     assert found.dtype == "float32"
     assert float(found) == pytest.approx(2.179319, rel=1e-3)
+
+
+def test_a_source_that_is_all_but_zero_gets_a_warning(new_backbone, images):
+    """Its scale divides the distance: 1e-12 would make any step diverge."""
+    source = new_backbone()
+    model = kd.DeltaModel(kd.attach_head(source, 3), source, regularizer="feature_map")
+    with pytest.warns(UserWarning, match="is all but zero") as caught:
+        model.prepare(images[0] * 1e-6, images[1])
+    assert model.taps[0] in str(caught[0].message)
