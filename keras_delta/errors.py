@@ -40,7 +40,9 @@ def unknown_name(argument, name, known):
         up to twenty of the known ones.
     """
     known = [str(k) for k in known]
-    close = difflib.get_close_matches(str(name), known, n=5, cutoff=0.5)
+    lower = {k.lower(): k for k in reversed(known)}
+    close = difflib.get_close_matches(str(name).lower(), lower, n=5, cutoff=0.5)
+    close = [lower[k] for k in close]
     if close:
         hint = "Closest names: " + ", ".join(repr(c) for c in close)
     else:

@@ -41,3 +41,10 @@ def test_unknown_name_cuts_a_long_list():
 def test_long_values_are_cut():
     text = invalid("x", "less", list(range(1000)))
     assert text.endswith("... (list)") and len(text) < 400
+
+
+def test_upper_and_lower_case_are_close():
+    text = unknown_name("regularizer", "DELTA", ["l2", "delta"])
+    assert text == (
+        "Unknown name for `regularizer`. Received: 'DELTA'. Closest names: 'delta'."
+    )
