@@ -234,7 +234,7 @@ class Regularizer(keras.layers.Layer):
 
 def array(variable):
     """A Keras variable's value; NumPy alone warns of Keras's `__array__`."""
-    return ops.convert_to_numpy(ops.convert_to_tensor(variable))
+    return variable.value.numpy()
 
 
 def _strength(name, value):

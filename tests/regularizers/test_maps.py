@@ -361,7 +361,9 @@ def test_float32_under_every_policy():
 def test_a_source_that_is_all_but_zero_gets_a_warning(new_backbone, images):
     """Its scale divides the distance: 1e-12 would make any step diverge."""
     source = new_backbone()
+    for weight in source.weights:
+        weight.assign(1e-6 * weight)
     model = kd.DeltaModel(kd.attach_head(source, 3), source, regularizer="feature_map")
     with pytest.warns(UserWarning, match="is all but zero") as caught:
-        model.prepare(images[0] * 1e-6, images[1])
+        model.prepare(*images)
     assert model.taps[0] in str(caught[0].message)
