@@ -161,8 +161,9 @@ def first_batch(model, x, y, batch_size):
     Arrays are looked at whole, a data set's first batch alone.
 
     Raises:
-        ValueError: for no data, fewer samples than replicas, labels outside the
-            head's classes, one class only.
+        ValueError: for no data, images of another shape than the model's input or
+            with NaN, fewer samples than replicas, and labels that `labels.check`
+            refuses.
     """
     if isinstance(x, tf.data.Dataset):
         batch = next(iter(x.take(1)), None)

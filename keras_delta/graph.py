@@ -313,7 +313,7 @@ def _inputs_like(structure):
     )
 
 
-def copy_model(model, outputs=None, inputs=None, rename=None, name=None):
+def copy_model(model, outputs=None, inputs=None, name=None, trainable=None):
     """A copy with layers of its own, without nested models, weights copied.
 
     `keras.models.clone_model` leaves the weights behind, compiles what was
@@ -323,8 +323,8 @@ def copy_model(model, outputs=None, inputs=None, rename=None, name=None):
         model: Functional or Sequential model, or a `Graph`.
         outputs: KerasTensors of the graph to end at; default: the model's own.
         inputs: KerasTensors of the graph to begin at; default: the model's own.
-        rename: function from a call's name to the new layer's name.
         name: name of the copy; default: the model's.
+        trainable: whether all layers of the copy train; default: as the model's.
 
     Returns:
         A Functional model on new inputs.
@@ -333,7 +333,6 @@ def copy_model(model, outputs=None, inputs=None, rename=None, name=None):
         ValueError: for a layer that cannot be rebuilt from its config.
     """
     graph = model if isinstance(model, Graph) else Graph(model)
-    rename = rename or (lambda name: name)
     names = {id(node.operation): key for key, node in reversed(graph.nodes.items())}
     copies = {}
 
@@ -343,8 +342,8 @@ def copy_model(model, outputs=None, inputs=None, rename=None, name=None):
         if not node.is_layer and "/" not in name:
             return None  # bare operations hold nothing and can be shared
         if id(operation) not in copies:
-            new = rename(name.replace("/", "_"))
-            copies[id(operation)] = (operation, _copy_layer(operation, new))
+            new = _copy_layer(operation, name.replace("/", "_"))
+            copies[id(operation)] = (operation, new)
         return copies[id(operation)][1](*args, **kwargs)
 
     feeds = graph.inputs if inputs is None else inputs
@@ -357,6 +356,10 @@ def copy_model(model, outputs=None, inputs=None, rename=None, name=None):
             new.set_weights(old.get_weights())
             if hasattr(new, "finalize_state"):
                 new.finalize_state()  # Normalization computes with a cast copy
+    if trainable is not None:
+        # Setting what a model says already is passed over, whatever its layers say.
+        copied.trainable = not trainable
+        copied.trainable = trainable
     return copied
 
 

@@ -61,11 +61,8 @@ def attach_head(
         raise ValueError(
             invalid("source", "a model with one output", f"{len(outputs)} outputs")
         )
-    body = copy_model(graph)
-    # A source that was frozen first is no reason to be. Setting what a model has
-    # already is passed over, whatever its layers have; hence False before.
-    body.trainable = False
-    body.trainable = True
+    # That a source was frozen first is no reason for its copy to be.
+    body = copy_model(graph, trainable=True)
     if batch_norm_momentum is not None:
         for layer in body.layers:
             if isinstance(layer, keras.layers.BatchNormalization):

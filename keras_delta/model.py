@@ -69,11 +69,10 @@ class DeltaModel(keras.Model):
         self.target = target
         checks.built_in_scope(self, "target", target.variables)
         if source is None:
-            body = body_output(target_graph)
-            self.source = copy_model(target_graph, outputs=body, name="source")
+            graph, end = target_graph, body_output(target_graph)
         else:
-            self.source = copy_model(Graph(source, argument="source"), name="source")
-        self.source.trainable = False
+            graph, end = Graph(source, argument="source"), None
+        self.source = copy_model(graph, end, name="source", trainable=False)
         if isinstance(taps, dict):  # the copy of a nested model is flat
             taps = {
                 ours: str(theirs).replace("/", "_") for ours, theirs in taps.items()

@@ -256,11 +256,15 @@ def test_copies_end_and_begin_where_asked(backbone):
     close(part([x]), backbone.get_layer("conv1")(x))
 
 
-def test_copies_are_renamed(backbone):
-    copy = copy_model(backbone, rename=lambda name: f"source_{name}")
-    assert [x.name for x in copy.layers[1:3]] == ["source_conv0", "source_relu0"]
-    joined = keras.Model(backbone.input, copy(backbone.input))
-    assert joined.output.shape == (None, 4, 4, 8)
+def test_copies_train_or_not_whatever_the_model_says(backbone):
+    """A model keeps `trainable=True` while its layers are frozen one by one."""
+    for layer in backbone.layers:
+        layer.trainable = False
+    assert backbone.trainable
+    assert copy_model(backbone).trainable_variables == []
+    trained = copy_model(backbone, trainable=True)
+    assert len(trained.trainable_variables) == len(backbone.weights)
+    assert copy_model(trained, trainable=False).trainable_variables == []
 
 
 def test_copies_of_lambda_layers():

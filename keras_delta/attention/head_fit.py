@@ -71,8 +71,9 @@ class HeadFit:
             A function for `Graph.run(call=...)` that puts the trained layers in
             the place of the network's own.
         """
-        copy = copy_model(self.graph, inputs=self._inputs, name="head_copy")
-        copy.trainable = True
+        copy = copy_model(
+            self.graph, inputs=self._inputs, name="head_copy", trainable=True
+        )
         count = len(self.features[0])
         steps = math.ceil(count / BATCH)
         epochs = max(EPOCHS, math.ceil(LEAST_STEPS / steps))

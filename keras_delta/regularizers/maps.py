@@ -51,18 +51,21 @@ class MapRegularizer(Regularizer):
     @property
     def ready(self):
         """Whether the scales of the source maps are known."""
+        return self._measured()
+
+    def _measured(self):
         return all(float(array(s)) > 0 for s in self._scales.values())
 
     @property
     def scales(self):
         """Dict tap -> mean square of the source map, `E_l`; empty until prepared."""
-        if not self._scales or not MapRegularizer.ready.fget(self):
+        if not self._measured():
             return {}
         return {t: float(array(s)) for t, s in self._scales.items()}
 
     def prepare(self, model, samples, verbose=True):
         """Measure the scale of each source map, on 256 training samples."""
-        if MapRegularizer.ready.fget(self):
+        if self._measured():
             return
         x, _ = samples(SCALE_SAMPLES)
         totals, count = dict.fromkeys(self._scales, 0.0), 0
