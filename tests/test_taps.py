@@ -63,7 +63,9 @@ def test_inception_v3_has_its_published_taps_whatever_its_numbers():
         assert channels == [64, 192, 288, 768]
     first, second = found
     assert first[:2] != second[:2] and first[2:] == second[2:] == ["mixed2", "mixed7"]
-    assert choose("auto", target=nets[1], source=nets[0]) == dict(zip(second, first, strict=True))
+    assert choose("auto", target=nets[1], source=nets[0]) == dict(
+        zip(second, first, strict=True)
+    )
 
 
 def test_one_tap_per_resolution_of_mobilenet_v2():
