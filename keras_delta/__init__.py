@@ -1,6 +1,7 @@
 """Regularised transfer learning for Keras 3."""
 
 from keras_delta import backbones as backbones
+from keras_delta import callbacks as callbacks
 from keras_delta import data as data
 from keras_delta import regularizers as regularizers
 from keras_delta.attention import ChannelAttention as ChannelAttention

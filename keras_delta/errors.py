@@ -1,6 +1,11 @@
 """Sentences for errors: argument, what was expected, what came, what to do."""
 
 import difflib
+import sys
+import warnings
+from pathlib import Path
+
+import keras
 
 LONGEST = 300  # characters of a value that a message repeats
 
@@ -50,3 +55,12 @@ def unknown_name(argument, name, known):
         more = f" and {len(known) - 20} more" if len(known) > 20 else ""
         hint = f"Known names: {shown}{more}"
     return f"Unknown name for `{argument}`. Received: {name!r}. {hint}."
+
+
+def warn(message):
+    """Warn, pointing at the user's line that led here."""
+    inside = (str(Path(__file__).parent), str(Path(keras.__file__).parent))
+    frame, level = sys._getframe(1), 2
+    while frame is not None and frame.f_code.co_filename.startswith(inside):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)

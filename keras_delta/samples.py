@@ -64,6 +64,40 @@ def batches(x, y=None, batch_size=32, max_samples=None):
             return
 
 
+def regrouped(stream, size):
+    """Batches of `size` samples, whatever the sizes of those that come in.
+
+    The last one may be smaller, and so is the last one before the shape of the
+    samples changes.
+    """
+    held, count = [], 0
+    for batch in stream:
+        if held and _shapes(held[0]) != _shapes(batch):
+            yield from _split(held, size)
+            held, count = [], 0
+        held.append(batch)
+        count += length(batch[0])
+        if count >= size:
+            *whole, rest = _split(held, size)
+            yield from whole
+            held, count = [rest], length(rest[0])
+            if count == size:
+                yield rest
+                held, count = [], 0
+    if held:
+        yield from _split(held, size)
+
+
+def _split(held, size):
+    joined = tree.map_structure(lambda *v: np.concatenate(v), *held)
+    for start in range(0, length(joined[0]), size):
+        yield take(joined, start, start + size)
+
+
+def _shapes(batch):
+    return [v.shape[1:] for v in tree.flatten(batch)]
+
+
 def _endless(adapter):
     dataset = getattr(adapter, "_dataset", None)
     return hasattr(dataset, "cardinality") and int(dataset.cardinality()) == -1

@@ -1,223 +1,367 @@
-"""Exact scores: how much the loss rises when a channel is set to zero.
+"""Exact scores: how much the loss rises when a channel is switched off.
 
-What lies before a tap does not change when one of its channels is switched off,
-so it is computed once a batch; only the part behind the tap's cut is run again,
-for many channels in one call.
+The work is a list of pairs, a sample and a channel, for each batch and tap; a call
+runs as many as the memory allows. Losses are compared sample by sample and summed
+in float64.
 """
 
+import contextlib
+import itertools
+import math
 import sys
-from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import ops, tree
+from keras import tree
 
-from keras_delta import labels as label_checks
 from keras_delta import samples
-from keras_delta.graph import Graph
+from keras_delta.attention import memory
+from keras_delta.attention.checkpoint import Checkpoint
+from keras_delta.attention.tally import Result, Tally, digest
 
 BATCH = 32
-MEMORY = 512 * 2**20  # bytes that the maps of one call may take
-
-
-class Result(NamedTuple):
-    """What `scores` found.
-
-    Attributes:
-        scores: dict tap -> `(C,)` float64.
-        count: number of samples.
-        loss: mean loss of the intact network.
-        labels: the targets of all samples.
-    """
-
-    scores: dict
-    count: int
-    loss: float
-    labels: Any
+MOST_PAIRS = 2**16  # in a call
 
 
 class Ablation:
-    """Runs a network with channels of one tap switched off.
-
-    One trace a tap: the batch and the number of channels in a call are fixed,
-    and what is missing at the end is padded.
+    """Runs a network with channels switched off, on all samples.
 
     Args:
-        graph: the network.
-        tap: name of the tapped layer.
-        call: see `Graph.run`; replaces single layers (a trained head, say).
+        network: `networks.Cut` or `networks.Whole`.
+        loss: a `SampleLoss`.
+        memory: bytes that the maps of one call may take.
+        tolerance: see `ChannelAttention.compute`.
+        checkpoint: a `Checkpoint`.
+        state: what the checkpoint holds, if anything.
+        extra: dict of further arrays for the checkpoint.
+        strategy: a `tf.distribute.Strategy` over whose replicas pairs are spread.
     """
 
-    def __init__(self, graph: Graph, tap, call=None):
-        tensor = graph.output_of(tap)
-        self.graph, self.call = graph, call
-        self.cut = graph.cut([tensor])
-        self.channels = tensor.shape[-1]
-        self._run = tf.function(self._masked, reduce_retracing=False)
+    def __init__(
+        self,
+        network,
+        loss,
+        memory,
+        tolerance=None,
+        checkpoint=None,
+        state=None,
+        extra=None,
+        strategy=None,
+    ):
+        self.network, self.loss = network, loss
+        self._memory, self._tolerance = memory, tolerance
+        self._checkpoint = checkpoint or Checkpoint(None, {})
+        self._extra = extra or {}
+        self._strategy = strategy
+        self._tallies = {t: Tally(s.channels) for t, s in network.taps.items()}
+        self._done = []  # digests of the batches that are done
+        self._tap, self._part = 0, None  # the tap in work, and how far it is
+        self._loss = np.zeros(2)  # sum and number of the intact network's losses
+        self._programs = {}
+        self._consistent = True
+        if state is not None:
+            self._restore(state)
 
-    def _masked(self, values, masks):
-        k, n = masks.shape[0], values[0].shape[0]
-        keep = ops.reshape(masks, (k, *[1] * (len(values[0].shape) - 1), -1))
-        tap = ops.where(keep, values[0][None], ops.zeros((), values[0].dtype))
-        rest = [ops.tile(v, (k, *[1] * (len(v.shape) - 1))) for v in values[1:]]
-        tap = ops.reshape(tap, (k * n, *values[0].shape[1:]))
-        out = self.graph.run(
-            self.graph.outputs, self.cut, [tap, *rest], training=False, call=self.call
-        )
-        out = tree.flatten(out)[0]
-        return ops.reshape(out, (k, n, *out.shape[1:]))
-
-    def chunk(self, values):
-        """Number of channels to switch off in one call, one at a time."""
-        behind = self.graph.descendants(self.cut[:1])
-        sizes = [
-            np.prod([d or 1 for d in t.shape[1:]])
-            for name in behind
-            for t in self.graph.nodes[name].outputs
-        ]
-        # The largest map, its successor and the masked copy live at once.
-        widest = 3 * 4 * max([*sizes, *[np.prod(v.shape[1:]) for v in values]])
-        return int(np.clip(MEMORY // (widest * BATCH), 1, self.channels + 1))
-
-    def outputs(self, values):
-        """Yield (channel, outputs) for each channel, and (-1, intact outputs) first.
+    def run(self, data, max_samples=None, progress=True):
+        """Look at all of the data, or what the checkpoint left of it.
 
         Args:
-            values: the tensors of the cut for one batch, `(BATCH, ...)`.
+            data: what `samples.batches` reads.
+            max_samples: look at no more than so many.
+            progress: show a progress bar with the time left.
+
+        Returns:
+            A `Result`.
         """
-        masks = np.ones((self.channels + 1, self.channels), bool)
-        masks[np.arange(self.channels) + 1, np.arange(self.channels)] = False
-        chunk = self.chunk(values)
-        for start in range(0, len(masks), chunk):
-            part = masks[start : start + chunk]
-            padded = np.ones((chunk, self.channels), bool)
-            padded[: len(part)] = part
-            out = ops.convert_to_numpy(self._run(values, ops.convert_to_tensor(padded)))
-            for i in range(len(part)):
-                yield start + i - 1, out[i]
+        stream = samples.batches(data, batch_size=BATCH, max_samples=max_samples)
+        first = next(stream, None)
+        if first is None:
+            raise ValueError("No samples: channel attention needs at least one.")
+        self._fit_memory(self.network.feed(samples.take(first[0], 0, 1)))
+        stream = itertools.chain([first], stream)
+        bar = None
+        if progress:
+            expected = _expected(data, max_samples)
+            batches = expected and math.ceil(expected / self._batch)
+            bar = _Bar([len(t.sums) for t in self._tallies.values()], batches)
+        seen, digests = [], []
+        try:
+            for x, y in samples.regrouped(stream, self._batch):
+                if len(digests) >= len(self._done) and not self._needed():
+                    break  # every score is known well enough
+                targets = self.loss.targets(y)
+                digests.append(digest((x, y)))
+                seen.append(targets)
+                if len(digests) <= len(self._done):
+                    self._check_same(digests)
+                else:
+                    self._look_at(x, targets, digests[-1], bar)
+            if len(digests) < len(self._done):
+                self._check_same([*digests, "nothing"])
+        except KeyboardInterrupt:
+            self._interrupted()
+            raise
+        self._checkpoint.save(self._state, now=True)
+        if bar:
+            bar.close(len(digests))
+        return Result.of(self._tallies, *self._loss, seen, self._done)
+
+    def _fit_memory(self, feeds):
+        """How many samples, and for each tap how many pairs, go into a call."""
+        per_sample, per_pair = self.network.needs(feeds)
+        self._batch = min(BATCH, int(self._memory / 2 // per_sample) or 1)
+        left = self._memory - self._batch * per_sample
+        widest = max(per_pair, key=per_pair.get)
+        if left < per_pair[widest]:
+            needed = memory.show(max(per_sample, 1) + per_pair[widest])
+            raise ValueError(
+                f"The memory budget of {memory.show(self._memory)} is too small for "
+                f"one channel of '{widest}' on one sample, which takes {needed}. Pass "
+                "a larger `memory`, or smaller images."
+            )
+        self._pairs = {
+            tap: min(int(left // size), MOST_PAIRS) for tap, size in per_pair.items()
+        }
+
+    def _active(self, tap):
+        return self._tallies[tap].active(self._tolerance)
+
+    def _needed(self):
+        return any(self._active(tap).any() for tap in self._tallies)
+
+    def _look_at(self, x, targets, digest, bar):
+        """One batch: all taps, from where an interruption left off."""
+        size = samples.length(x)
+        feeds = self.network.feed(tree.map_structure(self._padded, x))
+        calls = self._calls(feeds)
+        bases, outputs = calls["intact"](feeds)
+        outputs = [v[:size] for v in outputs]
+        self.loss.check(targets, outputs)
+        losses = self.loss(targets, outputs)
+        if not np.isfinite(losses).all():
+            raise ValueError(_not_finite(self.network.first_not_finite(feeds)))
+        for i, (tap, base) in enumerate(zip(self._tallies, bases, strict=True)):
+            if i < self._tap:
+                continue
+            active = self._active(tap)
+            if self._part is None:
+                self._part = _Part(size, len(active))
+            if active.any() and self.network.taps[tap].reaches:
+                if bar:
+                    bar.begin(len(self._done), i)
+                self._look_behind(tap, calls[tap], base, active, targets, bar)
+            with self._changing():
+                self._tallies[tap].add(self._part.differences, active)
+                self._tap, self._part = i + 1, None
+            self._checkpoint.save(self._state)
+        with self._changing():
+            self._loss += losses.sum(), size
+            self._done.append(digest)
+            self._tap = 0
+
+    def _look_behind(self, tap, call, base, active, targets, bar):
+        """One tap on one batch: pairs that make a difference, channel by channel."""
+        part = self._part
+        size = len(part.intact)
+        changes = base["changes"].numpy()[:size] & active
+        channels, rows = np.nonzero(changes.T)
+        rows = np.concatenate([np.arange(size), rows]).astype("int32")
+        channels = np.concatenate([np.full(size, -1), channels]).astype("int32")
+        while part.position < len(rows):
+            now = slice(part.position, part.position + call.pairs)
+            row, channel = rows[now], channels[now]
+            outputs = call(base, row, channel)
+            losses = self.loss([_rows(y, row) for y in targets], outputs)
+            if not np.isfinite(losses).all():
+                bad = channel[~np.isfinite(losses)][0]
+                raise ValueError(
+                    f"With channel {bad} of '{tap}' switched off the loss is not "
+                    "finite. Use a loss that bounds its logarithms, or logits."
+                )
+            whole = channel < 0
+            part.intact[row[whole]] = losses[whole]
+            row, channel, losses = row[~whole], channel[~whole], losses[~whole]
+            part.differences[row, channel] = losses - part.intact[row]
+            part.position += len(rows[now])
+            self._checkpoint.save(self._state)
+            if bar:
+                bar.show(part.position / len(rows))
+
+    def _calls(self, feeds):
+        """The traced computations for inputs of these shapes, each traced once."""
+        key = tuple(tuple(v.shape) for v in feeds)
+        if key not in self._programs:
+            intact = _traced(self.network.run_intact, feeds)
+            bases, _ = intact.structured_outputs
+            calls = {"intact": intact}
+            for (tap, tapped), base in zip(
+                self.network.taps.items(), bases, strict=True
+            ):
+                if tapped.reaches:
+                    most = self._batch * (tapped.channels + 1)
+                    calls[tap] = _Call(
+                        tapped, base, self._pairs[tap], most, self._strategy
+                    )
+            self._programs[key] = calls
+        return self._programs[key]
+
+    def _padded(self, v):
+        missing = self._batch - len(v)
+        return np.concatenate([v, np.repeat(v[-1:], missing, 0)]) if missing else v
+
+    # --- interruptions ---
+
+    @contextlib.contextmanager
+    def _changing(self):
+        """Ctrl-C in here leaves what must not be written."""
+        self._consistent = False
+        yield
+        self._consistent = True
+
+    def _state(self):
+        arrays = {**self._extra, "memory": np.array(self._memory)}
+        arrays["done"] = np.array(self._done, "U32")
+        arrays["loss"] = self._loss
+        for i, tally in enumerate(self._tallies.values()):
+            arrays.update({f"tap{i}/{k}": v for k, v in vars(tally).items()})
+        arrays["tap"] = np.array(self._tap)
+        if self._part is not None:
+            arrays.update({f"part/{k}": v for k, v in vars(self._part).items()})
+        return arrays
+
+    def _restore(self, arrays):
+        self._memory = int(arrays["memory"])  # calls of the same size: the same bits
+        self._done = arrays["done"].tolist()
+        self._loss = arrays["loss"]
+        for i, tally in enumerate(self._tallies.values()):
+            vars(tally).update({k: arrays[f"tap{i}/{k}"] for k in vars(tally)})
+        self._tap = int(arrays["tap"])
+        if "part/position" in arrays:
+            self._part = _Part(0, 0)
+            vars(self._part).update({k: arrays[f"part/{k}"] for k in vars(self._part)})
+            self._part.position = int(self._part.position)
+
+    def _check_same(self, digests):
+        index = len(digests) - 1
+        if digests[index] != self._done[index]:
+            raise ValueError(
+                f"The checkpoint '{self._checkpoint.path}' was made from other data: "
+                f"batch {index} of {self._batch} samples differs. Give the samples in "
+                "the same order and with the same augmentation, or delete the file."
+            )
+
+    def _interrupted(self):
+        if self._consistent:
+            self._checkpoint.save(self._state, now=True)
+        if self._checkpoint.path is not None:
+            print(
+                f"\nInterrupted. '{self._checkpoint.path}' holds what was done so far; "
+                "run the same again to go on from there.",
+                flush=True,
+            )
 
 
-def scores(graph, taps, data, loss, call=None, max_samples=None, progress=True):
-    """Mean loss increase per channel of each tap.
+class _Part:
+    """One tap on one batch, while it is worked at."""
+
+    def __init__(self, size, channels):
+        self.differences = np.zeros((size, channels))
+        self.intact = np.zeros(size)
+        self.position = 0
+
+
+class _Call:
+    """Pairs of a batch through one tapped network, as many at a time as it takes.
 
     Args:
-        graph: the network.
-        taps: names of the tapped layers.
-        data: what `samples.batches` reads.
-        loss: function `(y, outputs) -> (B,)` float64, the loss per sample.
-        call: see `Ablation`.
-        max_samples: look at no more than so many.
-        progress: show a progress bar with the time left.
+        tapped: a `Suffix`, or what has its interface.
+        base: structure of tensors with the shapes of `Suffix.base`'s.
+        fitting: number of pairs that fit into memory.
+        most: number of pairs that there can be.
+        strategy: spreads a call over its replicas.
 
-    Returns:
-        A `Result`. Differences are taken per sample and summed in float64.
+    Attributes:
+        pairs: number of pairs in a call.
     """
-    ablations = {tap: Ablation(graph, tap, call) for tap in taps}
-    cuts = [a.cut for a in ablations.values()]
 
-    @tf.function
-    def prefix(feeds):
-        return graph.run(cuts, graph.inputs, feeds, training=False)
+    def __init__(self, tapped, base, fitting, most, strategy):
+        replicas = strategy.num_replicas_in_sync if strategy else 1
+        rounds = math.ceil(most / (fitting * replicas))
+        self._each = math.ceil(most / (rounds * replicas))  # calls of equal size
+        self.pairs = self._each * replicas
+        self._shape = (replicas, self._each)
 
-    totals = {tap: np.zeros(a.channels) for tap, a in ablations.items()}
-    count, total_intact, labels = 0, 0.0, []
-    bar = None
-    for x, y in samples.batches(data, batch_size=BATCH, max_samples=max_samples):
-        for start in range(0, samples.length(x), BATCH):
-            bx, by = samples.take((x, y), start, start + BATCH)
-            size = samples.length(bx)
-            feeds = [_pad(v, BATCH) for v in graph.feed(bx)]
-            by = tree.map_structure(lambda v: _pad(v, BATCH), by)
-            if progress and bar is None:
-                channels = sum(a.channels for a in ablations.values())
-                bar = _Bar(channels, _expected(data, max_samples))
-            for (tap, ablation), values in zip(
-                ablations.items(), prefix(feeds), strict=True
-            ):
-                for channel, out in ablation.outputs(values):
-                    each = loss(by, out)[:size]
-                    if channel < 0:
-                        intact = each
-                        _check(intact, tap)
-                    else:
-                        totals[tap][channel] += (each - intact).sum()
-                if bar:
-                    bar.add(ablation.channels)
-            count += size
-            total_intact += intact.sum()
-            labels.append(samples.take(by, 0, size))
-    if bar:
-        bar.close()
-    if count == 0:
-        raise ValueError("No samples: channel attention needs at least one.")
-    labels = tree.map_structure(lambda *v: np.concatenate(v), *labels)
-    means = {tap: total / count for tap, total in totals.items()}
-    return Result(means, count, total_intact / count, labels)
+        def run(base, rows, channels):
+            if replicas == 1:
+                return tapped.outputs(base, rows[0], channels[0])
+
+            def own():
+                replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+                return tapped.outputs(base, rows[replica], channels[replica])
+
+            results = strategy.run(own)
+            parts = [strategy.experimental_local_results(v) for v in results]
+            return [tf.concat(part, axis=0) for part in parts]
+
+        pairs = tf.TensorSpec(self._shape, "int32")
+        self._run = _traced(run, base, pairs, pairs)
+
+    def __call__(self, base, rows, channels):
+        """Outputs for up to `pairs` pairs, a list of arrays."""
+        count = len(rows)
+        padded = np.zeros((2, self.pairs), "int32")
+        padded[1] = -1
+        padded[:, :count] = rows, channels
+        rows, channels = tf.constant(padded.reshape(2, *self._shape))
+        return [v.numpy()[:count] for v in self._run(base, rows, channels)]
 
 
-def _check(losses, tap):
-    if not np.isfinite(losses).all():
-        raise ValueError(
-            f"The loss is not finite on some samples, before any channel of '{tap}' "
-            "was switched off. Check the images, the labels and the weights."
-        )
+def _traced(function, *arguments):
+    """The function traced for tensors of these shapes, for good."""
+    specs = tree.map_structure(lambda v: tf.TensorSpec(v.shape, v.dtype), arguments)
+    return tf.function(function).get_concrete_function(*specs)
 
 
-def _pad(v, size):
-    missing = size - len(v)
-    if missing == 0:
-        return v
-    return np.concatenate([np.asarray(v), np.repeat(np.asarray(v[-1:]), missing, 0)])
+def _rows(y, rows):
+    return y if y is None else np.asarray(y)[rows]
+
+
+def _not_finite(name):
+    where = f"layer '{name}' puts out numbers that are not" if name else "it is not"
+    return (
+        f"The loss is not finite on some samples: {where} finite, before any channel "
+        "was switched off. Check the images, the labels and the weights."
+    )
 
 
 def _expected(data, max_samples):
+    """Number of samples, where it is known."""
     first = tree.flatten(data[0])[0] if isinstance(data, tuple) else None
-    total = len(first) if first is not None else None
-    known = [n for n in (total, max_samples) if n is not None]
-    return -(-min(known) // BATCH) if known else None
+    known = [n for n in (first is not None and len(first), max_samples) if n]
+    return min(known) if known else None
 
 
 class _Bar:
     """Keras's progress bar over channels, with the time left."""
 
     def __init__(self, channels, batches):
-        target = channels * batches if batches else None
+        self._channels = channels
+        target = sum(channels) * batches if batches else None
         self._bar = keras.utils.Progbar(target, unit_name="channel")
-        self._done = 0
+        self._before = self._width = 0
         print("Channel attention:", flush=True)
 
-    def add(self, channels):
-        self._done += channels
+    def begin(self, batches, tap):
+        """Say which batch and tap comes next."""
+        self._before = batches * sum(self._channels) + sum(self._channels[:tap])
+        self._width = self._channels[tap]
+
+    def show(self, part):
+        """Say which part of the tap is done, 0 to 1."""
         if sys.stdout.isatty():  # a log file gets the last line alone
-            self._bar.update(self._done, finalize=False)
+            done = self._before + int(part * self._width)
+            self._bar.update(done, finalize=False)
 
-    def close(self):
-        self._bar.update(self._done, finalize=True)
-
-
-def per_sample_loss(loss):
-    """A Keras loss as a function `(y, outputs) -> (B,)` in float64.
-
-    The function raises a ValueError for labels that the outputs have no class for.
-    """
-    loss = keras.losses.get(loss)
-    # `call` is the loss before any reduction, and takes float64.
-    elements = loss.call if isinstance(loss, keras.losses.Loss) else loss
-
-    def function(y, outputs):
-        label_checks.check(y, outputs.shape[-1], loss)
-        if np.ndim(y) == outputs.ndim - 1 and outputs.shape[-1] == 1:
-            y = np.expand_dims(y, -1)  # as Keras does
-        each = elements(*(ops.convert_to_tensor(v, "float64") for v in (y, outputs)))
-        each = ops.convert_to_numpy(each).astype("float64")
-        if each.shape[:1] != (len(outputs),):
-            raise ValueError(
-                "Channel attention needs a loss with one value per sample, but "
-                f"{label_checks.loss_name(loss)} gave the shape {each.shape} for "
-                f"{len(outputs)} samples. Leave the mean over the batch to Keras, or "
-                "use `attention='uniform'`."
-            )
-        return each.reshape(len(outputs), -1).mean(axis=1)
-
-    return function
+    def close(self, batches):
+        self._bar.update(batches * sum(self._channels), finalize=True)

@@ -50,11 +50,11 @@ class HeadFit:
         )
 
     def outputs(self):
-        """Outputs of the head as it is, for all samples."""
+        """Outputs of the head as it is, for all samples, a list."""
         out = self.graph.run(
             self.graph.outputs, self._inputs, self.features, training=False
         )
-        return ops.convert_to_numpy(tree.flatten(out)[0])
+        return [ops.convert_to_numpy(v) for v in tree.flatten(out)]
 
     def train(self, loss, seed=0):
         """Train a copy of the head on the frozen features.
@@ -64,15 +64,31 @@ class HeadFit:
         sets get more epochs, 300 steps at least.
 
         Args:
-            loss: Keras loss of the network's output.
+            loss: a `SampleLoss`.
             seed: of the order of the samples.
 
         Returns:
-            A function for `Graph.run(call=...)` that puts the trained layers in
-            the place of the network's own.
+            List of (the network's own variable, trained array).
         """
+        parts = list(
+            zip(
+                tree.flatten(self.graph.outputs),
+                loss.targets(self.labels),
+                loss.losses,
+                loss.weights,
+                strict=True,
+            )
+        )
+        parts = [part for part in parts if part[2] is not None]
+        outputs, y, losses, weights = (list(v) for v in zip(*parts, strict=True))
+        if len(outputs) == 1:
+            outputs, y, losses = outputs[0], y[0], losses[0]
         copy = copy_model(
-            self.graph, inputs=self._inputs, name="head_copy", trainable=True
+            self.graph,
+            outputs=outputs,
+            inputs=self._inputs,
+            name="head_copy",
+            trainable=True,
         )
         count = len(self.features[0])
         steps = math.ceil(count / BATCH)
@@ -82,7 +98,8 @@ class HeadFit:
         )
         copy.compile(
             keras.optimizers.SGD(rate, momentum=0.9, weight_decay=1e-4),
-            loss=loss,
+            loss=losses,
+            loss_weights=weights,
             jit_compile=False,
         )
         # Our own order: Keras's follows its global seed.
@@ -92,15 +109,13 @@ class HeadFit:
         rows = tf.data.Dataset.from_tensor_slices(order.ravel()).batch(BATCH)
 
         def gather(i):
-            return tree.map_structure(lambda v: tf.gather(v, i), (x, self.labels))
+            return tree.map_structure(lambda v: tf.gather(v, i), (x, y))
 
         copy.fit(rows.map(gather), shuffle=False, verbose=0)
         own = [x for name, x in self.graph.layers().items() if name in self._behind]
         new = Graph(copy).layers().values()
-        layers = {id(a): b for a, b in zip(own, new, strict=True)}
-
-        def call(node, *args, **kwargs):
-            layer = layers.get(id(node.operation))
-            return None if layer is None else layer(*args, **kwargs)
-
-        return call
+        return [
+            (variable, ops.convert_to_numpy(trained))
+            for old, fitted in zip(own, new, strict=True)
+            for variable, trained in zip(old.weights, fitted.weights, strict=True)
+        ]

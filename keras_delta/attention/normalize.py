@@ -38,18 +38,21 @@ def uniform(scores, temperature):
 ALL = {
     "standardized": standardized,
     "softmax": softmax,
+    "softmax_of_sums": softmax,  # the article's: of sums over the samples
     "ratio": ratio,
     "uniform": uniform,
 }
 
 
-def weights(scores, normalization="standardized", temperature=5.0):
+def weights(scores, normalization="standardized", temperature=5.0, samples=None):
     """Weights of one tap.
 
     Args:
         scores: `(C,)` mean loss increase when a channel is zeroed.
-        normalization: `"standardized"`, `"softmax"`, `"ratio"` or `"uniform"`.
+        normalization: `"standardized"`, `"softmax"`, `"softmax_of_sums"`, `"ratio"`
+            or `"uniform"`.
         temperature: divides what the softmax is taken of; the authors' is 5.
+        samples: number of samples of the means, for `"softmax_of_sums"`.
 
     Returns:
         `(C,)` float32, non-negative, sum 1.
@@ -67,6 +70,13 @@ def weights(scores, normalization="standardized", temperature=5.0):
         raise ValueError(
             invalid("scores", "a vector of finite numbers", scores.tolist())
         )
+    if normalization == "softmax_of_sums":
+        if samples is None:
+            raise ValueError(
+                '`normalization="softmax_of_sums"` needs the number of samples that '
+                "the scores are means of: pass `samples`."
+            )
+        scores = scores * samples
     return ALL[normalization](scores, temperature).astype("float32")
 
 

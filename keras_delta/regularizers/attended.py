@@ -77,6 +77,30 @@ class Attended:
         for tap, weights in self.computed_attention.weights.items():
             self._attention_variables[tap].assign(weights)
 
+    def set_attention_weights(self, attention):
+        """Use other weights from now on, also while training.
+
+        The weights are variables: nothing is traced again, and they are saved with
+        the model.
+
+        Args:
+            attention: a `ChannelAttention` with every tap of the model.
+
+        Raises:
+            ValueError: if no model uses the regularizer yet, or the attention was
+                made for other taps.
+        """
+        if not self._attention_variables:
+            raise ValueError(
+                "No model uses this regularizer yet. Pass the weights as "
+                "`attention=` when making it, or give it to a DeltaModel first."
+            )
+        variables = self._attention_variables
+        attention.check_taps({tap: v.shape[-1] for tap, v in variables.items()})
+        for tap, variable in variables.items():
+            variable.assign(attention.weights[tap])
+        self.computed_attention = attention
+
     def attention_weights(self):
         """Dict tap -> `(C,)` weights in use; None before `fit` has computed them."""
         if not self._attention_variables or not self._attention_known:

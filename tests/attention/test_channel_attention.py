@@ -47,7 +47,9 @@ def test_weights_of_scores(normalization, temperature, expected):
 
 def test_scores_all_alike_give_uniform_weights():
     for normalization in normalize.ALL:
-        found = ChannelAttention.from_scores({"a": np.zeros(4)}, normalization)
+        found = ChannelAttention.from_scores(
+            {"a": np.zeros(4)}, normalization, samples=10
+        )
         np.testing.assert_allclose(found.weights["a"], 0.25)
 
 
@@ -413,7 +415,7 @@ def test_a_loss_without_a_value_per_sample_is_refused(binary):
         ChannelAttention.compute(model, data, progress=False)
     assert str(e.value) == (
         "Channel attention needs a loss with one value per sample, but total gave the "
-        "shape () for 32 samples. Leave the mean over the batch to Keras, or use "
+        "shape () for 8 samples. Leave the mean over the batch to Keras, or use "
         "`attention='uniform'`."
     )
 

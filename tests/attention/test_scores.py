@@ -117,15 +117,20 @@ def test_scores_equal_the_plain_loop(build, taps):
     weights = random_weights(model)
     attention = compute(model, x, y, list(taps), progress=False)
     probabilities = build is softmax
+    ours, theirs, largest = [], [], 0
     for tap, path in taps.items():
         loop = plain_loop.scores(build, weights, path, x, y, probabilities)
         exact = plain_loop.scores(build, weights, path, x, y, probabilities, "float64")
         found = attention.scores[tap]
         assert found.dtype == np.float32 and np.abs(loop).max() > 1e-3
         np.testing.assert_allclose(found, loop, atol=1e-6, rtol=0)
-        ours, theirs = np.abs(found - exact).max(), np.abs(loop - exact).max()
-        # float32 scores themselves are rounded: 6e-8 of the largest.
-        assert ours <= 1.5 * theirs + 6e-8 * np.abs(exact).max()
+        ours.extend(found - exact)
+        theirs.extend(loop - exact)
+        largest = max(largest, np.abs(exact).max())
+    # No further from float64 than the loop; a few channels make a rough measure,
+    # and float32 scores themselves are rounded: 6e-8 of the largest.
+    rms = np.sqrt(np.mean(np.square([ours, theirs]), axis=1))
+    assert rms[0] <= 1.5 * rms[1] + 6e-8 * largest
     assert attention.samples == COUNT
     for v, w in zip(model.get_weights(), weights, strict=True):
         np.testing.assert_array_equal(v, w)  # the model is as it was
@@ -150,44 +155,41 @@ def test_a_concatenation_is_masked():
         assert attention.scores["mixed"][j] == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("channels_a_call", [1, 2, 4])
-def test_the_number_of_channels_in_a_call_does_not_matter(channels_a_call, monkeypatch):
+def calls_of(monkeypatch):
+    """What is traced while a test runs: (pairs a call, the tapped network)."""
+    made = []
+    init = ablation._Call.__init__
+
+    def record(self, tapped, *args):
+        init(self, tapped, *args)
+        made.append((self.pairs, tapped))
+
+    monkeypatch.setattr(ablation._Call, "__init__", record)
+    return made
+
+
+def test_the_number_of_channels_in_a_call_does_not_matter(monkeypatch):
     x, y = data()
     model = residual()
     random_weights(model)
     whole = compute(model, x, y, ["b0", "b1"], progress=False)
-    seen = []
-    chunk = ablation.Ablation.chunk
-
-    def record(self, values):
-        seen.append(chunk(self, values))
-        return seen[-1]
-
-    monkeypatch.setattr(ablation.Ablation, "chunk", record)
-    widest = 3 * 4 * 8 * 8 * 5 * ablation.BATCH
-    monkeypatch.setattr(ablation, "MEMORY", widest * channels_a_call)
-    parts = compute(model, x, y, ["b0", "b1"], progress=False)
-    assert set(seen) == {channels_a_call}
-    for tap in ("b0", "b1"):
-        np.testing.assert_allclose(parts.scores[tap], whole.scores[tap], atol=1e-6)
+    made = calls_of(monkeypatch)
+    for budget in ("300KB", "400KB", "1MB"):
+        parts = compute(model, x, y, ["b0", "b1"], progress=False, memory=budget)
+        for tap in ("b0", "b1"):
+            np.testing.assert_allclose(parts.scores[tap], whole.scores[tap], atol=1e-6)
+    b0 = [pairs for pairs, _ in made[::2]]
+    assert len(set(b0)) == 3 and min(b0) < 32, b0  # fewer than one channel's
 
 
 def test_one_trace_a_tap(monkeypatch):
-    """Partial batches and partial chunks are padded, not traced again."""
+    """Partial batches and partial calls are padded, not traced again."""
     x, y = data(70)
-    made = []
-    init = ablation.Ablation.__init__
-
-    def record(self, *args, **kwargs):
-        init(self, *args, **kwargs)
-        made.append(self)
-
-    monkeypatch.setattr(ablation.Ablation, "__init__", record)
-    monkeypatch.setattr(ablation, "MEMORY", 3 * 4 * 8 * 8 * 5 * ablation.BATCH * 4)
+    made = calls_of(monkeypatch)
     model = residual()
     random_weights(model)
-    compute(model, x, y, ["b0", "b1"], progress=False)
-    assert [a._run.experimental_get_tracing_count() for a in made] == [1, 1]
+    compute(model, x, y, ["b0", "b1"], progress=False, memory="400KB")
+    assert [tapped.traces for _, tapped in made] == [1, 1]
 
 
 def test_toy_numbers():

@@ -1,0 +1,103 @@
+"""Work that can be interrupted: a file that says how far it has come."""
+
+import contextlib
+import json
+import os
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from keras_delta.errors import warn
+
+FORMAT = "keras_delta.attention.checkpoint/1"
+SHARE = 0.05  # of the time may go into writing
+
+
+class Checkpoint:
+    """Arrays in a file that is replaced as a whole or not at all.
+
+    Args:
+        path: of the file; None for no file.
+        made_for: dict of what the arrays belong to (weights, taps, loss, ...). A
+            file that was made for something else is refused.
+    """
+
+    def __init__(self, path, made_for):
+        self.path = None if path is None else Path(path)
+        self._made_for = {key: str(value) for key, value in made_for.items()}
+        self._next, self._warned = 0.0, False
+
+    def load(self):
+        """The arrays of the file, a dict; None where there is no file.
+
+        Raises:
+            ValueError: for a damaged file, or one made for something else.
+        """
+        if self.path is None or not self.path.exists():
+            return None
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            found = json.loads(str(arrays.pop("made_for")))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
+            raise ValueError(
+                f"The checkpoint '{self.path}' cannot be read ({e}). It is damaged or "
+                "another kind of file; delete it to begin anew."
+            ) from e
+        expected = {"format": FORMAT, **self._made_for}
+        if differing := [k for k in expected if found.get(k) != expected[k]]:
+            what = "; ".join(
+                f"{key}: {found.get(key)} there, {expected[key]} now"
+                for key in differing
+            )
+            raise ValueError(
+                f"The checkpoint '{self.path}' was made for something else ({what}). "
+                "Delete it, or pass another `checkpoint`."
+            )
+        return arrays
+
+    def save(self, arrays, now=False):
+        """Write, unless the last time was a moment ago.
+
+        A disk that is full costs a warning and not the work.
+
+        Args:
+            arrays: function that returns a dict of arrays.
+            now: write in any case.
+        """
+        if self.path is None or not (now or time.monotonic() >= self._next):
+            return False
+        began = time.monotonic()
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        made_for = json.dumps({"format": FORMAT, **self._made_for})
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb") as file:
+                np.savez(file, made_for=np.array(made_for), **arrays())
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self.path)
+        except OSError as e:
+            self._forget(temporary)
+            if not self._warned:
+                warn(
+                    f"The checkpoint '{self.path}' could not be written ({e}). The "
+                    "computation goes on; an interruption would lose what was done "
+                    "since the last checkpoint."
+                )
+            self._warned = True
+            return False
+        except BaseException:
+            self._forget(temporary)
+            raise
+        finally:
+            ended = time.monotonic()
+            self._next = ended + (ended - began) / SHARE
+        return True
+
+    @staticmethod
+    def _forget(temporary):
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)

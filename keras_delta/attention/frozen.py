@@ -1,0 +1,52 @@
+"""A network's variables, held still while it is computed with."""
+
+import functools
+import hashlib
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+
+class Frozen:
+    """Values of variables, for running a network that nothing can change.
+
+    Inside of `scope()` layers compute with these values, and what they assign to
+    their variables is dropped.
+
+    Args:
+        layers: iterable of layers.
+        replaced: list of (variable, array) to take in place of what they hold.
+    """
+
+    def __init__(self, layers, replaced=()):
+        self._variables = {id(v): v for layer in layers for v in layer.weights}
+        self._replaced = {id(v): a for v, a in replaced}
+
+    def _array(self, key, variable):
+        if key in self._replaced:
+            return self._replaced[key]
+        return ops.convert_to_numpy(variable.value)
+
+    @functools.cached_property
+    def _values(self):
+        return [
+            (v, tf.convert_to_tensor(self._array(key, v)))
+            for key, v in self._variables.items()
+        ]
+
+    def scope(self):
+        """A context in which the variables have the values."""
+        with tf.init_scope():  # tensors that every trace can refer to
+            values = self._values
+        return keras.StatelessScope(values)
+
+    def fingerprint(self):
+        """A digest of all values, as hexadecimal digits."""
+        found = hashlib.blake2b(digest_size=16)
+        for key, v in self._variables.items():
+            array = np.ascontiguousarray(self._array(key, v))
+            found.update(f"{array.dtype}{array.shape}".encode())
+            found.update(array.tobytes())
+        return found.hexdigest()

@@ -1,0 +1,156 @@
+"""The loss of each sample, in float64, for models with one output or several."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops, tree
+
+from keras_delta import labels
+from keras_delta.errors import invalid
+from keras_delta.graph import Graph
+from keras_delta.heads import output_activation
+
+
+class SampleLoss:
+    """Loss per sample of a network: `(targets, outputs) -> (B,)` in float64.
+
+    Args:
+        losses: list of Keras losses, one an output; None where an output has none.
+        weights: list of factors, one an output.
+        names: names of the outputs, for targets that come as a dict.
+    """
+
+    def __init__(self, losses, weights=None, names=None):
+        self.losses = list(losses)
+        self.weights = [1.0] * len(self.losses) if weights is None else list(weights)
+        self._names = names
+
+    def targets(self, y):
+        """Targets of a batch as a list, one an output."""
+        if len(self.losses) == 1:
+            (y,) = tree.flatten(y) if isinstance(y, (dict, list, tuple)) else (y,)
+            return [y]
+        if isinstance(y, dict):
+            return [
+                y[name] if loss is not None else y.get(name)
+                for name, loss in zip(self._names, self.losses, strict=True)
+            ]
+        y = list(y) if isinstance(y, (list, tuple)) else [y]
+        if len(y) != len(self.losses):
+            raise ValueError(
+                f"The model has {len(self.losses)} outputs, but the data has "
+                f"{len(y)} targets. Give one target an output, as a list or a dict."
+            )
+        return y
+
+    def check(self, targets, outputs):
+        """Refuse labels that the outputs have no class for."""
+        for loss, y, out in zip(self.losses, targets, outputs, strict=True):
+            if loss is not None:
+                labels.check(y, out.shape[-1], loss)
+
+    def tensor(self, targets, outputs):
+        """As a tensor, which can be differentiated."""
+        total = 0.0
+        for loss, weight, y, out in zip(
+            self.losses, self.weights, targets, outputs, strict=True
+        ):
+            if loss is None:
+                continue
+            if len(y.shape) == len(out.shape) - 1 and out.shape[-1] == 1:
+                y = ops.expand_dims(y, -1)  # as Keras does
+            # `call` is the loss before any reduction, and takes float64.
+            elements = loss.call if isinstance(loss, keras.losses.Loss) else loss
+            each = elements(tf.cast(y, "float64"), tf.cast(out, "float64"))
+            if each.shape[:1] != out.shape[:1]:
+                raise ValueError(
+                    "Channel attention needs a loss with one value per sample, but "
+                    f"{labels.loss_name(loss)} gave the shape {tuple(each.shape)} for "
+                    f"{out.shape[0]} samples. Leave the mean over the batch to Keras, "
+                    "or use `attention='uniform'`."
+                )
+            each = tf.reshape(tf.cast(each, "float64"), (out.shape[0], -1))
+            total += weight * tf.reduce_mean(each, axis=1)
+        return total
+
+    def __call__(self, targets, outputs):
+        """As an array."""
+        return ops.convert_to_numpy(self.tensor(targets, outputs))
+
+    def describe(self):
+        """A text that tells one loss from another."""
+        parts = []
+        for loss, weight in zip(self.losses, self.weights, strict=True):
+            config = getattr(loss, "get_config", dict)()
+            parts.append(f"{weight} {labels.loss_name(loss)} {sorted(config.items())}")
+        return "; ".join(parts)
+
+    def chance_level(self, mean_loss, targets):
+        """Loss of the best constant prediction if it is no worse, else None."""
+        if len(self.losses) != 1:
+            return None
+        level = labels.chance(targets[0], self.losses[0])
+        return level if level is not None and not mean_loss < level else None
+
+
+def choose(model, graph: Graph | None, loss, y):
+    """The loss to measure by: as given, as compiled, or as the output suggests.
+
+    Args:
+        model: the model.
+        graph: its graph; None if it cannot be read.
+        loss: the user's; None for the model's own.
+        y: targets of one sample.
+    """
+    weights = None
+    if loss is None:
+        loss, weights = getattr(model, "loss", None), _loss_weights(model)
+    outputs = tree.flatten(graph.outputs) if graph else [None]
+    names = list(getattr(graph and graph.model, "output_names", None) or [])
+    if loss is None:
+        return SampleLoss([_suggested(graph, outputs, y)])
+    if isinstance(loss, dict):
+        if unknown := set(loss) - set(names):
+            raise ValueError(invalid("loss", f"names among {names}", sorted(unknown)))
+        loss = [loss.get(name) for name in names]
+    elif not isinstance(loss, (list, tuple)):
+        loss = [loss] * len(outputs)
+    if len(loss) != len(outputs):
+        raise ValueError(invalid("loss", f"{len(outputs)} losses, one an output", loss))
+    if isinstance(weights, dict):
+        weights = [weights.get(name, 1.0) for name in names]
+    if not isinstance(weights, (list, tuple)):
+        weights = [1.0 if weights is None else float(weights)] * len(outputs)
+    losses = [keras.losses.get(one) if isinstance(one, str) else one for one in loss]
+    return SampleLoss(losses, weights, names)
+
+
+def _loss_weights(model):
+    compiled = getattr(model, "_compile_config", None)  # no public name
+    return (getattr(compiled, "config", None) or {}).get("loss_weights")
+
+
+def _suggested(graph, outputs, y):
+    if graph is None or len(outputs) != 1:
+        raise ValueError(
+            "Cannot tell the loss of a model with "
+            f"{'unknown' if graph is None else len(outputs)} outputs. Pass `loss=`, "
+            "or compile the model first."
+        )
+    activation = output_activation(graph)
+    whole = np.asarray(y).dtype.kind in "iub" or (np.mod(y, 1) == 0).all()
+    width = outputs[0].shape[-1]
+    dense = np.ndim(y) > 1 and np.shape(y)[-1] == width and width > 1
+    classes = dense or (whole and width > 1)
+    if activation not in ("softmax", "linear") or not classes:
+        raise ValueError(
+            "Cannot tell the loss of a model whose output activation is "
+            f"{activation!r}, from targets of {np.asarray(y).dtype}. Pass `loss=` (a "
+            "regression needs one), or compile the model first."
+        )
+    kind = (
+        keras.losses.CategoricalCrossentropy
+        if dense
+        else keras.losses.SparseCategoricalCrossentropy
+    )
+    return kind(from_logits=activation == "linear")

@@ -1,0 +1,190 @@
+"""Networks with channels switched off: by their graph, or as a whole."""
+
+import contextlib
+
+import tensorflow as tf
+from keras import ops, tree
+
+from keras_delta.attention import memory
+from keras_delta.attention.frozen import Frozen
+from keras_delta.attention.suffix import Suffix
+from keras_delta.errors import unknown_name
+from keras_delta.graph import Graph
+
+
+class Cut:
+    """A network that is cut behind its taps; what lies before is computed once.
+
+    Args:
+        graph: the network.
+        taps: names of the tapped calls.
+        replaced: list of (variable, array), see `Frozen`.
+
+    Attributes:
+        taps: dict tap -> `Suffix`.
+        frozen: the network's variables.
+    """
+
+    def __init__(self, graph: Graph, taps, replaced=()):
+        self.graph = graph
+        self.frozen = Frozen(graph.layers().values(), replaced)
+        self.taps = {tap: Suffix(graph, tap, self.frozen) for tap in taps}
+
+    def feed(self, x):
+        """A batch as the list of tensors that `run_intact` takes."""
+        return self.graph.feed(x)
+
+    def run_intact(self, feeds):
+        """What all pairs of a batch share, and the outputs of the intact network.
+
+        Args:
+            feeds: what `feed` returned, for one batch.
+
+        Returns:
+            List of what `Suffix.base` returns, one a tap, and list of outputs.
+        """
+        taps = self.taps.values()
+        with self.frozen.scope():
+            values, outputs = self.graph.run(
+                ([s.entering for s in taps], tree.flatten(self.graph.outputs)),
+                self.graph.inputs,
+                feeds,
+                training=False,
+            )
+            bases = [s.base(v) for s, v in zip(taps, values, strict=True)]
+        return bases, outputs
+
+    def needs(self, feeds):
+        """Bytes for each sample of a batch, and dict tap -> bytes for each pair."""
+        size = memory.sizes(self.graph, feeds)
+        inside = [t for s in self.taps.values() for t in s.entering]
+        end = [*inside, *tree.flatten(self.graph.outputs)]
+        names = self.graph.ancestors(end)
+        running = memory.peak(self.graph, names, self.graph.inputs, end, size)
+        shared = sum(s.shared_bytes(size) for s in self.taps.values())
+        pairs = {tap: s.pair_bytes(size) for tap, s in self.taps.items()}
+        return running + shared, pairs
+
+    def first_not_finite(self, feeds):
+        """Name of the first call whose output is not finite, or None."""
+        tensors = [node.outputs for node in self.graph.nodes.values()]
+        with self.frozen.scope():
+            values = self.graph.run(tensors, self.graph.inputs, feeds, training=False)
+        for name, outputs in zip(self.graph.nodes, values, strict=True):
+            for v in outputs:
+                if v.dtype.is_floating and not tf.reduce_all(tf.math.is_finite(v)):
+                    return name
+        return None
+
+
+class Whole:
+    """A network whose graph cannot be read: each pair runs through all of it.
+
+    Args:
+        model: a model that has been called once.
+        taps: names of layers, wherever in the model.
+
+    Attributes: as of `Cut`.
+    """
+
+    def __init__(self, model, taps, x):
+        self.model = model
+        self.frozen = Frozen([model])
+        layers = {layer.name: layer for layer in model._flatten_layers()}
+        self._structure = x
+        self.taps = {}
+        for tap in taps:
+            if tap not in layers:
+                raise ValueError(unknown_name("taps", tap, layers))
+            self.taps[tap] = _Masked(self, layers[tap])
+        one = tree.map_structure(lambda v: ops.convert_to_tensor(v[:1]), x)
+        with contextlib.ExitStack() as stack:
+            for masked in self.taps.values():
+                stack.enter_context(masked.listening())
+            model(one, training=False)
+        for tap, masked in self.taps.items():
+            if masked.channels is None:
+                raise ValueError(
+                    f"The layer '{tap}' was not called when the model ran. Tap a "
+                    "layer that the model's `call` uses."
+                )
+
+    def feed(self, x):
+        """See `Cut.feed`."""
+        return [ops.convert_to_tensor(v) for v in tree.flatten(x)]
+
+    def run_intact(self, feeds):
+        """See `Cut.run_intact`."""
+        count = feeds[0].shape[0]
+        bases = [
+            {"inputs": feeds, "changes": tf.ones((count, m.channels), bool)}
+            for m in self.taps.values()
+        ]
+        return bases, self.run(feeds)
+
+    def needs(self, feeds):
+        """See `Cut.needs`; a rough guess, since the maps inside are not known."""
+        shapes = [v.shape[1:].num_elements() * v.dtype.size for v in feeds]
+        inputs = sum(shapes)
+        return inputs, {t: 64 * inputs + 4 * m.size for t, m in self.taps.items()}
+
+    def first_not_finite(self, feeds):
+        """Not known here."""
+        return None
+
+    def run(self, feeds):
+        """The model's outputs as a list."""
+        x = tree.pack_sequence_as(self._structure, feeds)
+        with self.frozen.scope():
+            return tree.flatten(self.model(x, training=False))
+
+
+class _Masked:
+    """One tapped layer of a model that runs as a whole; the interface of `Suffix`."""
+
+    def __init__(self, network, layer):
+        self._network, self._layer = network, layer
+        self.channels, self.size, self.traces, self.reaches = None, 0, 0, True
+
+    @contextlib.contextmanager
+    def _replaced(self, change):
+        """Have `change` applied to what the layer puts out."""
+        original = self._layer.call
+
+        def call(*args, **kwargs):
+            return change(original(*args, **kwargs))
+
+        self._layer.call = call
+        try:
+            yield
+        finally:
+            del self._layer.call
+
+    def _axis(self, rank):
+        first = getattr(self._layer, "data_format", None) == "channels_first"
+        return 1 if first else rank - 1
+
+    def listening(self):
+        """A context in which the layer's output is looked at."""
+
+        def look(output):
+            self.channels = output.shape[self._axis(len(output.shape))]
+            self.size = tf.TensorShape(output.shape[1:]).num_elements() * 4
+            return output
+
+        return self._replaced(look)
+
+    def outputs(self, base, samples, channels):
+        """See `Suffix.outputs`."""
+        self.traces += 1
+
+        def mask(output):
+            axis = self._axis(len(output.shape))
+            shape = [-1, *[1] * (len(output.shape) - 1)]
+            shape[axis] = self.channels
+            off = tf.one_hot(channels, self.channels, True, False)
+            zero = tf.zeros((), output.dtype)
+            return tf.where(tf.reshape(off, shape), zero, output)
+
+        with self._replaced(mask):
+            return self._network.run([tf.gather(v, samples) for v in base["inputs"]])

@@ -1,0 +1,261 @@
+"""`ChannelAttentionCallback`: channel attention of the target while it trains."""
+
+import copy
+import inspect
+import math
+import warnings
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_delta import samples
+from keras_delta.attention import ChannelAttention, normalize
+from keras_delta.errors import invalid, unknown_name
+from keras_delta.model import DeltaModel
+from keras_delta.regularizers.attended import Attended
+from keras_delta.regularizers.sum import Sum
+
+# Arguments of `ChannelAttention.compute` that are not passed on.
+OWN = ("cls", "model", "data", "progress", "checkpoint", "max_samples")
+ADVICE = (
+    'Pass `regularizer="delta"` or another that uses attention to `fit`, or '
+    "`update=False` to the callback to watch only."
+)
+
+
+class ChannelAttentionCallback(keras.callbacks.Callback):
+    """Recomputes the channel attention of the moving target every few epochs.
+
+    DELTA measures once, on the source, which channels matter. While the target
+    trains, other channels may come to matter. This callback measures again, on the
+    target as it is, lets the regularizer go on with the new weights, and logs how
+    much they changed. The training step is not traced again.
+
+    It computes at the end of the epochs `every`, `2 * every`, ..., counted from 1
+    over a resumed training as well. With `update=True` not after the last epoch, or
+    once `stop_training` is set, because no step would use the weights any more. An
+    epoch whose loss is not finite is passed over.
+
+    Each epoch gets two logs per tap, nan where nothing was computed:
+
+    - `attention_perplexity/<tap>`: `exp(-sum_j W_j log W_j)`, over how many
+      channels the weights are spread, from 1 to C.
+    - `attention_rank_change/<tap>`: 1 - Spearman's rank correlation of the weights
+      before and after; 0 for the same order, 1 for an unrelated one, 2 for the
+      reverse. "Before" are the weights that the (first) regularizer uses until
+      then or, where none uses attention, those computed the time before. nan where
+      there are none, or where all weights of a tap are equal and so have no order.
+
+    Put it before the callbacks that are to see its logs and weights: `CSVLogger`,
+    `TensorBoard`, `BackupAndRestore`, `ModelCheckpoint`.
+
+    Args:
+        data: what `fit` takes, with labels: `(x, y)`, a `tf.data.Dataset`, a
+            `PyDataset`. Best training data without augmentation.
+        every: number of epochs from one computation to the next.
+        update: whether the regularizer is to use the new weights. False only
+            watches: training is the same as without the callback.
+        max_samples: look at so many samples, chosen at the start of `fit`, kept in
+            memory and the same each time, so that a change is the target's;
+            default 256, as for `attention="auto"`. None: all, read each time.
+        log_dir: write `attention-0005.json` and so on there, one file a
+            computation, numbered by the epoch from 1; read them with
+            `ChannelAttention.load`.
+        verbose: 0 for silence, 1 for a line a computation, 2 for a progress bar as
+            well; default `"auto"`: 0 where `fit` is silent, else 1.
+        **kwargs: further arguments of `ChannelAttention.compute`, such as
+            `normalization` and `temperature`; `taps` with `update=False` only.
+
+    Attributes:
+        history: list of `(epoch, ChannelAttention)` of the last `fit`; epochs from
+            0, as in `History.epoch`.
+
+    Raises:
+        ValueError, TypeError: for bad arguments here; at the start of `fit` for
+            data that cannot be read again or has no labels, for a model that is no
+            `DeltaModel`, and for `update=True` where no regularizer uses attention.
+
+    Example:
+        ```python
+        watch = kd.callbacks.ChannelAttentionCallback((x, y), every=5)
+        model.fit(train, epochs=30, regularizer="delta", callbacks=[watch])
+        ```
+    """
+
+    def __init__(
+        self,
+        data,
+        every=1,
+        update=True,
+        max_samples=256,
+        log_dir=None,
+        verbose="auto",
+        **kwargs,
+    ):
+        super().__init__()
+        whole = isinstance(every, (int, np.integer)) and not isinstance(every, bool)
+        if not whole or every < 1:
+            raise ValueError(invalid("every", "a positive integer", every))
+        samples.check_count("max_samples", max_samples)
+        if verbose not in ("auto", 0, 1, 2):
+            raise ValueError(invalid("verbose", '"auto", 0, 1 or 2', verbose))
+        if isinstance(kwargs.get("taps"), str):
+            kwargs["taps"] = [kwargs["taps"]]
+        _check(kwargs, update)
+        self.data, self.every, self.update = data, int(every), update
+        self.max_samples, self.log_dir, self.verbose = max_samples, log_dir, verbose
+        self.kwargs = kwargs
+        self.history = []
+        self._read = None
+
+    def __deepcopy__(self, memo):
+        # Keras Tuner copies callbacks for each trial, but data sets cannot be copied.
+        new = copy.copy(self)
+        new.history = []
+        return new
+
+    def on_train_begin(self, logs=None):
+        """Refuse what cannot work, and choose the samples."""
+        if not isinstance(self.model, DeltaModel):
+            raise TypeError(
+                "ChannelAttentionCallback works on a DeltaModel. Received: a "
+                f"{type(self.model).__name__}. Train with "
+                "`keras_delta.DeltaModel(target, source=source).fit(...)`."
+            )
+        if self.update and not _attended(self.model.regularizer):
+            used = type(self.model.regularizer).__name__
+            used = "no regularizer" if used == "NoneType" else f"the regularizer {used}"
+            raise ValueError(
+                "ChannelAttentionCallback(update=True) gives new weights to "
+                f"regularizers that use attention, but the model has {used}. {ADVICE}"
+            )
+        epochs = self.params.get("epochs", math.inf)
+        if self.update and self.every >= epochs:
+            warnings.warn(
+                f"`every={self.every}`, but training ends after epoch {epochs}, so the "
+                "channel attention is not computed again before. Pass a smaller "
+                "`every`, or `update=False` to measure at the end too.",
+                stacklevel=2,
+            )
+        self.history = []
+        if self.max_samples is None:
+            next(samples.batches(self.data), None)  # what cannot be read fails now
+            self._read = self.data
+        else:
+            self._read = samples.collect(self.data, max_samples=self.max_samples)
+
+    def on_train_end(self, logs=None):
+        """Let go of the samples."""
+        self._read = None
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Compute where it is time, and log."""
+        logs = {} if logs is None else logs
+        # CSVLogger takes its columns from the first epoch.
+        for tap in self.kwargs.get("taps") or self.model.taps:
+            logs[f"attention_perplexity/{tap}"] = math.nan
+            logs[f"attention_rank_change/{tap}"] = math.nan
+        if not self._due(epoch, logs):
+            return
+        before = self._weights_before()
+        attention = ChannelAttention.compute(
+            self.model,
+            self._read,
+            max_samples=self.max_samples,
+            progress=self._verbosity == 2,
+            **self.kwargs,
+        )
+        changes = {
+            tap: rank_change(before[tap], weights) if tap in before else math.nan
+            for tap, weights in attention.weights.items()
+        }
+        if self.update:
+            for regularizer in _attended(self.model.regularizer):
+                regularizer.set_attention_weights(attention)
+        self.history.append((epoch, attention))
+        if self.log_dir is not None:
+            attention.save(Path(self.log_dir) / f"attention-{epoch + 1:04d}.json")
+        for tap, perplexity in attention.perplexity.items():
+            logs[f"attention_perplexity/{tap}"] = perplexity
+            logs[f"attention_rank_change/{tap}"] = changes[tap]
+        if self._verbosity:
+            print(_line(epoch, attention, changes), flush=True)
+
+    def _due(self, epoch, logs):
+        if (epoch + 1) % self.every or not math.isfinite(logs.get("loss", 0.0)):
+            return False
+        last = epoch + 1 >= self.params.get("epochs", math.inf)
+        return not (self.update and (last or self.model.stop_training))
+
+    @property
+    def _verbosity(self):
+        if self.verbose == "auto":
+            return 0 if self.params.get("verbose") == 0 else 1
+        return self.verbose
+
+    def _weights_before(self):
+        before = dict(self.history[-1][1].weights) if self.history else {}
+        for regularizer in _attended(self.model.regularizer)[:1]:
+            before.update(regularizer.attention_weights())
+        return before
+
+
+def rank_change(before, after):
+    """1 - Spearman's rank correlation of two vectors.
+
+    Equal values share the mean of their ranks; the correlation is Pearson's, of the
+    ranks, so that ties are exact.
+
+    Args:
+        before, after: `(C,)`.
+
+    Returns:
+        Float from 0 (same order) to 2 (reverse order); nan where all values of one
+        of the two are equal, so that there is no order to compare.
+    """
+    a, b = (_ranks(v) - (len(v) + 1) / 2 for v in (before, after))
+    scale = math.sqrt((a @ a) * (b @ b))
+    return math.nan if scale == 0 else float(1 - a @ b / scale)
+
+
+def _ranks(values):
+    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[which]
+
+
+def _attended(regularizer):
+    """The regularizers that use attention, also inside of sums."""
+    if isinstance(regularizer, Sum):
+        return [found for m in regularizer.members for found in _attended(m)]
+    return [regularizer] if isinstance(regularizer, Attended) else []
+
+
+def _check(kwargs, update):
+    known = inspect.signature(ChannelAttention.compute).parameters
+    known = [name for name in known if name not in OWN]
+    for name in kwargs:
+        if name not in known:
+            raise TypeError(unknown_name("kwargs", name, known))
+    if update and kwargs.get("taps") is not None:
+        remedy = "Leave it out, or pass `update=False` to watch other layers."
+        expected = "None with `update=True`, which weights the model's own taps"
+        raise ValueError(invalid("taps", expected, kwargs["taps"], remedy))
+    # Else these would be refused after the first epochs.
+    normalize.weights(
+        [0.0, 1.0],
+        kwargs.get("normalization", "standardized"),
+        kwargs.get("temperature", 5.0),
+    )
+
+
+def _line(epoch, attention, changes):
+    taps = ", ".join(
+        f"{tap} {value:.1f} of {len(attention.weights[tap])} "
+        f"(rank change {changes[tap]:.2f})"
+        for tap, value in attention.perplexity.items()
+    )
+    return (
+        f"\nEpoch {epoch + 1}: channel attention of {attention.samples} samples, "
+        f"effective channels: {taps}"
+    )
