@@ -1,6 +1,7 @@
 """Sentences for errors: argument, what was expected, what came, what to do."""
 
 import difflib
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -59,7 +60,9 @@ def unknown_name(argument, name, known):
 
 def warn(message):
     """Warn, pointing at the user's line that led here."""
-    inside = (str(Path(__file__).parent), str(Path(keras.__file__).parent))
+    # With the separator: `keras_delta_trials` beside the package is the user's.
+    packages = (Path(__file__).parent, Path(keras.__file__).parent)
+    inside = tuple(os.path.join(p, "") for p in packages)
     frame, level = sys._getframe(1), 2
     while frame is not None and frame.f_code.co_filename.startswith(inside):
         frame, level = frame.f_back, level + 1

@@ -140,7 +140,7 @@ class Ablation:
         self.loss.check(targets, outputs)
         losses = self.loss(targets, outputs)
         if not np.isfinite(losses).all():
-            raise ValueError(_not_finite(self.network.first_not_finite(feeds)))
+            raise ValueError(not_finite(self.network.first_not_finite(feeds)))
         for i, (tap, base) in enumerate(zip(self._tallies, bases, strict=True)):
             if i < self._tap:
                 continue
@@ -192,7 +192,7 @@ class Ablation:
         """The traced computations for inputs of these shapes, each traced once."""
         key = tuple(tuple(v.shape) for v in feeds)
         if key not in self._programs:
-            intact = _traced(self.network.run_intact, feeds)
+            intact = traced(self.network.run_intact, feeds)
             bases, _ = intact.structured_outputs
             calls = {"intact": intact}
             for (tap, tapped), base in zip(
@@ -254,7 +254,7 @@ class Ablation:
     def _interrupted(self):
         if self._consistent:
             self._checkpoint.save(self._state, now=True)
-        if self._checkpoint.path is not None:
+        if self._checkpoint.written:
             print(
                 f"\nInterrupted. '{self._checkpoint.path}' holds what was done so far; "
                 "run the same again to go on from there.",
@@ -305,7 +305,7 @@ class _Call:
             return [tf.concat(part, axis=0) for part in parts]
 
         pairs = tf.TensorSpec(self._shape, "int32")
-        self._run = _traced(run, base, pairs, pairs)
+        self._run = traced(run, base, pairs, pairs)
 
     def __call__(self, base, rows, channels):
         """Outputs for up to `pairs` pairs, a list of arrays."""
@@ -317,17 +317,23 @@ class _Call:
         return [v.numpy()[:count] for v in self._run(base, rows, channels)]
 
 
-def _traced(function, *arguments):
+def traced(function, *arguments):
     """The function traced for tensors of these shapes, for good."""
     specs = tree.map_structure(lambda v: tf.TensorSpec(v.shape, v.dtype), arguments)
-    return tf.function(function).get_concrete_function(*specs)
+    try:
+        fast = tf.function(function, autograph=False)  # half the time
+        return fast.get_concrete_function(*specs)
+    except tf.errors.OperatorNotAllowedInGraphError:
+        # A layer with Python's `if` or `while` on tensors.
+        return tf.function(function).get_concrete_function(*specs)
 
 
 def _rows(y, rows):
     return y if y is None else np.asarray(y)[rows]
 
 
-def _not_finite(name):
+def not_finite(name):
+    """The text of the error; `name` of the first layer that is to blame, or None."""
     where = f"layer '{name}' puts out numbers that are not" if name else "it is not"
     return (
         f"The loss is not finite on some samples: {where} finite, before any channel "

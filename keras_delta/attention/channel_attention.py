@@ -65,8 +65,10 @@ class ChannelAttention:
         self.scores = _arrays(scores, "float32")
         self.standard_errors = _arrays(standard_errors, "float32")
         self.counts = _arrays(counts, "int64")
-        self.normalization, self.temperature = normalization, temperature
-        self.samples, self.made_of = samples, made_of
+        self.normalization, self.made_of = normalization, made_of
+        # JSON takes no NumPy numbers.
+        self.temperature = None if temperature is None else float(temperature)
+        self.samples = None if samples is None else int(samples)
 
     @classmethod
     def compute(
@@ -123,7 +125,9 @@ class ChannelAttention:
             memory: bytes that the maps of one call may take, or text such as
                 `"2GB"`; default: 512 MiB (2 GiB on a GPU), but no more than a
                 quarter of what is free. The scores do not depend on it, but for
-                rounding.
+                rounding (and, with `tolerance`, for how often it is looked whether
+                a channel is done: after each batch, and a small budget may make
+                batches of fewer than 32).
             train_head: train a copy of the head on frozen features first, as
                 Algorithm 1 says. `"auto"`: where the head is no better than
                 chance. With False such a head gets a warning.

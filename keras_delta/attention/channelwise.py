@@ -87,27 +87,45 @@ ACTIVATIONS = {
 }
 
 
+# Their output has axes of its own, whatever comes in.
+NEW_AXES = (
+    layers.Dense,
+    layers.EinsumDense,
+    layers.Permute,
+    operations.numpy.Moveaxis,
+    operations.numpy.Swapaxes,
+    operations.numpy.Transpose,
+)
+
+
 def channel_axis(graph: Graph, name):
     """Axis of the channels in the output of the named call, counted from 0.
 
-    The last one, or 1 where the layer, or the one that feeds it, was built with
-    `data_format="channels_first"`.
+    The last one, or 1 where the layer was built with `data_format="channels_first"`
+    or normalises along axis 1, or where it leaves the axes of such a layer's output
+    as they are.
     """
     node = graph.nodes[name]
     rank = len(node.outputs[0].shape)
-    while rank > 2:
-        layout = getattr(node.operation, "data_format", None)
-        if layout is not None:
-            return 1 if layout == "channels_first" else rank - 1
-        axis = getattr(node.operation, "axis", None)
-        joins = (layers.BatchNormalization, layers.Concatenate)
-        if isinstance(node.operation, joins) and isinstance(axis, int):
-            return axis % rank
-        before = [graph.name_of(t) for t in node.inputs if len(t.shape) == rank]
-        if not before or before[0] is None:
-            break
-        node = graph.nodes[before[0]]
+    while node is not None and rank > 2 and not isinstance(node.operation, NEW_AXES):
+        axis = stated_axis(node.operation, rank)
+        if axis is not None:
+            return axis
+        # What a concatenation's own axis holds cannot be told: tokens, perhaps.
+        joins = isinstance(node.operation, layers.Concatenate)
+        shape = node.outputs[0].shape
+        before = [t for t in node.inputs if t.shape == shape or joins]
+        node = graph.nodes.get(graph.name_of(before[0])) if before else None
     return rank - 1
+
+
+def stated_axis(layer, rank):
+    """Axis of the channels as the layer itself says; None where it does not."""
+    layout = getattr(layer, "data_format", None)
+    if layout is not None:
+        return 1 if layout == "channels_first" else rank - 1
+    norm = isinstance(layer, layers.BatchNormalization)
+    return layer.axis % rank if norm else None
 
 
 def follow(node, where):

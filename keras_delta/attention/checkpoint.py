@@ -3,8 +3,8 @@
 import contextlib
 import json
 import os
+import re
 import time
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +22,16 @@ class Checkpoint:
         path: of the file; None for no file.
         made_for: dict of what the arrays belong to (weights, taps, loss, ...). A
             file that was made for something else is refused.
+
+    Attributes:
+        written: whether the file holds something of this work.
     """
 
     def __init__(self, path, made_for):
         self.path = None if path is None else Path(path)
         self._made_for = {key: str(value) for key, value in made_for.items()}
         self._next, self._warned = 0.0, False
+        self.written = False
 
     def load(self):
         """The arrays of the file, a dict; None where there is no file.
@@ -35,16 +39,20 @@ class Checkpoint:
         Raises:
             ValueError: for a damaged file, or one made for something else.
         """
-        if self.path is None or not self.path.exists():
+        if self.path is None:
+            return None
+        self._sweep()
+        if not self.path.exists():
             return None
         try:
             with np.load(self.path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
-            found = json.loads(str(arrays.pop("made_for")))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
+            found = dict(json.loads(str(arrays.pop("made_for"))))
+        except Exception as e:  # NumPy and zipfile raise a dozen kinds
+            reason = str(e) or type(e).__name__
             raise ValueError(
-                f"The checkpoint '{self.path}' cannot be read ({e}). It is damaged or "
-                "another kind of file; delete it to begin anew."
+                f"The checkpoint '{self.path}' cannot be read ({reason}). It is "
+                "damaged or another kind of file; delete it to begin anew."
             ) from e
         expected = {"format": FORMAT, **self._made_for}
         if differing := [k for k in expected if found.get(k) != expected[k]]:
@@ -56,6 +64,7 @@ class Checkpoint:
                 f"The checkpoint '{self.path}' was made for something else ({what}). "
                 "Delete it, or pass another `checkpoint`."
             )
+        self.written = True
         return arrays
 
     def save(self, arrays, now=False):
@@ -95,7 +104,16 @@ class Checkpoint:
         finally:
             ended = time.monotonic()
             self._next = ended + (ended - began) / SHARE
+        self.written = True
         return True
+
+    def _sweep(self):
+        """Remove what processes left that were killed while they wrote."""
+        left = re.compile(rf"\.{re.escape(self.path.name)}\.\d+\.tmp")
+        with contextlib.suppress(OSError):
+            for file in list(self.path.parent.iterdir()):
+                if left.fullmatch(file.name):
+                    self._forget(file)
 
     @staticmethod
     def _forget(temporary):

@@ -1,6 +1,8 @@
 """Algorithm 1: from a model and data to scores."""
 
-import importlib.metadata
+import hashlib
+import numbers
+import sys
 from collections.abc import Iterable
 
 import tensorflow as tf
@@ -42,25 +44,26 @@ def measure(
     """
     _check_arguments(method, tolerance, train_head, max_samples)
     budget = memory.budget(memory_budget)
-    _, one_y = one = _first(data)
     target = getattr(model, "target", model)
     graph = Graph(target) if is_container(target) else None
+    if method == "taylor" and (graph is None or checkpoint or tolerance):
+        raise ValueError(
+            '`method="taylor"` takes no `tolerance` and no `checkpoint` (it needs one '
+            "gradient a tap), and a model whose graph can be read."
+        )
+    _, one_y = one = _first(data)
     taps = _taps(model, graph, taps)
     loss = losses.choose(model, graph, loss, one_y)
     network = Cut(graph, taps) if graph else _whole(model, taps, one, train_head)
     made_of = {
         "method": method,
         "loss": loss.describe(),
-        "network": network.frozen.fingerprint(),
+        "weights": network.frozen.fingerprint(),
+        "architecture": _architecture(graph),
         "taps": {tap: tapped.channels for tap, tapped in network.taps.items()},
         "train_head": train_head,
-        "tolerance": tolerance,
+        "tolerance": tolerance if tolerance is None else float(tolerance),
     }
-    if method == "taylor" and (graph is None or checkpoint or tolerance):
-        raise ValueError(
-            '`method="taylor"` takes no `tolerance` and no `checkpoint` (it needs one '
-            "gradient a tap), and a model whose graph can be read."
-        )
     file = Checkpoint(checkpoint, made_of)
     state = file.load()
     head = []
@@ -68,8 +71,7 @@ def measure(
         head = _head(model, graph, data, loss, train_head, max_samples, state)
         network = Cut(graph, taps, head)
     if method == "taylor":
-        frozen = network.frozen
-        result = taylor.scores(graph, taps, frozen, loss, data, max_samples)
+        result = taylor.scores(network, loss, data, max_samples)
     else:
         ablation = Ablation(
             network,
@@ -87,8 +89,34 @@ def measure(
             warn(f"The output does not depend on the tap '{tap}': its scores are 0.")
     _warn_of_chance(loss, result, train_head, head)
     made_of["data"] = result.data
-    made_of["versions"] = {p: importlib.metadata.version(p) for p in PACKAGES}
+    # Not `importlib.metadata`: TensorFlow comes as tensorflow-cpu or tf-nightly, too.
+    made_of["versions"] = {p: sys.modules[p].__version__ for p in PACKAGES}
     return result, made_of
+
+
+def _architecture(graph):
+    """A digest of what a network is besides its weights; None where it is unknown.
+
+    Names and configs play no part: Keras numbers layers as a process goes, and a
+    config may hold what is another object in each process.
+    """
+    if graph is None:
+        return None
+    index = {name: i for i, name in enumerate(graph.nodes)}
+    parts = []
+    for node in graph.nodes.values():
+        operation = node.operation
+        activation = getattr(operation, "activation", None)
+        parts.append(
+            (
+                type(operation).__name__,
+                getattr(activation, "__name__", None),
+                getattr(operation, "compute_dtype", None),
+                [index.get(graph.name_of(t)) for t in node.inputs],
+                [tuple(t.shape) for t in node.outputs],
+            )
+        )
+    return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
 
 def _check_arguments(method, tolerance, train_head, max_samples):
@@ -97,8 +125,10 @@ def _check_arguments(method, tolerance, train_head, max_samples):
     if train_head not in (True, False, "auto"):
         raise ValueError(invalid("train_head", 'True, False or "auto"', train_head))
     samples.check_count("max_samples", max_samples)
-    if tolerance is not None and (
-        isinstance(tolerance, (bool, str)) or not tolerance > 0
+    if tolerance is not None and not (
+        isinstance(tolerance, numbers.Real)
+        and not isinstance(tolerance, bool)
+        and tolerance > 0
     ):
         raise ValueError(invalid("tolerance", "a positive number or None", tolerance))
 

@@ -30,12 +30,13 @@ class Folding:
         for node in graph.nodes.values():
             tensor = node.outputs[0]
             using = users.get(id(tensor), [])
-            if id(tensor) in kept or len(using) != 1 or not _foldable(node.operation):
+            if id(tensor) in kept or len(using) != 1 or not _foldable(node):
                 continue
             norm = using[0]
             if (
                 type(norm.operation) is layers.BatchNormalization
                 and norm.operation.axis % len(tensor.shape) == len(tensor.shape) - 1
+                and norm.args
             ):
                 self._norms[id(tensor)] = norm
                 self._left_out.add(id(norm.outputs[0]))
@@ -52,7 +53,10 @@ class Folding:
             dtype: of what is returned; default: the layer's own.
         """
         layer, norm = node.operation, self.norm(node)
-        kernel, bias = _float64(layer.kernel), None
+        dtype = dtype or layer.compute_dtype
+        # In float16 a folded kernel would be rounded twice, or overflow.
+        exact = "float64" if dtype == "float64" else "float32"
+        kernel, bias = tf.cast(tf.convert_to_tensor(layer.kernel), exact), None
         if layer.use_bias:
             bias = _float64(layer.bias)
         if norm is not None:
@@ -63,8 +67,7 @@ class Folding:
             bias = -mean * scale if bias is None else (bias - mean) * scale
             bias = bias + _float64(norm.beta) if norm.center else bias
             by_input = isinstance(layer, layers.DepthwiseConv2D)
-            kernel *= scale[:, None] if by_input else scale
-        dtype = dtype or layer.compute_dtype
+            kernel *= ops.cast(scale[:, None] if by_input else scale, exact)
         return [v if v is None else ops.cast(v, dtype) for v in (kernel, bias)]
 
     def __call__(self, node, *args, **kwargs):
@@ -103,9 +106,11 @@ def plain_kernel(layer):
     )
 
 
-def _foldable(layer):
+def _foldable(node):
+    layer = node.operation
     return (
-        (
+        node.args  # and not `layer(inputs=x)`
+        and (
             type(layer) is layers.Conv2D
             or (type(layer) is layers.DepthwiseConv2D and layer.depth_multiplier == 1)
         )

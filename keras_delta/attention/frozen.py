@@ -31,8 +31,9 @@ class Frozen:
 
     @functools.cached_property
     def _values(self):
+        # The variables' own memory, not a copy, where nothing is replaced.
         return [
-            (v, tf.convert_to_tensor(self._array(key, v)))
+            (v, tf.convert_to_tensor(self._replaced.get(key, v.value)))
             for key, v in self._variables.items()
         ]
 

@@ -1,6 +1,5 @@
 """Step (a) of Algorithm 1: train the head on frozen features."""
 
-import functools
 import math
 
 import keras
@@ -9,6 +8,7 @@ import tensorflow as tf
 from keras import ops, tree
 
 from keras_delta import samples
+from keras_delta.attention.ablation import traced
 from keras_delta.graph import Graph, copy_model
 
 EPOCHS = 10
@@ -31,6 +31,7 @@ class HeadFit:
         made = [t for name in head for t in graph.nodes[name].outputs]
         self._behind = graph.descendants(made) | set(head)
         self._inputs = graph.entering(self._behind)
+        self._programs = {}
         rows, labels = [], []
         for x, y in samples.batches(data, max_samples=max_samples):
             rows.append([ops.convert_to_numpy(v) for v in self._forward(graph.feed(x))])
@@ -40,14 +41,18 @@ class HeadFit:
         self.features = [np.concatenate(v) for v in zip(*rows, strict=True)]
         self.labels = tree.map_structure(lambda *v: np.concatenate(v), *labels)
 
-    @functools.cached_property
-    def _forward(self):
-        return tf.function(
-            lambda feeds: self.graph.run(
-                self._inputs, self.graph.inputs, feeds, training=False
-            ),
-            reduce_retracing=True,
-        )
+    def _forward(self, feeds):
+        specs = [tf.TensorSpec((None, *v.shape[1:]), v.dtype) for v in feeds]
+        key = tuple(tuple(s.shape) for s in specs)
+        if key not in self._programs:
+            # By hand: called a few times only, TensorFlow would warn of the tracing.
+            self._programs[key] = traced(
+                lambda v: self.graph.run(
+                    self._inputs, self.graph.inputs, v, training=False
+                ),
+                specs,
+            )
+        return self._programs[key](feeds)
 
     def outputs(self):
         """Outputs of the head as it is, for all samples, a list."""

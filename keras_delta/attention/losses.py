@@ -106,7 +106,7 @@ def choose(model, graph: Graph | None, loss, y):
     if loss is None:
         loss, weights = getattr(model, "loss", None), _loss_weights(model)
     outputs = tree.flatten(graph.outputs) if graph else [None]
-    names = list(getattr(graph and graph.model, "output_names", None) or [])
+    names = _names(graph) if graph else []
     if loss is None:
         return SampleLoss([_suggested(graph, outputs, y)])
     if isinstance(loss, dict):
@@ -125,6 +125,16 @@ def choose(model, graph: Graph | None, loss, y):
     return SampleLoss(losses, weights, names)
 
 
+def _names(graph):
+    """Names of the outputs, as Keras has them for losses and targets."""
+    if isinstance(graph.outputs, dict) and not any(
+        tree.is_nested(v) for v in graph.outputs.values()
+    ):
+        # Keras takes layers' names too, but `fit` is mostly given these.
+        return sorted(graph.outputs)
+    return list(getattr(graph.model, "output_names", None) or [])
+
+
 def _loss_weights(model):
     compiled = getattr(model, "_compile_config", None)  # no public name
     return (getattr(compiled, "config", None) or {}).get("loss_weights")
@@ -140,7 +150,7 @@ def _suggested(graph, outputs, y):
     activation = output_activation(graph)
     whole = np.asarray(y).dtype.kind in "iub" or (np.mod(y, 1) == 0).all()
     width = outputs[0].shape[-1]
-    dense = np.ndim(y) > 1 and np.shape(y)[-1] == width and width > 1
+    dense = np.ndim(y) == len(outputs[0].shape) and np.shape(y)[-1] == width > 1
     classes = dense or (whole and width > 1)
     if activation not in ("softmax", "linear") or not classes:
         raise ValueError(

@@ -1,6 +1,8 @@
 """How much memory a computation may take, and how much the maps of a network do."""
 
+import numbers
 import os
+import pathlib
 import re
 
 import tensorflow as tf
@@ -27,15 +29,17 @@ def budget(memory=None):
         free = _free()
         return usual if free is None else max(min(usual, free // 4), 2**24)
     match = isinstance(memory, str) and re.fullmatch(
-        r"\s*(\d+(?:\.\d*)?)\s*([KMGT]?)(?:i?B)?\s*", memory, re.IGNORECASE
+        r"\s*(\d*\.?\d+|\d+\.)\s*([KMGT]?)(?:i?B)?\s*", memory, re.IGNORECASE
     )
+    size = memory
     if match:
-        memory = int(float(match[1]) * 1024 ** UNITS[match[2].upper()])
-    if isinstance(memory, (str, bool)) or not memory > 0:
+        size = float(match[1]) * 1024 ** UNITS[match[2].upper()]
+    number = isinstance(size, numbers.Real) and not isinstance(size, bool)
+    if not number or not 1 <= size < 2**63:
         raise ValueError(
             invalid("memory", 'bytes, text such as "2GB", or None', memory)
         )
-    return int(memory)
+    return int(size)
 
 
 def show(size):
@@ -47,6 +51,13 @@ def show(size):
 
 
 def _free():
+    try:
+        # Free pages alone would not count what caches files, most of a machine that
+        # has read a data set.
+        info = pathlib.Path("/proc/meminfo").read_text("ascii")
+        return 1024 * int(re.search(r"^MemAvailable:\s*(\d+) kB", info, re.M)[1])
+    except (OSError, TypeError, ValueError):  # no Linux
+        pass
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):  # Windows

@@ -1,11 +1,13 @@
 """Networks with channels switched off: by their graph, or as a whole."""
 
 import contextlib
+from collections import Counter
 
 import tensorflow as tf
 from keras import ops, tree
 
 from keras_delta.attention import memory
+from keras_delta.attention.channelwise import stated_axis
 from keras_delta.attention.frozen import Frozen
 from keras_delta.attention.suffix import Suffix
 from keras_delta.errors import unknown_name
@@ -51,6 +53,8 @@ class Cut:
                 feeds,
                 training=False,
             )
+            for (tap, s), v in zip(self.taps.items(), values, strict=True):
+                _check_rows(tap, s.per_sample(v), feeds[0].shape[0])
             bases = [s.base(v) for s, v in zip(taps, values, strict=True)]
         return bases, outputs
 
@@ -90,24 +94,25 @@ class Whole:
     def __init__(self, model, taps, x):
         self.model = model
         self.frozen = Frozen([model])
-        layers = {layer.name: layer for layer in model._flatten_layers()}
+        layers = _by_name(model)
         self._structure = x
         self.taps = {}
         for tap in taps:
             if tap not in layers:
-                raise ValueError(unknown_name("taps", tap, layers))
+                namesakes = [path for path in layers if path.endswith(f"/{tap}")]
+                raise ValueError(
+                    f"Several layers are called '{tap}'. Say which one: {namesakes}."
+                    if namesakes
+                    else unknown_name("taps", tap, layers)
+                )
             self.taps[tap] = _Masked(self, layers[tap])
-        one = tree.map_structure(lambda v: ops.convert_to_tensor(v[:1]), x)
         with contextlib.ExitStack() as stack:
             for masked in self.taps.values():
                 stack.enter_context(masked.listening())
-            model(one, training=False)
+            self.run([v[:1] for v in self.feed(x)])
         for tap, masked in self.taps.items():
             if masked.channels is None:
-                raise ValueError(
-                    f"The layer '{tap}' was not called when the model ran. Tap a "
-                    "layer that the model's `call` uses."
-                )
+                raise ValueError(_not_called(tap))
 
     def feed(self, x):
         """See `Cut.feed`."""
@@ -149,20 +154,31 @@ class _Masked:
     @contextlib.contextmanager
     def _replaced(self, change):
         """Have `change` applied to what the layer puts out."""
+        own = vars(self._layer).get("call")  # of the object and not of its class
         original = self._layer.call
+        calls = []
 
         def call(*args, **kwargs):
-            return change(original(*args, **kwargs))
+            output = original(*args, **kwargs)
+            if not hasattr(output, "shape"):
+                raise ValueError(
+                    f"Layer '{self._layer.name}' has several outputs; only layers "
+                    "with one output can be tapped."
+                )
+            calls.append(output.shape)
+            return change(output)
 
         self._layer.call = call
         try:
-            yield
+            yield calls
         finally:
             del self._layer.call
+            if own is not None:
+                self._layer.call = own
 
     def _axis(self, rank):
-        first = getattr(self._layer, "data_format", None) == "channels_first"
-        return 1 if first else rank - 1
+        axis = stated_axis(self._layer, rank)
+        return rank - 1 if axis is None else axis
 
     def listening(self):
         """A context in which the layer's output is looked at."""
@@ -186,5 +202,34 @@ class _Masked:
             zero = tf.zeros((), output.dtype)
             return tf.where(tf.reshape(off, shape), zero, output)
 
-        with self._replaced(mask):
-            return self._network.run([tf.gather(v, samples) for v in base["inputs"]])
+        with self._replaced(mask) as calls:
+            out = self._network.run([tf.gather(v, samples) for v in base["inputs"]])
+        if not calls:
+            raise ValueError(_not_called(self._layer.name))
+        return out
+
+
+def _not_called(layer):
+    return (
+        f"The layer '{layer}' was not called when the model ran. Tap a layer that the "
+        "model's `call` uses, and have no `@tf.function` on that `call`: it would keep "
+        "what it traced first."
+    )
+
+
+def _by_name(model):
+    """Dict name -> layer, of all layers wherever in a model; paths for namesakes."""
+    layers = model._flatten_layers()
+    count = Counter(layer.name for layer in layers)
+    return {x.name if count[x.name] == 1 else x.path or x.name: x for x in layers}
+
+
+def _check_rows(tap, values, count):
+    """Refuse tensors at a tap, or beside it, that have other rows than samples."""
+    for v in values:
+        if v.shape[0] != count:
+            raise ValueError(
+                f"At the tap '{tap}' the network has maps of {v.shape[0]} rows for "
+                f"{count} samples. Tap a layer where the first axis is the batch "
+                "alone, before windows are folded into it or after they are taken out."
+            )

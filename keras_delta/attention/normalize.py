@@ -1,17 +1,21 @@
 """From scores (loss increase per channel) to weights that sum to 1."""
 
+import numbers
+
 import numpy as np
 
 from keras_delta.errors import invalid, unknown_name
+
+ROUNDING = 1e-12  # of scores, which are sums in float64
 
 
 def standardized(scores, temperature):
     """`softmax(zscore(scores) / temperature)`, the authors' program.
 
-    Scores that are all alike give uniform weights.
+    Scores that are all alike, but for rounding, give uniform weights.
     """
     deviation = scores.std()
-    if deviation == 0:
+    if deviation <= ROUNDING * np.abs(scores).max():
         return uniform(scores, temperature)
     return softmax((scores - scores.mean()) / deviation, temperature)
 
@@ -63,7 +67,8 @@ def weights(scores, normalization="standardized", temperature=5.0, samples=None)
     """
     if normalization not in ALL:
         raise ValueError(unknown_name("normalization", normalization, ALL))
-    if not temperature > 0:
+    number = isinstance(temperature, numbers.Real) and temperature is not True
+    if not number or not temperature > 0:
         raise ValueError(invalid("temperature", "a positive number", temperature))
     scores = np.asarray(scores, "float64")
     if scores.ndim != 1 or not np.isfinite(scores).all():

@@ -94,6 +94,8 @@ class Suffix:
             return False
         if self._where[id(tensor)][0] != len(tensor.shape) - 1:
             return False  # channels first
+        if getattr(layer, "data_format", "channels_last") != "channels_last":
+            return False
         if type(layer) is keras.layers.Dense:
             pays = len(tensor.shape) == 2 or tensor.shape[-1] >= RANK_ONE_FROM
         elif type(layer) is keras.layers.Conv2D:
@@ -166,6 +168,15 @@ class Suffix:
         running = memory.peak(self._graph, names, feeds, self._outputs, size)
         return max(running, 2 * given + sum(size[id(t)] for t in self._kept)) + 16
 
+    def per_sample(self, values):
+        """Those of the values of `entering` that have a row for each sample."""
+        pairs = zip(self.entering, values, strict=True)
+        return [v for t, v in pairs if self._has_samples(t)]
+
+    def _has_samples(self, tensor):
+        """Whether a tensor has a row a sample; a constant has other axes."""
+        return len(tensor.shape) > 0 and tensor.shape[0] == self._tap.shape[0]
+
     def _by_channel(self, tensor, value):
         """The tap's channels in a tensor, a row for each sample and channel."""
         axis, first = self._where[id(tensor)]
@@ -191,7 +202,10 @@ class Suffix:
         def each(condition, like):
             return tf.reshape(condition, (-1, *[1] * (len(like.shape) - 1)))
 
-        values = [tf.gather(v, samples) for v in base["kept"]]
+        values = [
+            tf.gather(v, samples) if self._has_samples(t) else v
+            for t, v in zip(self._kept, base["kept"], strict=True)
+        ]
         for tensor, value, now in zip(
             self._changed, base["changed"], base["switched off"], strict=True
         ):
@@ -199,7 +213,7 @@ class Suffix:
             chosen = tf.one_hot(
                 tf.where(off, channels + first, -1), value.shape[axis], True, False
             )
-            shape = [len(samples), *[1] * (len(value.shape) - 1)]
+            shape = [samples.shape[0], *[1] * (len(value.shape) - 1)]
             shape[axis] = -1
             now = tf.expand_dims(tf.gather(now, rows), axis)
             value = tf.gather(value, samples)
@@ -245,7 +259,7 @@ def _term(layer, kernel, difference, channels):
     """
     if isinstance(layer, keras.layers.Dense):
         row = tf.gather(kernel, channels)
-        row = tf.reshape(row, (len(row), *[1] * (len(difference.shape) - 1), -1))
+        row = tf.reshape(row, (row.shape[0], *[1] * (len(difference.shape) - 1), -1))
         return difference[..., None] * row
     window = tf.image.extract_patches(
         difference[..., None],

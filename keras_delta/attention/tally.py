@@ -85,7 +85,11 @@ class Tally:
             return np.sqrt(variance / n)
 
     def active(self, tolerance):
-        """Which channels need more samples: bool `(C,)`."""
+        """Which channels need more samples: bool `(C,)`.
+
+        A channel that was done needs more again where the scores of its tap turn
+        out to lie closer together than they seemed to.
+        """
         if tolerance is None or self.counts.max(initial=0) < LEAST_SAMPLES:
             return np.ones(len(self.counts), bool)
         wide = NORMAL * self.standard_error > tolerance * self.mean.std()

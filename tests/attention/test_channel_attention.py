@@ -1,16 +1,22 @@
 """Scores to weights, files, checks, and the head that is trained first."""
 
+import inspect
 import json
+import logging
 import os
 import warnings
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from tensorflow.python.eager.polymorphic_function import polymorphic_function
 
 import keras_delta as kd
-from keras_delta.attention import ChannelAttention, normalize
+from keras_delta.attention import ChannelAttention, ablation, head_fit, normalize
 
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+TAPS = [("layer1", 4), ("layer2", 6)]
 SCORES = {
     "a": np.array([0.3, -0.1, 0.0, 0.25, 0.05]),
     "b": np.array([1e-7, 3.0, -2.0]),
@@ -144,6 +150,93 @@ def test_others_may_read_the_file(tmp_path):
     (tmp_path / "usual").write_text("")
     usual = (tmp_path / "usual").stat().st_mode
     assert (tmp_path / "a.json").stat().st_mode == usual
+
+
+def test_everything_known_comes_back(fresh, tmp_path):
+    """Also through the config of a regularizer, as a saved model keeps it."""
+    made = ChannelAttention.compute(
+        fresh, learnable(70), ["conv1", "conv2"], tolerance=0.5, train_head=True
+    )
+    assert set(made.made_of) == {
+        *("method", "loss", "weights", "architecture", "taps", "train_head"),
+        *("tolerance", "data", "versions"),
+    }
+    assert made.made_of["versions"] == {
+        "keras_delta": kd.__version__,
+        "keras": keras.__version__,
+        "tensorflow": tf.__version__,
+    }
+    assert made.made_of["taps"] == {"conv1": 6, "conv2": 8}
+    assert len(made.made_of["data"]) == len(made.made_of["weights"]) == 32
+    made.save(tmp_path / "a.json")
+    loaded = ChannelAttention.load(tmp_path / "a.json")
+    regularizer = kd.regularizers.Delta(attention=made)
+    config = json.loads(json.dumps(regularizer.get_config()))
+    again = kd.regularizers.Delta.from_config(config).attention
+    for found in (loaded, again):
+        assert found.get_config() == made.get_config()
+        for name in ("weights", "scores", "standard_errors", "counts"):
+            for tap, array in getattr(made, name).items():
+                other = getattr(found, name)[tap]
+                np.testing.assert_array_equal(other, array)
+                assert other.dtype == array.dtype
+
+
+def test_fingerprints_tell_data_and_networks_apart(fresh):
+    def made_of(x, y, **kwargs):
+        kwargs = {"progress": False, "loss": LOSS, **kwargs}
+        return ChannelAttention.compute(fresh, (x, y), ["conv2"], **kwargs).made_of
+
+    x, y = learnable(40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        first = made_of(x, y)
+        assert made_of(x.copy(), y.copy()) == first
+        assert made_of(x[::-1], y)["data"] != first["data"]
+        assert made_of(x, (y + 1) % 3)["data"] != first["data"]
+        other = made_of(x, y, loss=keras.losses.SparseCategoricalCrossentropy(True, 0))
+        assert {k for k in first if first[k] != other[k]} == {"loss"}
+        kernel = fresh.get_layer("conv0").kernel
+        kernel.assign(kernel * 1.001)
+        assert {k for k in first if first[k] != made_of(x, y)[k]} == {"weights"}
+
+
+def test_a_file_from_before_standard_errors(tmp_path):
+    path = tmp_path / "a.json"
+    attention = ChannelAttention.from_scores(SCORES, samples=5)
+    attention.save(path)
+    content = json.loads(path.read_text())
+    for new in ("standard_errors", "counts", "made_of"):
+        assert content.pop(new) is None
+    path.write_text(json.dumps(content))
+    loaded = ChannelAttention.load(path)
+    assert loaded.get_config() == attention.get_config()
+
+
+def test_numpy_numbers_can_be_saved(tmp_path):
+    made = ChannelAttention.from_scores(
+        SCORES, temperature=np.float32(2), samples=np.int64(7)
+    )
+    made.save(tmp_path / "a.json")
+    loaded = ChannelAttention.load(tmp_path / "a.json")
+    assert (loaded.temperature, loaded.samples) == (2.0, 7)
+
+
+def test_the_authors_file_there_and_back(tmp_path):
+    rng = np.random.default_rng(0)
+    made = ChannelAttention.from_scores({t: rng.normal(size=n) for t, n in TAPS})
+    path = tmp_path / "new" / "channel_wei.json"
+    made.to_official_json(path)
+    lists = json.loads(path.read_text())
+    assert [len(scores) for scores in lists] == [n for _, n in TAPS]
+    back = ChannelAttention.from_official_json(path, [t for t, _ in TAPS])
+    for tap, scores in made.scores.items():
+        np.testing.assert_array_equal(back.scores[tap], scores)
+        np.testing.assert_allclose(back.weights[tap], made.weights[tap], rtol=1e-6)
+    weights_only = ChannelAttention.from_weights({"a": [1, 2]})
+    with pytest.raises(ValueError, match=r"authors' file holds scores.*`save`"):
+        weights_only.to_official_json(tmp_path / "b.json")
+    assert not (tmp_path / "b.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -439,3 +532,146 @@ def test_arguments_of_compute(binary, options, message):
     with pytest.raises(ValueError) as e:
         ChannelAttention.compute(*binary("binary_crossentropy"), **options)
     assert str(e.value) == message
+
+
+# --- where things are said ---------------------------------------------------------
+
+
+def line_of(text):
+    """Number of the line of this file that ends with a mark."""
+    lines = inspect.getsource(inspect.getmodule(line_of)).splitlines()
+    (number,) = [i for i, line in enumerate(lines, 1) if line.endswith(f"# {text}")]
+    return number
+
+
+def test_warnings_point_at_the_users_line(fresh):
+    with pytest.warns(UserWarning, match="no better than chance") as warned:
+        ChannelAttention.compute(fresh, learnable(9), ["conv2"], progress=False)  # one
+    lines = {(w.filename, w.lineno) for w in warned if w.category is UserWarning}
+    assert lines == {(__file__, line_of("one"))}
+    with pytest.warns(UserWarning, match="collapses") as warned:
+        ChannelAttention.from_scores({"a": np.arange(20)}, "softmax", 0.1)  # two
+    assert {(w.filename, w.lineno) for w in warned} == {(__file__, line_of("two"))}
+
+
+def test_warnings_from_inside_of_fit_point_at_fit(new_backbone):
+    x, y = learnable(12)
+    x[:] = x[:1]  # nothing to learn: the trained head is no better than chance
+    source = new_backbone(size=8)
+    model = kd.DeltaModel(kd.attach_head(source, 3), source, taps=["conv2"])
+    model.compile("sgd", LOSS, jit_compile=False)
+    with pytest.warns(UserWarning, match="did not help") as warned:
+        model.fit(x, y, 6, regularizer=kd.regularizers.Delta(), verbose=0)  # three
+    (warning,) = [w for w in warned if "did not help" in str(w.message)]
+    assert (warning.filename, warning.lineno) == (__file__, line_of("three"))
+
+
+@pytest.mark.parametrize("method", ["exact", "taylor"])
+def test_many_attentions_in_a_process(method, fresh, monkeypatch):
+    """Each traces functions of its own, which TensorFlow must not take for a fault."""
+    monkeypatch.setattr(head_fit, "LEAST_STEPS", 10)
+    # TensorFlow warns twice a process; earlier tests do not count.
+    fresh_manager = polymorphic_function._FrequentTracingDetectorManager()
+    manager = "_frequent_tracing_detector_manager"
+    monkeypatch.setattr(polymorphic_function, manager, fresh_manager)
+    records = []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())
+    logger = tf.get_logger()
+    logger.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for count in range(8, 16):
+                ChannelAttention.compute(
+                    fresh,
+                    learnable(count),
+                    ["conv1", "conv2"],
+                    method=method,
+                    train_head="auto",
+                    progress=False,
+                )
+        assert not [r for r in records if "TensorFlowTrainer" not in r]  # Keras's fit
+        for _ in range(8):  # as it would be heard
+            tf.function(lambda v: v + 1)(1.0)
+        assert "lambda" in records[-1] and "retracing" in records[-1]
+    finally:
+        logger.removeHandler(handler)
+
+
+# --- what cannot be computed -------------------------------------------------------
+
+
+@pytest.mark.parametrize("layer", ["conv0", "bn1", "head"])
+def test_weights_that_are_not_finite_are_named(layer, fresh):
+    variable = fresh.get_layer(layer).weights[0]
+    values = variable.numpy()
+    values[..., 1] = np.nan
+    variable.assign(values)
+    with pytest.raises(ValueError) as e:
+        ChannelAttention.compute(fresh, learnable(6), ["conv2"], progress=False)
+    assert str(e.value) == (
+        f"The loss is not finite on some samples: layer '{layer}' puts out numbers "
+        "that are not finite, before any channel was switched off. Check the images, "
+        "the labels and the weights."
+    )
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_an_image_that_is_not_finite(bad, fresh):
+    """In the second batch."""
+    x, y = learnable(40)
+    x[35, 2, 2, 0] = bad
+    with pytest.raises(ValueError, match=r"'conv0' puts out.*Check the images"):
+        ChannelAttention.compute(fresh, (x, y), ["conv2"], progress=False)
+
+
+@pytest.mark.parametrize("method", ["exact", "taylor"])
+@pytest.mark.parametrize(("label", "low", "high"), [(3, 0, 3), (-1, -1, 2)])
+def test_labels_out_of_range_in_a_later_batch(method, label, low, high, fresh):
+    x, y = learnable(40)
+    y[39] = label
+    with pytest.raises(ValueError, match=f"labels run from {low} to {high}.*3 classes"):
+        ChannelAttention.compute(
+            fresh, (x, y), ["conv2"], loss=LOSS, method=method, progress=False
+        )
+
+
+@pytest.mark.parametrize("options", [{"method": "taylor"}, {"tolerance": 0.1}])
+def test_no_samples(options, fresh, tmp_path):
+    x, y = learnable(3)
+    with pytest.raises(ValueError, match="No samples"):
+        ChannelAttention.compute(fresh, (x[:0], y[:0]), ["conv2"], **options)
+
+
+def test_a_channel_without_which_the_loss_is_not_finite():
+    """Named, with the tap; the intact network is in order."""
+    inputs = keras.Input((2, 2, 3))
+    x = keras.layers.Activation("linear", name="tap")(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, x)
+
+    def logarithm(y, p):
+        return -keras.ops.log(p[:, 1])
+
+    x = np.ones((4, 2, 2, 3))
+    with pytest.raises(ValueError, match=r"channel 1 of 'tap' switched off.*finite"):
+        ChannelAttention.compute(
+            model, (x, np.zeros(4)), ["tap"], loss=logarithm, progress=False
+        )
+
+
+def test_nothing_is_written_where_nothing_can_be_computed(fresh, tmp_path, monkeypatch):
+    """Wrong arguments are found before the work, and before a checkpoint is made."""
+    monkeypatch.setattr(ablation.Ablation, "run", None)
+    for options, message in (
+        ({"memory": "2XB"}, "memory"),
+        ({"tolerance": -1}, "tolerance"),
+        ({"normalization": "soft"}, "normalization"),
+        ({"method": "none"}, "method"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ChannelAttention.compute(
+                fresh, learnable(4), ["conv2"], checkpoint=tmp_path / "c", **options
+            )
+    assert not list(tmp_path.iterdir())
