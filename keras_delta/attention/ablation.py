@@ -30,7 +30,7 @@ class Ablation:
     Args:
         network: `networks.Cut` or `networks.Whole`.
         loss: a `SampleLoss`.
-        memory: bytes that the maps of one call may take.
+        memory: bytes that the work may take besides the network; None: as usual.
         tolerance: see `ChannelAttention.compute`.
         checkpoint: a `Checkpoint`.
         state: what the checkpoint holds, if anything.
@@ -58,7 +58,7 @@ class Ablation:
         self._done = []  # digests of the batches that are done
         self._tap, self._part = 0, None  # the tap in work, and how far it is
         self._loss = np.zeros(2)  # sum and number of the intact network's losses
-        self._programs = {}
+        self._programs, self._batch = {}, None
         self._consistent = True
         if state is not None:
             self._restore(state)
@@ -109,16 +109,22 @@ class Ablation:
 
     def _fit_memory(self, feeds):
         """How many samples, and for each tap how many pairs, go into a call."""
-        per_sample, per_pair = self.network.needs(feeds)
-        self._batch = min(BATCH, int(self._memory / 2 // per_sample) or 1)
-        left = self._memory - self._batch * per_sample
+        fixed, per_sample, per_pair = self.network.needs(feeds)
+        if self._memory is None:
+            self._memory = memory.usual() + fixed
+        left = self._memory - fixed
         widest = max(per_pair, key=per_pair.get)
+        if self._batch is None:
+            most = min(left / 2, left - per_pair[widest])
+            self._batch = max(1, min(BATCH, int(most // per_sample)))
+        left -= self._batch * per_sample
         if left < per_pair[widest]:
-            needed = memory.show(max(per_sample, 1) + per_pair[widest])
+            needed = memory.show(fixed + self._batch * per_sample + per_pair[widest])
             raise ValueError(
                 f"The memory budget of {memory.show(self._memory)} is too small for "
-                f"one channel of '{widest}' on one sample, which takes {needed}. Pass "
-                "a larger `memory`, or smaller images."
+                f"one channel of '{widest}' on {self._batch} sample(s), which takes "
+                f"{needed}, copies of weights included. Pass a larger `memory`, or "
+                "smaller images."
             )
         self._pairs = {
             tap: min(int(left // size), MOST_PAIRS) for tap, size in per_pair.items()
@@ -192,6 +198,7 @@ class Ablation:
         """The traced computations for inputs of these shapes, each traced once."""
         key = tuple(tuple(v.shape) for v in feeds)
         if key not in self._programs:
+            self._fit_memory(feeds)
             intact = traced(self.network.run_intact, feeds)
             bases, _ = intact.structured_outputs
             calls = {"intact": intact}

@@ -122,9 +122,10 @@ class ChannelAttention:
                 scores; None: all samples. With 0.5 and the standardised softmax
                 a weight is then within 10 % of what all samples would give, 19
                 times of 20. Needs samples in random order.
-            memory: bytes that the maps of one call may take, or text such as
-                `"2GB"`; default: 512 MiB (2 GiB on a GPU), but no more than a
-                quarter of what is free. The scores do not depend on it, but for
+            memory: bytes that the work may take besides model and data, or text
+                such as `"2GB"`; default: 512 MiB for maps (2 GiB on a GPU), but no
+                more than a quarter of what is free, and 2.5 times the weights for
+                copies of them. The scores do not depend on it, but for
                 rounding (and, with `tolerance`, for how often it is looked whether
                 a channel is done: after each batch, and a small budget may make
                 batches of fewer than 32).

@@ -214,10 +214,14 @@ def _as_arrays(graph, head):
 
 
 def _strategy(model):
-    """The strategy of several replicas that the model or the caller is under."""
+    """The MirroredStrategy that the caller or the model is under, if any.
+
+    Replicas of other hosts would not hand their results over; each host of such a
+    strategy computes everything.
+    """
     own = getattr(model, "distribute_strategy", None)
     for strategy in (tf.distribute.get_strategy(), own):
-        if strategy is not None and strategy.num_replicas_in_sync > 1:
+        if type(strategy) is tf.distribute.MirroredStrategy:
             return strategy
     return None
 

@@ -18,9 +18,11 @@ class Folding:
     Args:
         graph: the network.
         fed: tensors that will be given, and so have to be what the graph says.
+        folded: dict that keeps what was folded, for several of one network.
     """
 
-    def __init__(self, graph: Graph, fed=()):
+    def __init__(self, graph: Graph, fed=(), folded=None):
+        self._folded = {} if folded is None else folded
         users = {}
         for node in graph.nodes.values():
             for t in node.inputs:
@@ -52,6 +54,13 @@ class Folding:
             node: the call.
             dtype: of what is returned; default: the layer's own.
         """
+        key = (id(node.outputs[0]), self.norm(node) is None, dtype)
+        if key not in self._folded:
+            with tf.init_scope():  # once, and not in every call of a trace
+                self._folded[key] = self._fold(node, dtype)
+        return self._folded[key]
+
+    def _fold(self, node, dtype):
         layer, norm = node.operation, self.norm(node)
         dtype = dtype or layer.compute_dtype
         # In float16 a folded kernel would be rounded twice, or overflow.

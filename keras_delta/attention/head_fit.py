@@ -47,18 +47,17 @@ class HeadFit:
         if key not in self._programs:
             # By hand: called a few times only, TensorFlow would warn of the tracing.
             self._programs[key] = traced(
-                lambda v: self.graph.run(
-                    self._inputs, self.graph.inputs, v, training=False
-                ),
-                specs,
+                lambda v: self._run(self._inputs, self.graph.inputs, v), specs
             )
         return self._programs[key](feeds)
 
+    def _run(self, fetches, feeds, values):
+        with keras.StatelessScope():  # what a layer counts is not counted here
+            return self.graph.run(fetches, feeds, values, training=False)
+
     def outputs(self):
         """Outputs of the head as it is, for all samples, a list."""
-        out = self.graph.run(
-            self.graph.outputs, self._inputs, self.features, training=False
-        )
+        out = self._run(self.graph.outputs, self._inputs, self.features)
         return [ops.convert_to_numpy(v) for v in tree.flatten(out)]
 
     def train(self, loss, seed=0):

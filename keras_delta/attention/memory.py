@@ -1,5 +1,6 @@
 """How much memory a computation may take, and how much the maps of a network do."""
 
+import math
 import numbers
 import os
 import pathlib
@@ -16,18 +17,21 @@ UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 USUAL = {"CPU": 2**29, "GPU": 2**31}
 
 
+def usual():
+    """Bytes for maps: 512 MiB, 2 GiB on a GPU, at most a quarter of what is free."""
+    most = USUAL["GPU" if tf.config.list_logical_devices("GPU") else "CPU"]
+    free = _free()
+    return most if free is None else max(min(most, free // 4), 2**24)
+
+
 def budget(memory=None):
-    """Bytes that the maps of one call may take.
+    """Bytes of a budget that a user gave; None for None.
 
     Args:
         memory: bytes, or text such as `"2GB"` or `"512MiB"` (both count in 1024s).
-            None: 512 MiB, 2 GiB on a GPU, but no more than a quarter of what is
-            free.
     """
     if memory is None:
-        usual = USUAL["GPU" if tf.config.list_logical_devices("GPU") else "CPU"]
-        free = _free()
-        return usual if free is None else max(min(usual, free // 4), 2**24)
+        return None
     match = isinstance(memory, str) and re.fullmatch(
         r"\s*(\d*\.?\d+|\d+\.)\s*([KMGT]?)(?:i?B)?\s*", memory, re.IGNORECASE
     )
@@ -62,6 +66,11 @@ def _free():
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):  # Windows
         return None
+
+
+def bytes_of(variable):
+    """Bytes that a variable takes."""
+    return math.prod(variable.shape) * tf.as_dtype(variable.dtype).size
 
 
 def sizes(graph: Graph, feeds):

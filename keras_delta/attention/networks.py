@@ -30,7 +30,8 @@ class Cut:
     def __init__(self, graph: Graph, taps, replaced=()):
         self.graph = graph
         self.frozen = Frozen(graph.layers().values(), replaced)
-        self.taps = {tap: Suffix(graph, tap, self.frozen) for tap in taps}
+        folded = {}
+        self.taps = {tap: Suffix(graph, tap, self.frozen, folded) for tap in taps}
 
     def feed(self, x):
         """A batch as the list of tensors that `run_intact` takes."""
@@ -59,7 +60,12 @@ class Cut:
         return bases, outputs
 
     def needs(self, feeds):
-        """Bytes for each sample of a batch, and dict tap -> bytes for each pair."""
+        """Bytes that the work takes besides the network.
+
+        Returns:
+            Bytes in any case, for each sample of a batch, and dict tap -> bytes for
+            each pair in a call.
+        """
         size = memory.sizes(self.graph, feeds)
         inside = [t for s in self.taps.values() for t in s.entering]
         end = [*inside, *tree.flatten(self.graph.outputs)]
@@ -67,7 +73,12 @@ class Cut:
         running = memory.peak(self.graph, names, self.graph.inputs, end, size)
         shared = sum(s.shared_bytes(size) for s in self.taps.values())
         pairs = {tap: s.pair_bytes(size) for tap, s in self.taps.items()}
-        return running + shared, pairs
+        behind = self.graph.descendants([self.graph.output_of(t) for t in self.taps])
+        layers = [x for name, x in self.graph.layers().items() if name in behind]
+        weights = [w for layer in layers for w in layer.weights]
+        # Folded copies, and TensorFlow's own in another layout: as measured.
+        copies = int(2.5 * sum(map(memory.bytes_of, weights)))
+        return copies, running + shared, pairs
 
     def first_not_finite(self, feeds):
         """Name of the first call whose output is not finite, or None."""
@@ -131,7 +142,7 @@ class Whole:
         """See `Cut.needs`; a rough guess, since the maps inside are not known."""
         shapes = [v.shape[1:].num_elements() * v.dtype.size for v in feeds]
         inputs = sum(shapes)
-        return inputs, {t: 64 * inputs + 4 * m.size for t, m in self.taps.items()}
+        return 0, inputs, {t: 64 * inputs + 4 * m.size for t, m in self.taps.items()}
 
     def first_not_finite(self, feeds):
         """Not known here."""

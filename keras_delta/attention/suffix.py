@@ -34,6 +34,7 @@ class Suffix:
         graph: the network.
         tap: name of the tapped call.
         frozen: the network's variables.
+        folded: see `Folding`.
 
     Attributes:
         channels: number of channels of the tap.
@@ -42,7 +43,7 @@ class Suffix:
         traces: how often `outputs` was traced.
     """
 
-    def __init__(self, graph: Graph, tap, frozen: Frozen):
+    def __init__(self, graph: Graph, tap, frozen: Frozen, folded=None):
         self._graph, self._frozen = graph, frozen
         self._tap = graph.output_of(tap)
         axis = channelwise.channel_axis(graph, tap)
@@ -65,7 +66,9 @@ class Suffix:
                 self._where[id(node.outputs[0])] = place
                 apart.add(name)
         rest = {n: graph.nodes[n] for n in graph.nodes if n in behind - apart}
-        folding = Folding(graph, [graph.nodes[n].outputs[0] for n in apart])
+        folded = {} if folded is None else folded
+        fed = [graph.nodes[n].outputs[0] for n in apart]
+        folding = Folding(graph, fed, folded)
         # Calls that change by a rank-one term, and the tensors that they yield.
         self._updates = [n for n in rest.values() if self._takes_update(n)]
         ends = [folding.norm(node) or node for node in self._updates]
@@ -86,7 +89,7 @@ class Suffix:
             [self._tap, *beside, *self._kept, *self._changed, *self._sources]
         )
         self._parameters = folding.parameters
-        self._folding = Folding(graph, [*given, *self._updated])
+        self._folding = Folding(graph, [*given, *self._updated], folded)
 
     def _takes_update(self, node):
         layer, tensor = node.operation, node.inputs[0]

@@ -42,7 +42,7 @@ class Network:
         return bases, [tf.zeros(len(feeds[0]), "float64")]
 
     def needs(self, feeds):
-        return 1, dict.fromkeys(self.taps, 1)
+        return 0, 1, dict.fromkeys(self.taps, 1)
 
 
 class Loss:
