@@ -87,10 +87,26 @@ def network(args):
     size = args.size or size
     weights = "imagenet" if args.network == "efficientnet_lite0" else None
     source = build(weights=weights, input_shape=(size, size, 3))
+    if weights is None:
+        settle(source, photographs(32, size)[0])
     target = kd.attach_head(source, CLASSES)
     if args.taps == ["auto"] or (args.taps is None and taps is None):
         taps = list(kd.DeltaModel(target, source=source).taps)
     return target, args.taps if args.taps and args.taps != ["auto"] else taps, size
+
+
+def settle(model, x):
+    """Give random weights the BatchNorm statistics of some images.
+
+    With those of the initialiser a deep network's maps vanish, and no channel counts.
+    """
+    norms = [n for n in model.layers if isinstance(n, keras.layers.BatchNormalization)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    model(x, training=True)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 def photographs(count, size):

@@ -36,7 +36,16 @@ def batches(x, y=None, batch_size=32, max_samples=None):
             "training data first."
         )
     if isinstance(x, tuple) and y is None:
+        if len(x) < 2:
+            raise ValueError("The data has no targets: pass `(x, y)`.")
         x, y = x[:2]
+    if x is None or isinstance(x, (str, bytes)):
+        expected = "arrays `(x, y)`, a tf.data.Dataset or a keras.utils.PyDataset"
+        raise TypeError(invalid("data", expected, x))
+    if isinstance(y, list) and y and all(np.ndim(v) == 0 for v in y):
+        y = np.asarray(y)  # labels, and not one array an output
+    if isinstance(y, np.ndarray):
+        _check_labels(y)
     if not hasattr(x, "element_spec") and hasattr(x, "batches"):
         raise TypeError(
             invalid("x", "a tf.data.Dataset", x, "Call `.batches(image_size)` on it.")
@@ -53,6 +62,7 @@ def batches(x, y=None, batch_size=32, max_samples=None):
         if by is None:
             raise ValueError("The data has no targets: pass `(x, y)`.")
         bx, by = tree.map_structure(np.asarray, (bx, by))
+        _check_batch(by)
         size = len(tree.flatten(bx)[0])
         if max_samples is not None and count + size > max_samples:
             size = max_samples - count
@@ -62,6 +72,23 @@ def batches(x, y=None, batch_size=32, max_samples=None):
         count += size
         if max_samples is not None and count >= max_samples:
             return
+
+
+def _check_batch(y):
+    for v in tree.flatten(y):
+        if v.ndim == 0:
+            raise ValueError(
+                "The data set gives one sample at a time. Batch it: `.batch(32)`."
+            )
+        _check_labels(v)
+
+
+def _check_labels(y):
+    if y.dtype.kind in "USO":
+        raise ValueError(
+            f"Labels must be numbers. Received: {y.ravel()[:3].tolist()}. Number the "
+            "classes, e.g. with `np.unique(y, return_inverse=True)`."
+        )
 
 
 def regrouped(stream, size):

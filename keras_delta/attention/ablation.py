@@ -142,7 +142,7 @@ class Ablation:
         feeds = self.network.feed(tree.map_structure(self._padded, x))
         calls = self._calls(feeds)
         bases, outputs = calls["intact"](feeds)
-        outputs = [v[:size] for v in outputs]
+        outputs = tree.map_structure(lambda v: v[:size], outputs)
         self.loss.check(targets, outputs)
         losses = self.loss(targets, outputs)
         if not np.isfinite(losses).all():
@@ -254,8 +254,9 @@ class Ablation:
         if digests[index] != self._done[index]:
             raise ValueError(
                 f"The checkpoint '{self._checkpoint.path}' was made from other data: "
-                f"batch {index} of {self._batch} samples differs. Give the samples in "
-                "the same order and with the same augmentation, or delete the file."
+                f"batch {index} of up to {self._batch} samples differs in images, "
+                "labels, types or number. Give the same samples in the same order "
+                "and with the same augmentation, or pass another path."
             )
 
     def _interrupted(self):
@@ -308,8 +309,10 @@ class _Call:
                 return tapped.outputs(base, rows[replica], channels[replica])
 
             results = strategy.run(own)
-            parts = [strategy.experimental_local_results(v) for v in results]
-            return [tf.concat(part, axis=0) for part in parts]
+            return tf.nest.map_structure(
+                lambda v: tf.concat(strategy.experimental_local_results(v), axis=0),
+                results,
+            )
 
         pairs = tf.TensorSpec(self._shape, "int32")
         self._run = traced(run, base, pairs, pairs)
@@ -321,7 +324,8 @@ class _Call:
         padded[1] = -1
         padded[:, :count] = rows, channels
         rows, channels = tf.constant(padded.reshape(2, *self._shape))
-        return [v.numpy()[:count] for v in self._run(base, rows, channels)]
+        outputs = self._run(base, rows, channels)
+        return tree.map_structure(lambda v: v.numpy()[:count], outputs)
 
 
 def traced(function, *arguments):
@@ -361,7 +365,7 @@ class _Bar:
     def __init__(self, channels, batches):
         self._channels = channels
         target = sum(channels) * batches if batches else None
-        self._bar = keras.utils.Progbar(target, unit_name="channel")
+        self._bar = keras.utils.Progbar(target, unit_name="step")
         self._before = self._width = 0
         print("Channel attention:", flush=True)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_delta.errors import warn
+from keras_delta.errors import invalid, warn
 
 FORMAT = "keras_delta.attention.checkpoint/1"
 SHARE = 0.05  # of the time may go into writing
@@ -28,6 +28,12 @@ class Checkpoint:
     """
 
     def __init__(self, path, made_for):
+        if path is not None and (
+            not isinstance(path, (str, os.PathLike))
+            or not str(path)
+            or Path(path).is_dir()
+        ):
+            raise ValueError(invalid("checkpoint", "the path of a file or None", path))
         self.path = None if path is None else Path(path)
         self._made_for = {key: str(value) for key, value in made_for.items()}
         self._next, self._warned = 0.0, False
@@ -49,10 +55,9 @@ class Checkpoint:
                 arrays = {name: file[name] for name in file.files}
             found = dict(json.loads(str(arrays.pop("made_for"))))
         except Exception as e:  # NumPy and zipfile raise a dozen kinds
-            reason = str(e) or type(e).__name__
             raise ValueError(
-                f"The checkpoint '{self.path}' cannot be read ({reason}). It is "
-                "damaged or another kind of file; delete it to begin anew."
+                f"'{self.path}' cannot be read as a checkpoint: it is damaged or "
+                "another kind of file. Pass another path."
             ) from e
         expected = {"format": FORMAT, **self._made_for}
         if differing := [k for k in expected if found.get(k) != expected[k]]:
@@ -62,7 +67,7 @@ class Checkpoint:
             )
             raise ValueError(
                 f"The checkpoint '{self.path}' was made for something else ({what}). "
-                "Delete it, or pass another `checkpoint`."
+                "Pass another path, or delete the file if it is of no more use."
             )
         self.written = True
         return arrays

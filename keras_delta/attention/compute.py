@@ -5,6 +5,7 @@ import numbers
 import sys
 from collections.abc import Iterable
 
+import keras
 import tensorflow as tf
 from keras import ops, tree
 
@@ -42,9 +43,11 @@ def measure(
     Returns:
         A `tally.Result`, and a dict that says what it was made of.
     """
-    _check_arguments(method, tolerance, train_head, max_samples)
+    check_arguments(method, tolerance, train_head, max_samples)
     budget = memory.budget(memory_budget)
     target = getattr(model, "target", model)
+    if not isinstance(target, keras.Model):
+        raise TypeError(invalid("model", "a DeltaModel or a keras.Model", model))
     graph = Graph(target) if is_container(target) else None
     if method == "taylor" and (graph is None or checkpoint or tolerance):
         raise ValueError(
@@ -119,7 +122,8 @@ def _architecture(graph):
     return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
 
-def _check_arguments(method, tolerance, train_head, max_samples):
+def check_arguments(method="exact", tolerance=None, train_head=False, max_samples=None):
+    """Refuse what `measure` cannot work with."""
     if method not in METHODS:
         raise ValueError(unknown_name("method", method, METHODS))
     if train_head not in (True, False, "auto"):
@@ -134,6 +138,9 @@ def _check_arguments(method, tolerance, train_head, max_samples):
 
 
 def _first(data):
+    spec = getattr(data, "element_spec", data)
+    if isinstance(spec, tuple) and len(spec) == 3:
+        warn("Sample weights are not used: every sample counts alike.")
     first = next(samples.batches(data, max_samples=1), None)
     if first is None:
         raise ValueError("No samples: channel attention needs at least one.")
@@ -191,7 +198,7 @@ def _head(model, graph, data, loss, train_head, max_samples, state):
         ]
     head = HeadFit(graph, names, data, max_samples)
     targets = loss.targets(head.labels)
-    outputs = [tf.convert_to_tensor(v) for v in head.outputs()]
+    outputs = head.outputs()
     loss.check(targets, outputs)
     intact = loss(targets, outputs).mean()
     if train_head is True or loss.chance_level(intact, targets) is not None:

@@ -9,6 +9,7 @@ from keras import ops, tree
 
 from keras_delta import samples
 from keras_delta.attention.ablation import traced
+from keras_delta.attention.losses import with_logits
 from keras_delta.graph import Graph, copy_model
 
 EPOCHS = 10
@@ -58,7 +59,7 @@ class HeadFit:
     def outputs(self):
         """Outputs of the head as it is, for all samples, a list."""
         out = self._run(self.graph.outputs, self._inputs, self.features)
-        return [ops.convert_to_numpy(v) for v in tree.flatten(out)]
+        return with_logits(out)
 
     def train(self, loss, seed=0):
         """Train a copy of the head on the frozen features.
@@ -87,6 +88,7 @@ class HeadFit:
         outputs, y, losses, weights = (list(v) for v in zip(*parts, strict=True))
         if len(outputs) == 1:
             outputs, y, losses = outputs[0], y[0], losses[0]
+        y = tuple(y) if isinstance(y, list) else y  # tf.data takes lists for arrays
         copy = copy_model(
             self.graph,
             outputs=outputs,

@@ -11,6 +11,18 @@ from keras_delta.graph import Graph
 from keras_delta.heads import output_activation
 
 
+def with_logits(outputs):
+    """Outputs as a list; those of a softmax or sigmoid as (output, logits).
+
+    Keras's cross-entropies go back from probabilities to the logits that Keras
+    notes on them; the note is lost where a traced function ends.
+    """
+    return [
+        (t, t._keras_logits) if hasattr(t, "_keras_logits") else t
+        for t in tree.flatten(outputs)
+    ]
+
+
 class SampleLoss:
     """Loss per sample of a network: `(targets, outputs) -> (B,)` in float64.
 
@@ -30,6 +42,14 @@ class SampleLoss:
         if len(self.losses) == 1:
             (y,) = tree.flatten(y) if isinstance(y, (dict, list, tuple)) else (y,)
             return [y]
+        needed = [
+            n for n, x in zip(self._names, self.losses, strict=True) if x is not None
+        ]
+        if isinstance(y, dict) and not set(needed) <= set(y):
+            raise ValueError(
+                f"The outputs {needed} have a loss and so need targets, but the data "
+                f"has targets for {sorted(y)}."
+            )
         if isinstance(y, dict):
             return [
                 y[name] if loss is not None else y.get(name)
@@ -46,6 +66,7 @@ class SampleLoss:
     def check(self, targets, outputs):
         """Refuse labels that the outputs have no class for."""
         for loss, y, out in zip(self.losses, targets, outputs, strict=True):
+            out = out[0] if isinstance(out, (list, tuple)) else out
             if loss is not None:
                 labels.check(y, out.shape[-1], loss)
 
@@ -57,11 +78,24 @@ class SampleLoss:
         ):
             if loss is None:
                 continue
+            out, logits = out if isinstance(out, (list, tuple)) else (out, None)
             if len(y.shape) == len(out.shape) - 1 and out.shape[-1] == 1:
                 y = ops.expand_dims(y, -1)  # as Keras does
             # `call` is the loss before any reduction, and takes float64.
             elements = loss.call if isinstance(loss, keras.losses.Loss) else loss
-            each = elements(tf.cast(y, "float64"), tf.cast(out, "float64"))
+            out = tf.cast(out, "float64")
+            if logits is not None:
+                out = tf.identity(out)  # what is noted on it is noted on this alone
+                out._keras_logits = tf.cast(logits, "float64")
+            try:
+                each = elements(tf.cast(y, "float64"), out)
+            except (TypeError, ValueError, tf.errors.InvalidArgumentError) as e:
+                raise ValueError(
+                    f"The loss {labels.loss_name(loss)} cannot compare targets of the "
+                    f"shape {tuple(y.shape)} with outputs of the shape "
+                    f"{tuple(out.shape)}. Pass the `loss` and the labels that the "
+                    f"model is trained with. Reason: {str(e)[:200]}"
+                ) from e
             if each.shape[:1] != out.shape[:1]:
                 raise ValueError(
                     "Channel attention needs a loss with one value per sample, but "
@@ -90,7 +124,8 @@ class SampleLoss:
         if len(self.losses) != 1:
             return None
         level = labels.chance(targets[0], self.losses[0])
-        return level if level is not None and not mean_loss < level else None
+        # A level of 0: all labels are alike, and nothing can be better.
+        return level if level and not mean_loss < level else None
 
 
 def choose(model, graph: Graph | None, loss, y):
@@ -121,8 +156,28 @@ def choose(model, graph: Graph | None, loss, y):
         weights = [weights.get(name, 1.0) for name in names]
     if not isinstance(weights, (list, tuple)):
         weights = [1.0 if weights is None else float(weights)] * len(outputs)
-    losses = [keras.losses.get(one) if isinstance(one, str) else one for one in loss]
+    losses = [None if one is None else _loss(one) for one in loss]
+    if graph and len(losses) == 1 and output_activation(graph) == "linear":
+        _check_logits(losses[0], outputs[0].shape[-1])
     return SampleLoss(losses, weights, names)
+
+
+def _loss(loss):
+    try:
+        return keras.losses.get(loss)
+    except (TypeError, ValueError) as e:
+        expected = "a Keras loss, its name, or a function (targets, outputs)"
+        raise ValueError(invalid("loss", expected, loss)) from e
+
+
+def _check_logits(loss, width):
+    probabilities = not getattr(loss, "from_logits", False)
+    if labels.loss_name(loss) in (*labels.SPARSE, *labels.DENSE) and probabilities:
+        raise ValueError(
+            f"The loss {labels.loss_name(loss)} takes probabilities, but the model "
+            f"puts out {width} logits. Use `keras.losses."
+            "SparseCategoricalCrossentropy(from_logits=True)` or its like."
+        )
 
 
 def _names(graph):
@@ -152,10 +207,14 @@ def _suggested(graph, outputs, y):
     width = outputs[0].shape[-1]
     dense = np.ndim(y) == len(outputs[0].shape) and np.shape(y)[-1] == width > 1
     classes = dense or (whole and width > 1)
+    bits = np.isin(y, (0, 1)).all() and np.size(y) in (1, width)
+    if activation == "sigmoid" and bits:
+        return keras.losses.BinaryCrossentropy()
     if activation not in ("softmax", "linear") or not classes:
         raise ValueError(
             "Cannot tell the loss of a model whose output activation is "
-            f"{activation!r}, from targets of {np.asarray(y).dtype}. Pass `loss=` (a "
+            f"{activation or 'not known'} and has the width {width}, from targets of "
+            f"{np.asarray(y).dtype}. Pass the `loss` that it is trained with (a "
             "regression needs one), or compile the model first."
         )
     kind = (

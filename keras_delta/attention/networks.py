@@ -9,6 +9,7 @@ from keras import ops, tree
 from keras_delta.attention import memory
 from keras_delta.attention.channelwise import stated_axis
 from keras_delta.attention.frozen import Frozen
+from keras_delta.attention.losses import with_logits
 from keras_delta.attention.suffix import Suffix
 from keras_delta.errors import unknown_name
 from keras_delta.graph import Graph
@@ -54,10 +55,19 @@ class Cut:
                 feeds,
                 training=False,
             )
+            # An operation on strings forgets how many there were.
+            values = tree.map_structure(
+                lambda v: (
+                    tf.ensure_shape(v, (feeds[0].shape[0], *v.shape[1:]))
+                    if len(v.shape) and v.shape[0] is None
+                    else v
+                ),
+                values,
+            )
             for (tap, s), v in zip(self.taps.items(), values, strict=True):
                 _check_rows(tap, s.per_sample(v), feeds[0].shape[0])
             bases = [s.base(v) for s, v in zip(taps, values, strict=True)]
-        return bases, outputs
+        return bases, with_logits(outputs)
 
     def needs(self, feeds):
         """Bytes that the work takes besides the network.
@@ -152,7 +162,7 @@ class Whole:
         """The model's outputs as a list."""
         x = tree.pack_sequence_as(self._structure, feeds)
         with self.frozen.scope():
-            return tree.flatten(self.model(x, training=False))
+            return with_logits(self.model(x, training=False))
 
 
 class _Masked:

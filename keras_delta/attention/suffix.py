@@ -19,6 +19,7 @@ from keras import tree
 from keras_delta.attention import channelwise, memory
 from keras_delta.attention.folding import Folding, linear, plain_kernel
 from keras_delta.attention.frozen import Frozen
+from keras_delta.attention.losses import with_logits
 from keras_delta.graph import Graph
 
 # A rank-one update moves whole maps through memory a few times; a convolution does
@@ -236,13 +237,14 @@ class Suffix:
                 value = node.operation.activation(tf.gather(intact, samples) + term)
                 final = _holds(self._outputs, node.outputs[0])
                 values.append(value if final else tf.cast(value, node.outputs[0].dtype))
-            return self._graph.run(
+            outputs = self._graph.run(
                 self._outputs,
                 [*self._kept, *self._changed, *self._updated],
                 values,
                 training=False,
                 call=self._folding,
             )
+        return with_logits(outputs)
 
 
 def _precision(node):

@@ -7,6 +7,7 @@ from keras import tree
 from keras_delta import samples
 from keras_delta.attention import channelwise
 from keras_delta.attention.ablation import not_finite, traced
+from keras_delta.attention.losses import with_logits
 from keras_delta.attention.networks import Cut
 from keras_delta.attention.tally import Result, Tally, digest
 
@@ -38,7 +39,7 @@ def scores(network: Cut, loss, data, max_samples=None):
                 with tf.GradientTape() as tape:
                     tape.watch(values[0])
                     out = graph.run(graph.outputs, cut, values, training=False)
-                    losses = loss.tensor(targets, tree.flatten(out))
+                    losses = loss.tensor(targets, with_logits(out))
             slope = tape.gradient(losses, values[0], unconnected_gradients="zero")
             product = tf.cast(values[0], "float64") * tf.cast(slope, "float64")
             others = [i for i in range(1, len(product.shape)) if i != axis]

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_delta import samples
-from keras_delta.attention import ChannelAttention, normalize
+from keras_delta.attention import ChannelAttention, compute, memory, normalize
 from keras_delta.errors import invalid, unknown_name
 from keras_delta.model import DeltaModel
 from keras_delta.regularizers.attended import Attended
@@ -247,6 +247,9 @@ def _check(kwargs, update):
         kwargs.get("normalization", "standardized"),
         kwargs.get("temperature", 5.0),
     )
+    early = ("method", "tolerance", "train_head")
+    compute.check_arguments(**{k: v for k, v in kwargs.items() if k in early})
+    memory.budget(kwargs.get("memory"))
 
 
 def _line(epoch, attention, changes):

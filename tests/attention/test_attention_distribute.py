@@ -97,7 +97,7 @@ def test_inside_of_a_scope(strategy, build, spread, calls):
 def test_one_pair_for_two_replicas(spread, build):
     """The second replica computes what nobody asked for, and it is dropped."""
     given = tuple(v[:1] for v in data())
-    kwargs = {"memory": "41KB"}
+    kwargs = {"memory": "48KB"}
     found, expected = compute(spread, given, **kwargs), compute(build(), given)
     for tap in TAPS:
         np.testing.assert_allclose(found.scores[tap], expected.scores[tap], atol=1e-6)

@@ -342,7 +342,7 @@ def other_label(x, y):
     ids=["order", "fewer", "few", "a pixel", "a label", "a part of a batch filled"],
 )
 def test_other_data_are_refused(change, batch, model, made):
-    message = rf"c' was made from other data: batch {batch} of 32 samples differs"
+    message = rf"c' was made from other data: batch {batch} of up to 32 samples differs"
     before = made.read_bytes()
     with pytest.raises(ValueError, match=message):
         compute(model, change(*data()), checkpoint=made)
@@ -373,7 +373,9 @@ def test_another_computation_is_refused(options, named, model, made):
         compute(model, data(), checkpoint=made, **options)
     text = str(e.value)
     assert f"c' was made for something else ({named}: " in text and ";" not in text
-    assert text.endswith("Delete it, or pass another `checkpoint`.")
+    assert text.endswith(
+        "Pass another path, or delete the file if it is of no more use."
+    )
 
 
 def test_another_network_is_refused(model, made):
@@ -444,7 +446,9 @@ def foreign(path, form):
 )
 def test_a_foreign_file(form, tmp_path):
     foreign(tmp_path / "c", form)
-    with pytest.raises(ValueError, match=r"c' cannot be read \(.+\)\. .*delete it"):
+    with pytest.raises(
+        ValueError, match=r"c' cannot be read as a checkpoint.*Pass another"
+    ):
         load(tmp_path / "c")
 
 

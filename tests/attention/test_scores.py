@@ -1,5 +1,7 @@
 """Scores are what a loop that zeroes filters and reruns the network finds."""
 
+import warnings
+
 import keras
 import numpy as np
 import plain_loop
@@ -422,3 +424,120 @@ def test_the_graph_of_the_model_is_left_alone():
     assert model.get_config() == before[0]
     np.testing.assert_array_equal(model(x), before[1])
     assert model.get_layer("b0").output is before[2]
+
+
+# --- probabilities, as Keras takes them --------------------------------------------
+
+
+@pytest.mark.parametrize("from_logits", [False, True])
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+@pytest.mark.filterwarnings("ignore:.*from_logits.*")
+def test_confident_probabilities_are_not_clipped(kind, from_logits):
+    """The loss is that of `evaluate`, which goes back to the logits."""
+    x, y = data()
+    inputs = keras.Input((8, 8, 3))
+    maps = keras.layers.GlobalAveragePooling2D()(conv(5, "conv0")(inputs))
+    width, loss = (3, "SparseCategoricalCrossentropy")
+    if kind == "sigmoid":
+        width, loss, y = 1, "BinaryCrossentropy", y % 2
+    model = keras.Model(inputs, keras.layers.Dense(width, kind, name="head")(maps))
+    random_weights(model)
+    kernel, bias = model.get_layer("head").get_weights()
+    model.get_layer("head").set_weights([300 * kernel, bias])
+    model.compile(loss=getattr(keras.losses, loss)(from_logits=from_logits))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the head is no better than chance
+        found = ChannelAttention.compute(model, (x, y), ["conv0"], progress=False)
+    found = found.scores["conv0"]
+    intact = model.evaluate(x, y, verbose=0)
+    layer = model.get_layer("conv0")
+    weights = layer.get_weights()
+    for j in range(5):
+        changed = [w.copy() for w in weights]
+        for w in changed:
+            w[..., j] = 0
+        layer.set_weights(changed)
+        expected = model.evaluate(x, y, verbose=0) - intact
+        assert found[j] == pytest.approx(expected, rel=1e-4, abs=1e-4)
+    assert np.abs(found).max() > 5
+
+
+def test_two_outputs_and_a_trained_head():
+    x, y = data()
+    inputs = keras.Input((8, 8, 3))
+    maps = keras.layers.GlobalAveragePooling2D()(conv(5, "conv0")(inputs))
+    outputs = [
+        keras.layers.Dense(3, name="a")(maps),
+        keras.layers.Dense(1, name="b")(maps),
+    ]
+    model = keras.Model(inputs, outputs)
+    random_weights(model)
+    found = ChannelAttention.compute(
+        model,
+        (x, [y, y.astype("float32")]),
+        ["conv0"],
+        loss=[LOSS, "mse"],
+        train_head=True,
+        progress=False,
+    )
+    assert np.abs(found.scores["conv0"]).max() > 0
+
+
+# --- what a first user does wrong ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (lambda x, y: None, "argument `data`"),
+        (lambda x, y: (x,), "no targets"),
+        (lambda x, y: tf.data.Dataset.from_tensor_slices((x, y)), r"\.batch\(32\)"),
+        (lambda x, y: (x, y.astype(str)), "np.unique"),
+        (lambda x, y: (x, np.eye(4)[y]), "cannot compare targets"),
+    ],
+)
+def test_data_of_a_wrong_form(given, message):
+    x, y = data()
+    with pytest.raises((TypeError, ValueError), match=message):
+        ChannelAttention.compute(plain(), given(x, y), ["conv0"], loss=LOSS)
+
+
+def test_labels_as_a_list():
+    x, y = data()
+    model = plain()
+    random_weights(model)
+    expected = compute(model, x, y, ["conv2"], progress=False)
+    found = compute(model, x, y.tolist(), ["conv2"], progress=False)
+    np.testing.assert_array_equal(found.scores["conv2"], expected.scores["conv2"])
+
+
+@pytest.mark.parametrize(
+    "loss", [5, "nope", "mse", "sparse_categorical_crossentropy"], ids=str
+)
+def test_a_wrong_loss(loss):
+    x, y = data()
+    with pytest.raises(ValueError, match=r"loss"):
+        ChannelAttention.compute(plain(), (x, y), ["conv0"], loss=loss)
+
+
+def test_sample_weights_are_said_not_to_count():
+    x, y = data()
+    model = plain()
+    random_weights(model)
+    with pytest.warns(UserWarning, match="Sample weights are not used"):
+        ChannelAttention.compute(
+            model, (x, y, np.ones(len(x))), ["conv2"], train_head=True, progress=False
+        )
+
+
+@pytest.mark.parametrize("checkpoint", ["", ".", True, 3])
+def test_a_checkpoint_that_is_no_file(checkpoint):
+    x, y = data()
+    with pytest.raises(ValueError, match="argument `checkpoint`"):
+        ChannelAttention.compute(plain(), (x, y), ["conv0"], checkpoint=checkpoint)
+
+
+def test_arrays_that_do_not_fit_the_weights():
+    for wrong in ({"a": [1.0]}, {"b": [1.0, 2.0]}):
+        with pytest.raises(ValueError, match="`standard_errors`"):
+            ChannelAttention.from_scores({"a": [1.0, 2.0]}, standard_errors=wrong)
