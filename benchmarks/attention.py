@@ -1,6 +1,7 @@
 """Channel attention: time, memory, exactness and convergence.
 
     python benchmarks/attention.py speed --network resnet50 --size 96
+    python benchmarks/attention.py memory --memory 300MB
     python benchmarks/attention.py growth
     python benchmarks/attention.py convergence --data-dir FOLDER
     python benchmarks/attention.py official FOLDER
@@ -10,8 +11,9 @@ the whole network for each channel) and with the suffix without batching (one pa
 of what lies behind the tap for each channel), all in one process on the same
 samples. A plain loop over thousands of channels takes hours, so some channels are
 timed, before ours and after it, and the rest is extrapolated; their scores give the
-largest difference. "growth" shows how time grows with samples. "convergence" shows
-how many samples the weights need: FOLDER holds train/ with a folder a class.
+largest difference. "memory" shows how much a process grows. "growth" shows how time
+grows with samples. "convergence" shows how many samples the weights need: FOLDER
+holds train/ with a folder a class.
 "official" prints the perplexities that the authors' seven files of scores give.
 """
 
@@ -59,16 +61,19 @@ def arguments():
     )
     tables = parser.add_subparsers(dest="table", required=True)
     speed = tables.add_parser("speed", help="against the plain loop")
+    peak = tables.add_parser("memory", help="growth of the process")
     growth = tables.add_parser("growth", help="time by number of samples")
     convergence = tables.add_parser("convergence", help="how many samples it needs")
     official = tables.add_parser("official", help="perplexities of the authors' scores")
-    for sub in (speed, growth, convergence):
+    for sub in (speed, peak, growth, convergence):
         sub.add_argument("--network", default="efficientnet_lite0", choices=NETWORKS)
         sub.add_argument("--size", type=int, help="side of the images")
         sub.add_argument("--taps", nargs="+", help='layer names, or "auto"')
     speed.add_argument("--samples", type=int, default=100)
     speed.add_argument("--passes", type=int, default=6, help="plain passes a tap")
-    speed.add_argument("--memory-of", choices=("plain", "ours"), help=argparse.SUPPRESS)
+    peak.add_argument("--memory", nargs="+", help="budgets; default: the default")
+    peak.add_argument("--of", help=argparse.SUPPRESS)
+    peak.add_argument("--samples", type=int, default=16)
     growth.add_argument(
         "--samples", type=int, nargs="+", default=[64, 128, 256, 512, 1000]
     )
@@ -239,8 +244,6 @@ def speed(args):
     x, y = photographs(args.samples, size)
     graph = Graph(model)
     channels = {tap: graph.output_of(tap).shape[-1] for tap in taps}
-    if args.memory_of:
-        return memory_of(args.memory_of, model, x[:32], y[:32], taps)
     rng = np.random.default_rng(0)
     chosen = {
         tap: rng.choice(c, min(args.passes, c), replace=False)
@@ -322,21 +325,28 @@ def speed(args):
         f"(multiply-adds alone allow {allowed:.1f}) and "
         f"{total['unbatched s'] / ours:.1f} times as fast as the suffix unbatched."
     )
-    for name in ("plain", "ours"):
-        subprocess.run([sys.executable, *sys.argv, "--memory-of", name], check=True)
 
 
-def memory_of(name, model, x, y, taps):
-    """Peak memory of this process, begun for it, above what it held before."""
+def peak_memory(args):
+    """Peak memory of a process begun for it, above what it held before."""
+    if args.of is None:
+        for of in ("plain loop", *(args.memory or ["default"])):
+            subprocess.run([sys.executable, *sys.argv, "--of", of], check=True)
+        return
+    model, taps, size = network(args)
+    x, y = photographs(args.samples, size)
     loop = PlainLoop(model, x[:1], y[:1], 1)  # what TensorFlow takes at first
     Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak so far
     before = memory_now("VmRSS")
-    if name == "plain":
-        PlainLoop(model, x, y, 32).score(taps[0], 0)
+    if args.of == "plain loop":
+        PlainLoop(model, x, y, len(x)).score(taps[0], 0)
     else:
-        compute(model, x, y, taps)
+        compute(model, x, y, taps, memory=None if args.of == "default" else args.of)
     grown = memory_now("VmHWM") - before
-    print(f"Peak memory, {name}: {grown / 1024:.0f} MiB above the model and one image")
+    print(
+        f"{args.network}, {size} px, {len(x)} samples, {args.of}: peak "
+        f"{grown / 1024:.0f} MiB above the model and one image"
+    )
     del loop
 
 
@@ -427,6 +437,7 @@ if __name__ == "__main__":
     args = arguments()
     {
         "speed": speed,
+        "memory": peak_memory,
         "growth": growth,
         "convergence": convergence,
         "official": official,

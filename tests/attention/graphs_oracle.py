@@ -90,8 +90,8 @@ def suffixes_of(monkeypatch):
     found = {}
     init = suffix.Suffix.__init__
 
-    def record(self, graph, tap, frozen):
-        init(self, graph, tap, frozen)
+    def record(self, graph, tap, *args):
+        init(self, graph, tap, *args)
         found[tap] = self
 
     monkeypatch.setattr(suffix.Suffix, "__init__", record)
