@@ -117,7 +117,8 @@ def settle(model, x):
 def photographs(count, size):
     """Small patches of real photographs, and their classes."""
     per_class = -(-count // CLASSES)
-    sets = kd.data.embedded_photographs(24, per_class, 1)
+    side = 24 if per_class <= 75 else 20  # smaller patches: more of them
+    sets = kd.data.embedded_photographs(side, per_class, 1)
     x, y = zip(*sets["train"].batches(size, 64).as_numpy_iterator(), strict=True)
     rows = np.random.default_rng(0).permutation(per_class * CLASSES)[:count]
     return np.concatenate(x)[rows], np.concatenate(y)[rows]
