@@ -84,7 +84,7 @@ def bn_backbone():
     return make_backbone(batch_norm=True, name="tiny_bn")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def new_backbone():
     """`make_backbone`, for tests that need several or inside of a scope."""
     return make_backbone

@@ -300,12 +300,10 @@ def test_the_memory_of_the_first_run_counts(model, calls, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, new_backbone):
     """Bytes of a finished checkpoint."""
-    from conftest import make_backbone
-
     keras.utils.set_random_seed(0)
-    model = kd.attach_head(make_backbone(size=8, widths=(4, 5)), 3)
+    model = kd.attach_head(new_backbone(size=8, widths=(4, 5)), 3)
     path = tmp_path_factory.mktemp("made") / "c"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
