@@ -115,11 +115,6 @@ def strategy_supports(model):
     loss_is_sum(model.loss)
     optimizer = model.optimizer
     for name, wrong, remedy in (
-        (
-            f"steps_per_execution={model.steps_per_execution}",
-            model.steps_per_execution != 1,
-            "steps_per_execution=1",
-        ),
         ("jit_compile=True", model.jit_compile is True, "jit_compile=False"),
         (
             "gradient_accumulation_steps="

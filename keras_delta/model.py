@@ -3,16 +3,28 @@
 import contextlib
 import inspect
 
+import h5py
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops, tree
 
-from keras_delta import checks, regularizers, samples
+from keras_delta import (
+    caching,
+    checks,
+    files,
+    fingerprint,
+    loop,
+    regularizers,
+    samples,
+    watching,
+)
 from keras_delta import taps as tapping
 from keras_delta.graph import Graph, copy_model
 from keras_delta.heads import body_output
 from keras_delta.pairing import Pairing
 from keras_delta.regularizers import Batch
+from keras_delta.sharing import Shared
 
 
 @keras.saving.register_keras_serializable("keras_delta")
@@ -39,6 +51,9 @@ class DeltaModel(keras.Model):
         regularizer: instance, name, config dict or list (their sum); can also be
             given to `compile` and `fit`, the latest wins. Default: none.
         name: optional name.
+        source_maps: `"compute"`: the source runs in each step; `"cache"` or a
+            `SourceMapCache`: it runs once for each image that comes back. Can also be
+            given to `fit`.
 
     Attributes:
         target: the plain Keras model; use it to go on without this package.
@@ -61,7 +76,15 @@ class DeltaModel(keras.Model):
         ```
     """
 
-    def __init__(self, target, source=None, taps="auto", regularizer=None, name=None):
+    def __init__(
+        self,
+        target,
+        source=None,
+        taps="auto",
+        regularizer=None,
+        name=None,
+        source_maps="compute",
+    ):
         target_graph = Graph(target, argument="target")
         # No autocast: casting raw images to half precision would cost their last
         # bits, and the inner layers cast by themselves.
@@ -86,7 +109,14 @@ class DeltaModel(keras.Model):
             t: self._source_graph.output_of(s) for t, s in chosen.items()
         }
         self.pairing.check(list(self._source_taps.values()))
-        self._evaluating = False
+        self._evaluating = self._hides_source = False
+        self._shared = self._cache = None
+        self._given_cache = caching.get(source_maps)
+        self._keeps_cache = source_maps is self._given_cache
+        self._jit_compile_asked = False
+        self.watch_every = self.watched = None
+        self.interrupted = False
+        self.reads, self.epoch_iterator = [], None
         self._task_loss = keras.metrics.Mean(name="task_loss")
         self._feature_penalty = keras.metrics.Mean(name="feature_penalty")
         self._head_penalty = keras.metrics.Mean(name="head_penalty")
@@ -140,6 +170,8 @@ class DeltaModel(keras.Model):
                 or the other way round.
         """
         super().compile(*args, **kwargs)
+        given = inspect.signature(super().compile).bind(*args, **kwargs).arguments
+        self._jit_compile_asked = given.get("jit_compile") is True
         checks.loss_matches_head(self.loss, self._target_graph)
         if regularizer is not None:
             self.set_regularizer(regularizer)
@@ -149,8 +181,17 @@ class DeltaModel(keras.Model):
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
-    def fit(self, x=None, y=None, batch_size=None, *args, regularizer=None, **kwargs):
-        """As `keras.Model.fit`, and `regularizer`.
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        *args,
+        regularizer=None,
+        source_maps=None,
+        **kwargs,
+    ):
+        """As `keras.Model.fit`, and `regularizer` and `source_maps`.
 
         A regularizer that has to look at the training data first (`"delta"` with
         `attention="auto"`, scales of the variant `"relative"`) does so here, once.
@@ -159,6 +200,15 @@ class DeltaModel(keras.Model):
             x, y, batch_size, *args, **kwargs: see `keras.Model.fit`.
             regularizer: instance, name, config dict or list; None keeps the
                 current one, `"none"` switches it off.
+            source_maps: `"compute"`, `"cache"` or a `SourceMapCache`; None keeps what
+                is set, at first `"compute"`. The cache is for data that comes back:
+                without augmentation, with flips, or with fixed views. It costs
+                memory or disk, and saves the source's run in all epochs but the
+                first. What `"cache"` keeps is let go at the end of `fit`; an instance
+                keeps it for the next.
+
+        Ctrl-C ends the epoch after the step under way, and `fit` returns as usual,
+        with `interrupted` set; a second Ctrl-C interrupts at once.
 
         Returns:
             `keras.callbacks.History`.
@@ -171,6 +221,9 @@ class DeltaModel(keras.Model):
         self._assert_compile_called("fit")
         if regularizer is not None:
             self.set_regularizer(regularizer)
+        if source_maps is not None:
+            self._given_cache = caching.get(source_maps)
+            self._keeps_cache = source_maps is self._given_cache
         checks.strategy_supports(self)
         checks.built_in_scope(self, "target", self.target.variables)
         checks.has_loss(self)
@@ -181,8 +234,52 @@ class DeltaModel(keras.Model):
         epochs, per_epoch = given.get("epochs", 1), given.get("steps_per_epoch")
         steps = checks.steps_of(rest[0], batch_size, epochs, per_epoch)
         checks.batch_norm_keeps_up(self, steps)
+        callbacks = given.get("callbacks")
+        if not isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks = tree.flatten(callbacks) if callbacks else []
+        self.reads, self._initial_epoch = [], None
+        listed = getattr(callbacks, "callbacks", callbacks)
+        for callback in list(listed):
+            if hasattr(callback, "arrange"):
+                callback.arrange(listed)
+        for callback in listed:
+            if hasattr(callback, "before_fit"):
+                callback.before_fit(self)
+        for count in self.reads:  # as the interrupted training did
+            samples.collect(*rest, count)
         self.prepare(*rest, verbose=given.get("verbose", "auto"))
-        return super().fit(x, y, batch_size, *args, **kwargs)
+        begin = loop.Begin(x, given.get("initial_epoch", 0))
+        begin.set_model(self)
+        callbacks.append(begin)
+        with self._caching(*rest, batch_size), loop.stopped_by_interrupt(self):
+            return super().fit(**{**given, "callbacks": callbacks})
+
+    @contextlib.contextmanager
+    def _caching(self, x, y=None, batch_size=None):
+        """The source's maps come from the cache that was asked for, if any."""
+        cache = self._given_cache
+        if cache is None or self.regularizer is None or not self.regularizer.needs_maps:
+            yield
+            return
+        if self._jit_compile_asked:
+            raise ValueError(
+                "A cache of source maps reads memory and files in each step, which XLA "
+                "cannot compile. Compile with `jit_compile=False`, or train with "
+                '`source_maps="compute"`.'
+            )
+        cache.check_data(x, y, batch_size)
+        spec = {t: tuple(v.shape[1:]) for t, v in self._source_taps.items()}
+        count = samples.count(x, batch_size)
+        jit_compile, self.jit_compile = self.jit_compile, False
+        try:
+            with cache.opened(
+                self.source_fingerprint, spec, count, keep=self._keeps_cache
+            ):
+                self._cache, self.train_function = cache, None
+                yield
+        finally:
+            self._cache = self.train_function = None
+            self.jit_compile = jit_compile
 
     def prepare(self, x, y=None, verbose="auto"):
         """Let the regularizer look at the training data; `fit` does it by itself.
@@ -193,13 +290,18 @@ class DeltaModel(keras.Model):
             x, y: the training data, as `fit` takes it.
             verbose: 0 for silence.
         """
+
+        def read(count):
+            self.reads.append(count)
+            return samples.collect(x, y, count)
+
         if self.regularizer is not None and not self.regularizer.ready:
-            self.regularizer.prepare(
-                self, lambda n: samples.collect(x, y, n), verbose=verbose != 0
-            )
+            self.regularizer.prepare(self, read, verbose=verbose != 0)
 
     def make_train_function(self, force=False):
         """See `keras.Model.make_train_function`."""
+        if self.train_function is not None and not force:
+            return
         if self.regularizer is not None and not self.regularizer.ready:
             raise ValueError(
                 f"The regularizer {type(self.regularizer).__name__} has to look at "
@@ -212,33 +314,48 @@ class DeltaModel(keras.Model):
             # With all variables: L2-FE's steps touch the head's alone.
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
-        return super().make_train_function(force)
+        self._shared = Shared(
+            self._target_graph, self._source_graph, self.pairing, self._source_taps
+        )
+        self.train_function = loop.train_function(self)
 
-    def call(self, inputs, training=None, with_maps=False):
-        """The target's outputs; with `with_maps` also a dict tap -> feature map."""
-        return self._on_samples(lambda x: self._forward(x, training, with_maps), inputs)
+    def call(self, inputs, training=None, with_maps=False, with_entering=False):
+        """The target's outputs.
 
-    def _forward(self, inputs, training, with_maps):
-        if not with_maps and (not training or self.trains_features):
-            return self.target(inputs, training=training)
+        Args:
+            inputs, training: as for the target.
+            with_maps: whether to return `(outputs, maps)`, with a dict tap -> map.
+            with_entering: whether to return `(outputs, maps, entering)`, with what
+                the source begins with where it shares layers with the target.
+        """
+        maps = self._target_taps if with_maps else {}
+        fetches = (maps, self._shared.entering) if with_entering else (maps,)
+        plain = not (with_maps or with_entering)
+        if plain and (not training or self.trains_features):
+            return self._on_samples(lambda x: self.target(x, training=training), inputs)
+        outputs, fetched = self._on_samples(
+            lambda x: self._forward(x, training, fetches), inputs
+        )
+        return outputs if plain else (outputs, *fetched)
+
+    def _forward(self, inputs, training, fetches):
         graph = self._target_graph
         feeds, values = graph.inputs, graph.feed(inputs)
-        maps = self._target_taps if with_maps else {}
         if training and not self.trains_features:
-            feeds, values, maps = self._frozen_features(values, maps)
-            outputs = graph.run(graph.outputs, feeds, values, training=True)
-        else:
-            outputs, maps = graph.run(
-                (graph.outputs, maps), feeds, values, training=training
-            )
-        return (outputs, maps) if with_maps else outputs
+            feeds, values, fetched = self._frozen_features(values, fetches)
+            return graph.run(graph.outputs, feeds, values, training=True), fetched
+        return graph.run((graph.outputs, fetches), feeds, values, training=training)
+
+    def shares_what_it_shared(self):
+        """Whether the step may go on computing for the source what it does now."""
+        return self._shared is None or self._shared.still_holds()
 
     @property
     def trains_features(self):
         """Whether more than the target's own new layers is trained."""
         return self.regularizer is None or self.regularizer.trains_features
 
-    def _frozen_features(self, values, maps):
+    def _frozen_features(self, values, fetches):
         """What enters the part of the target that trains, in inference mode."""
         graph = self._target_graph
         paired = [
@@ -248,18 +365,42 @@ class DeltaModel(keras.Model):
         ]
         frozen = graph.ancestors(paired)
         entering = graph.entering(set(graph.nodes) - frozen)
-        features, maps = graph.run(
-            (entering, maps), graph.inputs, values, training=False
+        features, fetched = graph.run(
+            (entering, fetches), graph.inputs, values, training=False
         )
-        return entering, features, maps
+        return entering, features, fetched
 
     def source_maps(self, x):
         """Dict tap -> the frozen source's feature map, in inference mode."""
-        graph, taps = self._source_graph, self._source_taps
-        maps = self._on_samples(
-            lambda x: graph.run(taps, graph.inputs, graph.feed(x), training=False), x
+        return self._on_samples(
+            lambda x: self._run_source(
+                self._source_graph.inputs, self._source_graph.feed(x)
+            ),
+            x,
         )
+
+    def _run_source(self, feeds, values):
+        maps = self._source_graph.run(self._source_taps, feeds, values, training=False)
         return tree.map_structure(tf.stop_gradient, maps)
+
+    def _maps(self, x, tape):
+        """(target's outputs, its maps, the source's maps) in a training step."""
+        if self._cache is not None:
+            with tape.stop_recording():
+                source_maps = self._cache.maps(x, self.source_maps)
+            return *self(x, training=True, with_maps=True), source_maps
+        if not self._shared.names:
+            with tape.stop_recording():
+                source_maps = self.source_maps(x)
+            return *self(x, training=True, with_maps=True), source_maps
+        y_pred, maps, entering = self(
+            x, training=True, with_maps=True, with_entering=True
+        )
+        with tape.stop_recording():
+            source_maps = self._on_samples(
+                lambda values: self._run_source(self._shared.feeds, values), entering
+            )
+        return y_pred, maps, source_maps
 
     def _on_samples(self, run, x):
         """`run(x)`; a replica that has no sample of the last batch runs on zeros.
@@ -278,30 +419,41 @@ class DeltaModel(keras.Model):
 
     def train_step(self, data):
         """One step: task loss, plus the regularizer's penalties."""
+        return self._step(data)[0]
+
+    def _step(self, data, watch=False):
+        """One step, and what is watched of it: (logs, dict of scalars)."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         regularizer = self.regularizer
         needs_maps = regularizer is not None and regularizer.needs_maps
-        source_maps = self.source_maps(x) if needs_maps else None
-        target_maps = None
+        source_maps = target_maps = None
         total, share, replicas = self._share(x)
-        with tf.GradientTape() as tape:
+        with tf.GradientTape(persistent=watch) as tape:
             if needs_maps:
-                y_pred, target_maps = self(x, training=True, with_maps=True)
+                y_pred, target_maps, source_maps = self._maps(x, tape)
             else:
                 y_pred = self(x, training=True)
             task = self._shared_task_loss(x, y, y_pred, sample_weight, share, replicas)
             feature = head = ops.zeros((), "float32")
             if regularizer is not None:
                 step = self.optimizer.iterations
-                feature, head = regularizer.penalties(
-                    Batch(source_maps, target_maps, step, share, replicas)
-                )
+                batch = Batch(source_maps, target_maps, step, share, replicas)
+                feature, head = regularizer.penalties(batch)
             loss = task + ops.cast(feature + head, task.dtype)
             scaled = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables
         if not self.trains_features:
             variables = self.pairing.new_variables
         gradients = tape.gradient(scaled, variables)
+        watched = {}
+        if watch:
+            parts = {"task": task, "feature": feature, "head": head}
+            watched = {
+                **watching.values(parts),
+                **watching.gradients(self, tape, parts, variables),
+            }
+            if regularizer is not None:
+                watched.update(watching.penalties(regularizer, batch))
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
 
         for tracker, value in (
@@ -313,7 +465,26 @@ class DeltaModel(keras.Model):
             # Each replica has a part of the value of the global batch.
             whole = ops.cast(value, "float32") * replicas
             tracker.update_state(whole, sample_weight=total / replicas)
-        return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+        logs = self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+        return logs, watched
+
+    def watch(self, every):
+        """Look closer at every so many steps; `PenaltyLogger` does it by itself.
+
+        The attribute `watched` then holds the last closer look: a dict of scalars of
+        that step and the global batch, with `step` (the optimizer's iteration before
+        it), `task_loss`, `feature_penalty`, `head_penalty`, their
+        `gradient_norm/task`, `/feature` and `/head`, `gradient_angle` (degrees,
+        between task and feature penalty) and `penalty/<tap>`. Weights and logs of the
+        training stay the same; a watched step goes backwards four times.
+
+        Args:
+            every: number of steps from one look to the next, counted from the
+                optimizer's first; None to stop.
+        """
+        samples.check_count("every", every)
+        self.watch_every, self.watched = every, None
+        self.train_function = None
 
     def _share(self, x):
         """(samples of the global batch, this replica's share of them, replicas)."""
@@ -382,6 +553,8 @@ class DeltaModel(keras.Model):
             return super().evaluate(*args, **kwargs)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        if not self._evaluating:
+            self.epoch_iterator = iterator
         # Keras averages the replicas' first batches to learn their shape, which
         # fails where they are uneven; one replica's shape tells as much.
         strategy = self.distribute_strategy
@@ -397,6 +570,91 @@ class DeltaModel(keras.Model):
     def export(self, filepath, *args, **kwargs):
         """Export the target alone; see `keras.Model.export`."""
         return self.target.export(filepath, *args, **kwargs)
+
+    def save(self, filepath, *args, **kwargs):
+        """See `keras.Model.save`; a file that is there is replaced as a whole.
+
+        The file holds all that training needs to go on, the source included.
+        """
+        return self._written(super().save, filepath, args, kwargs)
+
+    def save_weights(self, filepath, *args, **kwargs):
+        """See `keras.Model.save_weights`; a file is replaced as a whole.
+
+        The frozen source is not in it, only its fingerprint: what loads the weights
+        has built a model on the same source before.
+        """
+        with self._without_source():
+            return self._written(super().save_weights, filepath, args, kwargs)
+
+    def _written(self, write, filepath, args, kwargs):
+        asks = (args or [kwargs.get("overwrite", True)])[0] is False
+        name = str(filepath)
+        folder = kwargs.get("zipped") is False or kwargs.get("max_shard_size")
+        if asks or folder or not name.endswith((".keras", ".h5")) or "://" in name:
+            return write(filepath, *args, **kwargs)
+        with files.replacing(filepath) as temporary:
+            return write(temporary, *args, **kwargs)
+
+    def load_weights(self, filepath, *args, **kwargs):
+        """See `keras.Model.load_weights`.
+
+        Raises:
+            ValueError: for weights of a model with another source.
+        """
+        if str(filepath).endswith(".h5"):
+            self._check_fingerprint(filepath)
+        with self._without_source():
+            super().load_weights(filepath, *args, **kwargs)
+        if self.train_function is not None and not self.shares_what_it_shared():
+            self.make_train_function(force=True)
+
+    @contextlib.contextmanager
+    def _without_source(self):
+        self._hides_source = True
+        try:
+            yield
+        finally:
+            self._hides_source = False
+
+    def __dir__(self):
+        # Keras saves and loads what it finds here.
+        hidden = {"source", "layers"} if self.__dict__.get("_hides_source") else set()
+        return [name for name in super().__dir__() if name not in hidden]
+
+    @property
+    def source_fingerprint(self):
+        """Digest of the source's calls, weights and taps, as hexadecimal digits."""
+        taps = tree.flatten(self._source_taps)
+        return fingerprint.of_model(self._source_graph, taps)
+
+    def save_own_variables(self, store):
+        """Notes in a weights file which source it belongs to."""
+        if self._hides_source:
+            digits = self.source_fingerprint.encode()
+            store["source_fingerprint"] = np.frombuffer(digits, "uint8")
+
+    def load_own_variables(self, store):
+        """Nothing: the fingerprint was looked at before anything was loaded."""
+
+    def _check_fingerprint(self, filepath):
+        """Refuse a weights file of another source; Keras would load it half."""
+        with h5py.File(filepath, "r") as file:
+            stored = file.get("vars/source_fingerprint")
+            stored = None if stored is None else bytes(np.asarray(stored)).decode()
+        if stored is None:
+            raise ValueError(
+                f"'{filepath}' holds no weights of a DeltaModel. Weights of the target "
+                "alone are loaded with `model.target.load_weights(path)`."
+            )
+        if stored != self.source_fingerprint:
+            raise ValueError(
+                f"'{filepath}' holds the weights of a model with another source: its "
+                f"fingerprint is {stored}, this one's {self.source_fingerprint}. "
+                "Weights files do not hold the frozen source. Build the model on the "
+                "same source (network, weights, input shape), with the same taps, "
+                "before loading."
+            )
 
     def get_config(self):
         """Target, source, taps and regularizer; their weights are saved beside."""

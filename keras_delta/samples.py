@@ -165,6 +165,20 @@ def length(structure):
     return len(tree.flatten(structure)[0])
 
 
+def count(x, batch_size=None):
+    """Number of samples that training data has at most; None where it is not known."""
+    if hasattr(x, "cardinality"):
+        batches, size = int(x.cardinality()), tree.flatten(x.element_spec)[0].shape[0]
+        if size is None and batches > 0:
+            size = length(next(iter(x.take(1))))
+        return batches * size if batches > 0 else None
+    if isinstance(x, keras.utils.PyDataset):
+        batches = x.num_batches
+        return None if batches is None else batches * length(x[0])
+    flat = tree.flatten(x)
+    return len(flat[0]) if flat and hasattr(flat[0], "shape") else None
+
+
 def without_validation(x, y, fraction):
     """The part of arrays that `fit(validation_split=fraction)` trains on."""
     if not fraction or y is None:

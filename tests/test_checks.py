@@ -339,11 +339,6 @@ def averaging(frequency):
 @pytest.mark.parametrize(
     ("options", "name", "remedy"),
     [
-        (
-            lambda: {"steps_per_execution": 2},
-            "steps_per_execution=2",
-            "steps_per_execution=1",
-        ),
         (lambda: {"jit_compile": True}, "jit_compile=True", "jit_compile=False"),
         (
             lambda: {

@@ -6,14 +6,16 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent / "keras_delta"
 
 # What each module or folder may import besides itself. A new one gets a row.
-FOUNDATION = {"errors", "graph", "distances"}
+FOUNDATION = {"errors", "files", "graph", "distances", "fingerprint"}
 PAIRING = FOUNDATION | {"pairing"}
-READING = PAIRING | {"taps", "heads", "samples", "labels"}
+READING = PAIRING | {"taps", "heads", "samples", "labels", "memory"}
 METHODS = READING | {"attention", "regularizers"}
 ALLOWED = {
     "errors": set(),
+    "files": set(),
     "distances": set(),
     "graph": {"errors"},
+    "fingerprint": set(),
     "pairing": FOUNDATION,
     "taps": PAIRING,
     "heads": PAIRING,
@@ -22,7 +24,13 @@ ALLOWED = {
     "attention": READING,
     "regularizers": READING | {"attention"},
     "checks": METHODS,
-    "model": METHODS | {"checks"},
+    "memory": FOUNDATION,
+    "caching": READING,
+    "sharing": PAIRING,
+    "watching": METHODS,
+    "replay": READING | {"data"},
+    "loop": METHODS | {"replay"},
+    "model": METHODS | {"checks", "caching", "sharing", "watching", "loop"},
     "data": {"errors", "graph"},
     "backbones": {"errors", "graph"},
     # Above the model: what works on a DeltaModel.

@@ -256,7 +256,6 @@ def test_saved_on_two_replicas_loads_on_one(strategy, new_backbone, tmp_path):
 @pytest.mark.parametrize(
     "wrong, remedy",
     [
-        ({"steps_per_execution": 2}, "steps_per_execution=1"),
         ({"jit_compile": True}, "jit_compile=False"),
         (
             {"optimizer": {"gradient_accumulation_steps": 2}},
@@ -282,6 +281,32 @@ def test_what_keras_cannot_run_on_replicas_is_refused(
         model.fit(x, y, 8, verbose=0)
     with pytest.raises(ValueError, match=f"2 replicas.*Use {remedy}"):
         model.train_on_batch(x, y)
+
+
+@pytest.mark.parametrize("steps", [2, 3, 10])
+def test_several_steps_per_execution(steps, strategy, new_backbone):
+    """Keras's own cannot do it; the last execution may be a shorter one."""
+    x, y = reference.data(sum(BATCHES))
+    seen = []
+
+    class Batches(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append(batch)
+
+    def build(target, source):
+        return reference.compiled(
+            target, source, FeatureMap(0.3, 0.2), steps_per_execution=steps
+        )
+
+    def train(model):
+        data = batches(BATCHES, x, y)
+        return model.fit(data, epochs=2, verbose=0, callbacks=[Batches()])
+
+    (one, logs1), (two, logs2) = both(strategy, new_backbone, build, train)
+    assert int(two.optimizer.iterations.numpy()) == 2 * len(BATCHES)
+    reference.assert_same_weights(one.target, two.target)
+    assert_same_logs(logs1, logs2)
+    assert seen[: len(seen) // 2] == seen[len(seen) // 2 :]
 
 
 def test_ema_without_overwriting_works_on_replicas(strategy, new_backbone):

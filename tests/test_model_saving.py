@@ -221,6 +221,57 @@ def test_the_source_is_stored_once(new_backbone, tmp_path):
     assert size < 2.3 * (tmp_path / "target.keras").stat().st_size
 
 
+def test_a_weights_file_holds_no_source(new_backbone, tmp_path):
+    source = new_backbone(size=8, widths=(16, 32, 32))
+    model = kd.DeltaModel(kd.attach_head(source, 3), source=source)
+    model.target.save_weights(tmp_path / "target.weights.h5")
+    model.save_weights(tmp_path / "m.weights.h5")
+    with h5py.File(tmp_path / "m.weights.h5") as file:
+        stored = []
+        file.visititems(lambda name, v: stored.append((name, getattr(v, "size", 0))))
+    found = sum(size for name, size in stored if "metric" not in name)
+    assert found == model.target.count_params() + 32  # digits
+    assert any(name.startswith("target/") for name, _ in stored)
+    assert "source" in dir(model)  # hidden while saving alone
+
+
+def test_weights_of_another_source_are_refused(new_backbone, tmp_path):
+    def model(seed):
+        source = new_backbone(size=8, seed=seed)
+        return kd.DeltaModel(kd.attach_head(source, 3), source=source)
+
+    one, two = model(0), model(1)
+    one.save_weights(tmp_path / "m.weights.h5")
+    before = two.target.get_weights()
+    with pytest.raises(ValueError, match=r"another source.*same source") as error:
+        two.load_weights(tmp_path / "m.weights.h5")
+    assert one.source_fingerprint in str(error.value)
+    for v, w in zip(before, two.target.get_weights(), strict=True):
+        np.testing.assert_array_equal(v, w)
+    one.target.save_weights(tmp_path / "target.weights.h5")
+    with pytest.raises(ValueError, match=r"model\.target\.load_weights"):
+        two.load_weights(tmp_path / "target.weights.h5")
+    two.target.load_weights(tmp_path / "target.weights.h5")
+
+
+@pytest.mark.parametrize("name", ["m.keras", "m.weights.h5"])
+def test_a_file_is_replaced_as_a_whole(name, new_backbone, tmp_path, monkeypatch):
+    """What fails or is killed in the middle leaves the file that was there."""
+    model = trained(new_backbone, Delta(0.9))
+    save = model.save if name == "m.keras" else model.save_weights
+    save(tmp_path / name)
+    before = (tmp_path / name).read_bytes()
+
+    def fails(store):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(model.regularizer, "save_own_variables", fails)
+    with pytest.raises(OSError, match="disk full"):
+        save(tmp_path / name)
+    assert (tmp_path / name).read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
 def test_the_target_is_a_plain_keras_model(new_backbone, tmp_path):
     x, _ = reference.learnable_data(12)
     model = trained(new_backbone, FeatureMap(0.3))

@@ -1,15 +1,14 @@
 """Work that can be interrupted: a file that says how far it has come."""
 
-import contextlib
 import json
 import os
-import re
 import time
 from pathlib import Path
 
 import numpy as np
 
 from keras_delta.errors import invalid, warn
+from keras_delta.files import replacing, sweep
 
 FORMAT = "keras_delta.attention.checkpoint/1"
 SHARE = 0.05  # of the time may go into writing
@@ -47,7 +46,7 @@ class Checkpoint:
         """
         if self.path is None:
             return None
-        self._sweep()
+        sweep(self.path)
         if not self.path.exists():
             return None
         try:
@@ -84,17 +83,11 @@ class Checkpoint:
         if self.path is None or not (now or time.monotonic() >= self._next):
             return False
         began = time.monotonic()
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         made_for = json.dumps({"format": FORMAT, **self._made_for})
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb") as file:
+            with replacing(self.path) as temporary, open(temporary, "wb") as file:
                 np.savez(file, made_for=np.array(made_for), **arrays())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path)
         except OSError as e:
-            self._forget(temporary)
             if not self._warned:
                 warn(
                     f"The checkpoint '{self.path}' could not be written ({e}). The "
@@ -103,24 +96,8 @@ class Checkpoint:
                 )
             self._warned = True
             return False
-        except BaseException:
-            self._forget(temporary)
-            raise
         finally:
             ended = time.monotonic()
             self._next = ended + (ended - began) / SHARE
         self.written = True
         return True
-
-    def _sweep(self):
-        """Remove what processes left that were killed while they wrote."""
-        left = re.compile(rf"\.{re.escape(self.path.name)}\.\d+\.tmp")
-        with contextlib.suppress(OSError):
-            for file in list(self.path.parent.iterdir()):
-                if left.fullmatch(file.name):
-                    self._forget(file)
-
-    @staticmethod
-    def _forget(temporary):
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)

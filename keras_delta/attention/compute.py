@@ -1,6 +1,5 @@
 """Algorithm 1: from a model and data to scores."""
 
-import hashlib
 import numbers
 import sys
 from collections.abc import Iterable
@@ -9,8 +8,8 @@ import keras
 import tensorflow as tf
 from keras import ops, tree
 
-from keras_delta import samples
-from keras_delta.attention import losses, memory, taylor
+from keras_delta import fingerprint, memory, samples
+from keras_delta.attention import losses, taylor
 from keras_delta.attention.ablation import Ablation
 from keras_delta.attention.checkpoint import Checkpoint
 from keras_delta.attention.head_fit import HeadFit
@@ -62,7 +61,7 @@ def measure(
         "method": method,
         "loss": loss.describe(),
         "weights": network.frozen.fingerprint(),
-        "architecture": _architecture(graph),
+        "architecture": None if graph is None else fingerprint.of_structure(graph),
         "taps": {tap: tapped.channels for tap, tapped in network.taps.items()},
         "train_head": train_head,
         "tolerance": tolerance if tolerance is None else float(tolerance),
@@ -95,31 +94,6 @@ def measure(
     # Not `importlib.metadata`: TensorFlow comes as tensorflow-cpu or tf-nightly, too.
     made_of["versions"] = {p: sys.modules[p].__version__ for p in PACKAGES}
     return result, made_of
-
-
-def _architecture(graph):
-    """A digest of what a network is besides its weights; None where it is unknown.
-
-    Names and configs play no part: Keras numbers layers as a process goes, and a
-    config may hold what is another object in each process.
-    """
-    if graph is None:
-        return None
-    index = {name: i for i, name in enumerate(graph.nodes)}
-    parts = []
-    for node in graph.nodes.values():
-        operation = node.operation
-        activation = getattr(operation, "activation", None)
-        parts.append(
-            (
-                type(operation).__name__,
-                getattr(activation, "__name__", None),
-                getattr(operation, "compute_dtype", None),
-                [index.get(graph.name_of(t)) for t in node.inputs],
-                [tuple(t.shape) for t in node.outputs],
-            )
-        )
-    return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
 
 def check_arguments(method="exact", tolerance=None, train_head=False, max_samples=None):

@@ -1,12 +1,12 @@
 """A network's variables, held still while it is computed with."""
 
 import functools
-import hashlib
 
 import keras
-import numpy as np
 import tensorflow as tf
 from keras import ops
+
+from keras_delta.fingerprint import digest
 
 
 class Frozen:
@@ -45,9 +45,4 @@ class Frozen:
 
     def fingerprint(self):
         """A digest of all values, as hexadecimal digits."""
-        found = hashlib.blake2b(digest_size=16)
-        for key, v in self._variables.items():
-            array = np.ascontiguousarray(self._array(key, v))
-            found.update(f"{array.dtype}{array.shape}".encode())
-            found.update(array.tobytes())
-        return found.hexdigest()
+        return digest([self._array(k, v) for k, v in self._variables.items()])

@@ -6,7 +6,7 @@ from collections import Counter
 import tensorflow as tf
 from keras import ops, tree
 
-from keras_delta.attention import memory
+from keras_delta import memory
 from keras_delta.attention.channelwise import stated_axis
 from keras_delta.attention.frozen import Frozen
 from keras_delta.attention.losses import with_logits

@@ -16,7 +16,8 @@ import keras
 import tensorflow as tf
 from keras import tree
 
-from keras_delta.attention import channelwise, memory
+from keras_delta import memory
+from keras_delta.attention import channelwise
 from keras_delta.attention.folding import Folding, linear, plain_kernel
 from keras_delta.attention.frozen import Frozen
 from keras_delta.attention.losses import with_logits

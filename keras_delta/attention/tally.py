@@ -1,10 +1,10 @@
 """Sums over samples, and what comes of them."""
 
-import hashlib
 from typing import Any, NamedTuple
 
 import numpy as np
-from keras import tree
+
+from keras_delta.fingerprint import digest
 
 LEAST_SAMPLES = 64  # before a channel can be done
 NORMAL = 1.96  # half the width of a 95 % interval, in standard errors
@@ -94,13 +94,3 @@ class Tally:
             return np.ones(len(self.counts), bool)
         wide = NORMAL * self.standard_error > tolerance * self.mean.std()
         return wide | (self.counts < LEAST_SAMPLES)
-
-
-def digest(structure):
-    """A digest of a structure of arrays, as hexadecimal digits."""
-    found = hashlib.blake2b(digest_size=16)
-    for v in tree.flatten(structure):
-        v = np.ascontiguousarray(v)
-        found.update(f"{v.dtype}{v.shape}".encode())
-        found.update(v.tobytes())
-    return found.hexdigest()

@@ -9,7 +9,8 @@ from keras_delta.attention import channelwise
 from keras_delta.attention.ablation import not_finite, traced
 from keras_delta.attention.losses import with_logits
 from keras_delta.attention.networks import Cut
-from keras_delta.attention.tally import Result, Tally, digest
+from keras_delta.attention.tally import Result, Tally
+from keras_delta.fingerprint import digest
 
 BATCH = 32
 

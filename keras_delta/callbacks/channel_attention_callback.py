@@ -9,8 +9,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_delta import samples
-from keras_delta.attention import ChannelAttention, compute, memory, normalize
+from keras_delta import memory, samples
+from keras_delta.attention import ChannelAttention, compute, normalize
 from keras_delta.errors import invalid, unknown_name
 from keras_delta.model import DeltaModel
 from keras_delta.regularizers.attended import Attended

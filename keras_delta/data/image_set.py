@@ -182,6 +182,7 @@ class ImageSet:
         ten_crop=False,
         seed=0,
         shuffle=None,
+        views=None,
         cache=False,
         drop_remainder=False,
     ):
@@ -205,6 +206,11 @@ class ImageSet:
             seed: integer.
             shuffle: whether to draw a new order in each epoch; None: when
                 training.
+            views: in how many ways each image is mirrored and cropped when
+                training: epoch e shows view `e % views`, in an order of its own.
+                None: another view in each epoch. For
+                `fit(source_maps="cache")`, which keeps what the source network
+                makes of each view and computes it once instead of in each epoch.
             cache: whether to decode and resize once, now, and keep the result in
                 memory: 0.8 MB per image at 224 pixels when training. Mirroring
                 and crops are still drawn anew in each epoch.
@@ -227,6 +233,7 @@ class ImageSet:
             batch_size,
             seed=seed,
             shuffle=training if shuffle is None else shuffle,
+            views=views,
             cache=cache,
             drop_remainder=drop_remainder,
         )

@@ -9,7 +9,7 @@ from keras_delta.errors import invalid
 
 
 def stream_batches(
-    source, labels, prepare, batch_size, *, seed, shuffle, cache, drop_remainder
+    source, labels, prepare, batch_size, *, seed, shuffle, views, cache, drop_remainder
 ):
     """Batches of prepared images with their labels.
 
@@ -21,19 +21,23 @@ def stream_batches(
         seed: integer; with the number of the epoch and of the image it decides all
             random choices.
         shuffle: whether to draw a new order in each epoch.
+        views: in how many ways each image is mirrored and cropped, in turn; None: in
+            another way in each epoch.
         cache: whether to decode and resize once, now, and keep the result.
         drop_remainder: whether to drop a last batch that is not full.
 
     Returns:
-        `tf.data.Dataset` of (images, labels).
+        `tf.data.Dataset` of (images, labels). Where the number of the epoch decides
+        all random choices, its attribute `epoch_counter` gives that number.
 
     Raises:
-        ValueError: for a batch size or seed out of range, and for no images.
+        ValueError: for a batch size, seed or number of views out of range, and for
+            no images.
     """
-    if isinstance(batch_size, bool) or (
-        not isinstance(batch_size, int | np.integer) or batch_size < 1
-    ):
+    if not _is_count(batch_size):
         raise ValueError(invalid("batch_size", "a positive integer", batch_size))
+    if views is not None and not _is_count(views):
+        raise ValueError(invalid("views", "a positive integer or None", views))
     check_seed(seed)
     if len(source) == 0:
         raise ValueError("There are no images to batch: the set is empty.")
@@ -43,15 +47,24 @@ def stream_batches(
 
     def finish(index, epoch, image):
         image = image if cache else prepare.resize(image)
-        image_seed = tf.random.fold_in(tf.stack([seed, epoch]), index)
+        shown = epoch if views is None else epoch % views
+        image_seed = tf.random.fold_in(tf.stack([seed, shown]), index)
         return prepare.finish(image, image_seed), labels[index]
 
-    dataset = source.images(shuffle, seed)
-    dataset = dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE)
+    images = source.images(shuffle, seed)
+    dataset = images.map(finish, num_parallel_calls=tf.data.AUTOTUNE)
     dataset = dataset.batch(batch_size, drop_remainder=drop_remainder)
     options = tf.data.Options()
     options.deterministic = True
-    return dataset.with_options(options).prefetch(tf.data.AUTOTUNE)
+    dataset = dataset.with_options(options).prefetch(tf.data.AUTOTUNE)
+    if hasattr(images, "epoch_counter"):
+        dataset.epoch_counter = images.epoch_counter
+    return dataset
+
+
+def _is_count(number):
+    whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
+    return whole and number > 0
 
 
 def _resized(source, prepare):

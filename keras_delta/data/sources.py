@@ -1,7 +1,5 @@
 """Where the pixels of an `ImageSet` come from: files or memory."""
 
-import itertools
-
 import numpy as np
 import tensorflow as tf
 
@@ -51,9 +49,12 @@ class IndexedSource:
             image = tf.numpy_function(self.read, [index], self.dtype)
             return index, epoch, tf.ensure_shape(image, [None, None, 3])
 
-        numbers = epochs().take(1).flat_map(number)
+        counted = epochs()
+        numbers = counted.take(1).flat_map(number)
         numbers = numbers.apply(tf.data.experimental.assert_cardinality(count))
-        return numbers.map(load, num_parallel_calls=tf.data.AUTOTUNE)
+        images = numbers.map(load, num_parallel_calls=tf.data.AUTOTUNE)
+        images.epoch_counter = counted.epoch_counter
+        return images
 
 
 class FileSource(IndexedSource):
@@ -115,12 +116,31 @@ def epochs():
     seed would differ.
 
     Returns:
-        `tf.data.Dataset` that repeats one `int64` for the whole iteration.
+        `tf.data.Dataset` that repeats one `int64` for the whole iteration. Its
+        attribute `epoch_counter` is the `EpochCounter`.
     """
-    counter = itertools.count()
+    counter = EpochCounter()
 
     def tick(_):
-        epoch = tf.numpy_function(lambda: np.int64(next(counter)), [], tf.int64)
+        epoch = tf.numpy_function(counter.tick, [], tf.int64)
         return tf.data.Dataset.from_tensors(tf.ensure_shape(epoch, [])).repeat()
 
-    return tf.data.Dataset.range(1).flat_map(tick)
+    numbers = tf.data.Dataset.range(1).flat_map(tick)
+    numbers.epoch_counter = counter
+    return numbers
+
+
+class EpochCounter:
+    """Counts how often a data set was iterated."""
+
+    def __init__(self):
+        self._next = 0
+
+    def tick(self):
+        """The number of the epoch that begins, from 0."""
+        self._next += 1
+        return np.int64(self._next - 1)
+
+    def advance(self, epochs):
+        """Go on as if the data set had been iterated so many times more."""
+        self._next += epochs

@@ -213,6 +213,22 @@ class Regularizer(keras.layers.Layer):
         head = self.strength("beta", batch.step) * self.head_distance()
         return feature, head / batch.replicas
 
+    def tap_penalties(self, batch: Batch):
+        """The part of each tap in the feature penalty: dict tap -> float32 scalar.
+
+        Times alpha and as this replica's share. Empty where the regularizer does not
+        compare maps tap by tap.
+        """
+        if not self.needs_maps:
+            return {}
+        distances = self.tap_distances(batch.source_maps, batch.target_maps)
+        factor = self.strength("alpha", batch.step) * self.feature_share(batch)
+        return {tap: factor * distance for tap, distance in distances.items()}
+
+    def tap_distances(self, source_maps, target_maps):
+        """The parts of `feature_distance`: dict tap -> scalar; empty if it has none."""
+        return {}
+
     def get_config(self):
         """Arguments of `__init__`, with the strengths as they are now."""
         schedules = keras.optimizers.schedules

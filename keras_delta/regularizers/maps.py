@@ -111,17 +111,26 @@ class MapRegularizer(Regularizer):
             has not been prepared by `fit`, the scale of the variant `"relative"`
             is the mean square of `source_maps` themselves.
         """
-        total = 0.0
-        for tap, target_map in target_maps.items():
-            per_sample = self.tap_distance(tap, source_maps[tap], target_map)
-            if self.variant == "relative":
-                per_sample = per_sample / self._scale(tap, source_maps[tap])
-            total = total + per_sample
-        summed = ops.sum(total)
+        parts = self.tap_distances(source_maps, target_maps)
+        return sum(parts.values(), ops.zeros((), "float32"))
+
+    def tap_distances(self, source_maps, target_maps):
+        """The distance of each tap, as `feature_distance`: dict tap -> scalar."""
+        return {
+            tap: self._reduced(tap, source_maps[tap], target_map)
+            for tap, target_map in target_maps.items()
+        }
+
+    def _reduced(self, tap, source_map, target_map):
+        per_sample = self.tap_distance(tap, source_map, target_map)
+        if self.variant == "relative":
+            per_sample = per_sample / self._scale(tap, source_map)
+        summed = ops.sum(per_sample)
         if self.variant == "code":
             return summed
         # Not ops.mean: a replica may get no sample of the last batch.
-        return summed / ops.maximum(ops.cast(ops.shape(total)[0], "float32"), 1.0)
+        count = ops.cast(ops.shape(per_sample)[0], "float32")
+        return summed / ops.maximum(count, 1.0)
 
     def _scale(self, tap, source_map):
         if tap in self._scales:

@@ -58,6 +58,14 @@ class Sum(Regularizer):
         zero = ops.zeros((), "float32")
         return sum(features, zero), sum(heads, zero)
 
+    def tap_penalties(self, batch):
+        """See `Regularizer.tap_penalties`."""
+        total = {}
+        for member in self.members:
+            for tap, value in member.tap_penalties(batch).items():
+                total[tap] = total.get(tap, 0.0) + value
+        return total
+
     def get_config(self):
         """See `Regularizer.get_config`."""
         members = [keras.saving.serialize_keras_object(m) for m in self.members]

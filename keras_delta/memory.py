@@ -20,7 +20,7 @@ USUAL = {"CPU": 2**29, "GPU": 2**31}
 def usual():
     """Bytes for maps: 512 MiB, 2 GiB on a GPU, at most a quarter of what is free."""
     most = USUAL["GPU" if tf.config.list_logical_devices("GPU") else "CPU"]
-    free = _free()
+    free = available()
     return most if free is None else max(min(most, free // 4), 2**24)
 
 
@@ -54,7 +54,8 @@ def show(size):
         size /= 1024
 
 
-def _free():
+def available():
+    """Bytes of memory that the machine has to spare; None where it cannot be told."""
     try:
         # Free pages alone would not count what caches files, most of a machine that
         # has read a data set.

@@ -1,0 +1,375 @@
+"""`SourceMapCache`: the source's maps of each sample, computed once."""
+
+import contextlib
+import functools
+import os
+import threading
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import tree
+
+from keras_delta import memory as memories
+from keras_delta.caching.keys import SIZE, keys_of
+from keras_delta.caching.probe import check_data
+from keras_delta.caching.store import Store
+from keras_delta.errors import invalid
+
+DTYPES = ("float16", "float32")
+
+
+@keras.saving.register_keras_serializable("keras_delta")
+class SourceMapCache:
+    """Keeps the feature maps of the frozen source, so that it runs once a sample.
+
+    The source never changes, so where the training images come back (no
+    augmentation, flips, a fixed number of views) its maps do as well. They are kept
+    under a hash of the image, exactly as the model gets it: changed images, other
+    data or new augmentation can only miss, and never get a wrong map. Maps of
+    another source are apart by its fingerprint.
+
+    All results are rounded to `dtype`, those that were just computed too, so
+    training does not depend on what was in the cache. float16 has a relative error
+    of at most 2**-11 (and 2**-25 in absolute terms below 6e-5).
+
+    Args:
+        directory: keep the maps in this folder, for later runs as well; it may be
+            new in a folder that exists. One run at a time. Default: in memory, and
+            those that have no room there in a temporary file without a name
+            (`TMPDIR` says where), gone with the process.
+        memory: bytes of maps in memory, a number or text such as `"2GB"`; default
+            `"auto"`: a quarter of what the machine has available at the start. With
+            a directory, what was read stays in memory up to that.
+        dtype: `"float16"` or `"float32"`, in which maps are kept.
+        views: how many different views of one sample there are at most: 1 without
+            augmentation, 2 with flips, n for `batches(views=n)`. More is an error:
+            random augmentation would fill the disk, and never find anything.
+
+    Attributes:
+        hits: samples whose maps were there, since `open`.
+        misses: samples whose maps were computed, since `open`.
+        bytes: of all maps kept, in memory or on disk; `len(cache)` counts them.
+        memory_bytes: of the maps in memory.
+
+    Raises:
+        ValueError: for bad arguments.
+
+    Example:
+        ```python
+        cache = kd.SourceMapCache("maps", dtype="float32")
+        model.fit(train, epochs=15, regularizer="delta", source_maps=cache)
+        ```
+    """
+
+    def __init__(self, directory=None, memory="auto", dtype="float16", views=2):
+        named = isinstance(directory, (str, os.PathLike)) and str(directory)
+        if directory is not None and not named:
+            raise ValueError(
+                invalid("directory", "the path of a folder or None", directory)
+            )
+        if memory is None or (memory != "auto" and memories.budget(memory) is None):
+            expected = '"auto", bytes or text such as "2GB"'
+            raise ValueError(invalid("memory", expected, memory))
+        if dtype not in DTYPES:
+            raise ValueError(invalid("dtype", '"float16" or "float32"', dtype))
+        whole = isinstance(views, (int, np.integer)) and not isinstance(views, bool)
+        if not whole or views < 1:
+            raise ValueError(invalid("views", "a positive integer", views))
+        self.directory = None if directory is None else os.fspath(directory)
+        self.memory, self.dtype, self.views = memory, dtype, int(views)
+        self._store, self._is_open = None, False
+        self._lock = threading.Lock()
+        self._begin(None)
+
+    def get_config(self):
+        """The arguments, as a dict."""
+        return {
+            "directory": self.directory,
+            "memory": self.memory,
+            "dtype": self.dtype,
+            "views": self.views,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """The cache that `get_config` describes, not open."""
+        return cls(**config)
+
+    # Copies (Keras Tuner makes them) have the settings: a lock has one owner.
+    def __getstate__(self):
+        return self.get_config()
+
+    def __setstate__(self, state):
+        self.__init__(**state)
+
+    def open(self, fingerprint, spec, samples_per_epoch=None):
+        """Get ready for the maps of one source.
+
+        What is in memory since an earlier `open` stays, if it is of this source.
+
+        Args:
+            fingerprint: text that is another for other maps: for other weights,
+                another graph, other taps, another precision.
+            spec: dict tap -> shape of a sample's map, without the batch; None where
+                a size depends on the image.
+            samples_per_epoch: number of different samples without augmentation, for
+                the check of `views`; None for no check.
+
+        Returns:
+            This cache.
+
+        Raises:
+            ValueError: for a folder that cannot be written, or holds something
+                else.
+            RuntimeError: if it is open, or its folder is in use by another process.
+        """
+        if self._is_open:
+            raise RuntimeError(
+                f"{self!r} is in use. Call `close()` first, or use another one."
+            )
+        spec = {str(tap): tuple(shape) for tap, shape in spec.items()}
+        store = self._store
+        if store and (store.fingerprint, store.spec) == (fingerprint, spec):
+            store.open()
+        else:
+            self._drop()
+            budget = memories.budget(None if self.memory == "auto" else self.memory)
+            if budget is None:
+                budget = (memories.available() or 2**32) // 4
+            self._store = Store(fingerprint, spec, self.dtype, budget, self.directory)
+        self._begin(samples_per_epoch)
+        self._is_open = True
+        return self
+
+    def _begin(self, samples_per_epoch):
+        self.hits = self.misses = 0
+        self.error = None
+        self._samples, self._new = samples_per_epoch, set()
+
+    def close(self, keep=False):
+        """Let go of folder and memory; does nothing the second time.
+
+        Args:
+            keep: what is in memory, or in the temporary file, stays there for the
+                next `open`.
+        """
+        self._is_open = False
+        if keep and self._store is not None:
+            self._store.close()
+        else:
+            self._drop()
+
+    def _drop(self):
+        if self._store is not None:
+            self._store.drop()
+            self._store = None
+
+    @contextlib.contextmanager
+    def opened(self, fingerprint, spec, samples_per_epoch=None, keep=False):
+        """`open` and `close` around a `with`.
+
+        Errors of `maps` come out as what they are: TensorFlow would wrap them in
+        one of its own.
+        """
+        self.open(fingerprint, spec, samples_per_epoch)
+        try:
+            yield self
+        except tf.errors.OpError as e:
+            if self.error is not None:
+                raise self.error from e
+            raise
+        finally:
+            self.close(keep)
+
+    def check_data(self, x, y=None, batch_size=None):
+        """Refuse training data whose images do not come back.
+
+        Args:
+            x, y, batch_size: as `fit` takes them.
+
+        Raises:
+            ValueError: for data of which too little came back when it was read
+                twice, for data without end, and for generators.
+        """
+        check_data(x, y, batch_size, self.views)
+
+    def maps(self, x, compute):
+        """The source's maps: those that are there, and the others computed.
+
+        Works in eager mode, in a `tf.function` and on replicas. Not under XLA
+        (`jit_compile=True`), which has no access to files.
+
+        Args:
+            x: tensor, or structure of tensors, `(B, ...)`; B may be 0.
+            compute: function from some samples, never 0, in the structure of `x`
+                to a dict tap -> `(b, ...)`; no gradient flows through it.
+
+        Returns:
+            Dict tap -> float32 `(B, ...)`.
+
+        Raises:
+            RuntimeError: if the cache is not open.
+            ValueError: in the step, as TensorFlow's InvalidArgumentError (see
+                `opened`): for maps beyond float16, for a second image size, for
+                more different samples than `views` allows.
+        """
+        if not self._is_open:
+            raise RuntimeError("The SourceMapCache is not open: call `open` first.")
+        spec = self._store.spec
+        x = tree.map_structure(tf.convert_to_tensor, x)
+        flat = tree.flatten(x)
+        dtype = tf.as_dtype(self.dtype)
+        with tf.device("CPU:0"):
+            *found, keys, missing = tf.numpy_function(
+                self._callback(self._find, spec),
+                flat,
+                [*[dtype] * len(spec), tf.uint8, tf.int32],
+            )
+        missing.set_shape([None])
+        keys.set_shape([None, SIZE])
+        for tensor, shape in zip(found, spec.values(), strict=True):
+            tensor.set_shape([flat[0].shape[0], *shape])
+        count, absent = tf.shape(flat[0])[0], tf.size(missing)
+
+        def computed():
+            some = tree.map_structure(lambda v: tf.gather(v, missing), x)
+            maps = compute(some)
+            if set(maps) != set(spec):
+                raise ValueError(
+                    f"Expected maps of {list(spec)}. Received: {list(maps)}."
+                )
+            maps = [tf.cast(maps[tap], tf.float32) for tap in spec]
+            finite = [tf.ones((), tf.bool) for _ in maps]
+            rounded = [tf.cast(v, dtype) for v in maps]
+            if dtype == tf.float16:
+                # Casting makes infinities of what is too large.
+                finite = [tf.reduce_all(tf.math.is_finite(v)) for v in rounded]
+            with tf.device("CPU:0"):
+                done = tf.numpy_function(
+                    self._callback(self._keep, spec),
+                    [tf.gather(keys, missing), tf.stack(finite), *rounded],
+                    tf.bool,
+                )
+            with tf.control_dependencies([done]):
+                return tf.cond(
+                    tf.equal(absent, count),
+                    lambda: [tf.identity(v) for v in rounded],
+                    lambda: [
+                        tf.tensor_scatter_nd_update(all_, missing[:, None], new)
+                        for all_, new in zip(found, rounded, strict=True)
+                    ],
+                )
+
+        maps = tf.cond(
+            tf.equal(absent, 0), lambda: [tf.identity(v) for v in found], computed
+        )
+        result = {}
+        for (tap, shape), value in zip(spec.items(), maps, strict=True):
+            # Here and not in NumPy, which takes 8 times as long.
+            value = tf.stop_gradient(tf.cast(value, tf.float32))
+            value.set_shape([flat[0].shape[0], *shape])
+            result[tap] = value
+        return result
+
+    def _callback(self, function, spec):
+        """`function` for a graph, which remembers what went wrong."""
+
+        @functools.wraps(function)
+        def call(*arrays):
+            try:
+                if not self._is_open or self._store.spec != spec:
+                    raise RuntimeError(
+                        "The SourceMapCache was closed, or opened for other maps, "
+                        "since this step was traced."
+                    )
+                return function(*arrays)
+            except Exception as e:
+                self.error = e
+                raise
+
+        return call
+
+    def _find(self, *inputs):
+        keys = keys_of(inputs)
+        names = _names(keys)
+        maps, missing = self._store.find(names)
+        with self._lock:
+            self.hits += len(names) - len(missing)
+            self.misses += len(missing)
+            self._new.update(names[i] for i in missing)
+            self._check_views()
+        return [*maps, keys, missing]
+
+    def _check_views(self):
+        if self._samples is None or len(self._new) <= self._samples * self.views:
+            return
+        raise ValueError(
+            f"{len(self._new)} different images came, more than {self._samples} "
+            f"samples can give with {self.views} view(s) of each. Random augmentation "
+            "(crops, colour) without fixed views gives new images in each epoch, so "
+            "their source maps could not be read back. Use `batches(views=4)` of "
+            "`keras_delta.data` with `SourceMapCache(views=4)`, or leave out "
+            "`source_maps`."
+        )
+
+    def _keep(self, keys, finite, *maps):
+        if not finite.all():
+            taps = [t for t, f in zip(self._store.spec, finite, strict=True) if not f]
+            raise ValueError(
+                f"Source maps of {taps} have values beyond 65504, or that are not "
+                "finite, which float16 cannot hold. Use "
+                '`SourceMapCache(dtype="float32")`; if that fails as well, the source '
+                "itself gives such values."
+            )
+        self._store.keep(_names(keys), maps)
+        return np.True_
+
+    def __len__(self):
+        return 0 if self._store is None else len(self._store)
+
+    def __bool__(self):
+        return True  # also while it is empty
+
+    @property
+    def bytes(self):
+        """Bytes of all maps kept, in memory or on disk."""
+        return 0 if self._store is None else len(self._store) * self._store.row_bytes
+
+    @property
+    def memory_bytes(self):
+        """Bytes of the maps in memory."""
+        return 0 if self._store is None else self._store.memory_bytes
+
+    def __repr__(self):
+        where = "in memory" if self.directory is None else f"in '{self.directory}'"
+        return (
+            f"<SourceMapCache {where}: {len(self)} samples, "
+            f"{memories.show(self.bytes)}, {self.hits} hits, {self.misses} misses>"
+        )
+
+
+def _names(keys):
+    """Rows of 16 bytes as bytes, which a dict can hold."""
+    return [row.tobytes() for row in keys]
+
+
+def get(identifier):
+    """The cache that an argument `source_maps` stands for.
+
+    Args:
+        identifier: None or `"compute"` for none, `"cache"` for a new
+            `SourceMapCache()`, or an instance.
+
+    Returns:
+        A `SourceMapCache` or None.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if identifier is None or isinstance(identifier, SourceMapCache):
+        return identifier
+    if isinstance(identifier, str) and identifier in ("compute", "cache"):
+        return SourceMapCache() if identifier == "cache" else None
+    expected = '"compute", "cache" or a keras_delta.SourceMapCache'
+    raise ValueError(invalid("source_maps", expected, identifier))

@@ -1,0 +1,75 @@
+"""Simple Python values as JSON and arrays, and back, to the same bits and types."""
+
+import keras
+import numpy as np
+
+from keras_delta import fingerprint
+from keras_delta.attention import ChannelAttention
+
+
+def attributes(thing):
+    """The attributes of an object that are simple values.
+
+    Returns:
+        (codes, arrays): dict name -> what JSON can hold, without the attributes that
+        have anything else in them; dict digest -> array that the codes name.
+    """
+    codes, arrays = {}, {}
+    for name, value in vars(thing).items():
+        found = {}
+        try:
+            codes[name] = encoded(value, found)
+        except TypeError:
+            continue
+        arrays.update(found)
+    return codes, arrays
+
+
+def encoded(value, arrays):
+    """A value as something that JSON can hold.
+
+    Args:
+        value: None, a bool, number, string, NumPy array or scalar, `ChannelAttention`,
+            or a list, tuple or dict of such values.
+        arrays: dict digest -> array, to which arrays are added.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    kind = type(value)
+    if value is None or kind in (bool, int, float, str):
+        return value
+    if kind is list:
+        return [encoded(v, arrays) for v in value]
+    if kind is tuple:
+        return {"tuple": [encoded(v, arrays) for v in value]}
+    if kind is dict:
+        items = [[encoded(k, arrays), encoded(v, arrays)] for k, v in value.items()]
+        return {"dict": items}
+    if kind is np.ndarray and value.dtype.kind in "biuf":
+        digest = fingerprint.digest(value)
+        arrays[digest] = value
+        return {"array": digest}
+    if isinstance(value, np.generic) and value.dtype.kind in "biuf":
+        return {"scalar": [value.dtype.str, value.item()]}
+    if kind is ChannelAttention:
+        return {"attention": keras.saving.serialize_keras_object(value)}
+    raise TypeError(f"{kind.__name__} is not a simple value")
+
+
+def decoded(code, arrays):
+    """The value that `encoded` gave as `code`; arrays are looked up and copied."""
+    if isinstance(code, list):
+        return [decoded(v, arrays) for v in code]
+    if not isinstance(code, dict):
+        return code
+    ((kind, inner),) = code.items()
+    if kind == "tuple":
+        return tuple(decoded(inner, arrays))
+    if kind == "dict":
+        return {decoded(k, arrays): decoded(v, arrays) for k, v in inner}
+    if kind == "array":
+        return np.array(arrays[inner])
+    if kind == "scalar":
+        return np.dtype(inner[0]).type(inner[1])
+    return ChannelAttention.from_config(inner["config"])

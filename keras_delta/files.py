@@ -1,0 +1,63 @@
+"""Files that are replaced as a whole or not at all."""
+
+import contextlib
+import os
+import re
+from pathlib import Path
+
+SUFFIXES = (".weights.h5",)  # of two parts, which Keras looks at
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """A temporary path beside `path`, which takes its place if all goes well.
+
+    Whoever reads `path` finds the old file or the new one, never a part of one,
+    whenever the process is killed.
+
+    Args:
+        path: of the file; its folder is made if there is none.
+
+    Yields:
+        `Path` of the same folder and suffix. What is written there is flushed to the
+        disk and renamed at the end; after an exception it is removed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path)
+    stem, suffix = _parts(path)
+    temporary = path.with_name(f".{stem}.{os.getpid()}{suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def sweep(path):
+    """Remove what processes left beside `path` that were killed while they wrote."""
+    stem, suffix = _parts(path)
+    left = re.compile(rf"\.{re.escape(stem)}\.(\d+){re.escape(suffix)}")
+    with contextlib.suppress(OSError):
+        for file in list(path.parent.iterdir()):
+            match = left.fullmatch(file.name)
+            if match and not _alive(int(match[1])):
+                file.unlink(missing_ok=True)
+
+
+def _parts(path):
+    suffix = next((s for s in SUFFIXES if path.name.endswith(s)), path.suffix)
+    return path.name.removesuffix(suffix), suffix
+
+
+def _alive(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return process != os.getpid()

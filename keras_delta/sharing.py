@@ -1,0 +1,167 @@
+"""What source and target compute alike, so that a step computes it once.
+
+Where the first layers of the target are frozen, they give the same values as the
+source's, in training too. `Shared` finds these calls; the source then begins where
+they end, with what the target has computed.
+"""
+
+import keras
+import numpy as np
+from keras import tree
+
+from keras_delta.errors import unknown_name
+from keras_delta.graph import Graph, takes_training
+
+# What a layer's config may say otherwise without computing otherwise, while frozen.
+WITHOUT_EFFECT = ("name", "trainable", "momentum", "build_config", "seed")
+WITHOUT_EFFECT_ENDS = ("_initializer", "_regularizer", "_constraint")
+
+
+def freeze_until(model, layer):
+    """Freezes the first layers of a model, up to a layer and including it.
+
+    What lies before the layer and what it is computed from no longer trains, and
+    BatchNormalization in it runs in inference mode. `DeltaModel` computes such a
+    part once for source and target, so frozen layers make its steps cheaper twice.
+
+    Args:
+        model: a `DeltaModel`, or a Functional or Sequential model.
+        layer: name of the layer, as in `DeltaModel.taps`; layers of nested models
+            as well.
+
+    Returns:
+        List of the names of the frozen layers that have weights.
+
+    Raises:
+        ValueError: for an unknown name; the closest ones are listed.
+        TypeError: for a subclassed model.
+
+    Example:
+        ```python
+        kd.freeze_until(model, "conv3_block4_out")
+        model.fit(train, regularizer="delta")
+        ```
+    """
+    target = getattr(model, "target", model)
+    graph = Graph(target)
+    if layer not in graph.nodes:
+        raise ValueError(unknown_name("layer", layer, graph.nodes))
+    needed = graph.ancestors(graph.nodes[layer].outputs)
+    frozen = {n: v for n, v in graph.layers().items() if n in needed}
+    for operation in frozen.values():
+        operation.trainable = False
+    model.train_function = None  # it was traced with the layers as they were
+    return [name for name, operation in frozen.items() if operation.weights]
+
+
+class Shared:
+    """The calls that a step computes once for source and target.
+
+    A call is shared if all of this holds: it has a counterpart in the source with
+    the same settings and bit for bit the same weights; nothing of it trains; it
+    does in training what it does in inference (no dropout; BatchNormalization only
+    where frozen); and what enters it is shared as well.
+
+    Args:
+        target, source: `Graph`s.
+        pairing: their `Pairing`.
+        taps: the source's KerasTensors that are wanted.
+
+    Attributes:
+        names: dict, shared call of the target -> call of the source.
+        entering: KerasTensors of the target with which the source begins.
+        feeds: the source's KerasTensors in their place.
+    """
+
+    def __init__(self, target, source, pairing, taps):
+        self._target, self._source, self._pairing = target, source, pairing
+        taps = tree.flatten(taps)
+        wanted = source.ancestors(taps)
+        tensors = _same_inputs(target, source)
+        self.names = {}
+        theirs = {theirs: ours for ours, theirs in pairing.names.items()}
+        for name, node in source.nodes.items():
+            ours = theirs.get(name)
+            if name in wanted and ours is not None and self._alike(ours, node, tensors):
+                self.names[ours] = name
+                outputs = target.nodes[ours].outputs
+                tensors.update(
+                    (id(s), t) for s, t in zip(node.outputs, outputs, strict=True)
+                )
+        rest = wanted - set(self.names.values())
+        found = {id(t): t for t in source.entering(rest)}
+        found.update((id(t), t) for t in taps if source.name_of(t) not in rest)
+        self.feeds = list(found.values())
+        self.entering = [tensors.get(id(t)) for t in self.feeds]
+        if any(t is None for t in self.entering):  # an input that only the source has
+            self.names = {}
+        nodes = [(target.nodes[t], source.nodes[s]) for t, s in self.names.items()]
+        self._layers = [(a.operation, b.operation) for a, b in nodes if a.is_layer]
+
+    def _alike(self, ours, node, tensors):
+        mine = self._target.nodes[ours]
+        if [id(tensors.get(id(t))) for t in node.inputs] != [
+            id(t) for t in mine.inputs
+        ]:
+            return False
+        if mine.is_layer and (
+            mine.operation.trainable_variables or not _same_in_training(mine.operation)
+        ):
+            return False
+        if _constants(mine) != _constants(node):
+            return False
+        return mine.operation is node.operation or (
+            _settings(mine) == _settings(node)
+            and (not mine.is_layer or _same_weights(mine.operation, node.operation))
+        )
+
+    def still_holds(self):
+        """Whether the shared layers still have the same weights, and none trains."""
+        return all(
+            not a.trainable_variables and _same_weights(a, b) for a, b in self._layers
+        )
+
+
+def _same_inputs(target, source):
+    """Dict from the id of a source's input to the target's input that is fed alike."""
+    pairs = list(zip(source.inputs, target.inputs, strict=False))
+    if len(source.inputs) > 1 and any(s.name != t.name for s, t in pairs):
+        return {}  # one is fed by names, perhaps, and the other by positions
+    return {id(s): t for s, t in pairs if s.dtype == t.dtype and s.shape == t.shape}
+
+
+def _same_in_training(layer):
+    if getattr(layer, "_seed_generators", None):
+        return False
+    frozen = isinstance(layer, keras.layers.BatchNormalization) and not layer.trainable
+    return frozen or not takes_training(layer)
+
+
+def _settings(node):
+    """What a call computes besides its weights, for comparing."""
+    operation = node.operation
+    if node.is_layer:
+        config = {
+            key: value
+            for key, value in operation.get_config().items()
+            if key not in WITHOUT_EFFECT and not key.endswith(WITHOUT_EFFECT_ENDS)
+        }
+    else:
+        config = {k: v for k, v in vars(operation).items() if k[0] != "_"}
+        config.pop("name", None)
+    return type(operation), repr(config)
+
+
+def _constants(node):
+    """The arguments of a call, its tensors left out."""
+    return tree.map_structure(
+        lambda v: "tensor" if isinstance(v, keras.KerasTensor) else repr(v),
+        (list(node.args), node.kwargs),
+    )
+
+
+def _same_weights(a, b):
+    return a is b or all(
+        np.array_equal(v.value.numpy(), w.value.numpy())
+        for v, w in zip(a.weights, b.weights, strict=True)
+    )

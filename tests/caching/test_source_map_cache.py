@@ -1,0 +1,526 @@
+"""Maps from the cache are those of the source, whatever is there and where."""
+
+import copy
+import gc
+import inspect
+import os
+import pickle
+import shutil
+import sys
+import tempfile
+import threading
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import toy
+from toy import ROW, SPEC, Source, ask, check, images, opened
+
+from keras_delta import caching
+from keras_delta.caching import SourceMapCache
+from keras_delta.caching.keys import keys_of
+
+# --- maps ----------------------------------------------------------------------
+
+
+def test_computed_once_then_read():
+    cache, x = opened(), images(6)
+    maps, computed = ask(cache, x[:4])
+    check(maps, x[:4])
+    assert computed == 4
+    # Two known ones around two new ones, in another order.
+    mixed = x[[3, 4, 5, 0]]
+    maps, computed = ask(cache, mixed)
+    check(maps, mixed)
+    assert computed == 2
+    maps, computed = ask(cache, x[::-1])
+    check(maps, x[::-1])
+    assert computed == 0
+    assert (len(cache), cache.hits, cache.misses) == (6, 8, 6)
+    assert cache.bytes == cache.memory_bytes == 6 * ROW
+    assert repr(cache) == (
+        "<SourceMapCache in memory: 6 samples, 1.6 KiB, 8 hits, 6 misses>"
+    )
+
+
+def test_read_back_is_bitwise_what_was_computed():
+    cache, x = opened(dtype="float16"), images(5)
+    first, _ = ask(cache, x)
+    again, _ = ask(cache, x)
+    for tap in SPEC:
+        np.testing.assert_array_equal(first[tap], again[tap])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_graph_equals_eager_equals_no_cache(dtype, tmp_path):
+    for directory in (None, tmp_path / "maps"):
+        graph, eager = opened(directory, dtype=dtype), opened(dtype=dtype)
+        step = tf.function(lambda x, cache=graph: cache.maps(x, Source()))
+        for seed, count in ((0, 4), (1, 3), (0, 4), (1, 2)):
+            x = images(count, seed)
+            got = step(tf.constant(x))
+            expected, _ = ask(eager, x)
+            plain = Source()(tf.constant(x))
+            for tap in SPEC:
+                np.testing.assert_array_equal(got[tap], expected[tap])
+                rounded = plain[tap].numpy().astype(dtype)
+                np.testing.assert_array_equal(got[tap], rounded)
+        assert graph.hits == eager.hits > 0
+
+
+def test_static_shapes_in_a_graph():
+    cache, seen = opened(spec={"low": (None, None, 3), "high": (2, 2, 5)}), []
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 4, 4, 3))])
+    def step(x):
+        seen.append({t: m.shape for t, m in cache.maps(x, Source()).items()})
+
+    @tf.function(input_signature=[tf.TensorSpec((7, 4, 4, 3))])
+    def fixed(x):
+        seen.append({t: m.shape for t, m in cache.maps(x, Source()).items()})
+
+    step.get_concrete_function()
+    fixed.get_concrete_function()
+    assert seen[0]["low"].as_list() == [None, None, None, 3]
+    assert seen[0]["high"].as_list() == [None, 2, 2, 5]
+    assert seen[1]["high"].as_list() == [7, 2, 2, 5]
+
+
+def test_float16_error_bound():
+    """Relative 2**-11 in the normal range, 2**-25 in absolute terms below."""
+    x = images(40) * 10.0 ** np.arange(-7, 3).repeat(4)[:, None, None, None]
+    x = x.astype("f4")
+    half, whole = opened(dtype="float16"), opened(dtype="float32")
+    exact, _ = ask(whole, x)
+    rounded, _ = ask(half, x)
+    for tap in SPEC:
+        error = np.abs(rounded[tap].astype("f8") - exact[tap])
+        assert (error <= np.maximum(2.0**-11 * np.abs(exact[tap]), 2.0**-25)).all()
+        assert error.max() > 0
+    assert 2 * half.bytes == whole.bytes
+
+
+@pytest.mark.parametrize("value", [70000.0, -70000.0, np.inf, np.nan])
+@pytest.mark.parametrize("graph", [False, True])
+def test_what_float16_cannot_hold(value, graph):
+    x = images(3)
+    x[1, 0, 0, 0] = value / 2
+    cache = SourceMapCache()
+    step = tf.function(cache.maps) if graph else cache.maps
+    text = r"maps of \['low', 'high'\] .* 65504.*SourceMapCache\(dtype=\"float32\"\)"
+    with pytest.raises(ValueError, match=text), cache.opened("source", SPEC):
+        step(x, Source())
+    assert len(cache) == 0  # closed, nothing kept
+    if np.isfinite(value):
+        maps, _ = ask(opened(dtype="float32"), x)
+        check(maps, x)
+
+
+def test_largest_float16():
+    x = np.full((1, 4, 4, 3), 65504 / 2, "f4")
+    cache = opened(spec={"low": (4, 4, 3)}, dtype="float16")
+    for _ in range(2):
+        maps = cache.maps(x, lambda v: {"low": 2 * v})
+        assert (maps["low"].numpy() == 65504).all()
+
+
+def test_duplicates_in_a_batch():
+    cache, x = opened(), images(3)
+    twice = x[[0, 1, 0, 2, 0]]
+    for expected_hits in (0, 5):
+        maps, _ = ask(cache, twice)
+        check(maps, twice)
+        assert cache.hits == expected_hits
+    assert len(cache) == 3 and cache.bytes == 3 * ROW
+
+
+@pytest.mark.parametrize(
+    "spec", [SPEC, {t: (None, None, s[2]) for t, s in SPEC.items()}]
+)
+def test_empty_batch_computes_nothing(spec):
+    cache, source = opened(spec=spec), Source()
+    step = tf.function(
+        lambda x: cache.maps(x, source),
+        input_signature=[tf.TensorSpec((None, 4, 4, 3))],
+    )
+    for x in (images(0), images(2), images(0), images(2)):
+        maps = step(tf.constant(x))
+        assert all(len(m) == len(x) for m in maps.values())
+        if len(x):
+            check({t: m.numpy() for t, m in maps.items()}, x)
+    assert maps["low"].shape == (2, 4, 4, 3)
+    assert source.seen == [2]
+    assert step(images(0))["high"].shape == (0, 2, 2, 5)
+
+
+def test_structures_of_inputs():
+    """Each input is part of the key, with its dtype and shape."""
+    cache = opened(spec={"sum": (2,)})
+    calls = []
+
+    def compute(x):
+        calls.append(1)
+        return {"sum": x["a"] + tf.cast(x["b"], "float32")}
+
+    a = np.array([[1.0, 2.0], [3.0, 4.0]], "f4")
+    b = np.array([[10, 20], [30, 40]], "i4")
+    for _ in range(2):
+        got = cache.maps({"a": a, "b": b}, compute)["sum"]
+        np.testing.assert_array_equal(got, [[11, 22], [33, 44]])
+    got = cache.maps({"a": a, "b": b[::-1]}, compute)["sum"]
+    np.testing.assert_array_equal(got, [[31, 42], [13, 24]])
+    assert len(calls) == 2 and len(cache) == 4
+
+
+def test_keys():
+    x = images(4)
+    keys = keys_of([x])
+    assert keys.shape == (4, 16) and keys.dtype == np.uint8
+    assert len(np.unique(keys, axis=0)) == 4
+    np.testing.assert_array_equal(keys_of([x[::-1]]), keys[::-1])
+    np.testing.assert_array_equal(keys_of([np.asfortranarray(x)]), keys)
+    zeros = np.zeros((1, 6), "f4")
+    others = [
+        [zeros],
+        [zeros.astype("i4")],
+        [zeros.reshape(1, 2, 3)],
+        [zeros[:, :4], zeros[:, :2]],
+        [zeros[:, :2], zeros[:, :4]],
+        [np.full((1, 6), -0.0, "f4")],
+        [tf.cast(zeros, "bfloat16").numpy()],
+        [zeros[:, :0]],
+        [zeros[:, 0]],
+    ]
+    assert len({keys_of(o).tobytes() for o in others}) == len(others)
+    assert keys_of([x[:0]]).shape == (0, 16)
+    with pytest.raises(ValueError, match=r"numeric inputs alone.*Leave out"):
+        keys_of([np.array(["a"], object)])
+
+
+def test_a_changed_pixel_misses():
+    cache, x = opened(), images(4)
+    ask(cache, x)
+    x[2, 3, 3, 2] = np.nextafter(x[2, 3, 3, 2], 9)
+    maps, computed = ask(cache, x)
+    check(maps, x)
+    assert computed == 1 and len(cache) == 5
+
+
+def test_wrong_taps_from_compute():
+    cache = opened()
+    with pytest.raises(ValueError, match=r"Expected maps of \['low', 'high'\]"):
+        cache.maps(images(1), lambda x: {"low": x})
+
+
+def test_no_gradient():
+    cache, x = opened(), tf.constant(images(2))
+    for _ in range(2):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = tf.reduce_sum(cache.maps(x, Source())["low"]) + tf.reduce_sum(x)
+        np.testing.assert_array_equal(tape.gradient(value, x), np.ones_like(x))
+
+
+# --- sizes ---------------------------------------------------------------------
+
+
+def test_open_sizes_are_settled_by_the_first_maps(tmp_path):
+    spec = {t: (None, None, s[2]) for t, s in SPEC.items()}
+    for directory in (None, tmp_path / "maps"):
+        cache, x = opened(directory, spec=spec), images(3)
+        assert cache.bytes == 0
+        for computed in (3, 0):
+            maps, count = ask(cache, x)
+            check(maps, x)
+            assert count == computed
+        text = r"one size.*Expected maps of .*\(4, 4, 3\).*Received: .*\(6, 6, 3\)"
+        with pytest.raises(ValueError, match=text):
+            ask(cache, images(2, size=6))
+        step = tf.function(lambda v, cache=cache: cache.maps(v, Source()))
+        with pytest.raises(tf.errors.InvalidArgumentError, match=text):
+            step(images(2, size=6))
+        assert isinstance(cache.error, ValueError)
+        cache.close()
+    cache = opened(directory, spec=spec)
+    maps, count = ask(cache, x)
+    check(maps, x)
+    assert count == 0
+    with pytest.raises(ValueError, match="one size"):
+        ask(cache, images(2, size=6))
+
+
+def test_maps_that_contradict_the_spec():
+    with pytest.raises(ValueError, match="one size"):
+        opened().maps(images(1), lambda x: {"low": x, "high": x})
+
+
+# --- replicas and threads --------------------------------------------------------
+
+
+def test_two_replicas(strategy, new_backbone, images):
+    """The same maps as without a cache, on uneven and empty shares too."""
+    with strategy.scope():
+        net = new_backbone()
+        source = keras.Model(net.input, {"a": net.get_layer("relu1").output})
+    cache = opened(spec={"a": source.output["a"].shape[1:]})
+    computed = []
+
+    def compute(x):
+        tf.numpy_function(lambda n: computed.append(int(n)), [tf.shape(x)[0]], [])
+        return source(x, training=False)
+
+    @tf.function
+    def step(x):
+        return strategy.run(lambda v: cache.maps(v, compute)["a"], args=(x,))
+
+    x, _ = images
+    expected = source(x)["a"].numpy()
+    data = tf.data.Dataset.from_tensor_slices(x).batch(7)  # 4 + 3, then 1 + 0
+    for epoch in range(3):
+        got = []
+        for batch in strategy.experimental_distribute_dataset(data):
+            parts = strategy.experimental_local_results(step(batch))
+            got += [p.numpy() for p in parts]
+        np.testing.assert_allclose(np.concatenate(got), expected, atol=1e-5)
+        assert sorted(computed) == [1, 3, 4], epoch
+    assert (len(cache), cache.hits, cache.misses) == (8, 16, 8)
+
+
+@pytest.mark.parametrize("rows", [0, 20])
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_many_threads(rows, on_disk, tmp_path):
+    """Threads ask for overlapping samples; all get the right maps."""
+    switch = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    x, wrong = images(64), []
+    room = max(1, rows * ROW)
+    cache = opened(tmp_path / "maps" if on_disk else None, memory=room)
+    step = tf.function(lambda v: cache.maps(v, Source()))
+
+    def run(seed):
+        rng = np.random.default_rng(seed)
+        for _ in range(15):
+            some = x[rng.choice(64, 8)]
+            try:
+                check({t: m.numpy() for t, m in step(some).items()}, some)
+            except BaseException as e:
+                wrong.append(e)
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(4)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    sys.setswitchinterval(switch)
+    assert not wrong
+    assert len(cache) == 64 and cache.hits + cache.misses == 4 * 15 * 8
+    assert cache.memory_bytes == rows * ROW
+
+
+# --- memory ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5, 11, 12])
+def test_memory_is_kept_to(rows, monkeypatch, tmp_path):
+    """What has no room goes to a temporary file, which has no name and vanishes."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    cache, x = opened(memory=rows * ROW + ROW // 2), images(12)
+    for start in (0, 5, 10):
+        ask(cache, x[start : start + 5])
+    maps, computed = ask(cache, x[::-1])
+    check(maps, x[::-1])
+    assert computed == 0
+    assert cache.memory_bytes == rows * ROW
+    held = sum(row.base is None and row.nbytes for row in cache._store._rows.values())
+    held = held or sum(row.base.nbytes for row in cache._store._rows.values())
+    assert held == rows * ROW  # no row holds on to more than itself
+    assert len(cache) == 12 and cache.bytes == 12 * ROW
+    file = cache._store._file
+    assert (file is None) == (rows == 12)
+    if file is not None:
+        assert os.fstat(file._data.fileno()).st_size == (12 - rows) * ROW
+    assert list(tmp_path.iterdir()) == []
+    cache.close()
+    assert len(cache) == cache.bytes == cache.memory_bytes == 0
+
+
+def test_folder_is_read_into_memory_while_there_is_room(tmp_path):
+    x = images(9)
+    cache = opened(tmp_path / "maps", memory=4 * ROW)
+    ask(cache, x)
+    assert (cache.memory_bytes, len(cache), cache.bytes) == (4 * ROW, 9, 9 * ROW)
+    cache.close()
+    cache = opened(tmp_path / "maps", memory=6 * ROW)
+    assert (cache.memory_bytes, len(cache)) == (0, 9)
+    for _ in range(2):
+        maps, computed = ask(cache, x)
+        check(maps, x)
+        assert computed == 0 and cache.memory_bytes == 6 * ROW
+
+
+def test_automatic_memory_and_text():
+    cache = opened(memory="auto")
+    assert cache._store.budget > 2**24
+    assert opened(memory="3KiB")._store.budget == 3072
+
+
+def test_memory_is_given_back():
+    cache = opened()
+    step = tf.function(lambda v: cache.maps(v, Source()))
+    step(images(4))
+    row = next(iter(cache._store._rows.values()))
+    cache.close()
+    del row
+    gc.collect()
+    assert cache._store is None
+    text = "closed, or opened for other maps"
+    with pytest.raises(tf.errors.OpError, match=text):  # the graph lives on
+        step(images(4))
+
+
+# --- views -------------------------------------------------------------------------
+
+
+def test_more_views_than_there_can_be():
+    x = images(7)
+    cache = opened(samples=3, views=2)
+    ask(cache, x[:3])
+    ask(cache, x[3:6])
+    ask(cache, x[:6])
+    text = r"7 different images .* 3 samples .* 2 view.*without fixed views.*views=4"
+    with pytest.raises(ValueError, match=text):
+        ask(cache, x)
+
+
+def test_views_count_since_open(tmp_path):
+    """Maps of earlier runs, perhaps on other data, do not count."""
+    cache = opened(tmp_path / "maps", samples=3, views=1)
+    ask(cache, images(3))
+    cache.close()
+    cache = opened(tmp_path / "maps", samples=3, views=1)
+    ask(cache, images(3))
+    ask(cache, images(3, seed=1))
+    assert len(cache) == 6
+    with pytest.raises(ValueError, match="different images"):
+        ask(cache, images(1, seed=2))
+
+
+# --- open, close, copies ------------------------------------------------------------
+
+
+def test_keep_between_two_fits(tmp_path):
+    x = images(6)
+    for directory in (None, tmp_path / "maps"):
+        cache = SourceMapCache(directory, memory=3 * ROW, dtype="float32")
+        with cache.opened("source", SPEC, keep=True):
+            ask(cache, x)
+        with cache.opened("source", SPEC, keep=True):
+            assert cache.memory_bytes == 3 * ROW
+            maps, computed = ask(cache, x)
+            check(maps, x)
+            assert computed == 0 and (cache.hits, cache.misses) == (6, 0)
+        with cache.opened("other", SPEC):
+            assert len(cache) == 0
+            assert ask(cache, x)[1] == 6
+
+
+def test_memory_that_was_kept_where_the_folder_went(tmp_path):
+    """The folder is deleted between two fits: all is written again."""
+    x = images(6)
+    cache = SourceMapCache(tmp_path / "maps", dtype="float32")
+    with cache.opened("source", SPEC, keep=True):
+        ask(cache, x)
+    shutil.rmtree(tmp_path / "maps")
+    with cache.opened("source", SPEC, keep=True):
+        maps, _ = ask(cache, x)
+        check(maps, x)
+
+
+def test_other_errors_come_out_as_they_are():
+    cache = SourceMapCache()
+    with pytest.raises(tf.errors.InvalidArgumentError), cache.opened("s", SPEC):
+        tf.reshape(tf.zeros(3), (2, 2))
+    with pytest.raises(KeyError), cache.opened("s", SPEC):
+        raise KeyError
+
+
+def test_misuse():
+    cache = SourceMapCache()
+    with pytest.raises(RuntimeError, match="not open"):
+        cache.maps(images(1), Source())
+    cache.close()
+    cache.open("a", SPEC)
+    with pytest.raises(RuntimeError, match="in use"):
+        cache.open("a", SPEC)
+    cache.close()
+    cache.close()
+    with pytest.raises(ValueError, match="fingerprint"):
+        SourceMapCache("x").open("../a", SPEC)
+
+
+def test_copies_have_the_settings_alone(tmp_path):
+    settings = {
+        "directory": str(tmp_path / "maps"),
+        "memory": "1MB",
+        "dtype": "float32",
+        "views": 3,
+    }
+    assert set(settings) == set(inspect.signature(SourceMapCache).parameters)
+    cache = SourceMapCache(**settings).open("source", SPEC)
+    ask(cache, images(2))
+    packed = keras.saving.serialize_keras_object(cache)
+    copies = [
+        copy.copy(cache),
+        copy.deepcopy(cache),
+        pickle.loads(pickle.dumps(cache)),
+        SourceMapCache.from_config(cache.get_config()),
+        keras.saving.deserialize_keras_object(packed),
+    ]
+    for new in copies:
+        assert new.get_config() == settings
+        assert len(new) == new.hits == 0 and bool(new)
+        with pytest.raises(RuntimeError, match="not open"):
+            new.maps(images(1), Source())
+    assert len(cache) == 2
+    cache.close()
+    copies[0].open("source", SPEC)
+    assert len(copies[0]) == 2
+
+
+def test_get():
+    assert caching.get(None) is None and caching.get("compute") is None
+    new = caching.get("cache")
+    assert new.get_config() == SourceMapCache().get_config()
+    assert caching.get("cache") is not new
+    assert caching.get(new) is new
+    for bad in ("cash", True, SourceMapCache, 3):
+        with pytest.raises(ValueError, match=r'source_maps.*"compute", "cache" or'):
+            caching.get(bad)
+
+
+@pytest.mark.parametrize(
+    ("argument", "bad"),
+    [
+        ("directory", 3),
+        ("directory", ""),
+        ("memory", None),
+        ("memory", "much"),
+        ("memory", 0),
+        ("dtype", "bfloat16"),
+        ("dtype", None),
+        ("views", 0),
+        ("views", 1.5),
+        ("views", True),
+    ],
+)
+def test_bad_arguments(argument, bad):
+    with pytest.raises(ValueError, match=f"`{argument}`"):
+        SourceMapCache(**{argument: bad})
+
+
+def test_toy_is_what_it_says():
+    """The oracle by hand: one image of ones, one pixel 2."""
+    x = np.ones((1, 2, 2, 3), "f4")
+    x[0, 0, 0, 0] = 2
+    maps = toy.oracle(x)
+    assert maps["low"][0, 0, 0, 0] == 4
+    np.testing.assert_array_equal(maps["high"][0, 0, 0], [13, 26, 39, 52, 65])
