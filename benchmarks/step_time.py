@@ -10,6 +10,7 @@ because it refuses others.
 """
 
 import argparse
+import contextlib
 import os
 import resource
 import sys
@@ -36,7 +37,15 @@ def arguments():
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--regularizers", nargs="+", default=["l2_sp", "delta"])
+    parser.add_argument(
+        "--regularizers",
+        nargs="+",
+        default=["l2", "l2_sp", "l2_sp_att", "delta", "delta-cached"],
+        help='names; "-cached" reads the maps of the source from a cache',
+    )
+    parser.add_argument(
+        "--freeze-until", metavar="LAYER", help="freeze the first layers of every model"
+    )
     parser.add_argument("--jit-compile", action="store_true")
     return parser.parse_args()
 
@@ -48,6 +57,18 @@ def compiled(model, args, **kwargs):
         jit_compile=args.jit_compile,
         **kwargs,
     )
+    return model
+
+
+def delta_model(name, target, source, args, x, y):
+    """A DeltaModel with one regularizer, ready for `train_on_batch`."""
+    method, _, cached = name.partition("-")
+    # How the weights of attention were found does not matter for the time of a step.
+    attended = {"attention": "uniform"} if method in ("delta", "l2_sp_att") else {}
+    source_maps = "cache" if cached else "compute"
+    model = kd.DeltaModel(target, source=source, source_maps=source_maps)
+    compiled(model, args, regularizer=kd.regularizers.ALL[method](**attended))
+    model.prepare(x, y, verbose=0)
     return model
 
 
@@ -79,25 +100,23 @@ def main():
     )
 
     def target():
-        return kd.attach_head(source, CLASSES)
+        model = kd.attach_head(source, CLASSES)
+        if args.freeze_until:
+            kd.freeze_until(model, args.freeze_until)
+        return model
 
-    models = {"plain fit": compiled(target(), args)}
+    models, caches = {"plain fit": compiled(target(), args)}, contextlib.ExitStack()
     for name in args.regularizers:
-        model = kd.DeltaModel(target(), source=source)
-        if name in ("delta", "l2_sp_att"):
-            # How the weights were found does not matter for the time of a step.
-            name_or_instance = kd.regularizers.ALL[name](attention="uniform")
-        else:
-            name_or_instance = name
-        compiled(model, args, regularizer=name_or_instance)
-        model.prepare(x, y, verbose=0)
+        model = delta_model(name, target(), source, args, x, y)
+        if name.endswith("-cached"):  # as `fit` does it
+            caches.enter_context(model._caching(x, y, args.batch))
         models[f"DeltaModel, {name}"] = model
     models["keras Distiller"] = distiller(source, target(), model.taps, args)
 
     times = {name: [] for name in models}
-    for model in models.values():  # tracing
-        model.train_on_batch(x, y)
-        model.train_on_batch(x, y)
+    for model in models.values():  # tracing, and filling the cache
+        for _ in range(3):
+            model.train_on_batch(x, y)
     for _ in range(args.steps):
         for name, model in models.items():
             began = time.perf_counter()
@@ -111,11 +130,15 @@ def main():
     print(
         f"{args.backbone}, {args.size} px, batch {args.batch}, "
         f"{os.cpu_count()} cores, jit_compile={args.jit_compile}; "
+        f"{f'frozen until {args.freeze_until}; ' if args.freeze_until else ''}"
         f"median of {args.steps} steps in turn"
     )
     print(table.round({"ms a step": 0, "times plain": 2}).to_string())
-    ratio = table["ms a step"]["keras Distiller"] / table["ms a step"].iloc[-2]
-    print(f"{table.index[-2]} is {ratio:.2f} times as fast as the Distiller")
+    for name in args.regularizers:
+        if name.startswith("delta"):
+            row = f"DeltaModel, {name}"
+            ratio = table["ms a step"]["keras Distiller"] / table["ms a step"][row]
+            print(f"{row} is {ratio:.2f} times as fast as the Distiller")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
         f"Peak memory of the whole process: {peak:.1f} GiB; TensorFlow {tf.__version__}"

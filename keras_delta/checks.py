@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from keras_delta import labels
+from keras_delta import labels, multi_worker
 from keras_delta.heads import output_activation
 
 USUAL_MOMENTUM = 0.9  # PyTorch's, and so the authors' program's
@@ -79,8 +79,8 @@ def built_in_scope(model, what, variables):
     if not inside:
         raise ValueError(
             f"The {what} was built outside of the scope of "
-            f"{type(strategy).__name__}. Build source, target and DeltaModel, and "
-            "compile, inside `with strategy.scope():`."
+            f"{multi_worker.name_of(strategy)}. Build source, target and DeltaModel, "
+            "and compile, inside `with strategy.scope():`."
         )
 
 
@@ -105,16 +105,17 @@ def loss_is_sum(loss):
 def strategy_supports(model):
     """Refuse what Keras cannot run on several replicas."""
     replicas = model.distribute_strategy.num_replicas_in_sync
-    if isinstance(model.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        raise ValueError(
-            "Keras 3's `fit` does not run under MultiWorkerMirroredStrategy. Use "
-            "`tf.distribute.MirroredStrategy` on one host."
-        )
     if replicas == 1:
         return
     loss_is_sum(model.loss)
     optimizer = model.optimizer
+    several = multi_worker.several(model.distribute_strategy)
     for name, wrong, remedy in (
+        (
+            f"steps_per_execution={model.steps_per_execution}",
+            several and model.steps_per_execution != 1,
+            "steps_per_execution=1",
+        ),
         ("jit_compile=True", model.jit_compile is True, "jit_compile=False"),
         (
             "gradient_accumulation_steps="
@@ -133,12 +134,13 @@ def strategy_supports(model):
         if wrong:
             raise ValueError(
                 f"Keras cannot run `{name}` on {replicas} replicas under "
-                f"{type(model.distribute_strategy).__name__}. Use {remedy}, or train "
-                "on one device."
+                f"{multi_worker.name_of(model.distribute_strategy)}. Use {remedy}, or "
+                "train on one device."
             )
 
 
-def _are_arrays(x):
+def are_arrays(x):
+    """Whether `x` is one array or a structure of arrays."""
     return all(hasattr(v, "shape") for v in tree.flatten(x))
 
 
@@ -169,7 +171,7 @@ def first_batch(model, x, y, batch_size):
             )
         bx, by, _ = keras.utils.unpack_x_y_sample_weight(batch)
         size, complete = len(tree.flatten(bx)[0]) if tree.flatten(bx) else 0, False
-    elif x is not None and y is not None and _are_arrays(x):
+    elif x is not None and y is not None and are_arrays(x):
         by, total = y, len((tree.flatten(x) or [()])[0])
         if total == 0:
             raise ValueError("The training data is empty: `x` has no samples.")
@@ -249,6 +251,6 @@ def steps_of(x, batch_size, epochs, steps_per_epoch):
     """Number of training steps that `fit` will make; None if it cannot be told."""
     if steps_per_epoch is None and hasattr(x, "cardinality"):
         steps_per_epoch = int(x.cardinality())
-    elif steps_per_epoch is None and tree.flatten(x) and _are_arrays(x):
+    elif steps_per_epoch is None and tree.flatten(x) and are_arrays(x):
         steps_per_epoch = -(-len(tree.flatten(x)[0]) // (batch_size or 32))
     return max(steps_per_epoch or 0, 0) * epochs or None

@@ -8,6 +8,7 @@ import threading
 import keras
 import tensorflow as tf
 
+from keras_delta import multi_worker
 from keras_delta.replay import fast_forward
 
 
@@ -23,6 +24,8 @@ def train_function(model):
     Returns:
         Callable, iterator over batches -> logs; raises StopIteration at the end.
     """
+    if multi_worker.several(model.distribute_strategy):
+        return multi_worker.step_function(model, model.train_step)
     step = model._make_function(model.train_step)
     steps, every = model.steps_per_execution, model.watch_every
     replicas = model.distribute_strategy.num_replicas_in_sync

@@ -15,6 +15,7 @@ from keras_delta import (
     files,
     fingerprint,
     loop,
+    multi_worker,
     regularizers,
     samples,
     watching,
@@ -110,6 +111,7 @@ class DeltaModel(keras.Model):
         }
         self.pairing.check(list(self._source_taps.values()))
         self._evaluating = self._hides_source = False
+        self._start_checked = False  # that all workers have the same weights
         self._shared = self._cache = None
         self._given_cache = caching.get(source_maps)
         self._keeps_cache = source_maps is self._given_cache
@@ -234,11 +236,19 @@ class DeltaModel(keras.Model):
         epochs, per_epoch = given.get("epochs", 1), given.get("steps_per_epoch")
         steps = checks.steps_of(rest[0], batch_size, epochs, per_epoch)
         checks.batch_norm_keeps_up(self, steps)
+        with multi_worker.running(self):
+            multi_worker.same_number(self.distribute_strategy, "epochs", epochs)
+            given["callbacks"] = self._before_fit(rest, given)
+            with self._caching(*rest, batch_size), loop.stopped_by_interrupt(self):
+                return super().fit(**given)
+
+    def _before_fit(self, data, given):
+        """Read a backup, look at the data; returns the callbacks."""
         callbacks = given.get("callbacks")
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = tree.flatten(callbacks) if callbacks else []
-        self.reads, self._initial_epoch = [], None
         listed = getattr(callbacks, "callbacks", callbacks)
+        self.reads, self._initial_epoch, self._start_checked = [], None, False
         for callback in list(listed):
             if hasattr(callback, "arrange"):
                 callback.arrange(listed)
@@ -246,13 +256,12 @@ class DeltaModel(keras.Model):
             if hasattr(callback, "before_fit"):
                 callback.before_fit(self)
         for count in self.reads:  # as the interrupted training did
-            samples.collect(*rest, count)
-        self.prepare(*rest, verbose=given.get("verbose", "auto"))
-        begin = loop.Begin(x, given.get("initial_epoch", 0))
+            samples.collect(*data, count)
+        self.prepare(*data, verbose=given.get("verbose", "auto"))
+        begin = loop.Begin(given.get("x"), given.get("initial_epoch", 0))
         begin.set_model(self)
         callbacks.append(begin)
-        with self._caching(*rest, batch_size), loop.stopped_by_interrupt(self):
-            return super().fit(**{**given, "callbacks": callbacks})
+        return callbacks
 
     @contextlib.contextmanager
     def _caching(self, x, y=None, batch_size=None):
@@ -297,6 +306,10 @@ class DeltaModel(keras.Model):
 
         if self.regularizer is not None and not self.regularizer.ready:
             self.regularizer.prepare(self, read, verbose=verbose != 0)
+            # The same to the last bit, also where the hosts differ.
+            multi_worker.copy_first(
+                self.distribute_strategy, self.regularizer.variables
+            )
 
     def make_train_function(self, force=False):
         """See `keras.Model.make_train_function`."""
@@ -318,6 +331,20 @@ class DeltaModel(keras.Model):
             self._target_graph, self._source_graph, self.pairing, self._source_taps
         )
         self.train_function = loop.train_function(self)
+
+    def make_test_function(self, force=False):
+        """See `keras.Model.make_test_function`."""
+        if not multi_worker.several(self.distribute_strategy):
+            super().make_test_function(force)
+        elif self.test_function is None or force:
+            self.test_function = multi_worker.step_function(self, self.test_step)
+
+    def make_predict_function(self, force=False):
+        """See `keras.Model.make_predict_function`."""
+        if not multi_worker.several(self.distribute_strategy):
+            super().make_predict_function(force)
+        elif self.predict_function is None or force:
+            self.predict_function = multi_worker.predict_function(self)
 
     def call(self, inputs, training=None, with_maps=False, with_entering=False):
         """The target's outputs.
@@ -483,6 +510,11 @@ class DeltaModel(keras.Model):
                 optimizer's first; None to stop.
         """
         samples.check_count("every", every)
+        if every is not None and multi_worker.several(self.distribute_strategy):
+            raise ValueError(
+                f"Steps cannot be watched under {multi_worker.NAME}. Watch a training "
+                "on one host, or leave out `PenaltyLogger`."
+            )
         self.watch_every, self.watched = every, None
         self.train_function = None
 
@@ -549,34 +581,46 @@ class DeltaModel(keras.Model):
 
     def evaluate(self, *args, **kwargs):
         """See `keras.Model.evaluate`; the source does not run."""
-        with self._evaluation():
+        with self._evaluation(), multi_worker.running(self):
             return super().evaluate(*args, **kwargs)
+
+    def predict(self, x, *args, **kwargs):
+        """See `keras.Model.predict`; on several workers, all get all outputs."""
+        strategy = self.distribute_strategy
+        with multi_worker.running(self):
+            if multi_worker.several(strategy):
+                count = samples.length(x) if checks.are_arrays(x) else None
+                multi_worker.same_number(strategy, "samples", count)
+            return super().predict(x, *args, **kwargs)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         if not self._evaluating:
             self.epoch_iterator = iterator
-        # Keras averages the replicas' first batches to learn their shape, which
-        # fails where they are uneven; one replica's shape tells as much.
+        # Keras averages the replicas' first batches to learn their shapes: that fails
+        # where they are uneven, and takes an epoch out of a shuffled data set.
         strategy = self.distribute_strategy
         if iterator is not None and strategy.num_replicas_in_sync > 1:
-            iterator_of_batches = next(iter(iterator))[2]
-            data_batch = tree.map_structure(
-                lambda v: strategy.experimental_local_results(v)[0],
-                next(iterator_of_batches),
-            )
-            iterator = None
+            if multi_worker.several(strategy):
+                multi_worker.same_number(strategy, "batches", iterator.num_batches)
+            dataset = iterator.data_adapter.get_tf_dataset()
+            iterator, data_batch = None, multi_worker.batch_spec(dataset)
         super()._maybe_symbolic_build(iterator, data_batch)
 
     def export(self, filepath, *args, **kwargs):
         """Export the target alone; see `keras.Model.export`."""
+        if not multi_worker.is_first(self.distribute_strategy):
+            return None
         return self.target.export(filepath, *args, **kwargs)
 
     def save(self, filepath, *args, **kwargs):
         """See `keras.Model.save`; a file that is there is replaced as a whole.
 
-        The file holds all that training needs to go on, the source included.
+        Of several workers the first alone writes. The file holds all that training
+        needs to go on, the source included.
         """
-        return self._written(super().save, filepath, args, kwargs)
+        with multi_worker.writing(self.distribute_strategy) as first:
+            if first:
+                self._written(super().save, filepath, args, kwargs)
 
     def save_weights(self, filepath, *args, **kwargs):
         """See `keras.Model.save_weights`; a file is replaced as a whole.
@@ -584,17 +628,20 @@ class DeltaModel(keras.Model):
         The frozen source is not in it, only its fingerprint: what loads the weights
         has built a model on the same source before.
         """
-        with self._without_source():
-            return self._written(super().save_weights, filepath, args, kwargs)
+        writing = multi_worker.writing(self.distribute_strategy)
+        with writing as first, self._without_source():
+            if first:
+                self._written(super().save_weights, filepath, args, kwargs)
 
     def _written(self, write, filepath, args, kwargs):
         asks = (args or [kwargs.get("overwrite", True)])[0] is False
         name = str(filepath)
         folder = kwargs.get("zipped") is False or kwargs.get("max_shard_size")
         if asks or folder or not name.endswith((".keras", ".h5")) or "://" in name:
-            return write(filepath, *args, **kwargs)
+            write(filepath, *args, **kwargs)
+            return
         with files.replacing(filepath) as temporary:
-            return write(temporary, *args, **kwargs)
+            write(temporary, *args, **kwargs)
 
     def load_weights(self, filepath, *args, **kwargs):
         """See `keras.Model.load_weights`.

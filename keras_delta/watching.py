@@ -33,6 +33,9 @@ def gradients(model, tape, parts, variables):
     """
     # As large as in the step itself, so that half precision does not lose them.
     scale = model.optimizer.scale_loss(ops.ones((), "float32"))
+    # A value that TensorFlow cannot foresee. It would merge these gradients with the
+    # step's own otherwise, add the parts in another order, and move a last bit.
+    scale = tf.where(ops.convert_to_tensor(model.optimizer.iterations) < 0, 0.0, scale)
     found = {}
     for name, part in parts.items():
         upstream = ops.cast(scale, part.dtype)

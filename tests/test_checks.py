@@ -397,24 +397,6 @@ def test_a_batch_smaller_than_the_replicas(strategy, make, images):
     checks.first_batch(make(), x, y, 1)
 
 
-class Elsewhere(tf.distribute.MultiWorkerMirroredStrategy):
-    """Two workers, without the network that real ones would need."""
-
-    num_replicas_in_sync = 2
-
-    def __init__(self):
-        pass
-
-
-def test_several_hosts(make):
-    model = make()
-    model._distribute_strategy = Elsewhere()
-    assert refusal(checks.strategy_supports, model) == (
-        "Keras 3's `fit` does not run under MultiWorkerMirroredStrategy. Use "
-        "`tf.distribute.MirroredStrategy` on one host."
-    )
-
-
 def test_a_target_built_outside_of_the_scope(strategy, new_backbone):
     source = new_backbone()
     target = kd.attach_head(source, 3)

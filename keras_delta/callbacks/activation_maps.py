@@ -235,7 +235,7 @@ def displayed(image):
     image = np.asarray(image, "float64")
     low, high = image.min(), image.max()
     if low < 0 or high > 255:
-        image = (image - low) / (high - low)
+        image = (image - low) / max(high - low, 1e-12)
     elif high > 1:
         image = image / 255
     return image[..., 0] if image.shape[-1] == 1 else image

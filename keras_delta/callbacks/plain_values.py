@@ -6,6 +6,14 @@ import numpy as np
 from keras_delta import fingerprint
 from keras_delta.attention import ChannelAttention
 
+# What Keras's callbacks compare with. Together with it they turn the sign of
+# `min_delta`: one without the other would be wrong.
+COMPARISONS = {
+    f"{module.__name__.split('.')[0]}.{name}": getattr(module, name)
+    for module in (keras.ops, np)
+    for name in ("less", "greater")
+}
+
 
 def attributes(thing):
     """The attributes of an object that are simple values.
@@ -30,7 +38,7 @@ def encoded(value, arrays):
 
     Args:
         value: None, a bool, number, string, NumPy array or scalar, `ChannelAttention`,
-            or a list, tuple or dict of such values.
+            one of `COMPARISONS`, or a list, tuple or dict of such values.
         arrays: dict digest -> array, to which arrays are added.
 
     Raises:
@@ -54,6 +62,9 @@ def encoded(value, arrays):
         return {"scalar": [value.dtype.str, value.item()]}
     if kind is ChannelAttention:
         return {"attention": keras.saving.serialize_keras_object(value)}
+    for name, comparison in COMPARISONS.items():
+        if value is comparison:
+            return {"comparison": name}
     raise TypeError(f"{kind.__name__} is not a simple value")
 
 
@@ -72,4 +83,6 @@ def decoded(code, arrays):
         return np.array(arrays[inner])
     if kind == "scalar":
         return np.dtype(inner[0]).type(inner[1])
+    if kind == "comparison":
+        return COMPARISONS[inner]
     return ChannelAttention.from_config(inner["config"])

@@ -1,0 +1,97 @@
+"""Memory of a training: plain `fit`, DeltaModel and keras.distillation.Distiller.
+
+    python benchmarks/step_memory.py [--backbone resnet50 --size 96]
+
+Each row is a process of its own that makes four steps on one batch; its peak is the
+largest resident set, above what TensorFlow takes after it was imported.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+
+KINDS = ("plain", "l2_sp", "delta", "delta-cached", "Distiller")
+
+
+def arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--backbone", default="resnet50")
+    parser.add_argument("--size", type=int, default=96)
+    parser.add_argument("--batches", type=int, nargs="+", default=[16, 32])
+    parser.add_argument("--kind", choices=KINDS, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    args.jit_compile = False
+    return args
+
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB, on Linux
+
+
+def measure(args):
+    """Train in this process; MiB above the start."""
+    from quiet import tf  # isort: skip
+
+    import numpy as np
+    import step_time
+    import keras_delta as kd
+
+    tf.ones(3).numpy()
+    before = peak()
+    args.batch = args.batches[0]
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0, 255, (args.batch, args.size, args.size, 3)).astype("float32")
+    y = rng.integers(0, step_time.CLASSES, args.batch).astype("int32")
+    source = kd.backbones.get(args.backbone)(
+        weights=None, input_shape=(args.size, args.size, 3)
+    )
+    target = kd.attach_head(source, step_time.CLASSES)
+    caching = None
+    if args.kind == "plain":
+        del source
+        model = step_time.compiled(target, args)
+    elif args.kind == "Distiller":
+        taps = kd.DeltaModel(target, source=source).taps
+        model = step_time.distiller(source, target, taps, args)
+    else:
+        model = step_time.delta_model(args.kind, target, source, args, x, y)
+        del source
+        caching = model._caching(x, y, args.batch)
+        caching.__enter__()
+    for _ in range(4):
+        model.train_on_batch(x, y)
+    print(f"{peak() - before:.0f}")
+
+
+def main():
+    args = arguments()
+    if args.kind:
+        measure(args)
+        return
+    import pandas as pd
+
+    table = pd.DataFrame(index=KINDS)
+    for batch in args.batches:
+        for kind in KINDS:
+            command = [sys.executable, __file__, "--backbone", args.backbone]
+            command += ["--size", str(args.size), "--batches", str(batch)]
+            out = subprocess.run(
+                [*command, "--kind", kind], check=True, stdout=subprocess.PIPE
+            ).stdout
+            table.loc[kind, f"batch {batch}, MiB"] = int(out.split()[-1])
+    for batch in args.batches:
+        column = table[f"batch {batch}, MiB"]
+        table[f"batch {batch}, times plain"] = (column / column["plain"]).round(2)
+    print(f"{args.backbone}, {args.size} px; peak above the start")
+    print(table.astype({c: int for c in table if "MiB" in c}).to_string())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,654 @@
+"""A training that is killed, at any moment, ends with the bits of one that was not."""
+
+import contextlib
+import copy
+import json
+import pickle
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import interrupted_training
+import keras
+import model_reference as reference
+import numpy as np
+import pytest
+
+import keras_delta as kd
+from keras_delta.callbacks import BackupAndRestore, plain_values
+from keras_delta.regularizers import Delta, FeatureMap, L2SP
+
+HERE = Path(__file__).parent
+
+
+# --- killed --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def train():
+    """`train(**options)`: a training in a process of its own."""
+    server = subprocess.Popen(
+        [sys.executable, HERE / "interrupted_training.py"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+    def run(**options):
+        server.stdin.write(json.dumps(options) + "\n")
+        server.stdin.flush()
+        return json.loads(server.stdout.readline())
+
+    yield run
+    server.stdin.close()
+    server.wait(60)
+
+
+def how_to_die(kind, kills):
+    """Every stage of the writing once, over the kinds, and random moments."""
+    rng = np.random.default_rng([len(kind), kills])
+    stages = {"images": [1, 3], "arrays": [0, 2], "dataset": [4, 5]}[kind]
+    found = [{"stage": interrupted_training.STAGES[i]} for i in stages]
+    found += [{"moment": int(rng.integers(4, 26))} for _ in range(kills - 3)]
+    found.append({"seconds": float(rng.uniform(1.0, 2.5))})
+    rng.shuffle(found)
+    return sorted(found, key=lambda how: how.get("stage") == "deleting")
+
+
+@pytest.mark.parametrize("kind, kills", [("images", 7), ("arrays", 6), ("dataset", 7)])
+def test_killed_again_and_again(kind, kills, train, tmp_path):
+    alone, folder = tmp_path / "alone", tmp_path / "folder"
+    alone.mkdir()
+    expected = train(kind=kind, folder=str(alone))["found"]
+    found, killed = None, 0
+    for how in [*how_to_die(kind, kills), {}]:
+        if found is None and not folder.exists():
+            folder.mkdir()
+        answer = train(kind=kind, folder=str(folder), **how)
+        assert answer["status"] in (0, -signal.SIGKILL)
+        killed += answer["status"] != 0
+        file = folder / "backup" / "state.npz"
+        if file.exists():
+            with np.load(file) as arrays:  # reads every byte, and checks its sums
+                assert all(arrays[name] is not None for name in arrays.files)
+        if found := answer["found"]:
+            assert found["state"] == expected["state"]
+            shutil.rmtree(folder)
+    assert found and killed == kills
+    if kind == "dataset":  # killed last while the backup was being deleted
+        assert found["moments"] < expected["moments"] / 4
+
+
+# --- in one process ------------------------------------------------------------
+
+
+class Break(keras.callbacks.Callback):
+    """Ends a training with an error, as it begins an epoch or after a batch of it."""
+
+    def __init__(self, epoch, batch=None):
+        super().__init__()
+        self.at = complex(epoch, -1 if batch is None else batch)  # no simple value
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.now = complex(epoch, -1)
+        self.check()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.now = complex(self.now.real, batch)
+        self.check()
+
+    def check(self):
+        if self.now == self.at:
+            raise KeyboardInterrupt
+
+
+class Batches(keras.callbacks.Callback):
+    """Counts the batches of this process."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = np.array(["", ""])  # no simple value
+        self.counts = iter(())
+
+    def on_train_begin(self, logs=None):
+        self.counts = _Count()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.counts.value += 1
+
+
+class _Count:
+    value = 0
+
+
+def new_model(new_backbone, regularizer=None, optimizer=None, dropout=0.3):
+    keras.utils.set_random_seed(5)
+    target, source = reference.pair(new_backbone, batch_norm=True, dropout=dropout)
+    return reference.compiled(
+        target,
+        source,
+        regularizer or Delta(0.3, attention="uniform"),
+        optimizer=optimizer or keras.optimizers.Adam(0.01),
+    )
+
+
+def fit(model, *callbacks, epochs=5, **kwargs):
+    x, y = reference.learnable_data(12)
+    options = {"epochs": epochs, "verbose": 0, "validation_data": (x, y), **kwargs}
+    return model.fit(x, y, 4, callbacks=list(callbacks), **options)
+
+
+def everything(model):
+    """All variables of the training, in one list."""
+    parts = (model.target, model.regularizer, model.optimizer)
+    return [v.value.numpy() for part in parts for v in part.variables]
+
+
+def assert_same(a, b):
+    for v, w in zip(everything(a), everything(b), strict=True):
+        np.testing.assert_array_equal(v, w)
+
+
+OPTIMIZERS = {
+    "adam": lambda: keras.optimizers.Adam(0.01),
+    "ema": lambda: keras.optimizers.SGD(0.01, momentum=0.9, use_ema=True),
+    "scaled": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.01)),
+    "schedule": lambda: keras.optimizers.Adam(
+        keras.optimizers.schedules.ExponentialDecay(0.01, 2, 0.5)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("at", [(0, 1), (2, None), (4, 2)])
+def test_goes_on_bit_for_bit(name, at, new_backbone, tmp_path):
+    straight = new_model(new_backbone, optimizer=OPTIMIZERS[name]())
+    expected = fit(straight)
+    with pytest.raises(KeyboardInterrupt):
+        broken = new_model(new_backbone, optimizer=OPTIMIZERS[name]())
+        fit(broken, Break(*at), BackupAndRestore(tmp_path / "b"))
+    resumed, count = new_model(new_backbone, optimizer=OPTIMIZERS[name]()), Batches()
+    found = fit(resumed, count, BackupAndRestore(tmp_path / "b"))
+    assert count.counts.value == 3 * (5 - at[0])
+    assert found.history == expected.history and found.epoch == expected.epoch
+    assert_same(resumed, straight)
+    assert not (tmp_path / "b").exists()
+
+
+def test_attention_is_not_computed_again(new_backbone, tmp_path, monkeypatch):
+    def delta():
+        return [Delta(0.3, attention_samples=6), L2SP(0.1)]
+
+    straight = new_model(new_backbone, delta())
+    fit(straight)
+    with pytest.raises(KeyboardInterrupt):
+        broken = new_model(new_backbone, delta())
+        fit(broken, Break(1), BackupAndRestore(tmp_path / "b"))
+
+    def compute(*args, **kwargs):
+        raise AssertionError("attention was computed again")
+
+    monkeypatch.setattr(kd.ChannelAttention, "compute", compute)
+    resumed = new_model(new_backbone, delta())
+    fit(resumed, BackupAndRestore(tmp_path / "b"))
+    assert_same(resumed, straight)
+    known = [m.regularizer.members[0].computed_attention for m in (straight, resumed)]
+    assert known[0].get_config() == known[1].get_config()
+
+
+def watchers():
+    """Callbacks that remember something."""
+    return [
+        keras.callbacks.EarlyStopping(
+            "val_loss", patience=3, min_delta=1.0, restore_best_weights=True
+        ),
+        keras.callbacks.ReduceLROnPlateau(patience=2, min_delta=0.5, cooldown=1),
+    ]
+
+
+def state_of(callback):
+    return {
+        k: v
+        for k, v in vars(callback).items()
+        if k not in ("_model", "params", "best_weights")
+    }
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("at", [1, 2, 3, 4])
+def test_other_callbacks_go_on(place, at, new_backbone, tmp_path):
+    """Whichever stands first, patience, best values and best weights survive."""
+    straight, known = new_model(new_backbone), watchers()
+    expected = fit(straight, *known, epochs=8)
+    assert 4 < len(expected.epoch) < 8
+    with pytest.raises(KeyboardInterrupt):
+        broken = watchers()
+        broken.insert(place, BackupAndRestore(tmp_path / "b"))
+        fit(new_model(new_backbone), *broken, Break(at), epochs=8)
+    resumed, found = new_model(new_backbone), watchers()
+    given = list(found)
+    given.insert(place, BackupAndRestore(tmp_path / "b"))
+    history = fit(resumed, *given, epochs=8)
+    assert history.history == expected.history
+    assert [state_of(c) for c in found] == [state_of(c) for c in known]
+    reference.assert_same_weights(found[0].best_weights, known[0].best_weights, 0, 0)
+    assert_same(resumed, straight)
+
+
+def test_settings_of_callbacks_are_the_new_ones(new_backbone, tmp_path):
+    def stopping(patience):
+        return keras.callbacks.EarlyStopping("val_loss", patience, min_delta=9.0)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(
+            new_model(new_backbone),
+            stopping := keras.callbacks.EarlyStopping("val_loss", 9.0, 7),
+            BackupAndRestore(tmp_path / "b"),
+            Break(2),
+        )
+    again = keras.callbacks.EarlyStopping("val_loss", 9.0, 2)
+    found = fit(new_model(new_backbone), again, BackupAndRestore(tmp_path / "b"))
+    assert stopping.wait == 1 and again.patience == 2
+    assert found.epoch == [0, 1, 2]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_averaged_weights_that_are_swapped_in(first, new_backbone, tmp_path):
+    def callbacks():
+        swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+        backup = BackupAndRestore(tmp_path / "b")
+        return [backup, swap] if first else [swap, backup]
+
+    def model():
+        return new_model(new_backbone, optimizer=OPTIMIZERS["ema"]())
+
+    straight = model()
+    fit(straight, keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
+    with pytest.raises(KeyboardInterrupt):
+        fit(model(), *callbacks(), Break(3))
+    resumed = model()
+    fit(resumed, *callbacks())
+    assert_same(resumed, straight)
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_rows_of_a_log_are_kept_once(append, new_backbone, tmp_path):
+    def log(name):
+        return keras.callbacks.CSVLogger(tmp_path / name, append=append)
+
+    for name in ("a", "b"):
+        fit(new_model(new_backbone), log(name), epochs=1)
+    fit(new_model(new_backbone), log("a"))
+
+    class Late(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 2:  # its row has been written, its backup has not
+                raise KeyboardInterrupt
+
+    backup = BackupAndRestore(tmp_path / "backup")
+    with pytest.raises(KeyboardInterrupt):
+        fit(new_model(new_backbone), log("b"), Late(), backup)
+    logger = log("b")
+    fit(new_model(new_backbone), BackupAndRestore(tmp_path / "backup"), logger)
+    assert (tmp_path / "b").read_text() == (tmp_path / "a").read_text()
+    assert logger.append is append
+
+
+def test_early_stopping_has_the_last_word(new_backbone, tmp_path):
+    """Run again, a training that has stopped trains no batch, and is as it was."""
+
+    def kept():
+        return BackupAndRestore(tmp_path / "b", delete_checkpoint=False)
+
+    first, known = new_model(new_backbone), watchers()
+    expected = fit(first, *known, kept(), epochs=8)
+    second, count, found = new_model(new_backbone), Batches(), watchers()
+    history = fit(second, *found, kept(), count, epochs=8)
+    assert count.counts.value == 0
+    assert history.history == expected.history
+    assert_same(first, second)
+
+
+def test_more_epochs_go_on_from_the_end(new_backbone, tmp_path):
+    def kept():
+        return BackupAndRestore(tmp_path / "b", delete_checkpoint=False)
+
+    straight, resumed, count = *[new_model(new_backbone) for _ in "ab"], Batches()
+    expected = fit(straight, epochs=5)
+    fit(new_model(new_backbone), kept(), epochs=3)
+    found = fit(resumed, kept(), count, epochs=5)
+    assert count.counts.value == 6
+    assert found.history == expected.history
+    assert_same(resumed, straight)
+
+
+def test_a_training_that_began_late(new_backbone, tmp_path):
+    """`initial_epoch` with data that are read on from where they were."""
+    x, y = reference.learnable_data(12)
+
+    def run(*callbacks):
+        import tensorflow as tf
+
+        model = new_model(new_backbone)
+        data = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(12, seed=1).batch(4)
+        model.fit(data, epochs=7, initial_epoch=3, callbacks=list(callbacks), verbose=0)
+        return model
+
+    straight = run()
+    with pytest.raises(KeyboardInterrupt):
+        run(Break(5), BackupAndRestore(tmp_path / "b"))
+    assert_same(run(BackupAndRestore(tmp_path / "b")), straight)
+
+
+def test_the_same_model_goes_on_in_a_notebook(new_backbone, tmp_path):
+    """After an error, with strengths that a callback has changed meanwhile."""
+
+    def callbacks():
+        strengths = kd.callbacks.StrengthScheduler(lambda epoch: 1 / (epoch + 1))
+        return strengths, BackupAndRestore(tmp_path / "b")
+
+    straight = new_model(new_backbone)
+    expected = fit(straight, callbacks()[0])
+    model = new_model(new_backbone)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, *callbacks(), Break(2, 1))
+    found = fit(model, *callbacks())
+    assert found.history == expected.history
+    assert_same(model, straight)
+
+
+def test_several_replicas(new_backbone, tmp_path, strategy):
+    def run(*callbacks):
+        keras.utils.set_random_seed(5)
+        with strategy.scope():
+            model = new_model(new_backbone)
+        fit(model, *callbacks, epochs=4)
+        return model
+
+    straight = run()
+    with pytest.raises(KeyboardInterrupt):
+        run(BackupAndRestore(tmp_path / "b"), Break(2, 0))
+    assert_same(run(BackupAndRestore(tmp_path / "b")), straight)
+
+
+class Worker:
+    """A strategy's place in a cluster."""
+
+    def __init__(self, kind, number, cluster):
+        self.task_type, self.task_id, self.cluster = kind, number, cluster
+
+    def cluster_spec(self):
+        return self
+
+    def as_dict(self):
+        return dict.fromkeys(self.cluster, ["host:1", "host:2"])
+
+
+@pytest.mark.parametrize(
+    "worker, writes",
+    [
+        (Worker("worker", 0, ["worker"]), True),
+        (Worker("worker", 1, ["worker"]), False),
+        (Worker("chief", 0, ["chief", "worker"]), True),
+        (Worker("worker", 0, ["chief", "worker"]), False),
+    ],
+)
+def test_only_the_first_worker_writes(
+    worker, writes, new_backbone, tmp_path, monkeypatch
+):
+    model = new_model(new_backbone)
+    monkeypatch.setattr(
+        model.distribute_strategy, "cluster_resolver", worker, raising=False
+    )
+    fit(model, BackupAndRestore(tmp_path / "b", delete_checkpoint=False), epochs=2)
+    assert (tmp_path / "b" / "state.npz").exists() is writes
+    assert (tmp_path / "b").exists() is writes
+
+
+# --- what is in it -------------------------------------------------------------
+
+
+def test_the_source_is_not_in_it(new_backbone, tmp_path):
+    """Not even as a part of `EarlyStopping.best_weights`."""
+    source = new_backbone(size=8, widths=(32, 64))
+    model = kd.DeltaModel(kd.attach_head(source, 3), source=source)
+    model.compile(
+        keras.optimizers.SGD(0.001),
+        keras.losses.SparseCategoricalCrossentropy(True),
+        regularizer=FeatureMap(0.3),
+        jit_compile=False,
+    )
+    sizes = []
+
+    class Look(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            sizes.append((tmp_path / "b" / "state.npz").stat().st_size)
+
+    best = keras.callbacks.EarlyStopping("loss", restore_best_weights=True)
+    fit(model, best, BackupAndRestore(tmp_path / "b"), Look(), epochs=2)
+    target = sum(v.value.numpy().nbytes for v in model.target.variables)
+    assert target < sizes[0] < 1.2 * target
+    # The best weights are those of now.
+    assert sizes[1] < 1.2 * target
+    assert len(best.best_weights) > 2 * len(model.source.weights)
+
+
+def test_simple_values_survive():
+    attention = kd.ChannelAttention.from_scores({"a": np.array([1.0, 2.0])})
+    values = {
+        "plain": [None, True, 3, 0.1, float("inf"), "é", [], {}, ()],
+        "nested": ({1: [2, (3,)], "a": {None: 1.5}},),
+        "array": np.arange(6, dtype="int8").reshape(2, 3),
+        "numbers": [np.float32(0.1), np.int64(-3), np.bool_(True)],
+        "compare": [keras.ops.less, np.greater],
+        "attention": [(4, attention)],
+    }
+    arrays = {}
+    code = json.loads(json.dumps(plain_values.encoded(values, arrays)))
+    found = plain_values.decoded(code, arrays)
+    np.testing.assert_array_equal(found.pop("array"), values.pop("array"))
+    ours = found.pop("attention")[0]
+    assert ours[0] == 4
+    assert ours[1].get_config() == values.pop("attention")[0][1].get_config()
+    assert found == values
+    assert [type(v) for v in found["numbers"]] == [np.float32, np.int64, np.bool_]
+
+
+@pytest.mark.parametrize(
+    "value", [object(), {1, 2}, b"a", np.array(["a"]), np.array([None]), [print]]
+)
+def test_other_values_are_left_out(value):
+    class Thing:
+        pass
+
+    thing = Thing()
+    thing.a, thing.b = 1, value
+    assert plain_values.attributes(thing) == ({"a": 1}, {})
+
+
+def test_half_precision_weights(new_backbone, tmp_path):
+    keras.config.set_dtype_policy("bfloat16")
+
+    def model():
+        return new_model(new_backbone, optimizer=keras.optimizers.SGD(0.1))
+
+    straight = model()
+    fit(straight, epochs=3)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model(), BackupAndRestore(tmp_path / "b"), Break(1), epochs=3)
+    resumed = model()
+    fit(resumed, BackupAndRestore(tmp_path / "b"), epochs=3)
+    assert_same(resumed, straight)
+
+
+def test_copies_for_a_tuner(new_backbone, tmp_path):
+    backup = BackupAndRestore(tmp_path / "b")
+    with pytest.raises(KeyboardInterrupt):
+        fit(new_model(new_backbone), backup, Break(1))
+    for other in (copy.deepcopy(backup), pickle.loads(pickle.dumps(backup))):
+        assert other.backup_dir == backup.backup_dir
+    assert fit(new_model(new_backbone), other).epoch == [0, 1, 2, 3, 4]
+
+
+# --- refused -------------------------------------------------------------------
+
+
+@pytest.fixture
+def backup(new_backbone, tmp_path):
+    """The folder of a backup after two epochs."""
+    with pytest.raises(KeyboardInterrupt):
+        fit(new_model(new_backbone), BackupAndRestore(tmp_path / "b"), Break(2))
+    return tmp_path / "b"
+
+
+def other_source(new_backbone):
+    source = new_backbone(batch_norm=True, size=8, widths=(3, 4), seed=1)
+    target = reference.pair(new_backbone, batch_norm=True, dropout=0.3)[0]
+    return reference.compiled(
+        target,
+        source,
+        Delta(0.3, attention="uniform"),
+        optimizer=keras.optimizers.Adam(0.01),
+    )
+
+
+OTHERS = {
+    "source": other_source,
+    "target": lambda b: new_model(b, dropout=0.0),
+    "optimizer": lambda b: new_model(b, optimizer=keras.optimizers.SGD()),
+    r"regularizer: Delta\(alpha=0.3.* there, Delta\(alpha=0.4": lambda b: new_model(
+        b, Delta(0.4, attention="uniform")
+    ),
+    "regularizer: Delta.* there, FeatureMap": lambda b: new_model(b, FeatureMap(0.3)),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_a_backup_of_something_else(what, backup, new_backbone):
+    before = (backup / "state.npz").read_bytes()
+    with pytest.raises(ValueError, match=f"made for something else.*{what}.*delete"):
+        fit(OTHERS[what](new_backbone), BackupAndRestore(backup))
+    assert (backup / "state.npz").read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["short", "flipped", "other"])
+def test_a_damaged_backup(damage, backup, new_backbone):
+    file = backup / "state.npz"
+    whole = file.read_bytes()
+    middle = whole.find(b"target/0") + 300
+    flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+    file.write_bytes(
+        {"short": whole[: len(whole) // 2], "flipped": flipped, "other": b"PK"}[damage]
+    )
+    with pytest.raises(ValueError, match=r"state\.npz' cannot be read.*damaged.*Pass"):
+        fit(new_model(new_backbone), BackupAndRestore(backup))
+
+
+def test_a_format_of_the_future(backup, new_backbone, monkeypatch):
+    from keras_delta.callbacks import backup_and_restore
+
+    monkeypatch.setattr(backup_and_restore, "FORMAT", "keras_delta.backup/0")
+    with pytest.raises(ValueError, match=r"keras_delta.backup/1 there, .*/0 now"):
+        fit(new_model(new_backbone), BackupAndRestore(backup))
+
+
+def test_two_runs_in_one_folder(backup, new_backbone):
+    code = (
+        "import fcntl, sys; file = open(sys.argv[1], 'a+'); "
+        "fcntl.lockf(file, fcntl.LOCK_EX); file.truncate(0); "
+        "file.write('process 7 on there'); file.flush(); print(flush=True); input()"
+    )
+    from keras_delta.callbacks import backup_and_restore
+
+    backup_and_restore._unlock(backup / "lock")
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, backup / "lock"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    other.stdout.readline()
+    with pytest.raises(RuntimeError, match="in use by process 7 on there.*backup_dir"):
+        fit(new_model(new_backbone), BackupAndRestore(backup))
+    other.kill()
+    other.wait()
+    assert fit(new_model(new_backbone), BackupAndRestore(backup)).epoch[-1] == 4
+
+
+@contextlib.contextmanager
+def largest_file(size):
+    """A disk on which no file can be longer."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_shows_before_the_training(new_backbone, tmp_path):
+    model = new_model(new_backbone)
+    with (
+        largest_file(2**12),
+        pytest.raises(ValueError, match=r"`backup_dir`.*can be written.*too large"),
+    ):
+        fit(model, BackupAndRestore(tmp_path / "b"))
+    assert not list((tmp_path / "b").glob("*test*"))
+
+
+def test_a_disk_that_fills_up(new_backbone, tmp_path):
+    with contextlib.ExitStack() as stack:
+
+        class Fill(keras.callbacks.Callback):
+            def on_epoch_end(self, epoch, logs=None):
+                if epoch == 1:
+                    stack.enter_context(largest_file(2**12))
+
+        backup = BackupAndRestore(tmp_path / "b")
+        model = new_model(new_backbone)
+        with (
+            warnings.catch_warnings(record=True) as seen,
+            pytest.raises(KeyboardInterrupt),
+        ):
+            warnings.simplefilter("always")
+            fit(model, backup, Fill(), Break(4, 0))
+    seen = [str(w.message) for w in seen if "could not be written" in str(w.message)]
+    assert len(seen) == 1
+    straight, resumed, count = *[new_model(new_backbone) for _ in "ab"], Batches()
+    fit(straight)
+    fit(resumed, count, BackupAndRestore(tmp_path / "b"))
+    assert count.counts.value == 4 * 3  # the backup of the first epoch was whole
+    assert_same(resumed, straight)
+
+
+def test_bad_arguments(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"`backup_dir`.*a file of this name"):
+        BackupAndRestore(tmp_path / "file")
+    for wrong in ("", "gs://bucket/b"):
+        with pytest.raises(ValueError, match=r"`backup_dir`.*a local folder"):
+            BackupAndRestore(wrong)
+    for wrong in (100, False):
+        with pytest.raises(ValueError, match=r"`save_freq`.*steps_per_epoch"):
+            BackupAndRestore(tmp_path, save_freq=wrong)
+
+
+def test_a_folder_that_cannot_be_made(new_backbone):
+    with pytest.raises(ValueError, match=r"`backup_dir`.*can be written"):
+        fit(new_model(new_backbone), BackupAndRestore("/proc/keras_delta/b"))
+
+
+def test_another_model(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    with pytest.raises(TypeError, match="works on a DeltaModel"):
+        model.fit(
+            np.ones((4, 2)),
+            np.ones(4),
+            callbacks=[BackupAndRestore(tmp_path / "b")],
+            verbose=0,
+        )
