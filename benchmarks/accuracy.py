@@ -94,7 +94,7 @@ def run(method, seed, source, train_set, test_set, args):
         train,
         epochs=args.epochs,
         shuffle=False,
-        callbacks=[keras.callbacks.TerminateOnNaN()],
+        callbacks=[kd.callbacks.TerminateOnNaN()],
         verbose=0,
     ).history
     accuracy = model.evaluate(test, verbose=0, return_dict=True)["accuracy"]

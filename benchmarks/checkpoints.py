@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-import quiet as quiet  # first: it silences TensorFlow's start-up
+import quiet  # noqa: F401  first: it silences TensorFlow's start-up
 
 import keras
 import numpy as np

@@ -151,8 +151,8 @@ def main():
         rate = count / (time.perf_counter() - began)
         step = args.batch / (table["ms a step"].sum() / 1000)
         print(
-            f"Reading alone (decode, resize, mirror, crop): {rate:.0f} images a second; "
-            f"training takes {step:.0f}"
+            "Reading alone (decode, resize, mirror, crop): "
+            f"{rate:.0f} images a second; training takes {step:.0f}"
         )
 
 

@@ -132,7 +132,7 @@ def fine_tune(name, source, train, test, classes, args):
         validation_freq=max(1, args.epochs // 5),
         epochs=args.epochs,
         shuffle=False,  # the data set shuffles by itself
-        callbacks=[OneBar(), keras.callbacks.TerminateOnNaN()],
+        callbacks=[OneBar(), kd.callbacks.TerminateOnNaN()],
         verbose=0,
     ).history
     seconds = time.perf_counter() - began

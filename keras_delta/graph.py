@@ -205,7 +205,7 @@ class Graph:
                         found.setdefault(id(t), t)
         return list(found.values())
 
-    def run(self, fetches, feeds, values, training=None, call=None):
+    def run(self, fetches, feeds, values, training=None, call=None, held=()):
         """Compute `fetches` from `values` given for the tensors `feeds`.
 
         Works on tensors and, symbolically, on KerasTensors.
@@ -217,6 +217,7 @@ class Graph:
             training: passed to every layer that takes it.
             call: `call(node, *args, **kwargs)` in place of calling the node's
                 own operation.
+            held: names of calls that run in inference mode in any case.
 
         Returns:
             `fetches` with tensors in the place of KerasTensors.
@@ -232,7 +233,7 @@ class Graph:
                 continue
             args, kwargs = tree.map_structure(fill, (node.args, node.kwargs))
             if training is not None and takes_training(node.operation):
-                kwargs["training"] = training
+                kwargs["training"] = training and name not in held
             outputs = call(node, *args, **kwargs) if call else None
             outputs = node.operation(*args, **kwargs) if outputs is None else outputs
             known.update(

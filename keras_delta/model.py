@@ -371,7 +371,10 @@ class DeltaModel(keras.Model):
         if training and not self.trains_features:
             feeds, values, fetched = self._frozen_features(values, fetches)
             return graph.run(graph.outputs, feeds, values, training=True), fetched
-        return graph.run((graph.outputs, fetches), feeds, values, training=training)
+        held = self._shared.names if len(fetches) > 1 else ()
+        return graph.run(
+            (graph.outputs, fetches), feeds, values, training=training, held=held
+        )
 
     def shares_what_it_shared(self):
         """Whether the step may go on computing for the source what it does now."""
@@ -412,21 +415,19 @@ class DeltaModel(keras.Model):
 
     def _maps(self, x, tape):
         """(target's outputs, its maps, the source's maps) in a training step."""
-        if self._cache is not None:
-            with tape.stop_recording():
-                source_maps = self._cache.maps(x, self.source_maps)
-            return *self(x, training=True, with_maps=True), source_maps
-        if not self._shared.names:
-            with tape.stop_recording():
-                source_maps = self.source_maps(x)
-            return *self(x, training=True, with_maps=True), source_maps
         y_pred, maps, entering = self(
             x, training=True, with_maps=True, with_entering=True
         )
         with tape.stop_recording():
-            source_maps = self._on_samples(
-                lambda values: self._run_source(self._shared.feeds, values), entering
-            )
+            if self._cache is not None:
+                source_maps = self._cache.maps(x, self.source_maps)
+            elif self._shared.names:
+                source_maps = self._on_samples(
+                    lambda values: self._run_source(self._shared.feeds, values),
+                    entering,
+                )
+            else:
+                source_maps = self.source_maps(x)
         return y_pred, maps, source_maps
 
     def _on_samples(self, run, x):

@@ -16,13 +16,26 @@ from keras_delta.graph import Graph, takes_training
 WITHOUT_EFFECT = ("name", "trainable", "momentum", "build_config", "seed")
 WITHOUT_EFFECT_ENDS = ("_initializer", "_regularizer", "_constraint")
 
+# Noise that inference leaves out. Not random augmentation, which frozen layers behind
+# it are still meant to see.
+NOISE = (
+    keras.layers.Dropout,
+    keras.layers.SpatialDropout1D,
+    keras.layers.SpatialDropout2D,
+    keras.layers.SpatialDropout3D,
+    keras.layers.AlphaDropout,
+    keras.layers.GaussianDropout,
+    keras.layers.GaussianNoise,
+)
+
 
 def freeze_until(model, layer):
     """Freezes the first layers of a model, up to a layer and including it.
 
-    What lies before the layer and what it is computed from no longer trains, and
-    BatchNormalization in it runs in inference mode. `DeltaModel` computes such a
-    part once for source and target, so frozen layers make its steps cheaper twice.
+    The layer, and all that it is computed from, no longer trains, and its
+    BatchNormalization runs in inference mode. `DeltaModel` computes such a part once
+    for source and target where it compares their maps, so frozen layers make its
+    steps cheaper twice; there, frozen dropout is off as well.
 
     Args:
         model: a `DeltaModel`, or a Functional or Sequential model.
@@ -59,8 +72,9 @@ class Shared:
 
     A call is shared if all of this holds: it has a counterpart in the source with
     the same settings and bit for bit the same weights; nothing of it trains; it
-    does in training what it does in inference (no dropout; BatchNormalization only
-    where frozen); and what enters it is shared as well.
+    does in training what it does in inference (dropout and BatchNormalization only
+    where frozen, no random augmentation); and what enters it is shared as well.
+    Shared calls are to be run in inference mode.
 
     Args:
         target, source: `Graph`s.
@@ -94,7 +108,7 @@ class Shared:
         self.feeds = list(found.values())
         self.entering = [tensors.get(id(t)) for t in self.feeds]
         if any(t is None for t in self.entering):  # an input that only the source has
-            self.names = {}
+            self.names, self.feeds, self.entering = {}, [], []
         nodes = [(target.nodes[t], source.nodes[s]) for t, s in self.names.items()]
         self._layers = [(a.operation, b.operation) for a, b in nodes if a.is_layer]
 
@@ -118,7 +132,8 @@ class Shared:
     def still_holds(self):
         """Whether the shared layers still have the same weights, and none trains."""
         return all(
-            not a.trainable_variables and _same_weights(a, b) for a, b in self._layers
+            not a.trainable_variables and _same_in_training(a) and _same_weights(a, b)
+            for a, b in self._layers
         )
 
 
@@ -131,10 +146,9 @@ def _same_inputs(target, source):
 
 
 def _same_in_training(layer):
-    if getattr(layer, "_seed_generators", None):
-        return False
-    frozen = isinstance(layer, keras.layers.BatchNormalization) and not layer.trainable
-    return frozen or not takes_training(layer)
+    if isinstance(layer, (keras.layers.BatchNormalization, *NOISE)):
+        return not layer.trainable
+    return not takes_training(layer) and not getattr(layer, "_seed_generators", None)
 
 
 def _settings(node):

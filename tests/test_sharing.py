@@ -157,17 +157,38 @@ def test_freezing_only_a_later_layer_shares_nothing():
     assert list(model._shared.names) == []
 
 
-@pytest.mark.parametrize(
-    "middle",
-    [
-        lambda x: keras.layers.Dropout(0.3, name="middle")(x),
-        lambda x: keras.layers.GaussianNoise(0.3, name="middle")(x),
-        lambda x: keras.layers.RandomFlip(name="middle")(x),
-    ],
-    ids=["dropout", "noise", "flip"],
-)
-def test_what_is_random_in_training_is_not_shared(middle):
-    model = compiled(network(middle))
+NOISES = {
+    "dropout": lambda x: keras.layers.Dropout(0.3, name="middle")(x),
+    "noise": lambda x: keras.layers.GaussianNoise(0.3, name="middle")(x),
+    "flip": lambda x: keras.layers.RandomFlip(name="middle")(x),
+}
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_what_is_random_in_training_is_not_shared(name):
+    model = compiled(network(NOISES[name]))
+    model.target.get_layer("middle").trainable = True  # frozen are its neighbours
+    trained(model)
+    assert list(model._shared.names) == ["conv0", "bn0", "relu0"]
+
+
+@pytest.mark.parametrize("name", ["dropout", "noise"])
+@pytest.mark.parametrize("source_maps", ["compute", "cache"])
+def test_frozen_noise_is_off(name, source_maps):
+    source, quiet = network(NOISES[name]), network()
+    quiet.set_weights(source.get_weights())
+    model, other = compiled(source), compiled(quiet)
+    other.target.set_weights(model.target.get_weights())
+    found, without = trained(model, source_maps=source_maps), trained(other)
+    assert "middle" in model._shared.names
+    rtol = 1e-5 if source_maps == "compute" else 1e-2
+    for key, values in without[0].items():
+        np.testing.assert_allclose(found[0][key], values, rtol=rtol)
+
+
+def test_frozen_augmentation_stays():
+    model = compiled(network(NOISES["flip"]))
+    assert not model.target.get_layer("middle").trainable
     trained(model)
     assert list(model._shared.names) == ["conv0", "bn0", "relu0"]
 

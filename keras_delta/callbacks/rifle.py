@@ -5,6 +5,7 @@ import numpy as np
 
 from keras_delta.callbacks.base import DeltaCallback, positive_integer
 from keras_delta.errors import invalid, warn
+from keras_delta.regularizers.base import array
 
 LAST_EPOCHS = 4  # without a re-draw, so that the last head is trained
 NORMALIZATIONS = (
@@ -149,7 +150,7 @@ class Rifle(DeltaCallback):
             return
         for v in layer.trainable_variables:
             inputs = np.prod(v.shape[:-1]) if len(v.shape) > 1 else v.shape[0]
-            v.assign(rng.normal(0.0, np.sqrt(2 / inputs), v.shape).astype(v.dtype))
+            v.assign(rng.normal(0.0, np.sqrt(2 / inputs), v.shape).astype("float32"))
 
 
 def redraws(epochs, cycles):
@@ -188,7 +189,9 @@ def forget(optimizer, variables):
                 continue
             # The moving average of the weights goes on from the weights.
             begin = v if name == "_model_variables_moving_average" else slot
-            getattr(optimizer, name)[optimizer._get_variable_index(v)].assign(begin)
+            getattr(optimizer, name)[optimizer._get_variable_index(v)].assign(
+                array(begin)
+            )
 
 
 def _head(model):

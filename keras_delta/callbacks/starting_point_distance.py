@@ -191,7 +191,7 @@ def stages(model):
             f"conv{i}_x": [n for n, m in matches.items() if m[1] == i] for i in "2345"
         }
     found = {}
-    for tap in model.taps:
+    for tap in sorted(model.taps, key=list(graph.nodes).index):
         needed = graph.ancestors([graph.output_of(tap)])
         taken = {n for layers in found.values() for n in layers}
         found[tap] = [n for n in names if n in needed - taken]

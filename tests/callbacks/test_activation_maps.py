@@ -100,10 +100,11 @@ def test_files(every, expected, new_backbone, tmp_path):
 
 
 def test_training_is_the_same(new_backbone, tmp_path):
-    a, b = make(new_backbone), make(new_backbone)
-    keras.utils.set_random_seed(0)
+    """Dropout and BatchNorm included, so nothing is drawn and no statistic moves."""
+    a = make(new_backbone)
     fit(a, ActivationMaps(X[:2], tmp_path))
-    keras.utils.set_random_seed(0)
+    keras.utils.set_random_seed(0)  # as before the first one
+    b = make(new_backbone)
     fit(b)
     for v, w in zip(a.get_weights(), b.get_weights(), strict=True):
         np.testing.assert_array_equal(v, w)

@@ -142,6 +142,12 @@ def test_every_kind_of_convolution():
     )
 
 
+def test_stages_do_not_follow_the_order_in_which_taps_are_named(new_backbone):
+    target, source = reference.pair(new_backbone)
+    model = kd.DeltaModel(target, source=source, taps=["conv1", "conv0"])
+    assert stages(model) == {"conv0": ["conv0"], "conv1": ["conv1"]}
+
+
 def test_frozen_layers_count_with_zero(new_backbone):
     model = make(new_backbone)
     model.target.get_layer("conv0").set_weights(

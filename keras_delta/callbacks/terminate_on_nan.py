@@ -1,0 +1,105 @@
+"""`TerminateOnNaN`: stops a training that has come to nothing, and says why."""
+
+import math
+
+import keras
+import numpy as np
+
+from keras_delta.regularizers import Sum
+from keras_delta.regularizers.attended import Attended
+
+PEAKED = 0.5  # of the channels, that the weights are spread over
+PARTS = ("task_loss", "feature_penalty", "head_penalty")
+
+
+class TerminateOnNaN(keras.callbacks.TerminateOnNaN):
+    """Stops training when the loss is not finite, and names the likely causes.
+
+    As Keras's own, which says that the loss is invalid and nothing else. With a
+    `DeltaModel` it says which part of the loss is not finite, and looks for what
+    usually is the cause: an alpha that is too large for the variant, attention on
+    few channels (the largest `C W_j` multiplies the step), the learning rate.
+
+    Args:
+        raise_error: whether to raise RuntimeError in place of stopping, so that
+            callbacks do not clean up (a backup stays). Default False.
+
+    Example:
+        ```python
+        model.fit(train, regularizer="delta", callbacks=[kd.callbacks.TerminateOnNaN()])
+        ```
+    """
+
+    def on_batch_end(self, batch, logs=None):
+        """Stop where the loss is NaN or infinite.
+
+        Raises:
+            RuntimeError: in place of stopping, with `raise_error=True`.
+        """
+        loss = (logs or {}).get("loss")
+        if loss is None or math.isfinite(float(np.asarray(loss))):
+            return
+        message = explanation(self.model, batch, logs)
+        if self.raise_error:
+            raise RuntimeError(message)
+        self.model.stop_training = True
+        print("\n" + message, flush=True)
+
+
+def explanation(model, batch, logs):
+    """What to tell somebody whose loss is not finite.
+
+    Args:
+        model: the model in training.
+        batch: number of the batch, from 0.
+        logs: its logs.
+    """
+    parts = {k: float(np.asarray(logs[k])) for k in PARTS if k in logs}
+    shown = ", ".join(f"{name} {value:g}" for name, value in parts.items())
+    lines = [
+        f"Batch {batch + 1}: the loss is {float(np.asarray(logs['loss'])):g}"
+        f"{f' ({shown})' if shown else ''}. Training stops. Likely causes:"
+    ]
+    causes = [
+        cause
+        for regularizer in _members(getattr(model, "regularizer", None))
+        for cause in _causes(regularizer)
+    ]
+    rate = float(np.asarray(getattr(model.optimizer, "learning_rate", np.nan)))
+    causes.append(f"The learning rate, {rate:g} now, is too large.")
+    causes.append("The images hold NaN, or have another range than the model expects.")
+    return "\n".join([*lines, *(f"- {cause}" for cause in causes)])
+
+
+def _members(regularizer):
+    if isinstance(regularizer, Sum):
+        return [found for m in regularizer.members for found in _members(m)]
+    return [] if regularizer is None else [regularizer]
+
+
+def _causes(regularizer):
+    variant = getattr(regularizer, "variant", None)
+    alpha = regularizer.alpha
+    shown = "a schedule" if callable(alpha) else f"{alpha:g}"
+    if variant == "relative":
+        yield f"alpha is {shown}; the variant 'relative' is meant for 1 to 30."
+    elif variant is not None:
+        yield (
+            f"The variant '{variant}' sums raw squares, so that its alpha ({shown}) "
+            "depends on network, resolution and batch size. Divide alpha by 100, or "
+            "use variant='relative', which needs no such choice."
+        )
+    else:
+        yield f"alpha of {type(regularizer).__name__} is {shown}."
+    if isinstance(regularizer, Attended):
+        for tap, weights in (regularizer.attention_weights() or {}).items():
+            weights = weights[weights > 0].astype("float64")
+            effective = math.exp(-(weights * np.log(weights)).sum())
+            channels = len(regularizer.attention_weights()[tap])
+            if effective < PEAKED * channels:
+                yield (
+                    f"The attention at '{tap}' lies on about {effective:.0f} of "
+                    f"{channels} channels, and the largest weight multiplies the step. "
+                    "Use attention='uniform', or a higher `temperature` in "
+                    "ChannelAttention.compute."
+                )
