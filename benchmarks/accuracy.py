@@ -30,6 +30,15 @@ METHODS = {
     # In the variant "relative" the same as feature_map.
     "delta, uniform": lambda: R.Delta(attention="uniform"),
     "delta, computed": lambda: R.Delta(),
+    # The same with the maps of the source read from a cache.
+    "delta, cached": lambda: R.Delta(attention="uniform"),
+    "delta, cached, float32": lambda: R.Delta(attention="uniform"),
+}
+CACHES = {
+    "delta, cached": lambda views: kd.SourceMapCache(views=views),
+    "delta, cached, float32": lambda views: kd.SourceMapCache(
+        dtype="float32", views=views
+    ),
 }
 
 
@@ -53,7 +62,9 @@ def arguments():
         default=0.9,
         help="of the target; Keras's own default is 0.99",
     )
-    add("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    add("--views", type=int, help="fixed crops of each image; needed for a cache")
+    usual = [name for name in METHODS if name not in CACHES]
+    add("--methods", nargs="+", default=usual, choices=METHODS)
     add("--csv", type=Path, help="write every run's figures there")
     return parser.parse_args()
 
@@ -61,7 +72,12 @@ def arguments():
 def run(method, seed, source, train_set, test_set, args):
     keras.utils.set_random_seed(seed)
     train = train_set.batches(
-        args.image_size, args.batch_size, training=True, seed=seed, cache=True
+        args.image_size,
+        args.batch_size,
+        training=True,
+        seed=seed,
+        cache=True,
+        views=args.views,
     )
     test = test_set.batches(args.image_size, 64, cache=True)
     target = kd.attach_head(
@@ -86,10 +102,11 @@ def run(method, seed, source, train_set, test_set, args):
         model = target
         model.compile(**settings)
     else:
-        model = kd.DeltaModel(target, source=source)
+        cache = CACHES[method](args.views) if method in CACHES else None
+        model = kd.DeltaModel(target, source=source, source_maps=cache)
         model.compile(**settings, regularizer=METHODS[method]())
         model.prepare(train, verbose=0)
-    prepare = time.perf_counter() - began
+    prepare, began = time.perf_counter() - began, time.perf_counter()
     history = model.fit(
         train,
         epochs=args.epochs,
@@ -97,6 +114,7 @@ def run(method, seed, source, train_set, test_set, args):
         callbacks=[kd.callbacks.TerminateOnNaN()],
         verbose=0,
     ).history
+    training = time.perf_counter() - began
     accuracy = model.evaluate(test, verbose=0, return_dict=True)["accuracy"]
     return {
         "method": method,
@@ -104,6 +122,7 @@ def run(method, seed, source, train_set, test_set, args):
         "test": accuracy,
         "training": history["accuracy"][-1],
         "prepare": prepare,
+        "train": training,
     }
 
 
@@ -136,13 +155,16 @@ def main():
             "std": 100 * means["test"].std(),
             "training %": 100 * means["training"].mean(),
             "prepare s": means["prepare"].mean(),
+            "train s": means["train"].mean(),
         }
     )
     print(
         f"\n{args.backbone}, {size} px, {args.per_class} images a class, "
         f"{len(test_set)} test images, {args.epochs} epochs of batches of "
         f"{args.batch_size}, SGD {args.learning_rate}, BatchNorm momentum "
-        f"{args.batch_norm_momentum}; mean over {args.seeds} seeds "
+        f"{args.batch_norm_momentum}"
+        f"{f', {args.views} fixed crops an image' if args.views else ''}"
+        f"; mean over {args.seeds} seeds "
         f"(TensorFlow {tf.__version__}, Keras {keras.__version__})"
     )
     print(table.round(1).to_string())

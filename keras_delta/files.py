@@ -26,7 +26,7 @@ def replacing(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path)
     stem, suffix = _parts(path)
-    temporary = path.with_name(f".{stem}.{os.getpid()}{suffix}")
+    temporary = path.with_name(f".{stem}.{os.getpid()}.tmp{suffix}")
     try:
         yield temporary
         with open(temporary, "rb+") as file:
@@ -40,7 +40,7 @@ def replacing(path):
 def sweep(path):
     """Remove what processes left beside `path` that were killed while they wrote."""
     stem, suffix = _parts(path)
-    left = re.compile(rf"\.{re.escape(stem)}\.(\d+){re.escape(suffix)}")
+    left = re.compile(rf"\.{re.escape(stem)}\.(\d+)\.tmp{re.escape(suffix)}")
     with contextlib.suppress(OSError):
         for file in list(path.parent.iterdir()):
             match = left.fullmatch(file.name)

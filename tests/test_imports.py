@@ -27,12 +27,13 @@ ALLOWED = {
     "checks": METHODS | {"multi_worker"},
     "memory": FOUNDATION,
     "caching": READING,
+    "saving": FOUNDATION | {"multi_worker"},
     "sharing": PAIRING,
     "watching": METHODS,
     "replay": READING | {"data"},
     "loop": METHODS | {"multi_worker", "replay"},
     "model": METHODS
-    | {"caching", "checks", "loop", "multi_worker", "sharing", "watching"},
+    | {"caching", "checks", "loop", "multi_worker", "saving", "sharing", "watching"},
     "data": {"errors", "graph"},
     "backbones": {"errors", "graph"},
     # Above the model: what works on a DeltaModel.

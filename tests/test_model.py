@@ -269,6 +269,36 @@ def test_the_same_name_again_keeps_what_was_computed(new_backbone):
     assert model.regularizer is first and first.alpha == 3.0
 
 
+def test_the_same_name_with_another_strength_keeps_what_was_computed(new_backbone):
+    """As after a schedule for alpha, when training goes on by the name."""
+    x, y = reference.data(12)
+    model = reference.compiled(*reference.pair(new_backbone), "delta")
+    model.prepare(x, y, verbose=0)
+    first = model.regularizer
+    first.alpha = 0.5
+    model.set_regularizer("delta")
+    assert model.regularizer is first
+    assert first.alpha == 5.0
+    model.set_regularizer({"class_name": "delta", "config": {"alpha": 2, "beta": 0.5}})
+    assert model.regularizer is first
+    assert (first.alpha, first.beta) == (2.0, 0.5)
+    model.set_regularizer({"class_name": "delta", "config": {"variant": "code"}})
+    assert model.regularizer is not first
+    schedule = keras.optimizers.schedules.CosineDecay(1.0, 10)
+    model.set_regularizer(first)
+    model.set_regularizer(kd.regularizers.serialize(Delta(schedule)))
+    assert model.regularizer is not first
+
+
+def test_the_strengths_of_a_sum_are_taken_as_well(new_backbone):
+    model = reference.compiled(*reference.pair(new_backbone), ["l2_sp", "l2"])
+    first = model.regularizer
+    first.members[0].alpha = 0.25
+    model.set_regularizer(["l2_sp", "l2"])
+    assert model.regularizer is first
+    assert [m.alpha for m in first.members] == [0.01, 1e-4]
+
+
 def test_an_unknown_regularizer_is_refused_before_anything_changes(new_backbone):
     x, y = reference.data(8)
     model = reference.compiled(*reference.pair(new_backbone), L2SP())

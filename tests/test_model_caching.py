@@ -158,6 +158,26 @@ def test_random_augmentation_is_refused_before_training(new_backbone):
     model.fit(data.batch(4), verbose=0, source_maps="compute")
 
 
+def test_sets_of_images_say_how_many_views_they_have(new_backbone):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (12, 10, 10, 3), "uint8")
+    images = kd.data.ImageSet.from_arrays(images, np.arange(12) % 3)
+    model = reference.compiled(*reference.pair(new_backbone), FeatureMap())
+
+    def fit(cache, **kwargs):
+        data = images.batches(reference.SIZE, 4, **kwargs)
+        model.fit(data, epochs=6, verbose=0, shuffle=False, source_maps=cache)
+        return cache.misses
+
+    with pytest.raises(ValueError, match=r"Random augmentation.*views=4"):
+        fit(kd.SourceMapCache(), training=True)
+    with pytest.raises(ValueError, match=r"3 views.*SourceMapCache\(views=3\)"):
+        fit(kd.SourceMapCache(), training=True, views=3)
+    # Mirrored or not, and 2 x 2 crops: some of the three may be the same.
+    assert 12 < fit(kd.SourceMapCache(views=3), training=True, views=3) <= 36
+    assert fit(kd.SourceMapCache(views=1)) == 12
+
+
 def test_too_many_views_end_with_the_reason(new_backbone):
     """Where the look before was too short to tell."""
     x, y = reference.data(6)

@@ -12,6 +12,11 @@ from keras_delta.caching.keys import keys_of
 MOST = 2048  # samples to look at
 CHANCE = 1e-3
 REMEDY = "Leave out `source_maps`"
+RANDOM = (
+    "Random augmentation (crops, colour) without fixed views gives new images in each "
+    "epoch, so nothing could be read back. Use `batches(views=4)` of "
+    "`keras_delta.data` with `SourceMapCache(views=4)`. Or: leave out `source_maps`."
+)
 
 
 def check_data(x, y, batch_size, views):
@@ -42,6 +47,9 @@ def check_data(x, y, batch_size, views):
     inputs = x[0] if isinstance(x, tuple) and y is None and len(x) > 1 else x
     if all(hasattr(v, "shape") for v in tree.flatten(inputs)):
         return
+    if hasattr(x, "image_views"):  # of `ImageSet.batches`, which knows
+        _check_views(x.image_views, views)
+        return
     if _endless(x):
         raise ValueError(
             "Source maps cannot be kept for data without end (`repeat()`): nothing "
@@ -66,11 +74,17 @@ def check_data(x, y, batch_size, views):
         raise ValueError(
             "Source maps cannot be kept for this data: of "
             f"{len(seen)} samples, {count or 'none'} came back when the data was read "
-            f"again, where at most {views} view(s) of each were expected. Random "
-            "augmentation (crops, colour) without fixed views gives new images in "
-            "each epoch, so nothing could be read back. Use `batches(views=4)` of "
-            "`keras_delta.data` with `SourceMapCache(views=4)`. Or: "
-            f"{REMEDY.lower()}."
+            f"again, where at most {views} view(s) of each were expected. {RANDOM}"
+        )
+
+
+def _check_views(there, expected):
+    if there == math.inf:
+        raise ValueError(f"Source maps cannot be kept for this data. {RANDOM}")
+    if there > expected:
+        raise ValueError(
+            f"The data has {there} views of each image, but the cache was made for "
+            f"{expected}. Pass `source_maps=SourceMapCache(views={there})`."
         )
 
 

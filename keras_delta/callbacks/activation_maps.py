@@ -108,6 +108,8 @@ class ActivationMaps(DeltaCallback):
         self.drawn = self._choose(source)
         source, target = source[..., self.drawn], target[..., self.drawn]
         shown = normalized(source), normalized(target)
+        if not self.writes:
+            return
         self.log_dir.mkdir(parents=True, exist_ok=True)
         path = self.log_dir / f"activation_maps-{epoch + 1:04d}.npz"
         np.savez_compressed(

@@ -68,9 +68,10 @@ class BackupAndRestore(DeltaCallback):
 
     Raises:
         TypeError, ValueError: for bad arguments here; at the start of `fit` for a
-            folder that cannot be written or that another process uses, a model that
-            is no `DeltaModel`, and a backup that is damaged or was made for another
-            source, target, optimizer or regularizer.
+            folder that cannot be written, a model that is no `DeltaModel`, and a
+            backup that is damaged or was made for another source, target, optimizer
+            or regularizer.
+        RuntimeError: at the start of `fit`, for a folder that another process uses.
 
     Example:
         ```python
@@ -128,10 +129,14 @@ class BackupAndRestore(DeltaCallback):
         if not model.optimizer.built:
             with model.distribute_strategy.scope():
                 model.optimizer.build(model.trainable_variables)
-        if _is_first_worker(model):
+        if self.writes:
             self._take_folder()
         self._checkpoint = _Backup(self.backup_dir / "state.npz", model)
-        arrays = self._checkpoint.load()
+        try:
+            arrays = self._checkpoint.load()
+        except ValueError:
+            _unlock(self.backup_dir / "lock")
+            raise
         self._found = None
         if arrays is not None:
             self._found = json.loads(arrays.pop("state").tobytes()), arrays
@@ -179,7 +184,7 @@ class BackupAndRestore(DeltaCallback):
         if not self.model.interrupted:
             if self.model.regularizer is not None:
                 _began_with.pop(self.model.regularizer, None)
-            if self.delete_checkpoint and self._checkpoint.writes:
+            if self.delete_checkpoint and self.writes:
                 self._checkpoint.path.unlink(missing_ok=True)
         self._leave_folder()
 
@@ -207,7 +212,7 @@ class BackupAndRestore(DeltaCallback):
     # --- the state -----------------------------------------------------------------
 
     def _save(self, epoch, stopped=False):
-        if self._checkpoint.writes:
+        if self.writes:
             self._checkpoint.save(lambda: self._state(epoch, stopped), now=True)
 
     def _state(self, epoch, stopped):
@@ -300,7 +305,7 @@ class BackupAndRestore(DeltaCallback):
             raise ValueError(invalid("backup_dir", expected, shown, remedy)) from e
 
     def _leave_folder(self):
-        if not self._checkpoint.writes:
+        if not self.writes:
             return
         _unlock(self.backup_dir / "lock")
         if self.delete_checkpoint:
@@ -317,7 +322,6 @@ class _Backup(Checkpoint):
     """
 
     def __init__(self, path, model):
-        self.writes = _is_first_worker(model)
         regularizer, optimizer = model.regularizer, model.optimizer
         settings = "none"
         if regularizer is not None:
@@ -329,7 +333,7 @@ class _Backup(Checkpoint):
             settings = _began_with[regularizer]
         made_for = {
             "backup": FORMAT,
-            "source": fingerprint.of_model(model._source_graph),
+            "source": model.source_fingerprint,
             "target": fingerprint.of_structure(model._target_graph),
             "target's weights": _of_variables(model.target.variables),
             "optimizer": f"{type(optimizer).__name__}, "
@@ -337,16 +341,6 @@ class _Backup(Checkpoint):
             "regularizer": settings,
         }
         super().__init__(path, made_for)
-
-
-def _is_first_worker(model):
-    """Whether this is the one process, or of several workers the one that writes."""
-    resolver = getattr(model.distribute_strategy, "cluster_resolver", None)
-    kind = getattr(resolver, "task_type", None)
-    if kind is None:
-        return True
-    chief = "chief" in resolver.cluster_spec().as_dict()
-    return kind == "chief" or (kind == "worker" and resolver.task_id == 0 and not chief)
 
 
 def _variables(model):

@@ -6,6 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_delta import multi_worker
 from keras_delta.errors import invalid
 from keras_delta.model import DeltaModel
 
@@ -25,6 +26,11 @@ class DeltaCallback(keras.callbacks.Callback):
     def __getstate__(self):
         # Keras Tuner copies callbacks for each trial; a model must not go along.
         return {**self.__dict__, **dict.fromkeys(self.left_behind)}
+
+    @property
+    def writes(self):
+        """Whether this process writes files: of several workers, the first alone."""
+        return multi_worker.is_first(self.model.distribute_strategy)
 
     def check(self, model):
         """Refuse a model that the callback cannot work on."""

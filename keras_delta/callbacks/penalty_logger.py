@@ -34,7 +34,8 @@ class PenaltyLogger(DeltaCallback):
       penalty: above 90 they pull against each other; nan where one is zero.
 
     Steps 0, `every`, `2 * every`, ... are logged, and each row is on the disk when
-    its step is done. The training stays the same.
+    its step is done. The training stays the same; in half precision with a sum of
+    regularizers up to rounding, because TensorFlow may add in another order.
 
     The file is never overwritten. A resumed training (Keras's epoch above 0, or a
     backup that was put back) goes on with it; rows from the step on at which it

@@ -54,10 +54,10 @@ def encoded(value, arrays):
     if kind is dict:
         items = [[encoded(k, arrays), encoded(v, arrays)] for k, v in value.items()]
         return {"dict": items}
-    if kind is np.ndarray and value.dtype.kind in "biuf":
+    if kind is np.ndarray and _is_numeric(value.dtype):
         digest = fingerprint.digest(value)
         arrays[digest] = value
-        return {"array": digest}
+        return {"array": [digest, value.dtype.name]}
     if isinstance(value, np.generic) and value.dtype.kind in "biuf":
         return {"scalar": [value.dtype.str, value.item()]}
     if kind is ChannelAttention:
@@ -80,9 +80,15 @@ def decoded(code, arrays):
     if kind == "dict":
         return {decoded(k, arrays): decoded(v, arrays) for k, v in inner}
     if kind == "array":
-        return np.array(arrays[inner])
+        digest, dtype = inner
+        return arrays[digest].view(dtype).copy()
     if kind == "scalar":
         return np.dtype(inner[0]).type(inner[1])
     if kind == "comparison":
         return COMPARISONS[inner]
     return ChannelAttention.from_config(inner["config"])
+
+
+def _is_numeric(dtype):
+    # What is no type of NumPy's, as bfloat16, comes back from a file as bytes.
+    return dtype.kind in "biufc" or dtype.name == "bfloat16"

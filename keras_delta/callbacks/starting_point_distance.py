@@ -99,7 +99,7 @@ class StartingPointDistance(DeltaCallback):
         if found is None:
             return
         self.history.append({"epoch": epoch, "distances": found})
-        if self.log_dir is not None:
+        if self.log_dir is not None and self.writes:
             self.log_dir.mkdir(parents=True, exist_ok=True)
             path = self.log_dir / f"distances-{epoch + 1:04d}.npz"
             np.savez_compressed(path, **table(found))

@@ -1,5 +1,7 @@
 """From a source of images to batches of a `tf.data.Dataset`."""
 
+import math
+
 import numpy as np
 import tensorflow as tf
 
@@ -28,7 +30,8 @@ def stream_batches(
 
     Returns:
         `tf.data.Dataset` of (images, labels). Where the number of the epoch decides
-        all random choices, its attribute `epoch_counter` gives that number.
+        all random choices, its attribute `epoch_counter` gives that number. Its
+        attribute `image_views` is the number of views of an image, or infinity.
 
     Raises:
         ValueError: for a batch size, seed or number of views out of range, and for
@@ -57,6 +60,7 @@ def stream_batches(
     options = tf.data.Options()
     options.deterministic = True
     dataset = dataset.with_options(options).prefetch(tf.data.AUTOTUNE)
+    dataset.image_views = views or (math.inf if prepare.training else 1)
     if hasattr(images, "epoch_counter"):
         dataset.epoch_counter = images.epoch_counter
     return dataset

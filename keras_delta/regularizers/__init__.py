@@ -95,11 +95,19 @@ def deserialize(config):
 
 
 def alike(a, b):
-    """Whether two regularizers have the same class and settings, names apart."""
+    """Whether two have the same class and settings, but for name and strengths.
+
+    Strengths are numbers that can be set; a schedule in place of one is a difference.
+    """
 
     def settings(config):
         if isinstance(config, dict):
-            return {k: settings(v) for k, v in config.items() if k != "name"}
+            return {
+                k: settings(v)
+                for k, v in config.items()
+                if k != "name"
+                and not (k in ("alpha", "beta") and isinstance(v, (int, float)))
+            }
         return [settings(v) for v in config] if isinstance(config, list) else config
 
     return settings(serialize(a)) == settings(serialize(b))

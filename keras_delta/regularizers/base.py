@@ -114,6 +114,12 @@ class Regularizer(keras.layers.Layer):
         if variable is not None:
             variable.assign(new)
 
+    def take_strengths(self, other):
+        """Numbers for alpha and beta from another regularizer of the same kind."""
+        for name, value in other._strengths.items():
+            if not callable(value):
+                self._set_strength(name, value)
+
     def strength(self, name, step):
         """Alpha or beta at a step, as a float32 scalar tensor."""
         value = self._strengths[name]

@@ -51,6 +51,11 @@ class Sum(Regularizer):
         for member in self.members:
             member.prepare(model, samples, verbose)
 
+    def take_strengths(self, other):
+        """See `Regularizer.take_strengths`."""
+        for member, theirs in zip(self.members, other.members, strict=True):
+            member.take_strengths(theirs)
+
     def penalties(self, batch):
         """See `Regularizer.penalties`."""
         parts = [member.penalties(batch) for member in self.members]

@@ -488,7 +488,7 @@ def _file(folder, content):
 def test_what_killed_processes_left_is_removed(tmp_path):
     save(tmp_path / "c", a=1)
     others = [".c.tmp", ".cc.1.tmp", ".c.x.tmp", "c.1.tmp", ".d.c.2.tmp"]
-    for name in [".c.12.tmp", ".c.7.tmp", *others]:
+    for name in [".c.99999998.tmp", ".c.99999999.tmp", *others]:
         (tmp_path / name).write_bytes(b"half of a file")
     assert load(tmp_path / "c")["a"] == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["c", *others])

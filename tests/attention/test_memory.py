@@ -66,7 +66,7 @@ def test_the_usual_budget_leaves_most_of_what_is_free(monkeypatch):
         (2**20, 16 * MIB),
         (None, 512 * MIB),
     ):
-        monkeypatch.setattr(memory, "_free", lambda free=free: free)
+        monkeypatch.setattr(memory, "available", lambda free=free: free)
         assert memory.usual() == expected
 
 

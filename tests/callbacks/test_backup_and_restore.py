@@ -11,7 +11,6 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 
 import interrupted_training
 import keras
@@ -21,6 +20,7 @@ import pytest
 import tensorflow as tf
 
 import keras_delta as kd
+from keras_delta import multi_worker
 from keras_delta.callbacks import (
     BackupAndRestore,
     backup_and_restore,
@@ -382,28 +382,8 @@ def test_several_replicas(new_backbone, tmp_path, strategy):
     assert_same(run(BackupAndRestore(tmp_path / "b")), straight)
 
 
-@pytest.mark.parametrize(
-    "kind, number, cluster, writes",
-    [
-        ("worker", 0, ["worker"], True),
-        ("worker", 1, ["worker"], False),
-        ("chief", 0, ["chief", "worker"], True),
-        ("worker", 0, ["chief", "worker"], False),
-        (None, None, [], True),
-    ],
-)
-def test_which_worker_writes(kind, number, cluster, writes):
-    hosts = SimpleNamespace(as_dict=lambda: dict.fromkeys(cluster))
-    resolver = SimpleNamespace(
-        task_type=kind, task_id=number, cluster_spec=lambda: hosts
-    )
-    strategy = SimpleNamespace(cluster_resolver=resolver)
-    model = SimpleNamespace(distribute_strategy=strategy)
-    assert backup_and_restore._is_first_worker(model) is writes
-
-
 def test_other_workers_read_only(backup, new_backbone, monkeypatch):
-    monkeypatch.setattr(backup_and_restore, "_is_first_worker", lambda model: False)
+    monkeypatch.setattr(multi_worker, "is_first", lambda strategy: False)
     before = {p.name: p.read_bytes() for p in backup.iterdir()}
     assert fit(new_model(new_backbone), BackupAndRestore(backup)).epoch[-1] == 4
     assert {p.name: p.read_bytes() for p in backup.iterdir()} == before
@@ -483,8 +463,12 @@ def test_half_precision_weights(tmp_path):
         loss = keras.losses.SparseCategoricalCrossentropy(True)
         model.compile(keras.optimizers.SGD(0.1, momentum=0.9), loss, jit_compile=False)
         x4, y = x.reshape(6, 2, 2, 1), np.arange(6) % 2
-        model.fit(x4, y, 2, epochs=3, callbacks=list(callbacks), verbose=0)
-        assert model.target.weights[0].dtype == "bfloat16"
+        best = keras.callbacks.EarlyStopping(
+            "loss", patience=9, baseline=-1.0, restore_best_weights=True
+        )
+        given = [best, *callbacks]
+        model.fit(x4, y, 2, epochs=3, callbacks=given, verbose=0)
+        assert best.best_weights[0].dtype == "bfloat16"
         return model
 
     straight = run()

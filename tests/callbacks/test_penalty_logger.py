@@ -295,9 +295,7 @@ def test_two_loggers(new_backbone, tmp_path):
 def test_a_plain_model_is_refused(new_backbone, tmp_path):
     model, _ = reference.pair(new_backbone)
     model.compile("sgd", reference.LOSS)
-    with pytest.raises(
-        TypeError, match="PenaltyLogger works on a DeltaModel"
-    ):
+    with pytest.raises(TypeError, match="PenaltyLogger works on a DeltaModel"):
         fit(model, PenaltyLogger(tmp_path))
 
 

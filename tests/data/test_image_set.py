@@ -267,3 +267,45 @@ def test_batches_under_a_distribution_strategy(tree):
     shared = strategy.experimental_distribute_dataset(dataset)
     seen = np.concatenate([y.numpy() for _, y in shared])
     assert sorted(seen) == images.labels.tolist()
+
+
+@pytest.mark.parametrize("protocol", ["default", "improved"])
+def test_views_come_back_in_turn(tree, protocol):
+    """Epoch e shows view `e % views`, each image the same one as two epochs ago."""
+    images = from_directory(tree)
+    options = {"protocol": protocol, "training": True, "shuffle": False}
+    fixed = images.batches(16, 4, views=2, **options)
+    epochs = [run(fixed) for _ in range(5)]
+    assert same(epochs[0], epochs[2]) and same(epochs[0], epochs[4])
+    assert same(epochs[1], epochs[3]) and not same(epochs[0], epochs[1])
+    free = images.batches(16, 4, **options)
+    assert [same(run(free), epoch) for epoch in epochs[:3]] == [True, True, False]
+
+
+def test_views_leave_the_order_to_the_epoch():
+    """An image looks the same in each epoch, and comes at another place."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (9, 16, 16, 3), np.uint8)
+    images = ImageSet.from_arrays(pixels, range(9))
+    dataset = images.batches(8, 9, training=True, views=1)
+    (first, y1), (second, y2) = run(dataset)[0], run(dataset)[0]
+    assert y1.tolist() != y2.tolist()
+    np.testing.assert_array_equal(first[np.argsort(y1)], second[np.argsort(y2)])
+    (_, y3), (_, y4) = (run(images.batches(8, 9, training=True))[0] for _ in "ab")
+    assert y3.tolist() == y4.tolist() == y1.tolist()
+
+
+@pytest.mark.parametrize("views", [0, -1, 1.5, True])
+def test_views_are_counted(views):
+    with pytest.raises(ValueError, match=r"`views`.*positive integer or None"):
+        numbered().batches(8, views=views)
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_the_counter_of_epochs_can_be_set(cache):
+    images = numbered()
+    read, told = (images.batches(8, 7, training=True, cache=cache) for _ in "ab")
+    for _ in range(3):
+        run(read)
+    told.epoch_counter.advance(3)
+    assert same(run(read), run(told)) and same(run(read), run(told))

@@ -154,8 +154,10 @@ def test_a_name_that_is_in_use_already_keeps_what_was_computed(bound, images):
     model.set_regularizer("feature_map")
     model.set_regularizer(regularizers.serialize(before))
     assert model.regularizer is before and before.ready
+    model.set_regularizer({"class_name": "feature_map", "config": {"alpha": 0.5}})
+    assert model.regularizer is before and before.alpha == 0.5
     for other in (
-        {"class_name": "feature_map", "config": {"alpha": 0.5}},
+        {"class_name": "feature_map", "config": {"variant": "code"}},
         "delta",
         FeatureMap(),  # an instance is taken as it is
     ):
