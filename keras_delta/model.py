@@ -376,6 +376,14 @@ class DeltaModel(WholeFiles, keras.Model):
             (graph.outputs, fetches), feeds, values, training=training, held=held
         )
 
+    @property
+    def sharing(self):
+        """Names of the target's calls that a step computes for the source as well.
+
+        Known once the step has been made, at the start of `fit`.
+        """
+        return [] if self._shared is None else list(self._shared.names)
+
     def shares_what_it_shared(self):
         """Whether the step may go on computing for the source what it does now."""
         return self._shared is None or self._shared.still_holds()

@@ -38,6 +38,14 @@ def test_readme_code_runs(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "served/1/saved_model.pb").is_file()
 
 
+def test_training_page_code_runs(capsys):
+    names = {}
+    for code in python_blocks(ROOT / "docs/training.md"):
+        exec(code, names)
+    assert names["model"].optimizer.iterations.numpy() == 2
+    assert "block2b_drop" in names["model"].sharing
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_lead_somewhere(page):
     links = re.findall(r"\]\(([^)#]+)", page.read_text())

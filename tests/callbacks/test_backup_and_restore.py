@@ -489,12 +489,19 @@ def test_copies_for_a_tuner(new_backbone, tmp_path):
 # --- refused -------------------------------------------------------------------
 
 
-@pytest.fixture
-def backup(new_backbone, tmp_path):
+@pytest.fixture(scope="module")
+def written(new_backbone, tmp_path_factory):
     """The folder of a backup after two epochs."""
+    folder = tmp_path_factory.mktemp("written") / "b"
     with pytest.raises(KeyboardInterrupt):
-        fit(new_model(new_backbone), BackupAndRestore(tmp_path / "b"), Break(2))
-    return tmp_path / "b"
+        fit(new_model(new_backbone), BackupAndRestore(folder), Break(2))
+    return folder
+
+
+@pytest.fixture
+def backup(written, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(written, tmp_path / "b")
 
 
 def other_source(new_backbone):
@@ -552,7 +559,6 @@ def test_two_runs_in_one_folder(backup, new_backbone):
         "fcntl.lockf(file, fcntl.LOCK_EX); file.truncate(0); "
         "file.write('process 7 on there'); file.flush(); print(flush=True); input()"
     )
-    backup_and_restore._unlock(backup / "lock")
     other = subprocess.Popen(
         [sys.executable, "-c", code, backup / "lock"],
         stdin=subprocess.PIPE,
