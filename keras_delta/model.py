@@ -238,15 +238,22 @@ class DeltaModel(WholeFiles, keras.Model):
         checks.batch_norm_keeps_up(self, steps)
         with multi_worker.running(self):
             multi_worker.same_number(self.distribute_strategy, "epochs", epochs)
-            given["callbacks"] = self._before_fit(rest, given)
-            with self._caching(*rest, batch_size), loop.stopped_by_interrupt(self):
-                return super().fit(**given)
+            callbacks = given.get("callbacks")
+            if not isinstance(callbacks, keras.callbacks.CallbackList):
+                callbacks = tree.flatten(callbacks) if callbacks else []
+            given["callbacks"] = callbacks
+            try:
+                self._before_fit(rest, given)
+                with self._caching(*rest, batch_size), loop.stopped_by_interrupt(self):
+                    return super().fit(**given)
+            finally:
+                for callback in getattr(callbacks, "callbacks", callbacks):
+                    if hasattr(callback, "after_fit"):
+                        callback.after_fit(self)
 
     def _before_fit(self, data, given):
-        """Read a backup, look at the data; returns the callbacks."""
-        callbacks = given.get("callbacks")
-        if not isinstance(callbacks, keras.callbacks.CallbackList):
-            callbacks = tree.flatten(callbacks) if callbacks else []
+        """Let callbacks read a backup, and the regularizer look at the data."""
+        callbacks = given["callbacks"]
         listed = getattr(callbacks, "callbacks", callbacks)
         self.reads, self._initial_epoch, self._start_checked = [], None, False
         for callback in list(listed):
@@ -261,7 +268,6 @@ class DeltaModel(WholeFiles, keras.Model):
         begin = loop.Begin(given.get("x"), given.get("initial_epoch", 0))
         begin.set_model(self)
         callbacks.append(begin)
-        return callbacks
 
     @contextlib.contextmanager
     def _caching(self, x, y=None, batch_size=None):

@@ -188,6 +188,10 @@ class BackupAndRestore(DeltaCallback):
                 self._checkpoint.path.unlink(missing_ok=True)
         self._leave_folder()
 
+    def after_fit(self, model):
+        """Let go of the folder, also after an error."""
+        _unlock(self.backup_dir / "lock")
+
     def _begin(self):
         """See how the others begin, and put back what they were; False if new."""
         self._fresh = {k: plain_values.attributes(c)[0] for k, c in self._others()}
