@@ -33,6 +33,11 @@ class Wrapper(keras.Model):
     def call(self, x, training=None):
         return self.target(x, training=training)
 
+    def get_config(self):
+        parts = {"target": self.target, "source": self.source}
+        serialize = keras.saving.serialize_keras_object
+        return {name: serialize(part) for name, part in parts.items()}
+
 
 def arguments():
     parser = argparse.ArgumentParser(

@@ -157,6 +157,9 @@ def first_batch(model, x, y, batch_size):
 
     Arrays are looked at whole, a data set's first batch alone.
 
+    Returns:
+        Number of samples of that batch; None where it was not looked at.
+
     Raises:
         ValueError: for no data, images of another shape than the model's input or
             with NaN, fewer samples than replicas, and labels that `labels.check`
@@ -178,7 +181,7 @@ def first_batch(model, x, y, batch_size):
         size, complete = min(total, batch_size or 32), True
         bx = tree.map_structure(lambda v: v[:size], x)
     else:
-        return
+        return None
     fed = model.pairing.target.feed(bx)
     _pixels(model, fed)
     replicas = model.distribute_strategy.num_replicas_in_sync
@@ -191,6 +194,7 @@ def first_batch(model, x, y, batch_size):
     flat = tree.flatten(by)
     if len(flat) == 1 and not isinstance(model.loss, (dict, list)):
         labels.check(np.asarray(flat[0]), width, model.loss, complete)
+    return size
 
 
 def _pixels(model, fed):

@@ -17,6 +17,7 @@ from keras_delta import (
     watching,
 )
 from keras_delta import taps as tapping
+from keras_delta.errors import warn
 from keras_delta.graph import Graph, copy_model
 from keras_delta.heads import body_output
 from keras_delta.pairing import Pairing
@@ -229,7 +230,7 @@ class DeltaModel(WholeFiles, keras.Model):
         checks.strategy_supports(self)
         checks.built_in_scope(self, "target", self.target.variables)
         checks.has_loss(self)
-        checks.first_batch(self, x, y, batch_size)
+        first_batch = checks.first_batch(self, x, y, batch_size)
         given = inspect.signature(super().fit).bind(x, y, batch_size, *args, **kwargs)
         given = given.arguments
         rest = samples.without_validation(x, y, given.get("validation_split", 0.0))
@@ -244,7 +245,7 @@ class DeltaModel(WholeFiles, keras.Model):
             given["callbacks"] = callbacks
             try:
                 self._before_fit(rest, given)
-                with self._caching(*rest, batch_size), loop.stopped_by_interrupt(self):
+                with self._caching(*rest, first_batch), loop.stopped_by_interrupt(self):
                     return super().fit(**given)
             finally:
                 for callback in getattr(callbacks, "callbacks", callbacks):
@@ -496,7 +497,10 @@ class DeltaModel(WholeFiles, keras.Model):
             }
             if regularizer is not None:
                 watched.update(watching.penalties(regularizer, batch))
-        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        if variables:
+            self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        else:
+            warn("Nothing is trained: every layer of the target is frozen.")
 
         for tracker, value in (
             (self._loss_tracker, loss),

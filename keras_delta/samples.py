@@ -165,13 +165,16 @@ def length(structure):
     return len(tree.flatten(structure)[0])
 
 
-def count(x, batch_size=None):
-    """Number of samples that training data has at most; None where it is not known."""
+def count(x, batch_size):
+    """Number of samples that training data has at most; None where it is not known.
+
+    Args:
+        x: the data, as `fit` takes it.
+        batch_size: that of a data set's first batch.
+    """
     if hasattr(x, "cardinality"):
-        batches, size = int(x.cardinality()), tree.flatten(x.element_spec)[0].shape[0]
-        if size is None and batches > 0:
-            size = length(next(iter(x.take(1))))
-        return batches * size if batches > 0 else None
+        batches = int(x.cardinality())
+        return batches * batch_size if batches > 0 and batch_size else None
     if isinstance(x, keras.utils.PyDataset):
         batches = x.num_batches
         return None if batches is None else batches * length(x[0])

@@ -7,6 +7,10 @@ import numpy as np
 from keras import tree
 
 from keras_delta import files, fingerprint, multi_worker
+from keras_delta.errors import warn
+
+ATOMIC = (".keras", ".weights.h5")
+HIDDEN = ("source", "layers")  # what would bring the source into a weights file
 
 
 class WholeFiles:
@@ -15,7 +19,7 @@ class WholeFiles:
     A `.keras` file holds the source; a weights file holds its fingerprint.
     """
 
-    _hides_source = False
+    _hidden = ()
 
     def save(self, filepath, *args, **kwargs):
         """See `keras.Model.save`; a file that is there is replaced as a whole.
@@ -34,7 +38,7 @@ class WholeFiles:
         has built a model on the same source before.
         """
         writing = multi_worker.writing(self.distribute_strategy)
-        with writing as first, self._without_source():
+        with writing as first, self._hiding(HIDDEN):
             if first:
                 self._written(super().save_weights, filepath, args, kwargs)
 
@@ -42,7 +46,7 @@ class WholeFiles:
         asks = (args or [kwargs.get("overwrite", True)])[0] is False
         name = str(filepath)
         folder = kwargs.get("zipped") is False or kwargs.get("max_shard_size")
-        if asks or folder or not name.endswith((".keras", ".h5")) or "://" in name:
+        if asks or folder or not name.endswith(ATOMIC) or "://" in name:
             write(filepath, *args, **kwargs)
             return
         with files.replacing(filepath) as temporary:
@@ -51,28 +55,34 @@ class WholeFiles:
     def load_weights(self, filepath, *args, **kwargs):
         """See `keras.Model.load_weights`.
 
+        Weights of another regularizer, or of none, are loaded without its state.
+
         Raises:
             ValueError: for weights of a model with another source.
         """
-        if str(filepath).endswith(".h5"):
+        hidden = HIDDEN
+        if str(filepath).endswith(".keras"):
+            hidden = ()  # all of the model is there, the source as well
+        elif str(filepath).endswith(".h5"):
             self._check_fingerprint(filepath)
-        with self._without_source():
+            if not self._fits_regularizer(filepath):
+                hidden = (*HIDDEN, "regularizer")
+        with self._hiding(hidden):
             super().load_weights(filepath, *args, **kwargs)
         if self.train_function is not None and not self.shares_what_it_shared():
             self.make_train_function(force=True)
 
     @contextlib.contextmanager
-    def _without_source(self):
-        self._hides_source = True
+    def _hiding(self, names):
+        self._hidden = names
         try:
             yield
         finally:
-            self._hides_source = False
+            self._hidden = ()
 
     def __dir__(self):
         # Keras saves and loads what it finds here.
-        hidden = ("source", "layers") if self._hides_source else ()
-        return [name for name in super().__dir__() if name not in hidden]
+        return [name for name in super().__dir__() if name not in self._hidden]
 
     @property
     def source_fingerprint(self):
@@ -82,12 +92,31 @@ class WholeFiles:
 
     def save_own_variables(self, store):
         """Notes in a weights file which source it belongs to."""
-        if self._hides_source:
+        if self._hidden:
             digits = self.source_fingerprint.encode()
             store["source_fingerprint"] = np.frombuffer(digits, "uint8")
 
     def load_own_variables(self, store):
         """Nothing: the fingerprint was looked at before anything was loaded."""
+
+    def _fits_regularizer(self, filepath):
+        """Whether a weights file has what the regularizer has; a warning if not."""
+        if self.regularizer is None:
+            return True
+        stored = []
+        with h5py.File(filepath, "r") as file:
+            group = file.get("regularizer")
+            if group is not None:
+                group.visititems(lambda _, v: stored.append(getattr(v, "shape", None)))
+        stored = sorted(shape for shape in stored if shape is not None)
+        if stored == sorted(tuple(v.shape) for v in self.regularizer.variables):
+            return True
+        warn(
+            f"'{filepath}' was written with another regularizer than the "
+            f"{type(self.regularizer).__name__} in use, or with none. Target and "
+            "optimizer are loaded; the regularizer stays as it is."
+        )
+        return False
 
     def _check_fingerprint(self, filepath):
         """Refuse a weights file of another source; Keras would load it half."""

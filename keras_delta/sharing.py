@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_delta.errors import unknown_name
+from keras_delta.errors import invalid, unknown_name
 from keras_delta.graph import Graph, takes_training
 
 # What a layer's config may say otherwise without computing otherwise, while frozen.
@@ -57,6 +57,8 @@ def freeze_until(model, layer):
     """
     target = getattr(model, "target", model)
     graph = Graph(target)
+    if not isinstance(layer, str):
+        raise TypeError(invalid("layer", "the name of one layer", layer))
     if layer not in graph.nodes:
         raise ValueError(unknown_name("layer", layer, graph.nodes))
     needed = graph.ancestors(graph.nodes[layer].outputs)

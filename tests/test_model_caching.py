@@ -178,6 +178,25 @@ def test_sets_of_images_say_how_many_views_they_have(new_backbone):
     assert fit(kd.SourceMapCache(views=1)) == 12
 
 
+def test_sets_of_images_come_in_the_same_order(new_backbone):
+    """Looking at the data for the cache must not move it on."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (12, 10, 10, 3), "uint8")
+    images = kd.data.ImageSet.from_arrays(images, np.arange(12) % 3)
+    found = []
+    for source_maps in ("compute", kd.SourceMapCache(dtype="float32")):
+        keras.utils.set_random_seed(4)
+        model = reference.compiled(
+            *reference.pair(new_backbone), FeatureMap(0.5), rate=1e-6
+        )
+        data = images.batches(reference.SIZE, 5, training=True, views=2)
+        logs = model.fit(
+            data, epochs=3, verbose=0, shuffle=False, source_maps=source_maps
+        )
+        found.append((model, logs.history, 0))
+    assert_same(*found, rtol=1e-5)
+
+
 def test_too_many_views_end_with_the_reason(new_backbone):
     """Where the look before was too short to tell."""
     x, y = reference.data(6)

@@ -254,6 +254,33 @@ def test_weights_of_another_source_are_refused(new_backbone, tmp_path):
     two.target.load_weights(tmp_path / "target.weights.h5")
 
 
+def test_weights_of_a_keras_file(new_backbone, tmp_path):
+    model = trained(new_backbone, Delta(0.9))
+    model.save(tmp_path / "m.keras")
+    fresh = reference.compiled(
+        *reference.pair(new_backbone, batch_norm=True), Delta(0.9)
+    )
+    fresh.load_weights(tmp_path / "m.keras")
+    reference.assert_same_weights(model.target, fresh.target, atol=0, rtol=0)
+    assert fresh.regularizer.ready
+
+
+@pytest.mark.parametrize("there", [None, L2SP(0.1)])
+def test_weights_with_another_regularizer_keep_the_one_in_use(
+    there, new_backbone, tmp_path
+):
+    """As in loops that begin every trial with the same weights."""
+    plain = reference.compiled(*reference.pair(new_backbone, batch_norm=True), there)
+    plain.save_weights(tmp_path / "m.weights.h5")
+    model = trained(new_backbone, Delta(0.9))
+    before = model.regularizer.attention_weights()
+    with pytest.warns(UserWarning, match=r"another regularizer than the Delta"):
+        model.load_weights(tmp_path / "m.weights.h5")
+    reference.assert_same_weights(model.target, plain.target, atol=0, rtol=0)
+    for tap, weights in model.regularizer.attention_weights().items():
+        np.testing.assert_array_equal(before[tap], weights)
+
+
 @pytest.mark.parametrize("name", ["m.keras", "m.weights.h5"])
 def test_a_file_is_replaced_as_a_whole(name, new_backbone, tmp_path, monkeypatch):
     """What fails or is killed in the middle leaves the file that was there."""

@@ -323,6 +323,21 @@ def test_freeze_until_a_plain_model():
     assert {p.split("/")[0] for p in trainable} == {"bn1", "conv2"}
 
 
+@pytest.mark.filterwarnings("ignore:Nothing is trained")
+def test_a_target_that_is_frozen_as_a_whole():
+    model = compiled(network(), freeze=None)
+    kd.freeze_until(model, "head")
+    before = model.target.get_weights()
+    trained(model)
+    for v, w in zip(before, model.target.get_weights(), strict=True):
+        np.testing.assert_array_equal(v, w)
+
+
+def test_freeze_until_takes_one_name():
+    with pytest.raises(TypeError, match=r"layer.*name of one layer.*\['conv1'\]"):
+        kd.freeze_until(network(), ["conv1"])
+
+
 def test_freeze_until_an_unknown_layer():
     with pytest.raises(ValueError, match=r"(?s)layer.*'conv9'.*conv1"):
         kd.freeze_until(network(), "conv9")

@@ -68,8 +68,12 @@ class SourceMapCache:
             raise ValueError(
                 invalid("directory", "the path of a folder or None", directory)
             )
-        if memory is None or (memory != "auto" and memories.budget(memory) is None):
-            expected = '"auto", bytes or text such as "2GB"'
+        try:
+            known = memory == "auto" or memories.budget(memory) is not None
+        except ValueError:
+            known = False
+        if not known:
+            expected = '"auto", bytes (1 or more), or text such as "2GB"'
             raise ValueError(invalid("memory", expected, memory))
         if dtype not in DTYPES:
             raise ValueError(invalid("dtype", '"float16" or "float32"', dtype))

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import socket
 import weakref
@@ -16,7 +17,7 @@ from keras_delta import fingerprint, regularizers
 from keras_delta.attention.checkpoint import Checkpoint
 from keras_delta.callbacks import plain_values
 from keras_delta.callbacks.base import DeltaCallback, folder
-from keras_delta.errors import invalid
+from keras_delta.errors import invalid, warn
 
 try:
     import fcntl
@@ -103,7 +104,12 @@ class BackupAndRestore(DeltaCallback):
                 "the epochs shorter: `fit(train.repeat(), steps_per_epoch=100)`."
             )
             raise ValueError(invalid("save_freq", '"epoch"', save_freq, remedy))
+        if not isinstance(delete_checkpoint, bool):
+            raise TypeError(
+                invalid("delete_checkpoint", "True or False", delete_checkpoint)
+            )
         self.save_freq, self.delete_checkpoint = save_freq, delete_checkpoint
+        self._rate, self._keep = None, False
         self._callbacks = self._checkpoint = self._found = self._fresh = None
         self._overwriting, self._ended = [], 0
 
@@ -137,9 +143,11 @@ class BackupAndRestore(DeltaCallback):
         except ValueError:
             _unlock(self.backup_dir / "lock")
             raise
-        self._found = None
+        self._found, self._keep = None, False
+        self._rate = _learning_rate(model)
         if arrays is not None:
             self._found = json.loads(arrays.pop("state").tobytes()), arrays
+            self._compare_rate(self._found[0].get("learning_rate"))
             self._put_variables()
             model.reads = list(self._found[0]["reads"])
 
@@ -156,11 +164,19 @@ class BackupAndRestore(DeltaCallback):
             self.model._initial_epoch = max(epochs, 1)
             self.model.stop_training = True
             message = f"The training ended after epoch {done}; nothing is left to do."
+            if done > epochs and not state["stopped"]:
+                self._keep = True
+                warn(
+                    f"`epochs={epochs}`, but the backup in '{self.backup_dir}' is of "
+                    f"epoch {done} already. Nothing is trained, and the backup stays. "
+                    "Pass more `epochs` to go on, or another `backup_dir` for a "
+                    "training of its own."
+                )
         else:
             self.model._initial_epoch = done
             message = f"Going on with epoch {done + 1} of {epochs}."
         if self.params.get("verbose"):
-            print_msg(f"{message} The backup is in '{self.backup_dir}'.")
+            print_msg(f"{message} (Backup: '{self.backup_dir}'.)")
         for key, callback in self._others():
             size = state["log_sizes"].get(key)
             if size is not None and isinstance(callback, keras.callbacks.CSVLogger):
@@ -184,7 +200,7 @@ class BackupAndRestore(DeltaCallback):
         if not self.model.interrupted:
             if self.model.regularizer is not None:
                 _began_with.pop(self.model.regularizer, None)
-            if self.delete_checkpoint and self.writes:
+            if self.delete_checkpoint and self.writes and not self._keep:
                 self._checkpoint.path.unlink(missing_ok=True)
         self._leave_folder()
 
@@ -252,6 +268,7 @@ class BackupAndRestore(DeltaCallback):
             "epoch": epoch,
             "stopped": bool(stopped),
             "reads": list(self.model.reads),
+            "learning_rate": self._rate,
             "callbacks": changed,
             "arrays": {digest: names[digest] for digest in used if digest in names},
             "log_sizes": log_sizes,
@@ -262,6 +279,20 @@ class BackupAndRestore(DeltaCallback):
         }
         text = json.dumps(state).encode()
         return {"state": np.frombuffer(text, np.uint8), **arrays}
+
+    def _compare_rate(self, before):
+        """Note the rate that the training began with; warn if this one is another."""
+        if before is None or self._rate is None:
+            return
+        # In a process that goes on, callbacks may have changed it.
+        fresh = int(self.model.optimizer.iterations.numpy()) == 0
+        if fresh and not math.isclose(before, self._rate, rel_tol=1e-6):
+            warn(
+                f"The learning rate is {self._rate:g} now and was {before:g} when the "
+                "training began that the backup is of. It goes on with the rate of the "
+                "backup. Pass another `backup_dir` for a training of its own."
+            )
+        self._rate = before
 
     def _put_variables(self):
         arrays = self._found[1]
@@ -345,6 +376,13 @@ class _Backup(Checkpoint):
             "regularizer": settings,
         }
         super().__init__(path, made_for)
+
+
+def _learning_rate(model):
+    """The optimizer's learning rate where it is a number; None for a schedule."""
+    given = model.optimizer._learning_rate
+    schedule = keras.optimizers.schedules.LearningRateSchedule
+    return None if isinstance(given, schedule) else float(given.value.numpy())
 
 
 def _variables(model):

@@ -60,7 +60,7 @@ def positive_integer(argument, value):
 
 def folder(argument, value):
     """The value as a `Path`; refused if it is no path, or the path of a file."""
-    if not isinstance(value, (str, os.PathLike)):
+    if not isinstance(value, (str, os.PathLike)) or not str(value):
         raise TypeError(invalid(argument, "the path of a folder", value))
     path = Path(value)
     if path.exists() and not path.is_dir():

@@ -5,6 +5,7 @@ import math
 import keras
 import numpy as np
 
+from keras_delta.errors import invalid
 from keras_delta.regularizers import Sum
 from keras_delta.regularizers.attended import Attended
 
@@ -29,6 +30,11 @@ class TerminateOnNaN(keras.callbacks.TerminateOnNaN):
         model.fit(train, regularizer="delta", callbacks=[kd.callbacks.TerminateOnNaN()])
         ```
     """
+
+    def __init__(self, raise_error=False):
+        if not isinstance(raise_error, bool):
+            raise TypeError(invalid("raise_error", "True or False", raise_error))
+        super().__init__(raise_error)
 
     def on_batch_end(self, batch, logs=None):
         """Stop where the loss is NaN or infinite.

@@ -41,6 +41,9 @@ def stream_batches(
         raise ValueError(invalid("batch_size", "a positive integer", batch_size))
     if views is not None and not _is_count(views):
         raise ValueError(invalid("views", "a positive integer or None", views))
+    if views is not None and not prepare.training:
+        remedy = "Without training nothing is random: each image has one view."
+        raise ValueError(invalid("views", "None without training=True", views, remedy))
     check_seed(seed)
     if len(source) == 0:
         raise ValueError("There are no images to batch: the set is empty.")

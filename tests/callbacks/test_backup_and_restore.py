@@ -335,6 +335,30 @@ def test_more_epochs_go_on_from_the_end(new_backbone, tmp_path):
     assert_same(resumed, straight)
 
 
+def test_fewer_epochs_than_are_done_keep_the_backup(new_backbone, tmp_path):
+    def kept():
+        return BackupAndRestore(tmp_path / "b", delete_checkpoint=False)
+
+    fit(new_model(new_backbone), kept(), epochs=3)
+    count = Batches()
+    with pytest.warns(UserWarning, match=r"`epochs=2`.*epoch 3 already"):
+        fit(new_model(new_backbone), BackupAndRestore(tmp_path / "b"), count, epochs=2)
+    assert count.counts.value == 0
+    assert (tmp_path / "b/state.npz").is_file()
+
+
+def test_another_learning_rate_is_told(new_backbone, tmp_path):
+    def optimizer(rate):
+        return keras.optimizers.SGD(rate, momentum=0.9)
+
+    kept = BackupAndRestore(tmp_path / "b", delete_checkpoint=False)
+    fit(new_model(new_backbone, optimizer=optimizer(0.25)), kept, epochs=2)
+    other = new_model(new_backbone, optimizer=optimizer(0.5))
+    with pytest.warns(UserWarning, match=r"learning rate is 0.5 now and was 0.25"):
+        fit(other, BackupAndRestore(tmp_path / "b"), epochs=3)
+    assert float(other.optimizer.learning_rate) == 0.25
+
+
 def test_a_training_that_began_late(new_backbone, tmp_path):
     """`initial_epoch` with data that are read on from where they were."""
     x, y = reference.learnable_data(12)

@@ -301,6 +301,11 @@ def test_views_are_counted(views):
         numbered().batches(8, views=views)
 
 
+def test_views_without_training_are_refused():
+    with pytest.raises(ValueError, match=r"`views`.*training=True"):
+        numbered().batches(8, views=2)
+
+
 @pytest.mark.parametrize("cache", [False, True])
 def test_the_counter_of_epochs_can_be_set(cache):
     images = numbered()
