@@ -73,13 +73,15 @@ def main():
 
         def row(name, write, path):
             seconds = []
-            for _ in range(3):
+            for _ in range(3 if write is not None else 0):
                 began = time.perf_counter()
                 write(path)
                 seconds.append(time.perf_counter() - began)
             files = [path] if path.is_file() else path.rglob("*")
             size = sum(f.stat().st_size for f in files if f.is_file())
-            rows[name] = {"MB": size / 1e6, "seconds": np.median(seconds)}
+            rows[name] = {"MB": size / 1e6}
+            if write is not None:
+                rows[name]["seconds"] = np.median(seconds)
 
         def backup(path):
             callback = kd.callbacks.BackupAndRestore(path, delete_checkpoint=False)
@@ -94,11 +96,11 @@ def main():
                 save = m.save if suffix == ".keras" else m.save_weights
                 row(f"{name}, {suffix}", save, folder / f"m{suffix}")
         backup(folder / "backup")
-        row("kd.callbacks.BackupAndRestore", lambda path: None, folder / "backup")
+        row("kd.callbacks.BackupAndRestore", None, folder / "backup")
     table = pd.DataFrame(rows).T
     table["times target"] = table["MB"] / table["MB"]["target alone, .weights.h5"]
     print(f"{args.backbone}, SGD with momentum; median of 3")
-    print(table.round({"MB": 1, "seconds": 2, "times target": 2}).to_string())
+    print(table.round({"MB": 1, "seconds": 2, "times target": 2}).to_string(na_rep="-"))
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def measure(args):
     else:
         model = step_time.delta_model(args.kind, target, source, args, x, y)
         del source
-        caching = model._caching(x, y, args.batch)
+        caching = model._caching(x, args.batch)
         caching.__enter__()
     for _ in range(4):
         model.train_on_batch(x, y)

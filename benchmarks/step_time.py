@@ -109,7 +109,7 @@ def main():
     for name in args.regularizers:
         model = delta_model(name, target(), source, args, x, y)
         if name.endswith("-cached"):  # as `fit` does it
-            caches.enter_context(model._caching(x, y, args.batch))
+            caches.enter_context(model._caching(x, args.batch))
         models[f"DeltaModel, {name}"] = model
     models["keras Distiller"] = distiller(source, target(), model.taps, args)
 

@@ -237,6 +237,9 @@ class DeltaModel(WholeFiles, keras.Model):
         epochs, per_epoch = given.get("epochs", 1), given.get("steps_per_epoch")
         steps = checks.steps_of(rest[0], batch_size, epochs, per_epoch)
         checks.batch_norm_keeps_up(self, steps)
+        cache = self._cache_in_use()
+        if cache is not None:
+            cache.check_data(*rest, first_batch)
         with multi_worker.running(self):
             multi_worker.same_number(self.distribute_strategy, "epochs", epochs)
             callbacks = given.get("callbacks")
@@ -245,7 +248,10 @@ class DeltaModel(WholeFiles, keras.Model):
             given["callbacks"] = callbacks
             try:
                 self._before_fit(rest, given)
-                with self._caching(*rest, first_batch), loop.stopped_by_interrupt(self):
+                with (
+                    self._caching(rest[0], first_batch),
+                    loop.stopped_by_interrupt(self),
+                ):
                     return super().fit(**given)
             finally:
                 for callback in getattr(callbacks, "callbacks", callbacks):
@@ -270,20 +276,25 @@ class DeltaModel(WholeFiles, keras.Model):
         begin.set_model(self)
         callbacks.append(begin)
 
-    @contextlib.contextmanager
-    def _caching(self, x, y=None, batch_size=None):
-        """The source's maps come from the cache that was asked for, if any."""
-        cache = self._given_cache
-        if cache is None or self.regularizer is None or not self.regularizer.needs_maps:
-            yield
-            return
-        if self._jit_compile_asked:
+    def _cache_in_use(self):
+        """The cache that was asked for, if maps are compared; else None."""
+        if self.regularizer is None or not self.regularizer.needs_maps:
+            return None
+        if self._given_cache is not None and self._jit_compile_asked:
             raise ValueError(
                 "A cache of source maps reads memory and files in each step, which XLA "
                 "cannot compile. Compile with `jit_compile=False`, or train with "
                 '`source_maps="compute"`.'
             )
-        cache.check_data(x, y, batch_size)
+        return self._given_cache
+
+    @contextlib.contextmanager
+    def _caching(self, x, batch_size):
+        """The source's maps come from the cache that was asked for, if any."""
+        cache = self._cache_in_use()
+        if cache is None:
+            yield
+            return
         spec = {t: tuple(v.shape[1:]) for t, v in self._source_taps.items()}
         count = samples.count(x, batch_size)
         jit_compile, self.jit_compile = self.jit_compile, False

@@ -153,6 +153,7 @@ def test_random_augmentation_is_refused_before_training(new_backbone):
     before = model.target.get_weights()
     with pytest.raises(ValueError, match=r"views"):
         model.fit(data.batch(4), verbose=0, source_maps="cache")
+    assert not model.regularizer.ready  # nothing long was begun
     for v, w in zip(before, model.target.get_weights(), strict=True):
         np.testing.assert_array_equal(v, w)
     model.fit(data.batch(4), verbose=0, source_maps="compute")
