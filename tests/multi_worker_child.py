@@ -14,11 +14,12 @@ import signal
 import sys
 from pathlib import Path
 
-import conftest  # sets the devices up, before the strategy looks at them
+import conftest  # noqa: F401  sets the devices up, before the strategy looks at them
 import keras
 import model_reference as reference
 import numpy as np
 import tensorflow as tf
+from networks import make_backbone
 
 import keras_delta as kd
 from keras_delta import multi_worker
@@ -29,7 +30,7 @@ def new_model(strategy, regularizer, batch_norm=False):
     keras.utils.set_random_seed(0)
     with strategy.scope() if strategy else contextlib.nullcontext():
         return reference.compiled(
-            *reference.pair(conftest.make_backbone, batch_norm=batch_norm),
+            *reference.pair(make_backbone, batch_norm=batch_norm),
             regularizer,
             metrics=["accuracy"],
         )
