@@ -1,8 +1,12 @@
-"""A computation in a process of its own, to be killed: run as a script.
+"""Computations in processes of their own, to be killed: run as a script.
 
-Its argument is JSON: `kind` (see `KINDS`), `checkpoint`, and either `out`, a file for
+It imports TensorFlow once, reads a line of JSON for each computation, forks a process
+that does it, and answers with a line of JSON: how that process ended (`status`) and
+what it printed (`shown`).
+
+A computation has a `kind` (see `KINDS`), a `checkpoint`, and either `out`, a file for
 the results, or `seconds` after which to die; `signal` to die of, SIGKILL by default.
-Seconds count from the line "started", before the first call of the computation.
+Seconds count from before the first call of the computation.
 """
 
 import json
@@ -17,6 +21,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+import tensorflow as tf
+
+from keras_delta.attention import ChannelAttention, ablation, checkpoint
 
 KINDS = {
     # The last batch is a part of one, calls are much smaller than a batch's pairs.
@@ -54,8 +61,6 @@ def network():
 
 def data(kind):
     """Images whose brightest colour is their label."""
-    import tensorflow as tf
-
     rng = np.random.default_rng(1)
     y = rng.integers(0, 3, COUNT)
     x = rng.normal(size=(COUNT, SIZE, SIZE, 3)).astype("float32")
@@ -67,8 +72,6 @@ def data(kind):
 
 def main(options):
     """Compute, or die on the way."""
-    from keras_delta.attention import ChannelAttention, ablation, checkpoint
-
     warnings.simplefilter("ignore")
     kind = options["kind"]
     if kind == "everything":
@@ -82,10 +85,8 @@ def main(options):
 
     def counted(*args):
         nonlocal calls
-        if not calls:
-            print("started", flush=True)
-            if "seconds" in options:
-                threading.Thread(target=die, daemon=True).start()
+        if not calls and "seconds" in options:
+            threading.Thread(target=die, daemon=True).start()
         calls += 1
         return call(*args)
 
@@ -110,5 +111,25 @@ def main(options):
     print("finished", flush=True)
 
 
+def serve():
+    """A forked process for each line; TensorFlow has started no thread yet."""
+    for line in sys.stdin:
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.dup2(write, sys.stdout.fileno())
+            try:
+                main(json.loads(line))
+            except KeyboardInterrupt:  # end as Python does
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
+                os.kill(os.getpid(), signal.SIGINT)
+            os._exit(0)
+        os.close(write)
+        with open(read) as pipe:
+            shown = pipe.read()
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        print(json.dumps({"status": status, "shown": shown}), flush=True)
+
+
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    serve()

@@ -1,5 +1,6 @@
 """A computation that is interrupted, at any moment, goes on to the same bits."""
 
+import contextlib
 import errno
 import itertools
 import json
@@ -37,16 +38,25 @@ LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 # --- killed --------------------------------------------------------------------
 
 
-def child(**options):
-    """Run `interrupted.py`; returns its exit status and what it printed."""
-    done = subprocess.run(
-        [sys.executable, HERE / "interrupted.py", json.dumps(options)],
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert "Error" not in done.stderr.replace("KeyboardInterrupt", ""), done.stderr
-    return done.returncode, done.stdout
+@contextlib.contextmanager
+def children():
+    """A function that computes in a process of its own, by `interrupted.py`.
+
+    It returns the process's exit status and what it printed.
+    """
+    script = [sys.executable, HERE / "interrupted.py"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(script, text=True, **pipes) as server:
+
+        def child(**options):
+            server.stdin.write(json.dumps(options) + "\n")
+            server.stdin.flush()
+            answer = json.loads(server.stdout.readline())
+            assert answer["status"] in (0, -9, -2), answer
+            return answer["status"], answer["shown"]
+
+        yield child
+        server.stdin.close()
 
 
 def progress_of(path):
@@ -65,6 +75,11 @@ def killed_until_done(kind, folder, kills):
         What it computed, what one that was let alone did, and how far the
         checkpoint was after each kill.
     """
+    with children() as child:
+        return _killed_until_done(child, kind, folder, kills)
+
+
+def _killed_until_done(child, kind, folder, kills):
     rng = np.random.default_rng([len(kind), kills])
     alone, out, path = (folder / name for name in ("alone.npz", "out.npz", "file"))
     child(kind=kind, checkpoint=str(folder / "other"), out=str(alone))
