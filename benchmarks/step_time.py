@@ -41,7 +41,8 @@ def arguments():
         "--regularizers",
         nargs="+",
         default=["l2", "l2_sp", "l2_sp_att", "delta", "delta-cached"],
-        help='names; "-cached" reads the maps of the source from a cache',
+        help='names; "-cached" reads the maps of the source from a cache, "-watched" '
+        "looks closer at each step, as PenaltyLogger does",
     )
     parser.add_argument(
         "--freeze-until", metavar="LAYER", help="freeze the first layers of every model"
@@ -62,13 +63,15 @@ def compiled(model, args, **kwargs):
 
 def delta_model(name, target, source, args, x, y):
     """A DeltaModel with one regularizer, ready for `train_on_batch`."""
-    method, _, cached = name.partition("-")
+    method, _, way = name.partition("-")
     # How the weights of attention were found does not matter for the time of a step.
     attended = {"attention": "uniform"} if method in ("delta", "l2_sp_att") else {}
-    source_maps = "cache" if cached else "compute"
+    source_maps = "cache" if way == "cached" else "compute"
     model = kd.DeltaModel(target, source=source, source_maps=source_maps)
     compiled(model, args, regularizer=kd.regularizers.ALL[method](**attended))
     model.prepare(x, y, verbose=0)
+    if way == "watched":
+        model.watch(1)
     return model
 
 

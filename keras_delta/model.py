@@ -218,8 +218,11 @@ class DeltaModel(WholeFiles, keras.Model):
 
         Raises:
             ValueError: for empty data, labels outside the head's classes, one class
-                only, a batch smaller than the number of replicas, or what Keras
-                cannot run under the distribution strategy.
+                only, a batch smaller than the number of replicas, what Keras
+                cannot run under the distribution strategy, or data whose source maps
+                cannot be kept.
+            RuntimeError: where one of several workers is lost, or another process
+                uses the folder of a cache or backup.
         """
         self._assert_compile_called("fit")
         if regularizer is not None:
@@ -254,14 +257,20 @@ class DeltaModel(WholeFiles, keras.Model):
                 ):
                     return super().fit(**given)
             finally:
-                for callback in getattr(callbacks, "callbacks", callbacks):
+                listed = getattr(callbacks, "callbacks", callbacks)
+                listed[:] = [c for c in listed if not isinstance(c, loop.Begin)]
+                for callback in listed:
                     if hasattr(callback, "after_fit"):
                         callback.after_fit(self)
 
     def _before_fit(self, data, given):
-        """Let callbacks read a backup, and the regularizer look at the data."""
-        callbacks = given["callbacks"]
-        listed = getattr(callbacks, "callbacks", callbacks)
+        """Let callbacks read a backup, and the regularizer look at the data.
+
+        Callbacks may have, besides Keras's hooks, `arrange(callbacks)`, which changes
+        their order, `before_fit(model)`, and `after_fit(model)`, also after errors.
+        """
+        listed = given["callbacks"]
+        listed = getattr(listed, "callbacks", listed)
         self.reads, self._initial_epoch, self._start_checked = [], None, False
         for callback in list(listed):
             if hasattr(callback, "arrange"):
@@ -274,7 +283,7 @@ class DeltaModel(WholeFiles, keras.Model):
         self.prepare(*data, verbose=given.get("verbose", "auto"))
         begin = loop.Begin(given.get("x"), given.get("initial_epoch", 0))
         begin.set_model(self)
-        callbacks.append(begin)
+        listed.append(begin)
 
     def _cache_in_use(self):
         """The cache that was asked for, if maps are compared; else None."""

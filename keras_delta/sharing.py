@@ -90,7 +90,6 @@ class Shared:
     """
 
     def __init__(self, target, source, pairing, taps):
-        self._target, self._source, self._pairing = target, source, pairing
         taps = tree.flatten(taps)
         wanted = source.ancestors(taps)
         tensors = _same_inputs(target, source)
@@ -98,7 +97,11 @@ class Shared:
         theirs = {theirs: ours for ours, theirs in pairing.names.items()}
         for name, node in source.nodes.items():
             ours = theirs.get(name)
-            if name in wanted and ours is not None and self._alike(ours, node, tensors):
+            if (
+                name in wanted
+                and ours is not None
+                and _alike(target.nodes[ours], node, tensors)
+            ):
                 self.names[ours] = name
                 outputs = target.nodes[ours].outputs
                 tensors.update(
@@ -114,23 +117,6 @@ class Shared:
         nodes = [(target.nodes[t], source.nodes[s]) for t, s in self.names.items()]
         self._layers = [(a.operation, b.operation) for a, b in nodes if a.is_layer]
 
-    def _alike(self, ours, node, tensors):
-        mine = self._target.nodes[ours]
-        if [id(tensors.get(id(t))) for t in node.inputs] != [
-            id(t) for t in mine.inputs
-        ]:
-            return False
-        if mine.is_layer and (
-            mine.operation.trainable_variables or not _same_in_training(mine.operation)
-        ):
-            return False
-        if _constants(mine) != _constants(node):
-            return False
-        return mine.operation is node.operation or (
-            _settings(mine) == _settings(node)
-            and (not mine.is_layer or _same_weights(mine.operation, node.operation))
-        )
-
     def still_holds(self):
         """Whether the shared layers still have the same weights, and none trains."""
         return all(
@@ -145,6 +131,22 @@ def _same_inputs(target, source):
     if len(source.inputs) > 1 and any(s.name != t.name for s, t in pairs):
         return {}  # one is fed by names, perhaps, and the other by positions
     return {id(s): t for s, t in pairs if s.dtype == t.dtype and s.shape == t.shape}
+
+
+def _alike(mine, theirs, tensors):
+    """Whether two calls compute the same, given which of their tensors are the same."""
+    entering = [id(tensors.get(id(t))) for t in theirs.inputs]
+    if entering != [id(t) for t in mine.inputs]:
+        return False
+    layer = mine.operation
+    if mine.is_layer and (layer.trainable_variables or not _same_in_training(layer)):
+        return False
+    if _constants(mine) != _constants(theirs):
+        return False
+    return layer is theirs.operation or (
+        _settings(mine) == _settings(theirs)
+        and (not mine.is_layer or _same_weights(layer, theirs.operation))
+    )
 
 
 def _same_in_training(layer):

@@ -29,6 +29,17 @@ def learnable_data(count, seed=0, size=SIZE):
     return x, y
 
 
+def batches(sizes, *arrays):
+    """A tf.data.Dataset with batches of these sizes."""
+    whole, start = None, 0
+    for size in sizes:
+        part = tuple(a[start : start + size] for a in arrays)
+        part = tf.data.Dataset.from_tensor_slices(part).batch(size)
+        whole = part if whole is None else whole.concatenate(part)
+        start += size
+    return whole
+
+
 def pair(new_backbone, batch_norm=False, dropout=0.0, drift=0.1):
     """(target, source): the target is a small random step away from the source."""
     source = new_backbone(batch_norm=batch_norm, size=SIZE, widths=WIDTHS)

@@ -8,7 +8,7 @@ ROOT = Path(__file__).parent.parent / "keras_delta"
 # What each module or folder may import besides itself. A new one gets a row.
 FOUNDATION = {"errors", "files", "graph", "distances", "fingerprint"}
 PAIRING = FOUNDATION | {"pairing"}
-READING = PAIRING | {"taps", "heads", "samples", "labels", "memory"}
+READING = PAIRING | {"taps", "heads", "samples", "labels", "memory", "checkpoint"}
 METHODS = READING | {"attention", "regularizers"}
 ALLOWED = {
     "errors": set(),
@@ -26,6 +26,7 @@ ALLOWED = {
     "multi_worker": set(),
     "checks": METHODS | {"multi_worker"},
     "memory": FOUNDATION,
+    "checkpoint": FOUNDATION,
     "caching": READING,
     "saving": FOUNDATION | {"multi_worker"},
     "sharing": PAIRING,

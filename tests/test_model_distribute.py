@@ -4,24 +4,12 @@ import keras
 import model_reference as reference
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import keras_delta as kd
 from keras_delta.regularizers import L2SP, Delta, FeatureMap
 
 # 7: an uneven first batch; 8: an even one; 3: uneven; 1: one replica gets nothing.
 BATCHES = (7, 8, 3, 1)
-
-
-def batches(sizes, *arrays):
-    """A tf.data.Dataset with batches of these sizes."""
-    whole, start = None, 0
-    for size in sizes:
-        part = tuple(a[start : start + size] for a in arrays)
-        part = tf.data.Dataset.from_tensor_slices(part).batch(size)
-        whole = part if whole is None else whole.concatenate(part)
-        start += size
-    return whole
 
 
 def both(strategy, new_backbone, build, train):
@@ -65,7 +53,7 @@ def test_two_replicas_equal_one(name, strategy, new_backbone):
         )
 
     def train(model):
-        return model.fit(batches(BATCHES, x, y), verbose=0)
+        return model.fit(reference.batches(BATCHES, x, y), verbose=0)
 
     (one, logs1), (two, logs2) = both(strategy, new_backbone, build, train)
     moved = (
@@ -86,7 +74,7 @@ def test_one_step_with_sample_weights(sizes, strategy, new_backbone):
         return reference.compiled(target, source, Delta(0.3, 0.2, attention="uniform"))
 
     def train(model):
-        return model.fit(batches(sizes, x, y, weight), verbose=0)
+        return model.fit(reference.batches(sizes, x, y, weight), verbose=0)
 
     (one, logs1), (two, logs2) = both(strategy, new_backbone, build, train)
     reference.assert_same_weights(one.target, two.target)
@@ -120,7 +108,7 @@ def test_a_replica_without_samples(eager, strategy, new_backbone):
         )
 
     def train(model):
-        return model.fit(batches((4, 1), x, y), verbose=0)
+        return model.fit(reference.batches((4, 1), x, y), verbose=0)
 
     (one, logs1), (two, logs2) = both(strategy, new_backbone, build, train)
     assert all(np.isfinite(w).all() for w in two.get_weights())
@@ -138,7 +126,7 @@ def test_layer_losses_count_as_on_one_replica(strategy, new_backbone):
         return reference.compiled(target, source, L2SP(0.3, 0.2))
 
     def train(model):
-        return model.fit(batches((8, 3, 1), x, y), verbose=0)
+        return model.fit(reference.batches((8, 3, 1), x, y), verbose=0)
 
     (one, logs1), (two, logs2) = both(strategy, new_backbone, build, train)
     reference.assert_same_weights(one.target, two.target)
@@ -159,7 +147,7 @@ def test_a_loss_that_sums(sizes, strategy, new_backbone):
         return model
 
     def train(model):
-        return model.fit(batches(sizes, x, y), verbose=0)
+        return model.fit(reference.batches(sizes, x, y), verbose=0)
 
     (one, logs1), (two, logs2) = both(strategy, new_backbone, build, train)
     reference.assert_same_weights(one.target, two.target)
@@ -190,7 +178,7 @@ def test_an_empty_replica_leaves_batch_norm_finite(strategy, new_backbone):
         model = reference.compiled(
             *reference.pair(new_backbone, batch_norm=True), FeatureMap(0.3, 0.2)
         )
-    model.fit(batches((4, 1), x, y), verbose=0)
+    model.fit(reference.batches((4, 1), x, y), verbose=0)
     assert all(np.isfinite(w).all() for w in model.get_weights())
     assert np.isfinite(model.evaluate(x, y, 4, verbose=0))
     assert model.predict(x, 4, verbose=0).shape == (5, reference.CLASSES)
@@ -237,7 +225,7 @@ def test_mixed_precision_on_two_replicas(strategy, new_backbone):
             *reference.pair(new_backbone), Delta(0.3, 0.2, attention="uniform")
         )
         model.optimizer.initial_scale = 2.0**6
-    logs = model.fit(batches((8, 3), x, y), epochs=2, verbose=0)
+    logs = model.fit(reference.batches((8, 3), x, y), epochs=2, verbose=0)
     assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
     assert model.optimizer.inner_optimizer.iterations.numpy() == 4
     assert np.isfinite(list(logs.history.values())).all()
@@ -299,7 +287,7 @@ def test_several_steps_per_execution(steps, strategy, new_backbone):
         )
 
     def train(model):
-        data = batches(BATCHES, x, y)
+        data = reference.batches(BATCHES, x, y)
         return model.fit(data, epochs=2, verbose=0, callbacks=[Batches()])
 
     (one, logs1), (two, logs2) = both(strategy, new_backbone, build, train)

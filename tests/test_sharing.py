@@ -82,7 +82,7 @@ def nothing_shared(monkeypatch):
 
     def run(make):
         with monkeypatch.context() as patched:
-            patched.setattr(sharing.Shared, "_alike", lambda *args: False)
+            patched.setattr(sharing, "_alike", lambda *args: False)
             model = make()
             found = trained(model)
             assert model._shared.names == {}

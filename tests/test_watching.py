@@ -191,16 +191,6 @@ class Collect(keras.callbacks.Callback):
         self.found.append(watched and {k: float(v) for k, v in watched.items()})
 
 
-def batches(sizes, *arrays):
-    whole, start = None, 0
-    for size in sizes:
-        part = tuple(a[start : start + size] for a in arrays)
-        part = tf.data.Dataset.from_tensor_slices(part).batch(size)
-        whole = part if whole is None else whole.concatenate(part)
-        start += size
-    return whole
-
-
 def train(new_backbone, case, every=1, sizes=SIZES, scope=None, **kwargs):
     """(model, what was watched after each execution)."""
     keras.utils.set_random_seed(0)
@@ -225,7 +215,7 @@ def train(new_backbone, case, every=1, sizes=SIZES, scope=None, **kwargs):
         model.watch(every)
     collect = Collect()
     x, y = reference.data(sum(sizes))
-    data = batches(sizes, x, y)
+    data = reference.batches(sizes, x, y)
     model.fit(data, epochs=epochs, verbose=0, callbacks=[collect])
     return model, collect.found
 
@@ -333,7 +323,7 @@ def test_logs_stay_means_over_the_epoch(new_backbone):
     x, y = reference.data(sum(SIZES))
     model = reference.compiled(*reference.pair(new_backbone), CASES["delta"][0]())
     model.watch(2)
-    logs = model.fit(batches(SIZES, x, y), verbose=0).history
+    logs = model.fit(reference.batches(SIZES, x, y), verbose=0).history
     for name in ("task_loss", "feature_penalty", "head_penalty"):
         mean = np.average([row[name] for row in expected], weights=SIZES)
         np.testing.assert_allclose(logs[name], [mean], rtol=1e-4)

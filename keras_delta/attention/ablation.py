@@ -16,8 +16,8 @@ import tensorflow as tf
 from keras import tree
 
 from keras_delta import memory, samples
-from keras_delta.attention.checkpoint import Checkpoint
 from keras_delta.attention.tally import Result, Tally
+from keras_delta.checkpoint import Checkpoint
 from keras_delta.fingerprint import digest
 
 BATCH = 32

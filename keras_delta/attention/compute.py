@@ -11,9 +11,9 @@ from keras import ops, tree
 from keras_delta import fingerprint, memory, samples
 from keras_delta.attention import losses, taylor
 from keras_delta.attention.ablation import Ablation
-from keras_delta.attention.checkpoint import Checkpoint
 from keras_delta.attention.head_fit import HeadFit
 from keras_delta.attention.networks import Cut, Whole
+from keras_delta.checkpoint import Checkpoint
 from keras_delta.errors import invalid, unknown_name, warn
 from keras_delta.graph import Graph, is_container
 from keras_delta.heads import head_layers

@@ -14,9 +14,9 @@ from keras.src.random import seed_generator  # no public way to the global one
 from keras.src.utils.io_utils import print_msg
 
 from keras_delta import fingerprint, regularizers
-from keras_delta.attention.checkpoint import Checkpoint
 from keras_delta.callbacks import plain_values
 from keras_delta.callbacks.base import DeltaCallback, folder
+from keras_delta.checkpoint import Checkpoint
 from keras_delta.errors import invalid, warn
 
 try:

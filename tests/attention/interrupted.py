@@ -23,7 +23,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_delta.attention import ChannelAttention, ablation, checkpoint
+from keras_delta import checkpoint
+from keras_delta.attention import ChannelAttention, ablation
 
 KINDS = {
     # The last batch is a part of one, calls are much smaller than a batch's pairs.

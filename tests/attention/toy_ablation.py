@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_delta.attention import ablation
-from keras_delta.attention.checkpoint import Checkpoint
+from keras_delta.checkpoint import Checkpoint
 
 
 class Tap:

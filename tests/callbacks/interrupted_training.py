@@ -28,7 +28,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_delta as kd
-from keras_delta.attention import checkpoint
+from keras_delta import checkpoint
 
 SIZE, EPOCHS, COUNT = 8, 7, 24
 STAGES = ("opened", "half written", "written", "synced", "replaced", "deleting")

@@ -148,6 +148,11 @@ def fit(model, *callbacks, epochs=5, **kwargs):
     return model.fit(x, y, 4, callbacks=list(callbacks), **options)
 
 
+def kept(folder):
+    """A backup that stays when training has ended."""
+    return BackupAndRestore(folder / "b", delete_checkpoint=False)
+
+
 def everything(model):
     """All variables of the training, in one list."""
     parts = (model.target, model.regularizer, model.optimizer)
@@ -310,36 +315,27 @@ def test_rows_of_a_log_are_kept_once(append, new_backbone, tmp_path):
 def test_early_stopping_has_the_last_word(new_backbone, tmp_path):
     """Run again, a training that has stopped trains no batch, and is as it was."""
 
-    def kept():
-        return BackupAndRestore(tmp_path / "b", delete_checkpoint=False)
-
     first, known = new_model(new_backbone), watchers()
-    expected = fit(first, *known, kept(), epochs=8)
+    expected = fit(first, *known, kept(tmp_path), epochs=8)
     second, count, found = new_model(new_backbone), Batches(), watchers()
-    history = fit(second, *found, kept(), count, epochs=8)
+    history = fit(second, *found, kept(tmp_path), count, epochs=8)
     assert count.counts.value == 0
     assert history.history == expected.history
     assert_same(first, second)
 
 
 def test_more_epochs_go_on_from_the_end(new_backbone, tmp_path):
-    def kept():
-        return BackupAndRestore(tmp_path / "b", delete_checkpoint=False)
-
     straight, resumed, count = *[new_model(new_backbone) for _ in "ab"], Batches()
     expected = fit(straight, epochs=5)
-    fit(new_model(new_backbone), kept(), epochs=3)
-    found = fit(resumed, kept(), count, epochs=5)
+    fit(new_model(new_backbone), kept(tmp_path), epochs=3)
+    found = fit(resumed, kept(tmp_path), count, epochs=5)
     assert count.counts.value == 6
     assert found.history == expected.history
     assert_same(resumed, straight)
 
 
 def test_fewer_epochs_than_are_done_keep_the_backup(new_backbone, tmp_path):
-    def kept():
-        return BackupAndRestore(tmp_path / "b", delete_checkpoint=False)
-
-    fit(new_model(new_backbone), kept(), epochs=3)
+    fit(new_model(new_backbone), kept(tmp_path), epochs=3)
     count = Batches()
     with pytest.warns(UserWarning, match=r"`epochs=2`.*epoch 3 already"):
         fit(new_model(new_backbone), BackupAndRestore(tmp_path / "b"), count, epochs=2)
@@ -351,8 +347,8 @@ def test_another_learning_rate_is_told(new_backbone, tmp_path):
     def optimizer(rate):
         return keras.optimizers.SGD(rate, momentum=0.9)
 
-    kept = BackupAndRestore(tmp_path / "b", delete_checkpoint=False)
-    fit(new_model(new_backbone, optimizer=optimizer(0.25)), kept, epochs=2)
+    begun = new_model(new_backbone, optimizer=optimizer(0.25))
+    fit(begun, kept(tmp_path), epochs=2)
     other = new_model(new_backbone, optimizer=optimizer(0.5))
     with pytest.warns(UserWarning, match=r"learning rate is 0.5 now and was 0.25"):
         fit(other, BackupAndRestore(tmp_path / "b"), epochs=3)
