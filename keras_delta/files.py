@@ -5,6 +5,11 @@ import os
 import re
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 SUFFIXES = (".weights.h5",)  # of two parts, which Keras looks at
 
 
@@ -35,6 +40,24 @@ def replacing(path):
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path):
+    """Only one process at a time is within.
+
+    The lock belongs to the open file, so it ends with the process, however that ends.
+    Without effect on Windows.
+
+    Args:
+        path: of a file for the lock, made if there is none.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def sweep(path):

@@ -301,6 +301,8 @@ class DeltaModel(WholeFiles, keras.Model):
     def _caching(self, x, batch_size):
         """The source's maps come from the cache that was asked for, if any."""
         cache = self._cache_in_use()
+        if self._cache is not cache:  # the step was traced for another
+            self._cache = self.train_function = None
         if cache is None:
             yield
             return
@@ -311,10 +313,12 @@ class DeltaModel(WholeFiles, keras.Model):
             with cache.opened(
                 self.source_fingerprint, spec, count, keep=self._keeps_cache
             ):
-                self._cache, self.train_function = cache, None
+                if self._cache is None:
+                    self._cache, self.train_function = cache, None
                 yield
         finally:
-            self._cache = self.train_function = None
+            if not self._keeps_cache:
+                self._cache = self.train_function = None
             self.jit_compile = jit_compile
 
     def prepare(self, x, y=None, verbose="auto"):
@@ -340,6 +344,8 @@ class DeltaModel(WholeFiles, keras.Model):
 
     def make_train_function(self, force=False):
         """See `keras.Model.make_train_function`."""
+        if self._cache is not None and not self._cache.is_open:
+            self._cache = self.train_function = None  # a step outside of `fit`
         if self.train_function is not None and not force:
             return
         if self.regularizer is not None and not self.regularizer.ready:

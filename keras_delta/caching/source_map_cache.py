@@ -164,6 +164,11 @@ class SourceMapCache:
         else:
             self._drop()
 
+    @property
+    def is_open(self):
+        """Whether `maps` can be called."""
+        return self._is_open
+
     def _drop(self):
         if self._store is not None:
             self._store.drop()

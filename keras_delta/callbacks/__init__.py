@@ -15,4 +15,5 @@ from keras_delta.callbacks.starting_point_distance import (
 from keras_delta.callbacks.strength_scheduler import (
     StrengthScheduler as StrengthScheduler,
 )
+from keras_delta.callbacks.terminate_on_nan import LossNotFinite as LossNotFinite
 from keras_delta.callbacks.terminate_on_nan import TerminateOnNaN as TerminateOnNaN

@@ -6,11 +6,15 @@ import keras
 import numpy as np
 
 from keras_delta.errors import invalid
-from keras_delta.regularizers import Sum
+from keras_delta.regularizers import members
 from keras_delta.regularizers.attended import Attended
 
 PEAKED = 0.5  # of the channels, that the weights are spread over
 PARTS = ("task_loss", "feature_penalty", "head_penalty")
+
+
+class LossNotFinite(RuntimeError):
+    """The loss has become NaN or infinite."""
 
 
 class TerminateOnNaN(keras.callbacks.TerminateOnNaN):
@@ -22,7 +26,7 @@ class TerminateOnNaN(keras.callbacks.TerminateOnNaN):
     few channels (the largest `C W_j` multiplies the step), the learning rate.
 
     Args:
-        raise_error: whether to raise RuntimeError in place of stopping, so that
+        raise_error: whether to raise `LossNotFinite` in place of stopping, so that
             callbacks do not clean up (a backup stays). Default False.
 
     Example:
@@ -40,14 +44,15 @@ class TerminateOnNaN(keras.callbacks.TerminateOnNaN):
         """Stop where the loss is NaN or infinite.
 
         Raises:
-            RuntimeError: in place of stopping, with `raise_error=True`.
+            LossNotFinite: a RuntimeError, in place of stopping, with
+                `raise_error=True`.
         """
         loss = (logs or {}).get("loss")
         if loss is None or math.isfinite(float(np.asarray(loss))):
             return
         message = explanation(self.model, batch, logs)
         if self.raise_error:
-            raise RuntimeError(message)
+            raise LossNotFinite(message)
         self.model.stop_training = True
         print("\n" + message, flush=True)
 
@@ -64,23 +69,18 @@ def explanation(model, batch, logs):
     shown = ", ".join(f"{name} {value:g}" for name, value in parts.items())
     lines = [
         f"Batch {batch + 1}: the loss is {float(np.asarray(logs['loss'])):g}"
-        f"{f' ({shown})' if shown else ''}. Training stops. Likely causes:"
+        f"{f' ({shown})' if shown else ''}.",
+        "Training stops. Likely causes:",
     ]
     causes = [
         cause
-        for regularizer in _members(getattr(model, "regularizer", None))
+        for regularizer in members(getattr(model, "regularizer", None))
         for cause in _causes(regularizer)
     ]
     rate = float(np.asarray(getattr(model.optimizer, "learning_rate", np.nan)))
     causes.append(f"The learning rate, {rate:g} now, is too large.")
     causes.append("The images hold NaN, or have another range than the model expects.")
     return "\n".join([*lines, *(f"- {cause}" for cause in causes)])
-
-
-def _members(regularizer):
-    if isinstance(regularizer, Sum):
-        return [found for m in regularizer.members for found in _members(m)]
-    return [] if regularizer is None else [regularizer]
 
 
 def _causes(regularizer):

@@ -67,6 +67,7 @@ centre crop S or ten crops |
         self.size = height_width(image_size, "image_size")
         self.training = training
         self.ten_crop = ten_crop
+        self.resizing = (name, self.size, training)  # what `resize` depends on
 
     def resize(self, image):
         """Resizes one image: bilinear with antialiasing, in 0..255.

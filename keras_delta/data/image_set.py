@@ -4,11 +4,12 @@ import numpy as np
 
 from keras_delta.data.augment import Protocol
 from keras_delta.data.decode import rgb_array
-from keras_delta.data.pipeline import stream_batches
+from keras_delta.data.pipeline import resized, stream_batches
 from keras_delta.data.sampling import (
     checked_indices,
     checked_labels,
     few_shot_indices,
+    fold_indices,
     split_indices,
 )
 from keras_delta.data.sources import FileSource, MemorySource
@@ -155,6 +156,55 @@ class ImageSet:
         """
         rest, held_out = split_indices(self._labels, self._class_names, fraction, seed)
         return self.subset(rest), self.subset(held_out)
+
+    def folds(self, folds=5, seed=0):
+        """Divides each class into parts of equal size, for cross-validation.
+
+        Args:
+            folds: number of parts, 2 or more.
+            seed: integer; the same seed gives the same parts.
+
+        Returns:
+            List of `folds` pairs (training part, held-out part) of `ImageSet`. Each
+            image is held out once.
+
+        Raises:
+            ValueError: for fewer than two folds, or a class with fewer images than
+                folds; names it.
+        """
+        parts = fold_indices(self._labels, self._class_names, folds, seed)
+        everything = np.arange(len(self))
+        return [
+            (self.subset(np.setdiff1d(everything, part)), self.subset(part))
+            for part in parts
+        ]
+
+    def resized(self, image_size, *, protocol="default", training=False):
+        """The same images, decoded and resized now, once for many `batches`.
+
+        `subset`, `split`, `folds` and `few_shot` of the result share its memory. It can
+        be used for `batches` with the same three arguments alone.
+
+        Args:
+            image_size, protocol, training: as for `batches`. `training` can also be
+                a tuple, `(True, False)`: each image is decoded once for both.
+
+        Returns:
+            `ImageSet`; a tuple of them for a tuple.
+
+        Raises:
+            ValueError: for images that were resized for other arguments before.
+        """
+        several = isinstance(training, tuple)
+        prepares = [
+            Protocol(protocol, image_size, each)
+            for each in (training if several else (training,))
+        ]
+        made = tuple(
+            ImageSet(source, self._labels, self._class_names, self._skipped)
+            for source in resized(self._source, *prepares)
+        )
+        return made if several else made[0]
 
     def few_shot(self, k, seed=0):
         """Draws `k` images of each class.

@@ -48,11 +48,12 @@ def stream_batches(
     if len(source) == 0:
         raise ValueError("There are no images to batch: the set is empty.")
     if cache:
-        source = _resized(source, prepare)
+        (source,) = resized(source, prepare)
     labels = tf.constant(labels)
+    ready = _is_resized(source, prepare)
 
     def finish(index, epoch, image):
-        image = image if cache else prepare.resize(image)
+        image = image if ready else prepare.resize(image)
         shown = epoch if views is None else epoch % views
         image_seed = tf.random.fold_in(tf.stack([seed, shown]), index)
         return prepare.finish(image, image_seed), labels[index]
@@ -74,10 +75,34 @@ def _is_count(number):
     return whole and number > 0
 
 
-def _resized(source, prepare):
-    """The same images in memory, decoded and resized."""
+def resized(source, *prepares):
+    """The same images in memory, decoded once and resized for each of `prepares`.
+
+    Returns:
+        List of sources, one for each; the source itself where it was resized before.
+    """
+    if all([_is_resized(source, prepare) for prepare in prepares]):
+        return [source] * len(prepares)
     images = source.images(shuffle=False, seed=0).map(
-        lambda index, epoch, image: prepare.resize(image),
+        lambda index, epoch, image: tuple(p.resize(image) for p in prepares),
         num_parallel_calls=tf.data.AUTOTUNE,
     )
-    return MemorySource(list(images.as_numpy_iterator()), tf.float32)
+    columns = [[] for _ in prepares]
+    for row in images.as_numpy_iterator():
+        for column, image in zip(columns, row, strict=True):
+            column.append(image)
+    return [
+        MemorySource(column, tf.float32, resized_for=prepare.resizing)
+        for column, prepare in zip(columns, prepares, strict=True)
+    ]
+
+
+def _is_resized(source, prepare):
+    there = getattr(source, "resized_for", None)
+    if there not in (None, prepare.resizing):
+        raise ValueError(
+            f"The images were resized for {there} and cannot be used for "
+            f"{prepare.resizing} (protocol, image size, training). Call `resized` on "
+            "the images as they were."
+        )
+    return there is not None

@@ -163,6 +163,49 @@ def few_shot_indices(labels, class_names, k, seed):
     return _joined([members[:k] for _, members in _shuffled_classes(labels, seed)])
 
 
+def fold_indices(labels, class_names, folds, seed):
+    """Deals each class out to folds, as evenly as can be.
+
+    The next class begins where the last one ended, so that the sizes of the folds
+    differ by one at most.
+
+    Args:
+        labels: integer array.
+        class_names: name of each label.
+        folds: number of folds, 2 or more.
+        seed: integer.
+
+    Returns:
+        List of `folds` sorted arrays of indices; each index is in one of them.
+
+    Raises:
+        ValueError: for fewer than two folds, no data, or a class of fewer images than
+            folds.
+    """
+    if isinstance(folds, bool) or not isinstance(folds, int | np.integer) or folds < 2:
+        raise ValueError(invalid("folds", "an integer of 2 or more", folds))
+    if len(labels) == 0:
+        raise ValueError("There is nothing to cut into folds: the data are empty.")
+    counts = np.bincount(labels, minlength=len(class_names))
+    short = [
+        f"{name!r} ({count})"
+        for name, count in zip(class_names, counts, strict=True)
+        if 0 < count < folds
+    ]
+    if short:
+        raise ValueError(
+            invalid(
+                "folds",
+                "at most the number of samples in each class",
+                int(folds),
+                f"Classes with fewer: {', '.join(short)}. Use fewer folds, add "
+                "samples, or leave the class out.",
+            )
+        )
+    members = np.concatenate([m for _, m in _shuffled_classes(labels, seed)])
+    return [np.sort(members[fold::folds]) for fold in range(folds)]
+
+
 def _shuffled_classes(labels, seed):
     check_seed(seed)
     for label in np.unique(labels):

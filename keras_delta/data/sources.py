@@ -89,18 +89,22 @@ class MemorySource(IndexedSource):
     Args:
         images: sequence of arrays of shape (height, width, 3).
         dtype: their type.
+        resized_for: the `Protocol.resizing` that made them; None for images as they
+            were read.
     """
 
-    def __init__(self, images, dtype=tf.uint8):
+    def __init__(self, images, dtype=tf.uint8, resized_for=None):
         self._images = images
         self.dtype = dtype
+        self.resized_for = resized_for
 
     def __len__(self):
         return len(self._images)
 
     def take(self, indices):
         """The source of the images with these numbers; nothing is copied."""
-        return MemorySource([self._images[i] for i in indices], self.dtype)
+        images = [self._images[i] for i in indices]
+        return MemorySource(images, self.dtype, self.resized_for)
 
     def read(self, index):
         """The image itself."""
@@ -144,3 +148,7 @@ class EpochCounter:
     def advance(self, epochs):
         """Go on as if the data set had been iterated so many times more."""
         self._next += epochs
+
+    def restart(self):
+        """Begin anew: the next epoch is the first."""
+        self._next = 0

@@ -100,14 +100,27 @@ def alike(a, b):
     Strengths are numbers that can be set; a schedule in place of one is a difference.
     """
 
-    def settings(config):
+    return settings(a) == settings(b)
+
+
+def settings(regularizer):
+    """The config of a regularizer, without names and without strengths that are set."""
+
+    def chosen(config):
         if isinstance(config, dict):
             return {
-                k: settings(v)
+                k: chosen(v)
                 for k, v in config.items()
                 if k != "name"
                 and not (k in ("alpha", "beta") and isinstance(v, (int, float)))
             }
-        return [settings(v) for v in config] if isinstance(config, list) else config
+        return [chosen(v) for v in config] if isinstance(config, list) else config
 
-    return settings(serialize(a)) == settings(serialize(b))
+    return chosen(serialize(regularizer))
+
+
+def members(regularizer):
+    """List of the single regularizers of which one consists; empty for None."""
+    if isinstance(regularizer, Sum):
+        return [found for m in regularizer.members for found in members(m)]
+    return [] if regularizer is None else [regularizer]

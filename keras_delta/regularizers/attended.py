@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_delta.attention import ChannelAttention
+from keras_delta.attention import ChannelAttention, normalize
 from keras_delta.errors import invalid
 from keras_delta.regularizers.base import array
 from keras_delta.samples import check_count
@@ -21,14 +21,19 @@ class Attended:
         attention: `"auto"`, `"uniform"`, a `ChannelAttention`, a dict tap -> `(C,)`
             weights, or the path of a saved `ChannelAttention`.
         attention_samples: how many training samples `"auto"` looks at; None: all.
+        temperature: of the softmax that makes weights of the scores of `"auto"`.
         **kwargs: the arguments of the class mixed with.
     """
 
-    def __init__(self, attention="auto", attention_samples=256, **kwargs):
+    def __init__(
+        self, attention="auto", attention_samples=256, temperature=5.0, **kwargs
+    ):
         super().__init__(**kwargs)
         self.attention = _attention(attention)
         check_count("attention_samples", attention_samples)
         self.attention_samples = attention_samples
+        normalize.weights([0.0, 1.0], temperature=temperature)  # fail early
+        self.temperature = float(temperature)
         self.computed_attention = None
         self._attention_variables = {}
 
@@ -71,6 +76,7 @@ class Attended:
         self.computed_attention = ChannelAttention.compute(
             model,
             samples(self.attention_samples),
+            temperature=self.temperature,
             train_head="auto",
             progress=verbose,
         )
@@ -131,6 +137,7 @@ class Attended:
             **super().get_config(),
             "attention": attention,
             "attention_samples": self.attention_samples,
+            "temperature": self.temperature,
         }
 
 

@@ -114,6 +114,11 @@ class Regularizer(keras.layers.Layer):
         if variable is not None:
             variable.assign(new)
 
+    @property
+    def strength_variables(self):
+        """Variables of alpha and beta, where a model uses them as numbers."""
+        return list(self._strength_variables.values())
+
     def take_strengths(self, other):
         """Numbers for alpha and beta from another regularizer of the same kind."""
         for name, value in other._strengths.items():

@@ -36,6 +36,8 @@ class Delta(Attended, MapRegularizer):
         variant: see above.
         attention_samples: how many training samples `"auto"` looks at, default
             256 (the authors' program: 128); None for all.
+        temperature: of the softmax that makes weights of the scores of `"auto"`,
+            default 5 as in the authors' program; higher is more even.
         name: optional name.
 
     Raises:
@@ -53,12 +55,14 @@ class Delta(Attended, MapRegularizer):
         attention="auto",
         variant="relative",
         attention_samples=256,
+        temperature=5.0,
         name=None,
         **kwargs,
     ):
         super().__init__(
             attention=attention,
             attention_samples=attention_samples,
+            temperature=temperature,
             alpha=alpha,
             beta=beta,
             variant=variant,

@@ -22,6 +22,7 @@ class L2SPAtt(Attended, Regularizer):
         beta: strength of the head penalty, default 0.01.
         attention: as in `Delta`, default `"auto"`.
         attention_samples: as in `Delta`, default 256.
+        temperature: as in `Delta`, default 5.
         name: optional name.
 
     Raises:
@@ -36,12 +37,14 @@ class L2SPAtt(Attended, Regularizer):
         beta=0.01,
         attention="auto",
         attention_samples=256,
+        temperature=5.0,
         name=None,
         **kwargs,
     ):
         super().__init__(
             attention=attention,
             attention_samples=attention_samples,
+            temperature=temperature,
             alpha=alpha,
             beta=beta,
             name=name,

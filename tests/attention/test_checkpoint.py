@@ -21,10 +21,10 @@ import tensorflow as tf
 import toy_ablation as toy
 
 import keras_delta as kd
+from keras_delta import checkpoint
 from keras_delta.attention import (
     ChannelAttention,
     ablation,
-    checkpoint,
     head_fit,
     tally,
 )

@@ -62,8 +62,9 @@ def test_a_finite_loss_goes_on(new_backbone, capsys):
 
 
 def test_raising(new_backbone):
-    with pytest.raises(RuntimeError, match=r"(?s)the loss is .*Likely causes"):
+    with pytest.raises(RuntimeError, match=r"(?s)the loss is .*Likely causes") as e:
         diverging(new_backbone, FeatureMap(1e30), raise_error=True)
+    assert type(e.value) is kd.callbacks.LossNotFinite
 
 
 def test_a_plain_keras_model(capsys):
@@ -71,4 +72,5 @@ def test_a_plain_keras_model(capsys):
     model.compile(keras.optimizers.SGD(0.5), "mse")
     x = np.full((4, 2), np.nan, "float32")
     model.fit(x, np.zeros(4), verbose=0, callbacks=[kd.callbacks.TerminateOnNaN()])
-    assert "the loss is nan. Training stops" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "the loss is nan." in said and "Training stops" in said

@@ -175,3 +175,36 @@ def test_a_dict_that_is_no_config():
         '{"class_name": ..., "config": {...}}. Received: regularizer={\'delta\': 1}. '
         "Use `keras_delta.regularizers.serialize` to see one."
     )
+
+
+def test_members():
+    first, second, third = L2(), Delta(), L2SP()
+    assert regularizers.members(None) == []
+    assert regularizers.members(first) == [first]
+    nested = Sum([Sum([first, second]), third])
+    assert regularizers.members(nested) == [first, second, third]
+
+
+def test_settings_leave_out_names_and_strengths_that_are_numbers():
+    one = regularizers.settings(Delta(0.1, 0.2, name="one"))
+    assert one == regularizers.settings(Delta(3, 4, name="two"))
+    assert not {"alpha", "beta", "name"} & set(one["config"])
+    decay = keras.optimizers.schedules.ExponentialDecay
+    others = [
+        regularizers.settings(other)
+        for other in (
+            Delta(temperature=2.0),
+            Delta(variant="code"),
+            Delta(attention="uniform"),
+            Delta(attention_samples=8),
+            Delta(alpha=decay(0.1, 2, 0.5)),
+            Delta(alpha=decay(0.2, 2, 0.5)),
+            FeatureMap(),
+            Sum([Delta()]),
+        )
+    ]
+    for i, other in enumerate(others):
+        assert other != one and other not in others[:i]
+    assert regularizers.settings(None) is None
+    sums = [regularizers.settings(Sum([L2(a), L2SP(a)])) for a in (0.1, 3.0)]
+    assert sums[0] == sums[1]

@@ -6,11 +6,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from reference import HEAD, SCORES, SOURCE_MAP, TARGET_MAP, half_sum_of_squares
+from reference import HEAD, SCORES, SOURCE_MAP, TARGET_MAP, half_sum_of_squares, softmax
 
 import keras_delta as kd
-from keras_delta import ChannelAttention
-from keras_delta.regularizers import Delta, FeatureMap
+from keras_delta import ChannelAttention, regularizers
+from keras_delta.regularizers import Delta, FeatureMap, L2SPAtt
 
 SOURCE, TARGET = {"tap": SOURCE_MAP}, {"tap": TARGET_MAP}
 CODE = ChannelAttention.from_scores({"tap": SCORES})
@@ -240,6 +240,32 @@ def test_auto_is_computed_from_the_training_data(bound, images):
         assert w.sum() == pytest.approx(1, abs=1e-5) and w.std() > 0
         found = model.regularizer.computed_attention.weights[tap]
         np.testing.assert_array_equal(found, w)
+
+
+@pytest.mark.parametrize("kind", [Delta, L2SPAtt])
+def test_the_temperature_of_the_computed_attention(bound, images, kind):
+    """`softmax(z-score of the scores / temperature)`; 5 is the default."""
+    for kwargs, temperature in (({}, 5.0), ({"temperature": 2}, 2.0)):
+        model = bound(kind(0.1, **kwargs))
+        assert model.regularizer.temperature == temperature
+        model.prepare(*images, verbose=0)
+        attention = model.regularizer.computed_attention
+        assert attention.temperature == temperature
+        for tap, weights in model.regularizer.attention_weights().items():
+            scores = attention.scores[tap].astype("float64")
+            z = (scores - scores.mean()) / scores.std()
+            expected = softmax(z / temperature)
+            np.testing.assert_allclose(weights, expected, rtol=1e-3)
+            assert np.ptp(weights) > 0
+        again = regularizers.get(regularizers.serialize(model.regularizer))
+        assert again.temperature == temperature
+
+
+@pytest.mark.parametrize("kind", [Delta, L2SPAtt])
+@pytest.mark.parametrize("temperature", [0, -1.0, float("nan"), "5", True, None])
+def test_bad_temperatures(kind, temperature):
+    with pytest.raises(ValueError, match=r"`temperature`. Expected a positive number"):
+        kind(temperature=temperature)
 
 
 def test_a_saved_attention_by_its_path(tmp_path):

@@ -1,0 +1,222 @@
+"""What a cross-validated search of alpha and beta costs, and what it finds.
+
+    python benchmarks/search.py speed --data-dir FOLDER
+    python benchmarks/search.py quality --data-dir FOLDER
+
+FOLDER holds train/ and test/ with a folder a class, or class folders.
+
+`speed` runs a few cells on all folds twice: straightforwardly, as a loop or Keras
+Tuner's own classes would do it (each training builds and traces a model, decodes the
+images, computes its attention, runs the source in each step), and by
+`CrossValidatedGridSearch`. Half of the straightforward trainings come before, half
+after. Times of the article's 25 cells are extrapolated from the cost of a further cell.
+
+`quality` runs a whole grid, then a Bayesian search of a third as many cells on the same
+folds, and says how far the default strengths, which need no search, are from the best.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+from quiet import tf  # first: it silences TensorFlow's start-up
+
+import keras
+import keras_tuner
+import numpy as np
+import pandas as pd
+import keras_delta as kd
+
+
+def arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("part", choices=("speed", "quality"))
+    add("--data-dir", type=Path, required=True)
+    add("--backbone", default="efficientnet_lite0", choices=kd.backbones.ALL)
+    add("--per-class", type=int, default=10)
+    add("--image-size", type=int, default=112)
+    add("--epochs", type=int, default=15)
+    add("--batch-size", type=int, default=16)
+    add("--folds", type=int, default=5)
+    add("--alphas", type=float, nargs="+", default=None)
+    add("--betas", type=float, nargs="+", default=None)
+    add("--seed", type=int, default=0)
+    add("--output", type=Path, help="keep results and picture there")
+    return parser.parse_args()
+
+
+def space(args, alphas, betas):
+    size = args.image_size
+    return kd.tuning.DeltaHyperModel(
+        source=lambda: kd.backbones.get(args.backbone)(input_shape=(size, size, 3)),
+        target=lambda source: kd.attach_head(source, args.classes),
+        alpha=alphas,
+        beta=betas,
+        jit_compile=False,
+    )
+
+
+def search(tuner, train_set, args):
+    began = time.perf_counter()
+    tuner.search(train_set, epochs=args.epochs, batch_size=args.batch_size)
+    return time.perf_counter() - began
+
+
+def straightforward(hypermodel, hp, train, held_out, args):
+    """One training that shares nothing with others: dict of seconds."""
+    seconds, began = {}, time.perf_counter()
+
+    def mark(name):
+        nonlocal began
+        now = time.perf_counter()
+        seconds[name], began = now - began, now
+
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(args.seed)
+    options = {"image_size": args.image_size, "seed": args.seed, "cache": True}
+    train = train.batches(
+        batch_size=args.batch_size, training=True, views=4, **options
+    )
+    held_out = held_out.batches(batch_size=32, **options)
+    mark("decode images")
+    model = hypermodel.build(hp)
+    mark("build the model")
+    model.prepare(train, verbose=0)
+    mark("attention, scales")
+    starts = []
+    clock = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: starts.append(time.perf_counter())
+    )
+    model.fit(train, epochs=args.epochs, shuffle=False, verbose=0, callbacks=[clock])
+    epoch = (time.perf_counter() - starts[1]) / (args.epochs - 1)
+    mark("trace the step")
+    seconds["train"] = epoch * args.epochs
+    seconds["trace the step"] -= seconds["train"]  # the first epoch takes longer
+    model.evaluate(held_out, verbose=0)
+    mark("evaluate")
+    return seconds
+
+
+def speed(train_set, args):
+    alphas, betas = args.alphas or [1.0, 10.0], args.betas or [0.01]
+    hypermodel = space(args, alphas, betas)
+    folds = train_set.folds(args.folds, args.seed)
+    jobs = [(a, b, fold) for a in alphas for b in betas for fold in folds]
+    rows = []
+
+    def run(some):
+        for alpha, beta, (train, held_out) in some:
+            hp = keras_tuner.HyperParameters()
+            hypermodel.declare_hyperparameters(hp)
+            hp.values.update(alpha=alpha, beta=beta)
+            rows.append(straightforward(hypermodel, hp, train, held_out, args))
+            print(f"straightforward: {sum(rows[-1].values()):.1f} s", flush=True)
+
+    half = len(jobs) // 2
+    run(jobs[:half])
+    with tempfile.TemporaryDirectory() as folder:
+        tuner = kd.tuning.CrossValidatedGridSearch(
+            hypermodel, folds=args.folds, seed=args.seed, directory=folder
+        )
+        whole = search(tuner, train_set, args)
+        cells = [cell.seconds for cell in tuner.cells()]
+    run(jobs[half:])
+
+    frame = pd.DataFrame(rows)
+    naive = frame.sum(axis=1).mean()
+    trainings = len(jobs)
+    further = float(np.median(cells[1:]))  # a cell that finds everything there
+    once = whole - further * len(cells)
+    print(f"\nSeconds of a straightforward training (mean of {trainings})")
+    print(frame.mean().round(1).to_string())
+    table = pd.DataFrame(
+        [
+            {
+                "search": name,
+                "trainings": cells * args.folds,
+                "straightforward s": naive * cells * args.folds,
+                "ours s": once + further * cells,
+            }
+            for name, cells in (("measured", len(cells)), ("25 cells", 25))
+        ]
+    )
+    table["times less"] = table["straightforward s"] / table["ours s"]
+    print(
+        f"\nOurs: {once:.0f} s once (decode, build, trace, attention of "
+        f"{args.folds} folds, source maps), then {further:.1f} s a cell, "
+        f"{further / args.folds:.1f} s a training\n"
+    )
+    print(table.round(1).to_string(index=False))
+
+
+def quality(train_set, args):
+    alphas = args.alphas or [0.5, 1.6, 5.0, 16.0, 50.0]
+    betas = args.betas or [0.001, 0.01, 0.1]
+    folder = args.output or Path(tempfile.mkdtemp())
+    common = {"folds": args.folds, "seed": args.seed, "directory": folder}
+    grid = kd.tuning.CrossValidatedGridSearch(
+        space(args, alphas, betas), project_name="grid", **common
+    )
+    grid_time = search(grid, train_set, args)
+    print(grid.summary())
+    grid.plot_surface(folder / "surface.png")
+    count = len(alphas) * len(betas)
+    bayesian = kd.tuning.CrossValidatedBayesianOptimization(
+        space(args, (min(alphas), max(alphas)), (min(betas), max(betas))),
+        max_trials=max(2, count // 3),
+        num_initial_points=2,
+        project_name="bayesian",
+        **common,
+    )
+    bayesian_time = search(bayesian, train_set, args)
+    best = grid.results_frame().iloc[0]
+    other = bayesian.results_frame().iloc[0]
+    frame = grid.results_frame()
+    default = frame[(frame["alpha"] == 5.0) & (frame["beta"] == 0.01)]
+    rows = [
+        {"what": f"grid, {count} cells", **_row(best), "seconds": grid_time},
+        {
+            "what": f"Bayesian, {max(2, count // 3)} cells",
+            **_row(other),
+            "seconds": bayesian_time,
+        },
+    ]
+    if len(default):
+        rows.append({"what": "default, no search", **_row(default.iloc[0])})
+    print()
+    print(pd.DataFrame(rows).round(4).to_string(index=False))
+    if args.output is None:
+        shutil.rmtree(folder)
+
+
+def _row(row):
+    names = ("alpha", "beta", "val_accuracy", "standard_error")
+    return {name: row[name] for name in names}
+
+
+def main():
+    args = arguments()
+    sets = kd.data.from_directory(args.data_dir)
+    pool = sets["train"] if isinstance(sets, dict) else sets
+    train_set = pool.few_shot(args.per_class, seed=args.seed)
+    args.classes = len(train_set.class_names)
+    print(
+        f"{args.backbone}, {args.image_size} px, {len(train_set)} images of "
+        f"{args.classes} classes, {args.folds} folds, {args.epochs} epochs of batches "
+        f"of {args.batch_size} (TensorFlow {tf.__version__}, Keras {keras.__version__}, "
+        f"Keras Tuner {keras_tuner.__version__})",
+        flush=True,
+    )
+    (speed if args.part == "speed" else quality)(train_set, args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,293 @@
+"""Chief and workers of a parallel search: their connection, and what is saved.
+
+Keras Tuner shares a search out to processes: one, the chief, has the oracle and
+serves it; the others, the workers, train. Its own server and client are made for
+processes that never die. These here outlive the death of either side.
+"""
+
+import contextlib
+import os
+import sys
+import time
+from concurrent import futures
+
+import grpc
+from keras_tuner.src import protos, utils
+from keras_tuner.src.distribute import oracle_chief
+from keras_tuner.src.engine.trial import TrialStatus
+
+from keras_delta import files
+from keras_delta.tuning import status
+
+POLL = 0.2  # seconds between two looks at whether the search has ended
+IDLE = 0.5  # seconds until a worker asks again, for whom the chief has no cell yet
+PATIENCE = 5  # seconds until a worker says that it waits
+
+_keras_tuner_saves = utils.save_json
+
+
+def whole_files():
+    """Let Keras Tuner replace its JSON files as a whole.
+
+    It writes oracle and trials in place, so that a process killed meanwhile leaves a
+    file that no process can read again. All of its classes write through
+    one function; that one is replaced, once. Subclasses would not do: an oracle makes
+    its trials itself, and any oracle can be searched with.
+    """
+    utils.save_json = _save_json
+
+
+def _save_json(path, obj):
+    if "://" in str(path):  # buckets replace as a whole by themselves
+        return _keras_tuner_saves(path, obj)
+    with files.replacing(path) as temporary:
+        return _keras_tuner_saves(str(temporary), obj)
+
+
+def keep_ongoing(oracle, workers):
+    """Put right what a reload makes of trials that had not ended; call it after one.
+
+    Keras Tuner sends all of them to the queue, from where any worker takes them. But
+    workers survive their chief, and go on with theirs. Afterwards, each trial that
+    has begun has ended, is ongoing, or is in the queue, and that once.
+
+    - The trials of `workers` are ongoing again.
+    - Trials that had ended leave the queue. Killed between its two steps, the chief
+      has saved them as ended and as ongoing.
+    - Running trials that the oracle does not know are forgotten: the chief was killed
+      before it gave them to a worker. Their numbers are given again.
+    - Trials that were given up, with the worker that had them, are in the queue.
+
+    Args:
+        oracle: `keras_tuner.Oracle` after `reload()` and before `save()`.
+        workers: ids of the workers that run on, or are started again.
+    """
+    saved = utils.load_json(oracle._get_oracle_fname())
+    ended = set(oracle.end_order)
+    passed = ended | set(saved["retry_queue"])
+    for worker, trial_id in saved["ongoing_trials"].items():
+        if worker in workers and trial_id not in passed:
+            trial = oracle.trials[trial_id]
+            trial.status = TrialStatus.RUNNING
+            oracle.ongoing_trials[worker] = trial
+    ongoing = {trial.trial_id for trial in oracle.ongoing_trials.values()}
+    begun = dict.fromkeys([*oracle._retry_queue, *oracle.start_order])
+    oracle._retry_queue = [
+        i for i in begun if i in oracle.trials and i not in ended | ongoing
+    ]
+    for trial_id, trial in list(oracle.trials.items()):
+        known = trial_id in begun or trial_id in ended | ongoing
+        if trial.status == TrialStatus.RUNNING and not known:
+            del oracle.trials[trial_id]
+
+
+def serve(oracle):
+    """Be the chief until the search has ended.
+
+    Like Keras Tuner's `start_server`, but it ends at once and not within 20 seconds,
+    waits for workers of the launcher that have not come yet, refuses a port that is in
+    use, and ends with the error where the oracle raises one.
+
+    Args:
+        oracle: the `keras_tuner.Oracle`.
+
+    Raises:
+        OSError: if the address cannot be had.
+        RuntimeError: if the oracle fails; the launcher is told that it is fatal.
+    """
+    servicer, errors = _Servicer(oracle), _Errors()
+    address = _address()
+    server = grpc.server(
+        futures.ThreadPoolExecutor(max_workers=1),
+        interceptors=[errors],
+        # Else two chiefs share one port, and each gets some of the calls.
+        options=[("grpc.so_reuseport", 0)],
+    )
+    protos.get_service_grpc().add_OracleServicer_to_server(servicer, server)
+    try:
+        bound = server.add_insecure_port(address)
+    except RuntimeError:
+        bound = 0
+    if not bound:
+        ip, _, port = address.rpartition(":")
+        message = (
+            f"The chief cannot listen at {address}: port {port} is in use by another "
+            f"process, or {ip} is no address of this machine. Choose another port, "
+            "with the launcher's `--port` or, the same for chief and workers, in "
+            "KERASTUNER_ORACLE_PORT; or end the other search."
+        )
+        status.report(fatal=message)
+        raise OSError(message)
+    server.start()
+    status.report(state="training")
+    try:
+        while errors.first is None and not servicer.over():
+            time.sleep(POLL)
+    finally:
+        # Calls that are being answered get their answer, if it is quick.
+        server.stop(grace=1).wait()
+    if errors.first is not None:
+        message = f"The search cannot go on: {errors.first}"
+        status.report(fatal=message)
+        raise RuntimeError(message) from errors.first
+    status.report(state="done")
+
+
+def connect(client, timeout=600):
+    """Let a worker wait for its chief, and repeat calls that a dead chief broke.
+
+    All calls may be repeated: a chief that was started again (`keep_ongoing`) gives
+    the worker the same trial, and ignores the end of one that has ended.
+
+    Args:
+        client: the tuner's `OracleClient`; its `stub` is replaced.
+        timeout: seconds to wait for a chief, at the start and each time it is gone.
+            There is none while a chief is there: it may compute.
+    """
+    client.stub = _Patient(_address(), timeout)
+
+
+def _address():
+    """IP address and port of the chief, as Keras Tuner has them."""
+    ip, port = (os.environ[f"KERASTUNER_ORACLE_{part}"] for part in ("IP", "PORT"))
+    if not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ValueError(
+            "Invalid value for the environment variable KERASTUNER_ORACLE_PORT. "
+            f"Expected a number from 1 to 65535. Received: {port!r}"
+        )
+    return f"{ip}:{port}"
+
+
+class _Servicer(oracle_chief.OracleServicer):
+    """Keras Tuner's, for workers that die or are given up, and repeat their calls.
+
+    It runs in one thread, the only one to touch the oracle.
+    """
+
+    def __init__(self, oracle):
+        super().__init__(oracle)
+        self.told = set()  # workers that know that the search has ended
+
+    def CreateTrial(self, request, context):
+        # Its trial stays behind; an oracle may wait for ongoing ones to end.
+        for worker in status.ended():
+            self.oracle.ongoing_trials.pop(worker, None)
+            self.oracle.tuner_ids.discard(worker)
+        response = super().CreateTrial(request, context)
+        if response.trial.status == protos.get_proto().TrialStatus.STOPPED:
+            self.told.add(request.tuner_id)
+        return response
+
+    def EndTrial(self, request, context):
+        ongoing = self.oracle.ongoing_trials.values()
+        if any(trial.trial_id == request.trial.trial_id for trial in ongoing):
+            return super().EndTrial(request, context)
+        return protos.get_service().EndTrialResponse()  # said before
+
+    def over(self):
+        workers = set(status.workers())
+        if workers:
+            return workers <= self.told.union(status.ended())
+        oracle = self.oracle
+        return (
+            self.stop_triggered and not oracle.ongoing_trials and not oracle.tuner_ids
+        )
+
+
+class _Errors(grpc.ServerInterceptor):
+    """Remembers the first exception of the oracle.
+
+    Keras Tuner keeps the oracle locked after one: the next call would hang.
+    """
+
+    first = None
+
+    def intercept_service(self, continuation, details):
+        handler = continuation(details)
+        if handler is None:
+            return None
+
+        def answer(request, context):
+            try:
+                return handler.unary_unary(request, context)
+            except Exception as error:
+                self.first = self.first or error
+                raise
+
+        return grpc.unary_unary_rpc_method_handler(
+            answer, handler.request_deserializer, handler.response_serializer
+        )
+
+
+class _Patient:
+    """Keras Tuner's calls of the chief, each repeated until a chief answers.
+
+    gRPC can repeat calls itself, but tells nobody that it waits, and gives up
+    after five times.
+    """
+
+    OPTIONS = [
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.min_reconnect_backoff_ms", 1000),
+        ("grpc.max_reconnect_backoff_ms", 1000),
+    ]
+
+    def __init__(self, address, timeout):
+        self.address, self.timeout = address, timeout
+        self.channel = grpc.insecure_channel(address, options=self.OPTIONS)
+        self.stub = protos.get_service_grpc().OracleStub(self.channel)
+
+    def __getattr__(self, name):
+        method = getattr(self.stub, name)
+
+        def call(request, wait_for_ready=None, timeout=None):
+            response = self._until_answered(method, request, timeout)
+            if name == "CreateTrial":
+                idle = protos.get_proto().TrialStatus.IDLE
+                if response.trial.status == idle:
+                    time.sleep(IDLE)  # Keras Tuner asks again at once
+            return response
+
+        return call
+
+    def _until_answered(self, method, request, timeout):
+        broken = None
+        while True:
+            self._wait()
+            try:
+                return method(request, timeout=timeout)
+            except grpc.RpcError as error:
+                if error.code() != grpc.StatusCode.UNAVAILABLE:
+                    raise
+                broken = broken or time.monotonic()
+                if time.monotonic() - broken > self.timeout:
+                    raise self._nobody() from error
+                time.sleep(POLL)
+
+    def _wait(self):
+        """Return once a chief is there."""
+        ready = grpc.channel_ready_future(self.channel)
+        try:
+            with contextlib.suppress(grpc.FutureTimeoutError):
+                return ready.result(min(PATIENCE, self.timeout))
+            print(f"Waiting for the chief at {self.address} ...", file=sys.stderr)
+            state = status.told().get("state", "training")
+            status.report(state="waiting for the chief")
+            try:
+                ready.result(max(0, self.timeout - PATIENCE))
+            except grpc.FutureTimeoutError:
+                raise self._nobody() from None
+            print("The chief is there.", file=sys.stderr)
+            status.report(state=state)
+        finally:
+            ready.cancel()
+
+    def _nobody(self):
+        return ConnectionError(
+            f"No chief has answered at {self.address} for {self.timeout:g} seconds. "
+            "`python -m keras_delta.tuning --workers 2 script.py` starts chief and "
+            "workers on one machine. By hand, start the same script once more with "
+            "KERASTUNER_TUNER_ID=chief and this worker's KERASTUNER_ORACLE_IP and "
+            "KERASTUNER_ORACLE_PORT, and see that no firewall is in between."
+        )

@@ -1,0 +1,287 @@
+"""The training data of a search, cut into folds."""
+
+import functools
+
+import numpy as np
+import tensorflow as tf
+from keras import tree
+
+from keras_delta import fingerprint, samples
+from keras_delta.caching import probe
+from keras_delta.data import ImageSet
+from keras_delta.data.sampling import check_seed, fold_indices
+from keras_delta.data.sources import epochs
+from keras_delta.errors import invalid
+
+LOOKED_AT = 64  # samples whose digest tells one data set from another
+
+
+def cut(x, y=None, *, folds, seed, batch_size, image_size, views, protocol, batches):
+    """The folds of what `search` was given.
+
+    Args:
+        x, y: an `ImageSet`; arrays `(x, y)`; or a `tf.data.Dataset`, which is read
+            into memory.
+        folds: number of folds.
+        seed: of the folds, and of order and augmentation.
+        batch_size: samples in a batch.
+        image_size, views, protocol: see `ImageSet.batches`; for an `ImageSet`.
+        batches: function `(part, training)` that gives what `fit` takes, in place
+            of the usual preparation; `part` is an `ImageSet`, or arrays `(x, y)`.
+
+    Returns:
+        An object with `train(fold)` and `held_out(fold)`, data of which each call
+        begins anew; fold None is everything, to train alone. `len` is the number of
+        folds; `digest` tells the data from others.
+
+    Raises:
+        ValueError: for fewer samples than folds in a class.
+    """
+    check_seed(seed)
+    if isinstance(x, tuple) and y is None and len(x) == 2:
+        x, y = x
+    if isinstance(x, ImageSet) and y is not None:
+        raise ValueError(invalid("y", "None, where `x` has the labels", y))
+    if isinstance(x, ImageSet):
+        data = Images(x, folds, seed)
+        if batches is None:
+            data.prepare(image_size, batch_size, views, protocol)
+    else:
+        if hasattr(x, "element_spec"):
+            x, y = _read(x, batch_size)
+        if y is None or not all(hasattr(v, "shape") for v in tree.flatten((x, y))):
+            expected = "a kd.data.ImageSet, arrays (x, y), or a tf.data.Dataset"
+            raise TypeError(invalid("x", expected, x))
+        data = Arrays(x, y, folds, seed, batch_size)
+    if batches is None:
+        return data
+    if not callable(batches):
+        raise TypeError(invalid("batches", "a function (part, training)", batches))
+    return Prepared(data, batches)
+
+
+def _read(dataset, batch_size):
+    remedy = "Pass the data without augmentation, and the augmentation as `batches`."
+    if isinstance(dataset.element_spec, tuple) and len(dataset.element_spec) > 2:
+        raise ValueError(
+            "A search takes no sample weights. Pass a tf.data.Dataset of (x, y)."
+        )
+    samples.collect(dataset, max_samples=1)  # refuses what has no batches or targets
+    try:
+        probe.check_data(dataset, None, batch_size, views=1)
+    except ValueError as e:
+        raise ValueError(
+            "A search cuts its data into folds, which a tf.data.Dataset with random "
+            f"augmentation or without end cannot be. {remedy}"
+        ) from e
+    return samples.collect(dataset)
+
+
+class Parts:
+    """Which samples are in which fold.
+
+    Args:
+        labels: `(n,)` integers; None for data that are not of classes.
+        names: of the classes.
+        count: number of samples.
+        folds: number of folds.
+        seed: of the choice.
+    """
+
+    def __init__(self, labels, names, count, folds, seed):
+        if labels is None:
+            labels, names = np.zeros(count, np.int64), ["all samples"]
+        self.held_out = fold_indices(labels, names, folds, seed)
+        self.count = count
+
+    def training(self, fold):
+        """Indices of the training samples of a fold; all of them for None."""
+        everything = np.arange(self.count)
+        return (
+            everything
+            if fold is None
+            else np.setdiff1d(everything, self.held_out[fold])
+        )
+
+
+class Images:
+    """Folds of an `ImageSet`, each image decoded once."""
+
+    def __init__(self, images, folds, seed):
+        self._images, self._seed = images, seed
+        self.parts = Parts(images.labels, images.class_names, len(images), folds, seed)
+        self._sets = {}
+
+    def __len__(self):
+        return len(self.parts.held_out)
+
+    def prepare(self, image_size, batch_size, views, protocol):
+        """Decode and resize everything, for training and for the test."""
+        self._batch_size, self._views = batch_size, views
+        self._settings = (image_size,)
+        self._options = {"protocol": protocol}
+        both = (True, False)
+        sets = self._images.resized(image_size, training=both, **self._options)
+        self._resized = dict(zip(both, sets, strict=True))
+
+    @property
+    def digest(self):
+        """A digest of the labels and of some images."""
+        some = np.linspace(0, len(self._images) - 1, LOOKED_AT).astype(int)
+        resized = self._resized[False].subset(np.unique(some))
+        images, _ = resized.arrays(*self._settings, **self._options)
+        return fingerprint.digest([self._images.labels, images])
+
+    def part(self, fold, training):
+        """The `ImageSet` of a part."""
+        return self._images.subset(self._indices(fold, training))
+
+    def _indices(self, fold, training):
+        return self.parts.training(fold) if training else self.parts.held_out[fold]
+
+    def train(self, fold):
+        """Training data of a fold, from its first epoch on."""
+        return self._batches(fold, True)
+
+    def held_out(self, fold):
+        """What is held out in a fold."""
+        return self._batches(fold, False)
+
+    def _batches(self, fold, training):
+        if (fold, training) not in self._sets:
+            part = self._resized[training].subset(self._indices(fold, training))
+            self._sets[fold, training] = part.batches(
+                *self._settings,
+                self._batch_size if training else max(self._batch_size, 32),
+                training=training,
+                seed=self._seed,
+                views=self._views if training else None,
+                **self._options,
+            )
+        dataset = self._sets[fold, training]
+        dataset.epoch_counter.restart()
+        return dataset
+
+
+class Arrays:
+    """Folds of arrays."""
+
+    def __init__(self, x, y, folds, seed, batch_size):
+        # Of a list, a tf.data.Dataset makes one tensor.
+        x, y = tree.lists_to_tuples((x, y))
+        self._x, self._y = tree.map_structure(np.asarray, (x, y))
+        self._seed, self._batch_size = seed, batch_size
+        count = samples.length(self._x)
+        if {len(v) for v in tree.flatten((self._x, self._y))} != {count}:
+            raise ValueError(
+                "All arrays must have the same number of samples. Received: "
+                f"{[v.shape for v in tree.flatten((self._x, self._y))]}."
+            )
+        labels = _classes(self._y)
+        names = None if labels is None else range(int(labels.max(initial=-1)) + 1)
+        self.parts = Parts(labels, names, count, folds, seed)
+        self._training = {}
+
+    def __len__(self):
+        return len(self.parts.held_out)
+
+    @property
+    def digest(self):
+        """A digest of all arrays."""
+        return fingerprint.digest([self._x, self._y])
+
+    def part(self, fold, training):
+        """The arrays `(x, y)` of a part."""
+        parts = self.parts
+        rows = parts.training(fold) if training else parts.held_out[fold]
+        return tree.map_structure(lambda v: v[rows], (self._x, self._y))
+
+    def train(self, fold):
+        """Training data of a fold, from its first epoch on."""
+        if fold not in self._training:
+            self._training[fold] = self._shuffled(self.parts.training(fold))
+        dataset = self._training[fold]
+        dataset.epoch_counter.restart()
+        return dataset
+
+    def held_out(self, fold):
+        """What is held out in a fold."""
+        rows = tf.data.Dataset.from_tensor_slices(self.parts.held_out[fold])
+        return self._batches(rows, max(self._batch_size, 32))
+
+    def _shuffled(self, rows):
+        """Batches, in an order of their own in each epoch.
+
+        It does not depend on `tf.random.set_seed`, as that of `shuffle` would.
+        """
+
+        def order(epoch):
+            return np.random.default_rng([self._seed, epoch]).permutation(rows)
+
+        def ordered(epoch):
+            numbers = tf.numpy_function(order, [epoch], rows.dtype, stateful=False)
+            numbers = tf.ensure_shape(numbers, rows.shape)
+            return tf.data.Dataset.from_tensor_slices(numbers)
+
+        counted = epochs()
+        shuffled = counted.take(1).flat_map(ordered)
+        shuffled = shuffled.apply(tf.data.experimental.assert_cardinality(len(rows)))
+        dataset = self._batches(shuffled, self._batch_size)
+        dataset.epoch_counter = counted.epoch_counter
+        dataset.image_views = 1  # a cache of source maps need not read to find out
+        return dataset
+
+    def _batches(self, rows, size):
+        arrays = self._tensors
+
+        def read(chosen):
+            return tree.map_structure(lambda v: tf.gather(v, chosen), arrays)
+
+        return rows.batch(size).map(read).prefetch(tf.data.AUTOTUNE)
+
+    @functools.cached_property
+    def _tensors(self):
+        with tf.device("CPU:0"):
+            return tree.map_structure(tf.convert_to_tensor, (self._x, self._y))
+
+
+class Prepared:
+    """Folds that the user's own function makes batches of, each time anew."""
+
+    def __init__(self, data, batches):
+        self._data, self._batches, self.parts = data, batches, data.parts
+
+    def __len__(self):
+        return len(self._data)
+
+    @property
+    def digest(self):
+        """A digest of the first batch that is held out in each fold."""
+        return fingerprint.digest(
+            [
+                list(samples.batches(self.held_out(fold), max_samples=LOOKED_AT))
+                for fold in range(len(self))
+            ]
+        )
+
+    def train(self, fold):
+        """Training data of a fold."""
+        return self._batches(self._data.part(fold, True), True)
+
+    def held_out(self, fold):
+        """What is held out in a fold."""
+        return self._batches(self._data.part(fold, False), False)
+
+
+def _classes(y):
+    """Labels `(n,)` where `y` is of classes, as integers or one-hot; else None."""
+    if not isinstance(y, np.ndarray):
+        return None
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim == 1 and y.dtype.kind in "iub":
+        if (y < 0).any():
+            raise ValueError(invalid("y", "labels of 0 or more", y))
+        return y.astype(np.int64)
+    one_hot = y.ndim == 2 and ((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all()
+    return y.argmax(1) if one_hot else None

@@ -1,0 +1,94 @@
+"""The grid as an oracle of Keras Tuner that can be resumed."""
+
+import itertools
+
+import keras_tuner
+import numpy as np
+from keras_tuner.engine import hyperparameters as kinds
+from keras_tuner.engine.trial import TrialStatus
+
+from keras_delta.errors import invalid
+from keras_delta.samples import check_count
+
+
+class GridOracle(keras_tuner.Oracle):
+    """Proposes every cell of the grid once.
+
+    Keras Tuner's own grid keeps its place in memory alone, so that an interrupted
+    search cannot go on. This one keeps nothing: it proposes the first cell that has
+    not been tried. What is declared first changes fastest, but for what others depend
+    on (the variant: it needs a model of its own), which changes slowest.
+
+    Args:
+        objective: as in `keras_tuner.Oracle`.
+        points: number of values of a range, evenly spaced in its logarithm.
+        **kwargs: as in `keras_tuner.Oracle`.
+    """
+
+    def __init__(self, objective=None, points=5, **kwargs):
+        super().__init__(objective=objective, **kwargs)
+        check_count("points", points)
+        if points is None or points < 2:
+            raise ValueError(invalid("points", "an integer of 2 or more", points))
+        self.points = points
+
+    def cells(self):
+        """All cells, a list of dicts of active values."""
+        space = self.get_space()
+        parents = {c.name for hp in space.space for c in hp.conditions}
+        names = dict.fromkeys(hp.name for hp in space.space)
+        names = sorted(names, key=lambda name: name in parents)
+        values = [self._values(name, space) for name in reversed(names)]
+        found = {}
+        for chosen in itertools.product(*values):
+            space.values = dict(zip(reversed(names), chosen, strict=True))
+            active = {
+                hp.name: space.values[hp.name]
+                for hp in space.space
+                if space.is_active(hp)
+            }
+            found.setdefault(self._compute_values_hash(active), active)
+        return list(found.values())
+
+    def _values(self, name, space):
+        hp = next(hp for hp in space.space if hp.name == name)
+        if isinstance(hp, kinds.Float) and hp.step is None:
+            return np.geomspace(hp.min_value, hp.max_value, self.points).tolist()
+        return list(hp.values)
+
+    def populate_space(self, trial_id):
+        """The next cell; see `keras_tuner.Oracle.populate_space`."""
+        for values in self.cells():
+            if not self._duplicate(values):
+                return {"status": TrialStatus.RUNNING, "values": values}
+        return {"status": TrialStatus.STOPPED, "values": None}
+
+
+class GridSearch(keras_tuner.Tuner):
+    """A tuner with a `GridOracle`, made as Keras Tuner's others are.
+
+    Args:
+        hypermodel, objective: as in `keras_tuner.GridSearch`.
+        points: see `GridOracle`.
+        max_trials, seed, max_consecutive_failed_trials: as in `keras_tuner.Oracle`.
+        **kwargs: as in `keras_tuner.Tuner`.
+    """
+
+    def __init__(
+        self,
+        hypermodel=None,
+        objective=None,
+        points=5,
+        max_trials=None,
+        seed=None,
+        max_consecutive_failed_trials=3,
+        **kwargs,
+    ):
+        oracle = GridOracle(
+            objective,
+            points,
+            max_trials=max_trials,
+            seed=seed,
+            max_consecutive_failed_trials=max_consecutive_failed_trials,
+        )
+        super().__init__(oracle=oracle, hypermodel=hypermodel, **kwargs)
