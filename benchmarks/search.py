@@ -82,9 +82,7 @@ def straightforward(hypermodel, hp, train, held_out, args):
     keras.utils.clear_session()
     keras.utils.set_random_seed(args.seed)
     options = {"image_size": args.image_size, "seed": args.seed, "cache": True}
-    train = train.batches(
-        batch_size=args.batch_size, training=True, views=4, **options
-    )
+    train = train.batches(batch_size=args.batch_size, training=True, views=4, **options)
     held_out = held_out.batches(batch_size=32, **options)
     mark("decode images")
     model = hypermodel.build(hp)
@@ -211,8 +209,8 @@ def main():
     print(
         f"{args.backbone}, {args.image_size} px, {len(train_set)} images of "
         f"{args.classes} classes, {args.folds} folds, {args.epochs} epochs of batches "
-        f"of {args.batch_size} (TensorFlow {tf.__version__}, Keras {keras.__version__}, "
-        f"Keras Tuner {keras_tuner.__version__})",
+        f"of {args.batch_size} (TensorFlow {tf.__version__}, Keras "
+        f"{keras.__version__}, Keras Tuner {keras_tuner.__version__})",
         flush=True,
     )
     (speed if args.part == "speed" else quality)(train_set, args)

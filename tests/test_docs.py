@@ -46,6 +46,27 @@ def test_training_page_code_runs(capsys):
     assert "block2b_drop" in names["model"].sharing
 
 
+def test_tuning_page_code_runs(tmp_path, monkeypatch, capsys):
+    """As printed, but for one cell of tiny images, on two folds, without attention."""
+    monkeypatch.chdir(tmp_path)
+    (code,) = python_blocks(ROOT / "docs/tuning.md")
+    for printed, ours in (
+        ("input_shape=(112, 112, 3)", "input_shape=(32, 32, 3)"),
+        ("alpha=[0.5, 1.6, 5, 16, 50]", 'alpha=5, regularizer="feature_map"'),
+        ("beta=[0.001, 0.01, 0.1]", "beta=[0.01]"),
+        ("folds=5", "folds=2"),
+        ('from_directory("my_photos")', "embedded_photographs(40, 2, 2)"),
+        ("epochs=15", "epochs=1"),
+    ):
+        assert printed in code
+        code = code.replace(printed, ours)
+    names = {}
+    exec(code, names)
+    assert len(names["tuner"].cells()) == 1
+    assert (tmp_path / "surface.png").is_file()
+    assert names["model"].regularizer.alpha == 5
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_lead_somewhere(page):
     links = re.findall(r"\]\(([^)#]+)", page.read_text())
