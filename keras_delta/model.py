@@ -460,7 +460,7 @@ class DeltaModel(WholeFiles, keras.Model):
             x, training=True, with_maps=True, with_entering=True
         )
         with tape.stop_recording():
-            if self._cache is not None:
+            if self._cache is not None and self._cache.is_open:
                 source_maps = self._cache.maps(x, self.source_maps)
             elif self._shared.names:
                 source_maps = self._on_samples(

@@ -135,6 +135,28 @@ def test_an_instance_keeps_the_traced_step(new_backbone):
     reference.assert_same_weights(model.target, plain.target, atol=1e-4, rtol=1e-4)
 
 
+def test_a_step_of_ones_own_after_fit(new_backbone):
+    """The cache is closed then: the source runs."""
+    cache = kd.SourceMapCache(dtype="float32")
+    model, *_ = trained(new_backbone, source_maps=cache)
+    x, y = reference.data(13)
+    before = model.target.get_weights()
+    plain = reference.compiled(
+        *reference.pair(new_backbone, batch_norm=True), FeatureMap(0.5, 0.1)
+    )
+    plain.prepare(x, y, verbose=0)
+    plain.make_train_function()
+    plain.target.set_weights(before)
+    for variable, value in zip(
+        plain.optimizer.variables, model.optimizer.variables, strict=True
+    ):
+        variable.assign(value)
+    batch = tf.constant(x[:4]), tf.constant(y[:4])
+    for one in (model, plain):
+        one.train_step(batch)
+    reference.assert_same_weights(model.target, plain.target, rtol=1e-5)
+
+
 def test_a_folder_serves_the_next_run(new_backbone, tmp_path):
     first = trained(new_backbone, kd.SourceMapCache(tmp_path / "maps"))
     again = trained(new_backbone, kd.SourceMapCache(tmp_path / "maps"))

@@ -303,7 +303,11 @@ class CrossValidated(Outcome):
         cells = self._number_of_cells()
         count = len(status.workers())
         if cells is not None and count > cells:
-            print(f"{count} workers for {cells} cells: the others have nothing to do.")
+            idle = count - cells
+            status.report(
+                note=f"{count} workers are more than the search has cells ({cells}): "
+                f"{idle} of them will have nothing to do."
+            )
 
     def _number_of_cells(self):
         """How many cells there are at most, or None."""

@@ -164,7 +164,7 @@ class Search:
         self.processes = [chief, *workers]
         self.signals = []  # those that have come
         self.done = False
-        self._since = None
+        self._since, self._notes = None, []
 
     def run(self):
         """Run until the search has ended; no process is left.
@@ -208,6 +208,10 @@ class Search:
         ended = [process for process in self.processes if process.look()]
         self.display.show(self.workers)
         for process in self.processes:
+            note = process.told.get("note")
+            if note and note not in self._notes:
+                self._notes.append(note)
+                self.say(note)
             if "fatal" in process.told:
                 self._stop()
                 self.say(process.log_end())

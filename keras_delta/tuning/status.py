@@ -40,6 +40,7 @@ def report(**fields):
             `fold`, `folds`, `epoch`, `epochs`;
             `done`, how many trainings this process has finished;
             `score`, mean of the last cell that it has finished;
+            `note`, a sentence for the user, shown once;
             `fatal`, a mistake that a new start would only repeat, in one sentence.
     """
     if PATH not in os.environ:

@@ -10,8 +10,10 @@ from keras_tuner.engine.tuner import maybe_distribute
 from keras_delta import files, fingerprint, regularizers
 from keras_delta.attention import ChannelAttention
 from keras_delta.checkpoint import Checkpoint
+from keras_delta.graph import Graph
 from keras_delta.regularizers.attended import Attended
 from keras_delta.regularizers.base import array
+from keras_delta.tuning.status import read, write
 
 
 class WarmModels:
@@ -36,7 +38,7 @@ class WarmModels:
     def __init__(self, hypermodel, folder, seed, strategy=None):
         self._hypermodel, self._folder = hypermodel, folder
         self._seed, self._strategy = seed, strategy
-        self.model = self._key = self._start = self._fingerprint = None
+        self.model = self._key = self._start = self._networks = None
 
     def begin(self, hp, fold, data, verbose=0):
         """The model, ready for the training of a cell on a fold.
@@ -100,25 +102,33 @@ class WarmModels:
         with maybe_distribute(self._strategy):
             model = self._hypermodel.build(hp)
             model.optimizer.build(model.trainable_variables)
-        self._check_source(model)
+        self._check_networks(model)
         return model
 
-    def _check_source(self, model):
-        found = fingerprint.digest([array(v) for v in model.source.weights])
-        if self._fingerprint is None:
-            path = self._folder / "source.txt"
+    def _check_networks(self, model):
+        """Refuse networks that are others than at the beginning of the search."""
+        found = {
+            # Variables would include the random state of dropout.
+            "source": fingerprint.digest([array(v) for v in model.source.weights]),
+            "target": fingerprint.of_structure(Graph(model.target)),
+        }
+        if self._networks is None:
+            path = self._folder / "networks.json"
             with files.locked(self._folder / "lock"):
-                if not path.exists():
-                    with files.replacing(path) as temporary:
-                        temporary.write_text(found, "utf-8")
-                self._fingerprint = path.read_text("utf-8")
-        if found != self._fingerprint:
-            raise keras_tuner.errors.FatalValueError(
-                "The function `source` gave other weights than before, so trainings "
-                "cannot be compared. Let it load pretrained weights, or begin with "
-                "`keras.utils.set_random_seed(0)`. If you changed the source: pass "
-                "another `project_name`, or `overwrite=True`."
-            )
+                if read(path) is None:
+                    write(path, found)
+                self._networks = read(path)
+        for argument, what in (
+            ("source", "other weights"),
+            ("target", "another network"),
+        ):
+            if found[argument] != self._networks[argument]:
+                raise keras_tuner.errors.FatalValueError(
+                    f"The function `{argument}` gave {what} than before, so trainings "
+                    "cannot be compared. A source has to load pretrained weights, or "
+                    "to begin with `keras.utils.set_random_seed(0)`. If you changed "
+                    "the function: pass another `project_name`, or `overwrite=True`."
+                )
 
     def _computed_once(self, hp, fold, data, verbose):
         """Values of the variables of `_once` for a fold: dict name -> array."""

@@ -530,10 +530,19 @@ def test_another_source_is_refused(search, tmp_path):
         search(**{**LIGHT, "source": other}).begin()
     assert str(e.value) == (
         "The function `source` gave other weights than before, so trainings cannot be "
-        "compared. Let it load pretrained weights, or begin with "
-        "`keras.utils.set_random_seed(0)`. If you changed the source: pass another "
+        "compared. A source has to load pretrained weights, or to begin with "
+        "`keras.utils.set_random_seed(0)`. If you changed the function: pass another "
         "`project_name`, or `overwrite=True`."
     )
+
+
+def test_another_target_is_refused(search):
+    search(**LIGHT).begin()
+    other = functools.partial(kd.attach_head, classes=3, pooling="max")
+    with pytest.raises(
+        keras_tuner.errors.FatalValueError, match="`target` gave another network"
+    ):
+        search(**{**LIGHT, "target": other}).begin()
 
 
 def test_a_source_without_pretrained_weights_is_refused(search):
