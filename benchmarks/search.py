@@ -5,11 +5,11 @@
 
 FOLDER holds train/ and test/ with a folder a class, or class folders.
 
-`speed` runs a few cells on all folds twice: straightforwardly, as a loop or Keras
-Tuner's own classes would do it (each training builds and traces a model, decodes the
-images, computes its attention, runs the source in each step), and by
-`CrossValidatedGridSearch`. Half of the straightforward trainings come before, half
-after. Times of the article's 25 cells are extrapolated from the cost of a further cell.
+`speed` runs a few cells on all folds, by `CrossValidatedGridSearch` in one process and
+in two workers, and some of the trainings straightforwardly, as a loop would do it: each
+builds and traces a model, decodes the images, computes its attention, and runs the source
+in each step. Half of those come before the others, half after. Times of the article's 25
+cells are extrapolated from the cost of a further cell.
 
 `quality` runs a whole grid, then a Bayesian search of a third as many cells on the same
 folds, and says how far the default strengths, which need no search, are from the best.
@@ -17,6 +17,7 @@ folds, and says how far the default strengths, which need no search, are from th
 
 import argparse
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -38,17 +39,18 @@ def arguments():
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("part", choices=("speed", "quality"))
+    add("part", choices=("speed", "quality", "search"))
     add("--data-dir", type=Path, required=True)
     add("--backbone", default="efficientnet_lite0", choices=kd.backbones.ALL)
     add("--per-class", type=int, default=10)
     add("--image-size", type=int, default=112)
-    add("--epochs", type=int, default=15)
+    add("--epochs", type=int, default=8)
     add("--batch-size", type=int, default=16)
     add("--folds", type=int, default=5)
     add("--alphas", type=float, nargs="+", default=None)
     add("--betas", type=float, nargs="+", default=None)
     add("--seed", type=int, default=0)
+    add("--straightforward", type=int, default=4, help="how many trainings")
     add("--output", type=Path, help="keep results and picture there")
     return parser.parse_args()
 
@@ -103,56 +105,68 @@ def straightforward(hypermodel, hp, train, held_out, args):
     return seconds
 
 
+def grid(args, folder):
+    hypermodel = space(
+        args, args.alphas or [1.0, 5.0, 20.0, 50.0], args.betas or [0.01]
+    )
+    return kd.tuning.CrossValidatedGridSearch(
+        hypermodel, folds=args.folds, seed=args.seed, directory=folder
+    )
+
+
 def speed(train_set, args):
-    alphas, betas = args.alphas or [1.0, 10.0], args.betas or [0.01]
-    hypermodel = space(args, alphas, betas)
     folds = train_set.folds(args.folds, args.seed)
-    jobs = [(a, b, fold) for a in alphas for b in betas for fold in folds]
     rows = []
 
-    def run(some):
-        for alpha, beta, (train, held_out) in some:
+    def straight(count):
+        hypermodel = grid(args, tempfile.mkdtemp()).hypermodel
+        for _ in range(count):
             hp = keras_tuner.HyperParameters()
             hypermodel.declare_hyperparameters(hp)
-            hp.values.update(alpha=alpha, beta=beta)
-            rows.append(straightforward(hypermodel, hp, train, held_out, args))
+            fold = folds[len(rows) % len(folds)]
+            rows.append(straightforward(hypermodel, hp, *fold, args))
             print(f"straightforward: {sum(rows[-1].values()):.1f} s", flush=True)
 
-    half = len(jobs) // 2
-    run(jobs[:half])
-    with tempfile.TemporaryDirectory() as folder:
-        tuner = kd.tuning.CrossValidatedGridSearch(
-            hypermodel, folds=args.folds, seed=args.seed, directory=folder
-        )
-        whole = search(tuner, train_set, args)
-        cells = [cell.seconds for cell in tuner.cells()]
-    run(jobs[half:])
+    half = args.straightforward // 2
+    straight(half)
+    ours = {}
+    for name, workers in (("one process", 1), ("two workers", 2)):
+        folder = tempfile.mkdtemp()
+        command = [sys.executable]
+        if workers > 1:
+            command += ["-m", "keras_delta.tuning", "--workers", str(workers)]
+            command += ["--logs", f"{folder}/logs"]
+        given = [a for a in sys.argv[1:] if a != "speed"]
+        began = time.perf_counter()
+        command += [__file__, "search", *given, "--output", folder]
+        subprocess.run(command, check=True)
+        whole = time.perf_counter() - began
+        cells = [cell.seconds for cell in grid(args, folder).cells()]
+        # The first cells compute what the further ones find.
+        further = float(np.median(cells[workers:])) / workers
+        ours[name] = whole - further * len(cells), further
+    straight(args.straightforward - half)
 
     frame = pd.DataFrame(rows)
     naive = frame.sum(axis=1).mean()
-    trainings = len(jobs)
-    further = float(np.median(cells[1:]))  # a cell that finds everything there
-    once = whole - further * len(cells)
-    print(f"\nSeconds of a straightforward training (mean of {trainings})")
+    print(f"\nSeconds of a straightforward training (mean of {len(rows)})")
     print(frame.mean().round(1).to_string())
-    table = pd.DataFrame(
-        [
-            {
-                "search": name,
-                "trainings": cells * args.folds,
-                "straightforward s": naive * cells * args.folds,
-                "ours s": once + further * cells,
-            }
-            for name, cells in (("measured", len(cells)), ("25 cells", 25))
-        ]
-    )
-    table["times less"] = table["straightforward s"] / table["ours s"]
-    print(
-        f"\nOurs: {once:.0f} s once (decode, build, trace, attention of "
-        f"{args.folds} folds, source maps), then {further:.1f} s a cell, "
-        f"{further / args.folds:.1f} s a training\n"
-    )
-    print(table.round(1).to_string(index=False))
+    table = []
+    for name, (once, further) in ours.items():
+        for count in (len(cells), 25):
+            straight_time = naive * count * args.folds
+            table.append(
+                {
+                    "search": f"{name}, {count} cells",
+                    "straightforward s": straight_time,
+                    "once s": once,
+                    "a cell s": further,
+                    "ours s": once + further * count,
+                    "times less": straight_time / (once + further * count),
+                }
+            )
+    print("\nStart of the processes included; 25 cells are extrapolated\n")
+    print(pd.DataFrame(table).round(1).to_string(index=False))
 
 
 def quality(train_set, args):
@@ -213,7 +227,10 @@ def main():
         f"{keras.__version__}, Keras Tuner {keras_tuner.__version__})",
         flush=True,
     )
-    (speed if args.part == "speed" else quality)(train_set, args)
+    if args.part == "search":
+        search(grid(args, args.output), train_set, args)
+    else:
+        (speed if args.part == "speed" else quality)(train_set, args)
 
 
 if __name__ == "__main__":

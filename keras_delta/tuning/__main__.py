@@ -168,9 +168,11 @@ def devices(gpus, count):
             {"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)], **every} for i in range(count)
         ]
     threads = str(max(1, cores() // count))
-    variables = {"CUDA_VISIBLE_DEVICES": NO_GPU}
-    for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
-        variables[name] = os.environ.get(name, threads)
+    name = "TF_NUM_INTRAOP_THREADS"
+    variables = {
+        "CUDA_VISIBLE_DEVICES": NO_GPU,
+        name: os.environ.get(name, threads),
+    }
     return [variables] * count
 
 
