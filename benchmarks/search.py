@@ -7,9 +7,9 @@ FOLDER holds train/ and test/ with a folder a class, or class folders.
 
 `speed` runs a few cells on all folds, by `CrossValidatedGridSearch` in one process and
 in two workers, and some of the trainings straightforwardly, as a loop would do it: each
-builds and traces a model, decodes the images, computes its attention, and runs the source
-in each step. Half of those come before the others, half after. Times of the article's 25
-cells are extrapolated from the cost of a further cell.
+builds and traces a model, decodes the images, computes its attention, and runs the
+source in each step. Half of those come before the others, half after. Times of the
+article's 25 cells are extrapolated from the cost of a further cell.
 
 `quality` runs a whole grid, then a Bayesian search of a third as many cells on the same
 folds, and says how far the default strengths, which need no search, are from the best.

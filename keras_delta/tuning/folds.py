@@ -2,6 +2,7 @@
 
 import functools
 
+import keras
 import numpy as np
 import tensorflow as tf
 from keras import tree
@@ -57,7 +58,7 @@ def cut(x, y=None, *, folds, seed, batch_size, image_size, views, protocol, batc
         return data
     if not callable(batches):
         raise TypeError(invalid("batches", "a function (part, training)", batches))
-    return Prepared(data, batches)
+    return Prepared(data, batches, seed)
 
 
 def _read(dataset, batch_size):
@@ -248,8 +249,9 @@ class Arrays:
 class Prepared:
     """Folds that the user's own function makes batches of, each time anew."""
 
-    def __init__(self, data, batches):
+    def __init__(self, data, batches, seed):
         self._data, self._batches, self.parts = data, batches, data.parts
+        self._seed = seed
 
     def __len__(self):
         return len(self._data)
@@ -265,7 +267,8 @@ class Prepared:
         )
 
     def train(self, fold):
-        """Training data of a fold."""
+        """Training data of a fold, of the same random numbers each time."""
+        keras.utils.set_random_seed(self._seed)
         return self._batches(self._data.part(fold, True), True)
 
     def held_out(self, fold):
