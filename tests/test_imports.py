@@ -40,7 +40,7 @@ ALLOWED = {
     # Above the model: what works on a DeltaModel.
     "callbacks": METHODS | {"model", "multi_worker"},
     "export": METHODS | {"model"},
-    "tuning": METHODS | {"model", "callbacks", "caching", "data"},
+    "tuning": METHODS | {"checks", "model", "callbacks", "caching", "data"},
     "analysis": METHODS | {"model"},
 }
 TOP = ROOT / "__init__.py"

@@ -16,7 +16,8 @@ import tensorflow as tf
 from keras_tuner.engine.trial import TrialStatus
 from keras_tuner.src.distribute import utils as distributed  # no public name
 
-from keras_delta import caching, callbacks, files, samples
+from keras_delta import caching, callbacks, checks, files, samples
+from keras_delta.data.sampling import check_seed
 from keras_delta.errors import invalid, unknown_name
 from keras_delta.tuning import chief, results, status
 from keras_delta.tuning.folds import cut
@@ -116,6 +117,7 @@ class CrossValidated(Outcome):
                 "`overwrite=True` would delete the results in each process that the "
                 "launcher starts. Delete the folder before, and pass overwrite=False."
             )
+        check_seed(seed)
         self.folds, self.seed, self.discard, self.rule = folds, seed, discard, rule
         _check_writable(directory, project_name)
         # A cell that diverges is no sign that the next one will.
@@ -190,7 +192,7 @@ class CrossValidated(Outcome):
         Args:
             x, y: all training data: a `keras_delta.data.ImageSet`, arrays `(x, y)`,
                 or a `tf.data.Dataset` without augmentation.
-            epochs: of each training. (Hyperband chooses; this is the most.)
+            epochs: of each training. (With Hyperband its `max_epochs` decides.)
             batch_size: samples in a batch.
             image_size, protocol: see `ImageSet.batches`; default: what the target
                 takes.
@@ -233,7 +235,12 @@ class CrossValidated(Outcome):
                 batches=batches,
             )
             self._tell_what_is_done()
-            super().search(job)
+            try:
+                super().search(job)
+            except KeyboardInterrupt:
+                if job.verbose and not status.launched():
+                    print("\nInterrupted. Run the same program again to go on.")
+                raise
             self._end()
 
     def _prepare(self, data, epochs, given, validate, verbose, source_maps, **options):
@@ -247,6 +254,8 @@ class CrossValidated(Outcome):
         if options["image_size"] is None:
             options["image_size"] = _image_size(model)
         data = cut(*data, folds=self.folds, seed=self.seed, **options)
+        checks.first_batch(model, data.train(0), None, options["batch_size"])
+        self.hypermodel.check_taps(model)
         logs = self._evaluate(model, data, 0, most=8)
         if self.oracle.objective.name not in logs:
             raise keras_tuner.errors.FatalValueError(
@@ -291,8 +300,9 @@ class CrossValidated(Outcome):
         differing = [k for k in {**found, **wanted} if found.get(k) != wanted.get(k)]
         if differing:
             what = "; ".join(
-                f"{k}: {_shown(found.get(k))} there, {_shown(wanted.get(k))} now"
+                line
                 for k in differing
+                for line in _differences(k, found.get(k), wanted.get(k))
             )
             raise keras_tuner.errors.FatalValueError(
                 f"The folder '{self._path}' holds another search ({what}). Pass "
@@ -552,6 +562,31 @@ def _image_size(model):
     if len(shapes) == 1 and len(shapes[0]) == 4 and None not in shapes[0][1:3]:
         return tuple(shapes[0][1:3])
     return None
+
+
+def _differences(name, there, now):
+    """The parts in which two JSON values differ, as lines of text."""
+    if isinstance(there, dict) and isinstance(now, dict):
+        keys = list({**there, **now})
+        pairs = [(k, there.get(k), now.get(k)) for k in keys]
+    elif isinstance(there, list) and isinstance(now, list) and len(there) == len(now):
+        # Hyperparameters have names.
+        names = [
+            v.get("name", i) if isinstance(v, dict) else i for i, v in enumerate(now)
+        ]
+        pairs = zip(names, there, now, strict=True)
+        if not any(isinstance(v, (dict, list)) for v in [*there, *now]):
+            pairs = None
+    else:
+        pairs = None
+    if pairs is None:
+        return [f"{name}: {_shown(there)} there, {_shown(now)} now"]
+    return [
+        line
+        for part, a, b in pairs
+        if a != b
+        for line in _differences(f"{name}, {part}", a, b)
+    ]
 
 
 def _shown(value):

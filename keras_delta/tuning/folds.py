@@ -49,6 +49,8 @@ def cut(x, y=None, *, folds, seed, batch_size, image_size, views, protocol, batc
             data.prepare(image_size, batch_size, views, protocol)
     else:
         if hasattr(x, "element_spec"):
+            if y is not None:
+                raise ValueError("A tf.data.Dataset has its targets: leave out `y`.")
             x, y = _read(x, batch_size)
         if y is None or not all(hasattr(v, "shape") for v in tree.flatten((x, y))):
             expected = "a kd.data.ImageSet, arrays (x, y), or a tf.data.Dataset"
@@ -75,7 +77,14 @@ def _read(dataset, batch_size):
             "A search cuts its data into folds, which a tf.data.Dataset with random "
             f"augmentation or without end cannot be. {remedy}"
         ) from e
-    return samples.collect(dataset)
+    found = samples.collect(dataset)
+    if fingerprint.digest(found) != fingerprint.digest(samples.collect(dataset)):
+        raise ValueError(
+            "The tf.data.Dataset gives its samples in another order each time, so its "
+            "folds would be others when the search goes on. Leave out `shuffle`: the "
+            "search shuffles by itself."
+        )
+    return found
 
 
 class Parts:

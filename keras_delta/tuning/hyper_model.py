@@ -10,10 +10,12 @@ import keras_tuner
 import numpy as np
 
 from keras_delta import regularizers
+from keras_delta import taps as tapping
 from keras_delta.errors import invalid, unknown_name
 from keras_delta.graph import Graph
 from keras_delta.heads import output_activation
 from keras_delta.model import DeltaModel
+from keras_delta.pairing import Pairing
 from keras_delta.regularizers.maps import VARIANTS, MapRegularizer
 
 ARTICLE_GRID = [1e-4, 1e-3, 1e-2, 0.1, 0.2]
@@ -273,7 +275,19 @@ class DeltaHyperModel(keras_tuner.HyperModel):
             )
         return made
 
+    def check_taps(self, model):
+        """Refuse taps, of all that are searched, that such a model does not have."""
+        source, target = Graph(model.source), Graph(model.target)
+        pairing = Pairing(target, source)
+        for taps in self._taps.values():
+            if not isinstance(taps, dict):  # of layer names, which DeltaModel reads
+                tapping.choose(taps, target, source, pairing)
+
     def _fresh(self, argument, made):
+        if made is None:
+            remedy = "Does the function return what it has made?"
+            expected = "a function that makes a new one each time"
+            raise _fatal(TypeError)(invalid(argument, expected, made, remedy))
         last = self._made.get(argument)
         if last is not None and last() is made:
             raise _fatal(ValueError)(

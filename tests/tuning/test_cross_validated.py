@@ -200,6 +200,33 @@ def test_a_folder_of_other_data_or_another_space(searched):
         grid(folder, other).search(x, y, **FIT)
 
 
+def test_what_differs_is_named(searched):
+    with pytest.raises(ValueError, match=r"space, alpha, values: \[0.1, 10.0\] there"):
+        grid(searched[0].directory, space(alpha=[0.1, 3.0])).search(*samples(), **FIT)
+
+
+def test_mistakes_that_only_a_later_cell_would_meet(tmp_path):
+    later = space(taps={"a": "auto", "b": ["conv9"]})
+    with pytest.raises(ValueError, match="conv9"):
+        grid(tmp_path / "taps", later).search(*samples(), **FIT)
+    x, y = samples()
+    with pytest.raises(ValueError, match=r"(?i)class"):
+        grid(tmp_path / "labels").search(x, y + 1, **FIT)
+    with pytest.raises(TypeError, match=r"`source`.*Does the function return"):
+        grid(tmp_path / "none", space(source=lambda: None)).search(x, y, **FIT)
+    with pytest.raises(ValueError, match="`seed`"):
+        grid(tmp_path / "seed", seed=None)
+
+
+def test_data_sets_that_cannot_be_cut(tmp_path):
+    x, y = samples()
+    dataset = tf.data.Dataset.from_tensor_slices((x, y))
+    with pytest.raises(ValueError, match="leave out `y`"):
+        grid(tmp_path).search(dataset.batch(8), y, **FIT)
+    with pytest.raises(ValueError, match="another order each time"):
+        grid(tmp_path).search(dataset.shuffle(36).batch(8), **FIT)
+
+
 def test_overwrite_deletes(searched, tmp_path):
     (tmp_path / "alpha_beta").mkdir()
     (tmp_path / "alpha_beta" / "search.json").write_text("{}")
@@ -308,6 +335,8 @@ class Scripted:
         monkeypatch.setattr(CrossValidated, "_evaluate", self._evaluate)
         monkeypatch.setattr(cross_validated.WarmModels, "need", lambda *a: None)
         monkeypatch.setattr(cross_validated, "_image_size", lambda model: None)
+        monkeypatch.setattr(cross_validated.checks, "first_batch", lambda *a: None)
+        monkeypatch.setattr(tuning.DeltaHyperModel, "check_taps", lambda *a: None)
         self._score = score
 
     def _train(self, trial, fold, epochs, job):

@@ -168,6 +168,7 @@ def test_nothing_searched():
         (lambda alpha, beta: Sum([Delta(alpha, beta)]), {}, (1e-4, 0.2)),
     ],
     ids=str,
+    ids=lambda v: getattr(v, "__name__", None),
 )
 def test_default_alpha(regularizer, kwargs, expected):
     hp = declared(hyper_model(regularizer=regularizer, **kwargs))
