@@ -242,8 +242,6 @@ class Search:
         if process is not self.chief:
             progress = process.total
         told = f"{process.name} {process.how_it_ended()}"
-        if process.code > 0:  # an exception; of a signal there is no last word
-            told += f" ({process.log_end().splitlines()[-1].strip()})"
         if process.failed(progress):
             self.say(
                 f"{told}; it is started again, {process.failures} of {RESTARTS}. "

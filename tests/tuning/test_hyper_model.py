@@ -167,8 +167,7 @@ def test_nothing_searched():
         (uniform, {}, (1e-4, 0.2)),
         (lambda alpha, beta: Sum([Delta(alpha, beta)]), {}, (1e-4, 0.2)),
     ],
-    ids=str,
-    ids=lambda v: getattr(v, "__name__", None),
+    ids=lambda v: getattr(v, "__name__", str(v)),
 )
 def test_default_alpha(regularizer, kwargs, expected):
     hp = declared(hyper_model(regularizer=regularizer, **kwargs))
