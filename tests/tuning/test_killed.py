@@ -16,7 +16,7 @@ import pytest
 
 HERE = Path(__file__).parent
 SCRIPT = HERE / "scripts" / "toy_search.py"
-KILLS = int(os.environ.get("KERAS_DELTA_KILLS", "2"))
+KILLS = int(os.environ.get("KERAS_DELTA_KILLS", "1"))
 EPOCHS = "12"
 
 
