@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -337,16 +338,15 @@ class CrossValidated(Outcome):
             print(f"Going on in '{self._path}': {len(found)}{of} cells are done{but}.")
 
     def _end(self):
-        found = self.cells()
-        with contextlib.suppress(ImportError):  # pandas is an extra
-            table = results.frame(
-                found, self.oracle.objective.name, self.oracle.objective.direction
-            )
-            with files.replacing(self._path / "results.csv") as temporary:
-                table.to_csv(temporary, index=False)
+        if not self._is_worker():  # one process writes it, the chief if there is one
+            with contextlib.suppress(ImportError):  # pandas is an extra
+                table = self.results_frame()
+                with files.replacing(self._path / "results.csv") as temporary:
+                    table.to_csv(temporary, index=False)
         status.report(state="done")
         if status.launched():
             sys.exit(0)  # the rest of the script is for one process
+        found = self.cells()
         if found and all(c.status == "FAILED" for c in found):
             self.get_best_hyperparameters()  # says why there are none
 
@@ -381,7 +381,7 @@ class CrossValidated(Outcome):
         name = self.oracle.objective.name
         if "discarded" in record.end:
             metrics[name] = record.end["discarded"]
-        self._line(trial, job, self._shown(record, metrics[name]))
+        self._line(trial, job, self._in_words(record, metrics[name]))
         status.report(score=metrics[name])
         return metrics
 
@@ -478,13 +478,12 @@ class CrossValidated(Outcome):
         of = f"/{total}" if total else ""
         print(f"Cell {number}{of}  {'  '.join(searched)}  {what}", flush=True)
 
-    def _shown(self, record, score):
+    def _in_words(self, record, score):
         name = self.oracle.objective.name
         values = [fold["metrics"][name] for fold in record.folds.values()]
-        mean = sum(values) / len(values)
-        spread = sum((v - mean) ** 2 for v in values) / max(len(values) - 1, 1)
+        error = statistics.stdev(values) / math.sqrt(len(values))
         seconds = sum(fold["seconds"] for fold in record.folds.values())
-        text = f"{name} {score:.4f} ± {math.sqrt(spread / len(values)):.4f}"
+        text = f"{name} {score:.4f} ± {error:.4f}"
         if "discarded" in record.end:
             text = f"discarded after {len(values)} folds, {name} about {score:.4f}"
         return f"{text}  {seconds:.0f} s"

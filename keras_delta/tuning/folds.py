@@ -41,9 +41,9 @@ def cut(x, y=None, *, folds, seed, batch_size, image_size, views, protocol, batc
     check_seed(seed)
     if isinstance(x, tuple) and y is None and len(x) == 2:
         x, y = x
-    if isinstance(x, ImageSet) and y is not None:
-        raise ValueError(invalid("y", "None, where `x` has the labels", y))
     if isinstance(x, ImageSet):
+        if y is not None:
+            raise ValueError(invalid("y", "None, where `x` has the labels", y))
         data = Images(x, folds, seed)
         if batches is None:
             data.prepare(image_size, batch_size, views, protocol)
@@ -128,10 +128,9 @@ class Images:
     def prepare(self, image_size, batch_size, views, protocol):
         """Decode and resize everything, for training and for the test."""
         self._batch_size, self._views = batch_size, views
-        self._settings = (image_size,)
-        self._options = {"protocol": protocol}
+        self._options = {"image_size": image_size, "protocol": protocol}
         both = (True, False)
-        sets = self._images.resized(image_size, training=both, **self._options)
+        sets = self._images.resized(training=both, **self._options)
         self._resized = dict(zip(both, sets, strict=True))
 
     @property
@@ -139,7 +138,7 @@ class Images:
         """A digest of the labels and of some images."""
         some = np.linspace(0, len(self._images) - 1, LOOKED_AT).astype(int)
         resized = self._resized[False].subset(np.unique(some))
-        images, _ = resized.arrays(*self._settings, **self._options)
+        images, _ = resized.arrays(**self._options)
         return fingerprint.digest([self._images.labels, images])
 
     def part(self, fold, training):
@@ -161,8 +160,7 @@ class Images:
         if (fold, training) not in self._sets:
             part = self._resized[training].subset(self._indices(fold, training))
             self._sets[fold, training] = part.batches(
-                *self._settings,
-                self._batch_size if training else max(self._batch_size, 32),
+                batch_size=self._batch_size if training else max(self._batch_size, 32),
                 training=training,
                 seed=self._seed,
                 views=self._views if training else None,

@@ -41,7 +41,6 @@ class WarmModels:
         self._hypermodel, self._folder = hypermodel, folder
         self._seed, self._strategy = seed, strategy
         self.model = self._key = self._start = self._networks = None
-        self._grown = False
 
     def begin(self, hp, fold, data, verbose=0):
         """The model, ready for the training of a cell on a fold.
@@ -55,7 +54,6 @@ class WarmModels:
         Returns:
             A compiled `DeltaModel`, prepared for the data.
         """
-        self._settle()
         settings = self._hypermodel.settings(hp)
         model = self.need(hp)
         for variable, value in self._start:
@@ -78,23 +76,11 @@ class WarmModels:
         np.random.seed(self._seed)
         return model
 
-    def _settle(self):
-        """Take what was traced since out of the garbage collector's sight.
-
-        TensorFlow's graphs are about a million Python objects, which it would walk
-        through in each training for a second.
-        """
-        if self._grown:
-            gc.collect()
-            gc.freeze()
-            self._grown = False
-
     def drop(self):
         """Let go of the model."""
         if self.model is None:
             return
         self.model = self._start = None
-        gc.unfreeze()
         gc.collect()
         if self._strategy is None:
             policy = keras.config.dtype_policy()  # it is lost as well
@@ -116,7 +102,6 @@ class WarmModels:
         return self.model
 
     def _build(self, hp, seed):
-        self._grown = True
         keras.utils.set_random_seed(seed)
         with maybe_distribute(self._strategy):
             model = self._hypermodel.build(hp)
