@@ -13,6 +13,7 @@ from keras_delta import (
     loop,
     multi_worker,
     regularizers,
+    replay,
     samples,
     watching,
 )
@@ -233,7 +234,8 @@ class DeltaModel(WholeFiles, keras.Model):
         checks.strategy_supports(self)
         checks.built_in_scope(self, "target", self.target.variables)
         checks.has_loss(self)
-        first_batch = checks.first_batch(self, x, y, batch_size)
+        with replay.unmoved(x):
+            first_batch = checks.first_batch(self, x, y, batch_size)
         given = inspect.signature(super().fit).bind(x, y, batch_size, *args, **kwargs)
         given = given.arguments
         rest = samples.without_validation(x, y, given.get("validation_split", 0.0))
@@ -242,7 +244,8 @@ class DeltaModel(WholeFiles, keras.Model):
         checks.batch_norm_keeps_up(self, steps)
         cache = self._cache_in_use()
         if cache is not None:
-            cache.check_data(*rest, first_batch)
+            with replay.unmoved(x):
+                cache.check_data(*rest, first_batch)
         with multi_worker.running(self):
             multi_worker.same_number(self.distribute_strategy, "epochs", epochs)
             callbacks = given.get("callbacks")
@@ -279,7 +282,7 @@ class DeltaModel(WholeFiles, keras.Model):
             if hasattr(callback, "before_fit"):
                 callback.before_fit(self)
         for count in self.reads:  # as the interrupted training did
-            samples.collect(*data, count)
+            replay.look(*data, count)
         self.prepare(*data, verbose=given.get("verbose", "auto"))
         begin = loop.Begin(given.get("x"), given.get("initial_epoch", 0))
         begin.set_model(self)
@@ -333,7 +336,7 @@ class DeltaModel(WholeFiles, keras.Model):
 
         def read(count):
             self.reads.append(count)
-            return samples.collect(x, y, count)
+            return replay.look(x, y, count)
 
         if self.regularizer is not None and not self.regularizer.ready:
             self.regularizer.prepare(self, read, verbose=verbose != 0)

@@ -1,10 +1,48 @@
 """Data as they would be by now: for going on with an interrupted training."""
 
+import contextlib
 import sys
 import time
 import warnings
 
+import tensorflow as tf
+
+from keras_delta import samples
+
 PATIENCE = 3.0  # seconds until a line says what is done
+
+
+@contextlib.contextmanager
+def unmoved(x):
+    """What looks at training data meanwhile does not move sets of images on.
+
+    A data set of `ImageSet.batches` counts its epochs, and what reads ahead
+    (`prefetch` after `repeat`) would begin now one more of them and now one less.
+
+    Args:
+        x: the data as `fit` takes them; a `tf.data.Dataset` may be made of others.
+    """
+    counters = {c: c.upcoming for c in _epoch_counters(x)}
+    try:
+        yield
+    finally:
+        for counter, upcoming in counters.items():
+            counter.upcoming = upcoming
+
+
+def look(x, y=None, max_samples=None):
+    """Up to `max_samples` samples as arrays; sets of images are not moved on."""
+    with unmoved(x):
+        return samples.collect(x, y, max_samples)
+
+
+def _epoch_counters(x):
+    if not isinstance(x, tf.data.Dataset):
+        return
+    if hasattr(x, "epoch_counter"):
+        yield x.epoch_counter
+    for made_of in x._inputs():
+        yield from _epoch_counters(made_of)
 
 
 def fast_forward(epoch_iterator, x, epochs):
@@ -19,7 +57,8 @@ def fast_forward(epoch_iterator, x, epochs):
     `keras.utils.set_random_seed`, or seeds of one's own, before the data set is made.
     `map(..., num_parallel_calls=...)` with random operations and a `PyDataset` that
     draws in several workers give other numbers in each process, as does
-    `shuffle` without any seed.
+    `shuffle` without any seed. So may `shuffle` before `repeat`, if a regularizer
+    looked at the data first and what was read ahead went over the end of an epoch.
 
     Args:
         epoch_iterator: Keras's iterator over the training data, at its start.
@@ -28,7 +67,7 @@ def fast_forward(epoch_iterator, x, epochs):
     """
     counter = getattr(x, "epoch_counter", None)
     if counter is not None and not epoch_iterator.steps_per_epoch:
-        counter.advance(epochs)
+        counter.upcoming += epochs
         return
     began, told = time.monotonic(), False
     for _ in range(epochs):

@@ -34,7 +34,8 @@ ALLOWED = {
     "replay": READING | {"data"},
     "loop": METHODS | {"multi_worker", "replay"},
     "model": METHODS
-    | {"caching", "checks", "loop", "multi_worker", "saving", "sharing", "watching"},
+    | {"caching", "checks", "loop", "multi_worker", "replay", "saving", "sharing"}
+    | {"watching"},
     "data": {"errors", "graph"},
     "backbones": {"errors", "graph"},
     # Above the model: what works on a DeltaModel.

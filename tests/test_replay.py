@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from keras.src.backend.tensorflow.trainer import TFEpochIterator
 
-from keras_delta import replay, samples
+from keras_delta import replay
 from keras_delta.data import ImageSet
 
 COUNT, EPOCHS = 22, 5
@@ -83,8 +83,8 @@ def epochs_of(make, skipped, steps_per_execution=1, strategy=None):
     """The epochs' batches as Keras's training loop takes them, after `skipped`."""
     keras.utils.set_random_seed(5)
     given = make()
-    for count in (3, 40):  # what has looked at the data before the training
-        samples.collect(given["x"], given.get("y"), count)
+    for count in (3, 30):  # what has looked at the data before the training
+        replay.look(given["x"], given.get("y"), count)
     iterator = TFEpochIterator(
         **given,
         distribute_strategy=strategy or tf.distribute.get_strategy(),
@@ -131,6 +131,18 @@ def test_the_next_epochs_are_the_same(kind, steps):
 def test_several_replicas(kind, strategy):
     expected = epochs_of(DATA[kind], 0, strategy=strategy)
     assert_same(epochs_of(DATA[kind], 2, strategy=strategy), expected[2:])
+
+
+@pytest.mark.parametrize("count", [1, 3, COUNT, 2 * COUNT])
+def test_looking_moves_no_images_on(count):
+    """However far ahead of what was taken they are read."""
+    data = images().batches(8, 4, training=True)
+    counter = data.epoch_counter
+    counter.upcoming = 7
+    ahead = data.repeat().map(lambda x, y: (x / 255, y)).prefetch(50)
+    replay.look(ahead, max_samples=count)
+    time.sleep(0.05)  # for a thread that still reads, if there were one
+    assert counter.upcoming == 7
 
 
 @pytest.mark.filterwarnings("ignore:.*shuffle=True")

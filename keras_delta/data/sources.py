@@ -135,20 +135,16 @@ def epochs():
 
 
 class EpochCounter:
-    """Counts how often a data set was iterated."""
+    """Counts how often a data set was iterated.
+
+    Attributes:
+        upcoming: number of the next epoch, from 0; may be set.
+    """
 
     def __init__(self):
-        self._next = 0
+        self.upcoming = 0
 
     def tick(self):
-        """The number of the epoch that begins, from 0."""
-        self._next += 1
-        return np.int64(self._next - 1)
-
-    def advance(self, epochs):
-        """Go on as if the data set had been iterated so many times more."""
-        self._next += epochs
-
-    def restart(self):
-        """Begin anew: the next epoch is the first."""
-        self._next = 0
+        """The number of the epoch that begins."""
+        self.upcoming += 1
+        return np.int64(self.upcoming - 1)

@@ -167,7 +167,7 @@ class Images:
                 **self._options,
             )
         dataset = self._sets[fold, training]
-        dataset.epoch_counter.restart()
+        dataset.epoch_counter.upcoming = 0
         return dataset
 
 
@@ -209,7 +209,7 @@ class Arrays:
         if fold not in self._training:
             self._training[fold] = self._shuffled(self.parts.training(fold))
         dataset = self._training[fold]
-        dataset.epoch_counter.restart()
+        dataset.epoch_counter.upcoming = 0
         return dataset
 
     def held_out(self, fold):
