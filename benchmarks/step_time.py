@@ -93,6 +93,12 @@ def distiller(source, target, taps, args):
     return compiled(model, args)
 
 
+def median_error(values, rng):
+    """Bootstrapped standard error of a median."""
+    drawn = rng.choice(values, (1000, len(values)))
+    return np.median(drawn, axis=1).std()
+
+
 def main():
     args = arguments()
     rng = np.random.default_rng(0)
@@ -130,15 +136,16 @@ def main():
         {"ms a step": {n: 1000 * np.median(t) for n, t in times.items()}}
     )
     # Of each turn, because the machine is faster in one minute than in another.
-    plain = np.array(times["plain fit"])
-    table["times plain"] = {n: np.median(np.array(t) / plain) for n, t in times.items()}
+    ratios = {n: np.array(t) / times["plain fit"] for n, t in times.items()}
+    table["times plain"] = {n: np.median(r) for n, r in ratios.items()}
+    table["±"] = {n: median_error(r, rng) for n, r in ratios.items()}
     print(
         f"{args.backbone}, {args.size} px, batch {args.batch}, "
         f"{os.cpu_count()} cores, jit_compile={args.jit_compile}; "
         f"{f'frozen until {args.freeze_until}; ' if args.freeze_until else ''}"
         f"medians of {args.steps} steps in turn"
     )
-    print(table.round({"ms a step": 0, "times plain": 2}).to_string())
+    print(table.round({"ms a step": 0, "times plain": 2, "±": 3}).to_string())
     for name in args.regularizers:
         if name.startswith("delta"):
             row = f"DeltaModel, {name}"

@@ -9,6 +9,7 @@ from keras_delta.attention import ChannelAttention as ChannelAttention
 from keras_delta.caching import SourceMapCache as SourceMapCache
 from keras_delta.heads import attach_head as attach_head
 from keras_delta.model import DeltaModel as DeltaModel
+from keras_delta.serving import export_for_serving as export_for_serving
 from keras_delta.sharing import freeze_until as freeze_until
 
 __version__ = "0.1.0"

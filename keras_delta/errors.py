@@ -1,6 +1,7 @@
 """Sentences for errors: argument, what was expected, what came, what to do."""
 
 import difflib
+import importlib
 import os
 import sys
 import warnings
@@ -56,6 +57,24 @@ def unknown_name(argument, name, known):
         more = f" and {len(known) - 20} more" if len(known) > 20 else ""
         hint = f"Known names: {shown}{more}"
     return f"Unknown name for `{argument}`. Received: {name!r}. {hint}."
+
+
+def needed(module, what, extra):
+    """An optional module, or an ImportError that says how to get it.
+
+    Args:
+        module: its name.
+        what: what needs it, the beginning of a sentence.
+        extra: of `keras_delta`, which brings it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise ImportError(
+            f"{what} needs {package}, which is not installed. Run "
+            f'`pip install "keras_delta[{extra}]"`.'
+        ) from error
 
 
 def warn(message):

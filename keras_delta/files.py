@@ -67,7 +67,7 @@ def sweep(path):
     with contextlib.suppress(OSError):
         for file in list(path.parent.iterdir()):
             match = left.fullmatch(file.name)
-            if match and not _alive(int(match[1])):
+            if match and not alive(int(match[1])):
                 file.unlink(missing_ok=True)
 
 
@@ -76,7 +76,8 @@ def _parts(path):
     return path.name.removesuffix(suffix), suffix
 
 
-def _alive(process):
+def alive(process):
+    """Whether there is a process of this number, other than this one."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

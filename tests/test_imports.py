@@ -40,7 +40,7 @@ ALLOWED = {
     "backbones": {"errors", "graph"},
     # Above the model: what works on a DeltaModel.
     "callbacks": METHODS | {"model", "multi_worker"},
-    "export": METHODS | {"model"},
+    "serving": METHODS | {"checks", "model", "multi_worker", "data"},
     "tuning": METHODS | {"checks", "model", "callbacks", "caching", "data"},
     "analysis": METHODS | {"model"},
 }

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import importlib
 import math
 import numbers
 import os
@@ -13,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_delta import files
-from keras_delta.errors import invalid, unknown_name
+from keras_delta.errors import invalid, needed, unknown_name
 
 RULES = ("best", "one_standard_error")
 FINISHED, DISCARDED, RUNNING, FAILED = STATES = (
@@ -171,7 +170,7 @@ def frame(cells, objective, direction):
     Raises:
         ImportError: where pandas is missing.
     """
-    pandas = _needed("pandas", "The table of a search")
+    pandas = needed("pandas", "The table of a search", "tuning")
     order = ranked(cells, direction)
     folds = range(max((k for c in order for k in c.scores), default=-1) + 1)
     metrics = dict.fromkeys(name for c in order for name in c.metrics)
@@ -670,16 +669,5 @@ def _tail(difference, error, n):
         return math.nan
     if error == 0:
         return 0.5 if difference == 0 else float(difference < 0)
-    special = _needed("scipy.special", "Telling differences from noise")
+    special = needed("scipy.special", "Telling differences from noise", "tuning")
     return float(special.stdtr(n - 1, -difference / error))
-
-
-def _needed(module, what):
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        package = module.partition(".")[0]
-        raise ImportError(
-            f"{what} needs {package}, which is not installed. Run "
-            '`pip install "keras_delta[tuning]"`.'
-        ) from error

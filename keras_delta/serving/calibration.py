@@ -1,0 +1,63 @@
+"""Probabilities that mean what they say: temperature scaling."""
+
+import numpy as np
+
+from keras_delta.errors import needed
+
+COLDEST, HOTTEST = 1e-2, 1e2
+BINS = 15
+
+
+def temperature(logits, labels):
+    """The temperature T for which softmax(logits / T) fits held-out labels best.
+
+    It minimises the mean of `-log softmax(logits / T)[label]`, which is convex in
+    1 / T, and changes no ranking of classes.
+
+    Args:
+        logits: array (samples, classes) of images that were not trained on.
+        labels: integers (samples,).
+
+    Returns:
+        T, from 0.01 to 100; above 1 where the network is too sure of itself.
+
+    Raises:
+        ImportError: where SciPy is missing.
+
+    Source: Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural
+        Networks", ICML 2017, section 4.2.
+    """
+    optimize = needed("scipy.optimize", "Calibration", "serving")
+    bounds = -np.log([HOTTEST, COLDEST])
+    found = optimize.minimize_scalar(
+        lambda log: loss(logits * np.exp(log), labels), bounds=bounds, method="bounded"
+    )
+    return float(np.exp(-found.x))
+
+
+def loss(logits, labels):
+    """Mean cross-entropy of integer labels, in nats."""
+    return float(-np.mean(_log_softmax(logits)[np.arange(len(labels)), labels]))
+
+
+def expected_calibration_error(logits, labels, bins=BINS):
+    """How far confidence is from accuracy, on average.
+
+    With the samples in bins of equal width by their largest probability,
+
+        ECE = sum over bins of (share of samples) * |accuracy - mean confidence|.
+
+    Source: Naeini, Cooper and Hauskrecht, AAAI 2015; 15 bins as Guo et al. 2017.
+    """
+    probabilities = np.exp(_log_softmax(logits))
+    confidence = probabilities.max(axis=-1)
+    right = probabilities.argmax(axis=-1) == labels
+    number = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = np.bincount(number, right - confidence, bins)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def _log_softmax(logits):
+    logits = np.asarray(logits, "float64")
+    logits = logits - logits.max(axis=-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))

@@ -1,0 +1,183 @@
+"""The signatures of a served classifier, and how they are written as a SavedModel."""
+
+import tempfile
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from keras_delta.data.augment import Protocol
+from keras_delta.serving.decoding import decode
+
+INPUTS = ("image_bytes", "tensor")
+LABELS = "labels.txt"
+
+
+class Endpoints:
+    """Functions of a served classifier, from images to names of classes.
+
+    Args:
+        network: `keras_delta.serving.network.Network`.
+        class_names: list of strings, by class number.
+        image_size: (height, width) of what the network sees.
+        protocol: `"default"` or `"improved"`, as in `ImageSet.batches`.
+        input: what `serving_default` takes, one of `INPUTS`.
+        top_k: number of classes in an answer.
+        average: of ten crops, one of `keras_delta.data.ten_crop.AVERAGES`.
+
+    Attributes:
+        temperature: what logits are divided by before the softmax.
+        logits: `tf.function` of prepared images.
+        settings: dict of what the arguments were.
+    """
+
+    def __init__(
+        self,
+        network,
+        class_names,
+        *,
+        image_size,
+        protocol="default",
+        input="image_bytes",
+        top_k=5,
+        average="logits",
+    ):
+        self._network, self._class_names = network, class_names
+        self._size, self._input = tuple(image_size), input
+        self._k = min(int(top_k), len(class_names))
+        self.settings = {
+            "input": input,
+            "image_size": self._size,
+            "protocol": protocol,
+            "top_k": self._k,
+            "ten_crop_average": average,
+        }
+        self._single = Protocol(protocol, image_size)
+        self._ten = Protocol("improved", image_size, ten_crop=True)
+        self.temperature, self._average = 1.0, average
+        # One function for all signatures, so that the network is in the file once.
+        self.logits = tf.function(
+            network.logits,
+            input_signature=[tf.TensorSpec([None, *self._size, 3])],
+            autograph=False,
+        )
+
+    def write(self, folder):
+        """Write the SavedModel into a folder that is there and empty.
+
+        `labels.txt` becomes its asset: the names are read when it is loaded.
+        """
+        archive = keras.export.ExportArchive()
+        with tempfile.TemporaryDirectory() as temporary:
+            path = Path(temporary) / LABELS
+            path.write_text("".join(f"{name}\n" for name in self._class_names), "utf-8")
+            self._table = tf.lookup.StaticHashTable(
+                tf.lookup.TextFileInitializer(
+                    str(path),
+                    tf.int64,
+                    tf.lookup.TextFileIndex.LINE_NUMBER,
+                    tf.string,
+                    tf.lookup.TextFileIndex.WHOLE_LINE,
+                ),
+                default_value="",
+            )
+            archive.track(self._network.target)
+            archive.track(self._table)
+            for name, (function, *signature) in self.functions().items():
+                archive.add_endpoint(name, function, signature)
+            archive.write_out(str(folder), verbose=False)
+
+    def functions(self):
+        """Dict from names of signatures to (function, its `tf.TensorSpec`s)."""
+        contents = tf.TensorSpec([None], tf.string, name="image_bytes")
+        images = tf.TensorSpec([None, None, None, 3], tf.float32, name="images")
+        eight_bit = tf.TensorSpec(images.shape, tf.uint8, name="images")
+        prepared = tf.TensorSpec([None, *self._size, 3], name="images")
+        class_ids = tf.TensorSpec([None], tf.int64, name="class_ids")
+        by_bytes = self._input == "image_bytes"
+        found = {
+            "serving_default": (self.classify_bytes, contents)
+            if by_bytes
+            else (self.classify, images),
+            "classify_bytes": (self.classify_bytes, contents),
+            "classify_tensor": (self.classify, images),
+            "classify_tensor_uint8": (self.classify, eight_bit),
+            "classify_ten_crop": (self.classify_ten_crop, contents)
+            if by_bytes
+            else (self.classify_ten_crop, images),
+            "features": (self.features, contents)
+            if by_bytes
+            else (self.features, images),
+            "prepare": (self.prepare, contents),
+            "classify_prepared": (self.classify_prepared, prepared),
+        }
+        if self._network.has_maps:
+            found["activation_map"] = (self.activation_map, prepared, class_ids)
+        return found
+
+    def prepare(self, contents):
+        """What the network sees of encoded images."""
+        return {"images": self._decoded(contents, self._single)}
+
+    def classify_bytes(self, contents):
+        """The likeliest classes of encoded images."""
+        return self.classify_prepared(self._decoded(contents, self._single))
+
+    def classify(self, images):
+        """The likeliest classes of images of any size."""
+        return self.classify_prepared(self._resized(images, self._single))
+
+    def classify_prepared(self, images):
+        """The likeliest classes of images of the network's own size."""
+        logits = self.logits(images)
+        return self._answer(tf.nn.softmax(logits / self.temperature))
+
+    def classify_ten_crop(self, images):
+        """The likeliest classes of images, by ten crops of each."""
+        encoded = images.dtype == tf.string
+        crops = (self._decoded if encoded else self._resized)(images, self._ten)
+        logits = self.logits(tf.reshape(crops, [-1, *self._size, 3]))
+        logits = tf.reshape(logits, [-1, 10, self._network.classes])
+        if self._average == "logits":
+            logits = tf.reduce_mean(logits, axis=1)
+            return self._answer(tf.nn.softmax(logits / self.temperature))
+        each = tf.nn.softmax(logits / self.temperature)
+        return self._answer(tf.reduce_mean(each, axis=1))
+
+    def features(self, images):
+        """Maps of the taps and what the head sees."""
+        encoded = images.dtype == tf.string
+        prepared = (self._decoded if encoded else self._resized)(images, self._single)
+        return self._network.features(prepared)
+
+    def activation_map(self, images, class_ids):
+        """Where in prepared images the network sees a class."""
+        maps, chosen = self._network.activation_maps(images, class_ids)
+        return {
+            "maps": maps,
+            "class_ids": chosen,
+            "labels": self._table.lookup(chosen),
+        }
+
+    def _answer(self, probabilities):
+        scores, ids = tf.math.top_k(probabilities, self._k)
+        ids = tf.cast(ids, tf.int64)
+        return {"labels": self._table.lookup(ids), "scores": scores, "class_ids": ids}
+
+    def _decoded(self, contents, protocol):
+        return self._each(lambda c: decode(c), contents, protocol)
+
+    def _resized(self, images, protocol):
+        return self._each(lambda image: image, images, protocol)
+
+    def _each(self, pixels, values, protocol):
+        def prepare(value):
+            return protocol.finish(protocol.resize(pixels(value)), seed=None)
+
+        crops = [10] if protocol.ten_crop else []
+        return tf.map_fn(
+            prepare,
+            values,
+            fn_output_signature=tf.TensorSpec([*crops, *self._size, 3]),
+            parallel_iterations=16,
+        )

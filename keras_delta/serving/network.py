@@ -1,0 +1,147 @@
+"""What a fine-tuned network computes when it is served, on TensorFlow's tensors."""
+
+import tensorflow as tf
+from keras import tree
+
+from keras_delta import taps as tapping
+from keras_delta.errors import invalid
+from keras_delta.graph import Graph
+from keras_delta.heads import body_output, head_layers, output_activation
+
+POOLED = "pooled"
+TINY = 1.1754944e-38  # smallest normal float32; its logarithm is finite
+
+
+class Network:
+    """A classifier's logits, features and class activation maps.
+
+    Args:
+        target: Functional or Sequential model with one image input and one output
+            `(B, classes)`.
+        taps: list of layer names whose maps count as features, or `"auto"`.
+        from_logits: whether the output is logits; None: as the last layer's activation
+            says.
+
+    Attributes:
+        classes: number of classes.
+        image_size: (height, width) of the input, None where any will do.
+        taps: list of layer names.
+        target: the model.
+
+    Raises:
+        TypeError: for a subclassed model, whose graph cannot be read.
+        ValueError: for a model that was not built, several inputs or outputs, an
+            output that is not `(B, classes)`, sigmoid outputs, an unknown tap, and
+            an activation that is not known if `from_logits` is None.
+    """
+
+    def __init__(self, target, taps="auto", from_logits=None):
+        self._graph = graph = Graph(target)
+        outputs = tree.flatten(graph.outputs)
+        for what, tensors in ("input", graph.inputs), ("output", outputs):
+            if len(tensors) != 1:
+                remedy = "Export a model of one image and one classifier: "
+                remedy += "`keras.Model(model.inputs[0], model.outputs[0])`."
+                names = [t.name for t in tensors]
+                raise ValueError(invalid("model", f"one {what}", names, remedy))
+        (self._input,), (self._output,) = graph.inputs, outputs
+        if len(self._input.shape) != 4 or self._input.shape[-1] != 3:
+            expected = "a model of images (B, height, width, 3)"
+            raise ValueError(invalid("model", expected, self._input.shape))
+        if len(self._output.shape) != 2 or (self._output.shape[-1] or 0) < 2:
+            expected = "a model with the output (B, classes), 2 classes or more"
+            raise ValueError(invalid("model", expected, self._output.shape))
+        self.classes = self._output.shape[-1]
+        self.image_size = tuple(self._input.shape[1:3])
+        self.taps = tapping.auto(graph) if taps == "auto" else list(taps)
+        for name in self.taps:
+            tapping.check(name, graph, "model")
+        self.target = target
+        self._from_logits = _from_logits(graph, from_logits)
+        self._last_map = body_output(graph)
+        head = head_layers(graph)
+        self._vector = graph.nodes[head[0]].inputs[0] if head else None
+
+    def logits(self, images):
+        """Logits `(B, classes)`, float32, of images `(B, height, width, 3)`."""
+        return self._as_logits(self._run(self._output, images))
+
+    def features(self, images):
+        """Dict from taps to maps `(B, H, W, C)`, and `"pooled"`, `(B, D)`.
+
+        The latter is the vector that the head sees.
+        """
+        fetches = {name: self._graph.output_of(name) for name in self.taps}
+        if self._vector is not None and len(self._vector.shape) == 2:
+            fetches[POOLED] = self._vector
+        return {k: _float(v) for k, v in self._run(fetches, images).items()}
+
+    def activation_maps(self, images, class_ids):
+        """Where in the image the network sees a class: Grad-CAM.
+
+        With the last maps A before the head and a class's logit z,
+
+            map = relu(sum_c w_c A_c),    w_c = mean over positions of dz / dA_c,
+
+        divided by its largest value. For an average pooling and one Dense layer that
+        is the class activation map of Zhou et al. (2016), without what is negative.
+
+        Args:
+            images: tensor (B, height, width, 3).
+            class_ids: integer tensor (B,); negative for the likeliest class.
+
+        Returns:
+            (maps, class_ids): `(B, h, w)` from 0 to 1, and the classes taken, int64.
+
+        Source: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks
+            via Gradient-based Localization", ICCV 2017, equations 1 and 2.
+        """
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            maps, output = self._run([self._last_map, self._output], images)
+            logits = self._as_logits(output)
+            best = tf.argmax(logits, axis=-1)
+            chosen = tf.where(class_ids < 0, best, tf.cast(class_ids, tf.int64))
+            score = tf.reduce_sum(tf.gather(logits, chosen, axis=1, batch_dims=1))
+        slope = _float(tape.gradient(score, maps))
+        weights = tf.reduce_mean(slope, axis=[1, 2], keepdims=True)
+        found = tf.nn.relu(tf.reduce_sum(weights * _float(maps), axis=-1))
+        largest = tf.reduce_max(found, axis=[1, 2], keepdims=True)
+        return tf.math.divide_no_nan(found, largest), chosen
+
+    @property
+    def has_maps(self):
+        """Whether there are maps `(B, H, W, C)` before the head."""
+        return self._last_map is not None and len(self._last_map.shape) == 4
+
+    def _run(self, fetches, images):
+        images = tf.cast(images, self._input.dtype)
+        return self._graph.run(fetches, [self._input], [images], training=False)
+
+    def _as_logits(self, output):
+        output = _float(output)
+        if self._from_logits:
+            return output
+        return tf.math.log(tf.maximum(output, TINY))
+
+
+def _from_logits(graph, given):
+    if given is not None:
+        return bool(given)
+    activation = output_activation(graph)
+    if activation == "sigmoid":
+        raise ValueError(
+            "The model ends in a sigmoid, whose outputs are several yes or no and not "
+            "one class of many. Export a model that gives logits, e.g. "
+            "`kd.attach_head(source, classes)`, or a softmax."
+        )
+    if activation is None:
+        raise ValueError(
+            "Whether the model gives logits or probabilities cannot be told from its "
+            "last layer. Pass `from_logits=True` or `from_logits=False`."
+        )
+    return activation == "linear"
+
+
+def _float(x):
+    return tf.cast(x, tf.float32)
