@@ -23,6 +23,7 @@ from keras_delta.errors import invalid, unknown_name
 from keras_delta.tuning import chief, results, status
 from keras_delta.tuning.folds import cut
 from keras_delta.tuning.hyper_model import DeltaHyperModel
+from keras_delta.tuning.noise import hopeless
 from keras_delta.tuning.oracles import GridOracle, GridSearch
 from keras_delta.tuning.outcome import Outcome
 from keras_delta.tuning.records import mean_metrics
@@ -460,7 +461,7 @@ class CrossValidated(Outcome):
         if not rivals or len(scores) == self.folds:
             return
         rival = results.ranked(rivals, direction)[0]
-        if results.hopeless(scores, rival.scores, direction, self.discard, self.folds):
+        if hopeless(scores, rival.scores, direction, self.discard, self.folds):
             # Folds differ in difficulty: what it lacks is measured on the same ones.
             lack = sum(scores[k] - rival.scores[k] for k in scores) / len(scores)
             mean = sum(rival.scores.values()) / len(rival.scores)

@@ -218,6 +218,15 @@ class Search:
                 self.say(f"{process.name} cannot go on: {process.told['fatal']}")
                 return 1
         for process in ended:
+            # An exception's code, before the tuner has told anything.
+            if process.code == 1 and not process.told and not self.done:
+                self._stop()
+                self.say(process.log_end())
+                self.say(
+                    f"{self.script} failed in {process.name} before the search, which "
+                    "a new start would only repeat."
+                )
+                return 1
             if process.code and not self.done:
                 self._died(process)
             elif process is self.chief and not self._searched():

@@ -1,15 +1,19 @@
 """What comes out of a cross-validated search: cells, the best, table, picture."""
 
+import numbers
 from pathlib import Path
 
 import keras
+import keras_tuner
 from keras_tuner.engine.trial import Trial, TrialStatus
 from keras_tuner.engine.tuner import maybe_distribute
 
 from keras_delta.caching import SourceMapCache
 from keras_delta.tuning import results, status
 from keras_delta.tuning.folds import cut
+from keras_delta.tuning.hparams import write_hparams
 from keras_delta.tuning.records import Record, mean_metrics
+from keras_delta.tuning.summary import summary
 from keras_delta.tuning.surface import plot_surface
 
 
@@ -139,9 +143,26 @@ class Outcome:
     def summary(self):
         """What was found, in plain words, and whether it is more than noise: a str."""
         objective = self.oracle.objective
-        return results.summary(
-            self.cells(), objective.name, objective.direction, self.rule, self.folds
+        return summary(
+            self.cells(),
+            objective.name,
+            objective.direction,
+            self.rule,
+            self.folds,
+            self._limits(),
         )
+
+    def _limits(self):
+        """What alpha and beta may be: dict name -> (least, largest)."""
+        hp = keras_tuner.HyperParameters()
+        self.hypermodel.declare_hyperparameters(hp)
+        found = {}
+        for one in hp.space:
+            if hasattr(one, "min_value"):
+                found[one.name] = one.min_value, one.max_value
+            elif all(isinstance(v, numbers.Real) for v in getattr(one, "values", ())):
+                found[one.name] = min(one.values), max(one.values)
+        return found
 
     def results_summary(self, num_trials=10):
         """Print `summary`."""
@@ -161,7 +182,7 @@ class Outcome:
 
     def write_hparams(self, folder):
         """All cells for TensorBoard's HParams page, a run each."""
-        results.write_hparams(self.cells(), self.oracle.objective.name, folder)
+        write_hparams(self.cells(), self.oracle.objective.name, folder)
 
     def _cache_for(self, dataset, views):
         """What to pass as `source_maps`: a cache, if these data come back."""

@@ -187,6 +187,16 @@ def test_fatal(stage, role):
     assert err.splitlines()[-2:] == ["  Traceback of the mistake", end]
 
 
+@pytest.mark.parametrize("role", ["chief", "worker-0"])
+def test_a_mistake_before_the_search(stage, role):
+    code, _, err = stage.play(f"{role}=raising", "worker-1=sleep")
+    assert code == 1
+    assert max(stage.count()) == 1 and stage.count()[-1] == 0
+    *_, reason, end = err.splitlines()
+    assert reason == "  ValueError: no such folder"
+    assert end.startswith(f"{PLAY} failed in {role} before the search")
+
+
 def test_no_search(stage):
     code, _, err = stage.play("chief=silent", "worker-0=silent", "worker-1=sleep")
     assert code == 1

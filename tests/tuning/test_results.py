@@ -11,7 +11,10 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.util import tensor_util
 
 from keras_delta.tuning import results
-from keras_delta.tuning.results import Cell, best, frame, holm, hopeless, paired
+from keras_delta.tuning.hparams import write_hparams
+from keras_delta.tuning.noise import holm, hopeless, paired
+from keras_delta.tuning.results import Cell, best, frame
+from keras_delta.tuning.summary import summary
 
 
 def cell(trial, scores=None, alpha=0.1, beta=0.01, **changes):
@@ -289,7 +292,7 @@ def test_missing_packages_are_named(module, use, monkeypatch):
 
 
 def text(cells, objective="val_accuracy", direction="max", **kwargs):
-    return results.summary(cells, objective, direction, **kwargs)
+    return summary(cells, objective, direction, **kwargs)
 
 
 def grid(score, noise=0.0, folds=5, alphas=(0.01, 0.1, 1.0), betas=(0.1, 1.0)):
@@ -358,9 +361,9 @@ def test_summary_corrects_for_many_comparisons():
 
 def test_summary_at_the_border():
     found = text(grid(lambda a, b: 0.5 + 0.1 * a - 0.2 * b, noise=0.001))
-    assert "The winner has the largest alpha of the search, 1: a better" in found
+    assert "The best mean has the largest alpha of the search, 1: a better" in found
     assert "Widen the range of alpha, say up to 10, and search again." in found
-    assert "The winner has the smallest beta of the search, 0.1: a better" in found
+    assert "The best mean has the smallest beta of the search, 0.1: a better" in found
     assert "Widen the range of beta, say down to 0.01, and search again." in found
     inside = text(grid(lambda a, b: 0.9 - abs(a - 0.1), noise=0.001))
     assert "Widen" not in inside
@@ -377,7 +380,7 @@ def test_summary_at_zero_and_where_all_are_equal():
     found = text(grid(lambda a, b: 0.9 - a, alphas=(0.0, 0.1), noise=0.001))
     assert "smallest alpha of the search, 0: no penalty of the features" in found
     assert "Widen" not in found
-    assert "The winner has" not in text(grid(lambda a, b: 0.9))
+    assert "The best mean has" not in text(grid(lambda a, b: 0.9))
 
 
 def test_summary_of_one_and_two_folds():
@@ -406,8 +409,37 @@ def test_summary_of_one_standard_error_names_the_best_mean_too():
     assert "best mean, which is 90.0% ± 1.2% for alpha = 0.01, beta = 0.2." in found
 
 
+def test_summary_of_a_range_that_was_sampled():
+    """What matters is the end of the range, not the largest value drawn."""
+    cells = grid(lambda a, b: 0.5 + 0.1 * a, alphas=(0.1, 0.3, 1.0), noise=0.001)
+    assert "largest alpha of the search, 1:" in text(cells)
+    assert "Widen" not in text(cells, limits={"alpha": (0.01, 10.0)})
+    near = text(cells, limits={"alpha": (0.01, 1.5)})
+    assert "largest alpha of the search, 1: a better" in near and "up to 15" in near
+    assert "Widen" in text(cells, limits={"beta": (0.0, 1.0)})
+
+
+def test_summary_of_the_strongest_says_nothing_of_borders():
+    cells = [
+        cell(0, [0.70, 0.72, 0.74], alpha=0.01),
+        cell(1, [0.88, 0.90, 0.92], alpha=0.1),
+        cell(2, [0.87, 0.90, 0.92], alpha=1.0),
+    ]
+    found = text(cells, rule="one_standard_error")
+    assert "Best: alpha = 1," in found and "Widen" not in found
+
+
+def test_of_equal_ones_the_longest_training_is_first():
+    short = cell(0, [0.9, 0.9], values={"alpha": 0.1, "tuner/epochs": 2})
+    long = cell(1, [0.9, 0.9], values={"alpha": 1.0, "tuner/epochs": 6})
+    assert results.ranked([short, long], "max") == [long, short]
+    table = text([short, long]).splitlines()[-3:]
+    assert table[0].split() == ["trial", "alpha", "epochs", "val_accuracy"]
+    assert table[1].split()[:3] == ["0001", "1", "6"]
+
+
 def test_summary_shows_settings_without_keras_tuners():
-    values = {"tuner/epochs": 3, "learning_rate": 0.0123456, "alpha": 0.5}
+    values = {"tuner/bracket": 3, "learning_rate": 0.0123456, "alpha": 0.5}
     found = text([cell(0, [0.5, 0.6], values=values)])
     assert "Best: alpha = 0.5, learning_rate = 0.01235 with" in found
     assert "tuner/" not in found
@@ -462,7 +494,7 @@ def some_cells():
 
 
 def test_hparams_are_read_back(tmp_path):
-    results.write_hparams(some_cells(), "val_accuracy", tmp_path / "tb")
+    write_hparams(some_cells(), "val_accuracy", tmp_path / "tb")
     runs, _ = read(tmp_path / "tb")
     assert set(runs) == {".", "0000", "0001", "0002"}
     first = runs["0000"]
@@ -491,12 +523,12 @@ def test_hparams_are_read_back(tmp_path):
 
 def test_a_second_call_doubles_nothing_and_keeps_what_is_the_same(tmp_path):
     cells = some_cells()
-    results.write_hparams(cells, "val_accuracy", tmp_path)
+    write_hparams(cells, "val_accuracy", tmp_path)
     before, files = read(tmp_path), sorted(tmp_path.rglob("*"))
-    results.write_hparams(cells, "val_accuracy", tmp_path)
+    write_hparams(cells, "val_accuracy", tmp_path)
     assert sorted(tmp_path.rglob("*")) == files
     cells[2] = cell(2, [0.5, 0.9])
-    results.write_hparams(cells, "val_accuracy", tmp_path)
+    write_hparams(cells, "val_accuracy", tmp_path)
     runs, events = read(tmp_path)
     assert runs["0002"]["val_accuracy"] == pytest.approx(0.7)
     # mean, standard error and the end are new; nothing else
@@ -505,10 +537,10 @@ def test_a_second_call_doubles_nothing_and_keeps_what_is_the_same(tmp_path):
 
 
 def test_runs_of_other_trials_go_and_other_files_stay(tmp_path):
-    results.write_hparams(some_cells(), "val_accuracy", tmp_path)
+    write_hparams(some_cells(), "val_accuracy", tmp_path)
     mine = tmp_path / "0001" / "events.out.tfevents.1.mine"
     mine.write_bytes(b"")
-    results.write_hparams(some_cells()[:1], "val_accuracy", tmp_path)
+    write_hparams(some_cells()[:1], "val_accuracy", tmp_path)
     assert mine.exists()
     assert not (tmp_path / "0002").exists()
     assert set(read(tmp_path)[0]) == {".", "0000", "0001"}

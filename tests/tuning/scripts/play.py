@@ -62,6 +62,13 @@ def fatal():
     sys.exit(1)
 
 
+def raising():
+    """Does not come as far as the tuner, while worker-1 sleeps."""
+    while not (folder / "worker-1.ready").exists():
+        time.sleep(0.02)
+    raise ValueError("no such folder")
+
+
 def last_worker():
     while "worker-0" not in status.ended():
         time.sleep(0.02)
