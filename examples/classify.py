@@ -1,39 +1,50 @@
 """Classify photographs with an exported SavedModel. Needs TensorFlow alone.
 
-python examples/classify.py runs/quickstart/savedmodel photo.jpg ...
+python examples/classify.py runs/quickstart/served photo.jpg ...
 """
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
 from quiet import tf
 
 
+def newest_version(folder):
+    """The folder itself, or the one in it with the largest number, as a server takes."""
+    if (folder / "saved_model.pb").exists():
+        return folder
+    versions = [path for path in folder.glob("*") if path.name.isdecimal()]
+    if not versions:
+        sys.exit(f"There is no SavedModel in {folder}.")
+    return max(versions, key=lambda path: int(path.name))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path, help="folder of the SavedModel")
+    parser.add_argument("model", type=Path, help="folder of the model or of a version")
     parser.add_argument("images", nargs="+", type=Path)
     args = parser.parse_args()
 
     began = time.perf_counter()
-    model = tf.saved_model.load(str(args.model))
-    classes = (args.model / "assets.extra" / "labels.txt").read_text().splitlines()
-    serve = model.signatures["serving_default"]
-    (name, spec), *_ = serve.structured_input_signature[1].items()
-    size = spec.shape[1:3]
-    print(f"Loaded {args.model} in {time.perf_counter() - began:.1f} s")
+    folder = newest_version(args.model)
+    model = tf.saved_model.load(str(folder))
+    classify = model.signatures["serving_default"]
+    print(f"Loaded {folder} in {time.perf_counter() - began:.1f} s")
 
-    width = max(len(str(path.name)) for path in args.images)
+    width = max(len(path.name) for path in args.images)
     for path in args.images:
-        image = tf.io.decode_image(
-            tf.io.read_file(str(path)), channels=3, expand_animations=False
-        )
-        image = tf.image.resize(image, size, antialias=True)
-        (logits,) = serve(**{name: image[None]}).values()
-        scores = tf.nn.softmax(logits[0]).numpy()
-        best = scores.argmax()
-        print(f"  {path.name:<{width}}  {classes[best]:<20} {scores[best]:6.1%}")
+        try:
+            answer = classify(image_bytes=tf.constant([path.read_bytes()]))
+        except (OSError, tf.errors.InvalidArgumentError) as error:
+            print(
+                f"  {path.name:<{width}}  cannot be read: {str(error).splitlines()[0]}"
+            )
+            continue
+        label = answer["labels"].numpy()[0, 0].decode()
+        score = answer["scores"].numpy()[0, 0]
+        print(f"  {path.name:<{width}}  {label:<20} {score:6.1%}")
 
 
 if __name__ == "__main__":

@@ -247,18 +247,24 @@ def main():
 
     console.rule("5  Export", align="left")
     model.save(args.output / "model.keras")
-    exported = args.output / "savedmodel"
-    model.export(exported, verbose=False)
-    (exported / "assets.extra").mkdir(exist_ok=True)
-    labels = exported / "assets.extra" / "labels.txt"
-    labels.write_text("".join(f"{name}\n" for name in train_set.class_names))
+    served = args.output / "served"
+    kd.export_for_serving(
+        model,
+        served,
+        train_set.class_names,
+        validation_data=test,
+        model_card={"data": f"{train_set}"},
+        overwrite=True,
+    )
     images = save_photographs(test_set, args.output / "photographs", args.image_size)
     for path in sorted(args.output.iterdir()):
         console.print(f"  {path}", soft_wrap=True)
+    console.print(f"  {served / '1' / 'MODEL_CARD.md'}", soft_wrap=True)
     console.print("\nA fresh process with TensorFlow alone classifies test images")
     console.print("(their true class is in the file name):")
     classify = Path(__file__).with_name("classify.py")
-    subprocess.run([sys.executable, classify, exported, *images], check=True)
+    subprocess.run([sys.executable, classify, served, *images], check=True)
+    console.print(f"\nServe it: make serve ARGS={served}", soft_wrap=True)
 
 
 if __name__ == "__main__":

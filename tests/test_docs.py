@@ -35,7 +35,7 @@ def test_readme_code_runs(tmp_path, monkeypatch, capsys):
     exec(code, names)
     assert names["model"].optimizer.iterations.numpy() == 3
     assert (tmp_path / "model.keras").is_file()
-    assert (tmp_path / "served/1/saved_model.pb").is_file()
+    assert (tmp_path / "served/photos/1/saved_model.pb").is_file()
 
 
 def test_training_page_code_runs(capsys):

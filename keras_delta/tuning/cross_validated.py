@@ -16,6 +16,7 @@ import keras_tuner
 import tensorflow as tf
 from keras_tuner.engine.trial import TrialStatus
 from keras_tuner.src.distribute import utils as distributed  # no public name
+from keras_tuner.src.engine.metrics_tracking import infer_metric_direction
 
 from keras_delta import caching, callbacks, checks, files, samples
 from keras_delta.data.sampling import check_seed
@@ -28,6 +29,8 @@ from keras_delta.tuning.oracles import GridOracle, GridSearch
 from keras_delta.tuning.outcome import Outcome
 from keras_delta.tuning.records import mean_metrics
 from keras_delta.tuning.warm import WarmModels
+
+ERRORS = ("loss", "error", "entropy", "divergence")  # in names of what is to be small
 
 
 class Job(NamedTuple):
@@ -101,6 +104,8 @@ class CrossValidated(Outcome):
         if not isinstance(objective, (str, keras_tuner.Objective)):
             expected = "the name of one metric, or a keras_tuner.Objective"
             raise TypeError(invalid("objective", expected, objective))
+        if isinstance(objective, str):
+            _check_direction(objective, hypermodel.metrics)
         samples.check_count("folds", folds)
         if folds is None or folds < 2:
             raise ValueError(invalid("folds", "an integer of 2 or more", folds))
@@ -536,6 +541,28 @@ def _told():
     except (ValueError, TypeError, keras_tuner.errors.FatalError) as e:
         status.report(fatal=f"{type(e).__name__}: {e}")
         raise
+
+
+def _check_direction(name, metrics):
+    """Refuse the name of a metric that Keras Tuner would guess wrong, or not at all.
+
+    It takes every metric that it knows nothing of, F1 for one, for an error.
+    """
+    direction = infer_metric_direction(name)
+    is_error = any(word in name for word in ERRORS)
+    if direction == "max" or (direction == "min" and is_error):
+        return
+    logged = ["val_loss", *(f"val_{_name_of(m)}" for m in metrics)]
+    if name not in logged:
+        raise ValueError(unknown_name("objective", name, logged))
+    raise ValueError(
+        f"Whether a larger `{name}` is better cannot be told from its name. Pass "
+        f'`objective=keras_tuner.Objective("{name}", "max")`, or "min".'
+    )
+
+
+def _name_of(metric):
+    return metric if isinstance(metric, str) else metric().name
 
 
 def _check_writable(directory, project_name):

@@ -235,10 +235,24 @@ def test_overwrite_deletes(searched, tmp_path):
 
 
 def test_an_objective_that_is_never_logged(tmp_path):
+    with pytest.raises(ValueError, match=r"val_acuracy.*Closest.*'val_accuracy'"):
+        grid(tmp_path, objective="val_acuracy")
     tuner = grid(tmp_path, objective=keras_tuner.Objective("val_acuracy", "max"))
     tuner._train = None
     with pytest.raises(ValueError, match=r"val_acuracy.*Closest.*val_accuracy"):
         tuner.search(*samples(), **FIT)
+
+
+def test_an_objective_whose_direction_keras_tuner_would_guess_wrong(tmp_path):
+    """Keras Tuner would search for the smallest F1."""
+    hypermodel = space(metrics=[lambda: keras.metrics.F1Score(name="f1_score")])
+    with pytest.raises(ValueError, match=r'Objective\("val_f1_score", "max"\)'):
+        grid(tmp_path, hypermodel, objective="val_f1_score")
+    objective = keras_tuner.Objective("val_f1_score", "max")
+    assert grid(tmp_path, hypermodel, objective=objective).oracle.objective == objective
+    assert (
+        grid(tmp_path / "b", objective="val_loss").oracle.objective.direction == "min"
+    )
 
 
 def test_too_few_samples_in_a_class(tmp_path):

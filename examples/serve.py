@@ -1,0 +1,12 @@
+"""Serve an exported model over HTTP, with a page to try it with photographs.
+
+python examples/serve.py runs/quickstart/served --port 8501
+"""
+
+import sys
+
+import quiet  # noqa: F401
+from keras_delta.serving.server import main
+
+if __name__ == "__main__":
+    sys.exit(main())
