@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help quickstart test lint format clean
+.PHONY: help quickstart serve test lint format clean
 
 help:  ## Show what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -13,15 +13,18 @@ help:  ## Show what there is to make
 $(VENV)/.installed: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing keras_delta and what it needs into $(VENV) (a few minutes, once)"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[weights,tuning,examples]"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[weights,tuning,serving,examples]"
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[weights,tuning,examples,test]"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[weights,tuning,serving,examples,test]"
 	@touch $@
 
 quickstart: $(VENV)/.installed  ## Fine-tune on real photographs, compare, export, classify
 	@$(BIN)/python examples/quickstart.py $(ARGS)
+
+serve: $(VENV)/.installed  ## Serve what quickstart exported (ARGS=FOLDER for another model)
+	@$(BIN)/python examples/serve.py $(or $(ARGS),runs/quickstart/served/photographs)
 
 test: $(VENV)/.installed-test  ## Run every test (ARGS="-k name" for some)
 	@$(BIN)/python -m pytest -n auto $(ARGS)

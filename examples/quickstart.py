@@ -247,7 +247,7 @@ def main():
 
     console.rule("5  Export", align="left")
     model.save(args.output / "model.keras")
-    served = args.output / "served"
+    served = args.output / "served" / "photographs"
     kd.export_for_serving(
         model,
         served,

@@ -55,11 +55,14 @@ class Endpoints:
         self._single = Protocol(protocol, image_size)
         self._ten = Protocol("improved", image_size, ten_crop=True)
         self.temperature, self._average = 1.0, average
-        # One function for all signatures, so that the network is in the file once.
+        # One function for all signatures, so that each is traced and in the file once.
         self.logits = tf.function(
             network.logits,
             input_signature=[tf.TensorSpec([None, *self._size, 3])],
             autograph=False,
+        )
+        self._decode = tf.function(
+            decode, input_signature=[tf.TensorSpec([], tf.string)], autograph=False
         )
 
     def write(self, folder):
@@ -81,7 +84,8 @@ class Endpoints:
                 ),
                 default_value="",
             )
-            archive.track(self._network.target)
+            # Keras's `track(model)` would write every weight twice.
+            archive.variables.extend(v.value for v in self._network.target.variables)
             archive.track(self._table)
             for name, (function, *signature) in self.functions().items():
                 archive.add_endpoint(name, function, signature)
@@ -105,12 +109,11 @@ class Endpoints:
             "classify_ten_crop": (self.classify_ten_crop, contents)
             if by_bytes
             else (self.classify_ten_crop, images),
-            "features": (self.features, contents)
-            if by_bytes
-            else (self.features, images),
             "prepare": (self.prepare, contents),
             "classify_prepared": (self.classify_prepared, prepared),
         }
+        if self._network.has_features:
+            found["features"] = self.features, contents if by_bytes else images
         if self._network.has_maps:
             found["activation_map"] = (self.activation_map, prepared, class_ids)
         return found
@@ -165,7 +168,7 @@ class Endpoints:
         return {"labels": self._table.lookup(ids), "scores": scores, "class_ids": ids}
 
     def _decoded(self, contents, protocol):
-        return self._each(lambda c: decode(c), contents, protocol)
+        return self._each(self._decode, contents, protocol)
 
     def _resized(self, images, protocol):
         return self._each(lambda image: image, images, protocol)

@@ -11,11 +11,20 @@ from keras_delta.data.image_set import ImageSet
 from keras_delta.data.ten_crop import AVERAGES, height_width
 from keras_delta.errors import invalid, unknown_name
 from keras_delta.model import DeltaModel
-from keras_delta.serving import calibration, card, folders, warmup
-from keras_delta.serving.endpoints import INPUTS, Endpoints
+from keras_delta.serving import (
+    calibration,
+    card,
+    conversion,
+    folders,
+    litert,
+    onnx,
+    warmup,
+)
+from keras_delta.serving.endpoints import INPUTS, LABELS, Endpoints
 from keras_delta.serving.network import Network
 
-FORMATS = ("saved_model",)
+FORMATS = ("saved_model", "litert", "onnx")
+CONVERTERS = {"litert": litert, "onnx": onnx}
 
 
 def export_for_serving(
@@ -33,6 +42,8 @@ def export_for_serving(
     from_logits=None,
     validation_data=None,
     calibrate=False,
+    quantize=None,
+    representative_data=None,
     model_card=None,
     version=None,
     overwrite=False,
@@ -62,6 +73,22 @@ def export_for_serving(
     Images are decoded and resized as `ImageSet.batches` does for evaluation, bit for
     bit; `scores` are probabilities, those of `model.predict` after the softmax.
 
+    With `format="litert"` or `"onnx"` there is `model.tflite` or `model.onnx`,
+    `labels.txt` and the card instead. Decoding and resizing stay outside:
+
+    - input `images`, float32 (B, height, width, 3) of the network's own size, 0 to
+      255 and prepared as `protocol` says; any B;
+    - output `scores`, float32 (B, classes), the probabilities by class number, with
+      the temperature of `calibrate` inside.
+
+    Names of classes are in the file too: in ONNX's metadata as `class_names`, a JSON
+    list; in the `.tflite` file as `labels.txt`, which `unzip` finds. The file is run
+    before it is written: on `validation_data`, else on `representative_data`, else on
+    noise. The card says under "conversion" by how much scores differ, how many answers
+    stay the same and what accuracy it costs. `input`, `top_k`, `ten_crop_average` and
+    `taps` are checked and not used, and there are no requests to warm up with. The
+    network has to compute in float32.
+
     Args:
         model: `DeltaModel`, of which the target is exported, or a Functional or
             Sequential classifier of images.
@@ -69,7 +96,7 @@ def export_for_serving(
             in the version, `NAME/2`. NAME is the model's name.
         class_names: names of the classes by class number, one line each.
         input: what `serving_default` takes, `"image_bytes"` (default) or `"tensor"`.
-        format: `"saved_model"`.
+        format: `"saved_model"` (default), `"litert"` or `"onnx"`.
         top_k: classes in an answer, default 5; all, where there are fewer.
         image_size: what images are resized to, a side or (height, width); needed only
             where the model takes images of any size.
@@ -83,6 +110,14 @@ def export_for_serving(
             takes them, or an `ImageSet`; the card then says how well the model does.
         calibrate: whether to divide the logits by the temperature that fits
             `validation_data` best, so that scores are as high as the model is right.
+        quantize: for `"litert"`, numbers of fewer bits inside, while `images` and
+            `scores` stay float32. `"float16"`: weights, half the size; `"dynamic"`:
+            weights of 8 bits, a quarter of the size; `"int8"`: weights and maps of 8
+            bits, also fast on what computes in integers only. Scores of `"int8"` are
+            multiples of 1/256. Default None.
+        representative_data: for `"int8"`, 32 images or more like those to be
+            recognised, as `fit` takes them (labels are ignored) or an `ImageSet`; 300
+            of them at most are used.
         model_card: dict of what only you know: `description`, `author`, `license`,
             `data` (what it was trained on), `intended_use`, and `limits`, a list.
         version: positive integer; default: that of `path`, else 1.
@@ -95,9 +130,14 @@ def export_for_serving(
         TypeError: for a subclassed model and names that are no strings.
         ValueError: for a model that was not built, is no classifier of images or has
             several outputs; names of the wrong number, twice, empty or of several
-            lines; a version that is there; other arguments out of range.
+            lines; a version that is there; other arguments out of range; where another
+            runtime has not the model's operations or gives other scores (by more than
+            0.001 without `quantize`).
         OSError: where the folder cannot be written.
-        ImportError: for `calibrate` without SciPy.
+        ImportError: for `calibrate` without SciPy and formats without their packages.
+
+    Warns:
+        UserWarning: where `quantize` costs more than 2 points of accuracy.
     """
     for argument, value, known in (
         ("input", input, INPUTS),
@@ -114,12 +154,24 @@ def export_for_serving(
             "`calibrate=True` needs `validation_data`, images that the model was not "
             "trained on, with their labels."
         )
+    if format == "litert":
+        litert.check(quantize, representative_data)
+    else:
+        given = {"quantize": quantize, "representative_data": representative_data}
+        for argument, value in given.items():
+            if value is not None:
+                expected = f'None with `format="{format}"`; it is for "litert"'
+                raise ValueError(invalid(argument, expected, value))
+    if format == "onnx":
+        onnx.check()
     card.check(model_card)
     is_delta = isinstance(model, DeltaModel)
     target = model.target if is_delta else model
     if taps is None:
         taps = list(model.taps) if is_delta else "auto"
     network = Network(target, taps, from_logits)
+    if format != "saved_model":
+        conversion.check_precision(target)
     names = checked_names(class_names, network.classes)
     endpoints = Endpoints(
         network,
@@ -133,29 +185,58 @@ def export_for_serving(
     folder = folders.version_folder(path, version, overwrite)
     if is_delta and not multi_worker.is_first(model.distribute_strategy):
         return folder
+    settings, images = endpoints.settings, None
+    if quantize == "int8":
+        images = litert.representative_images(
+            representative_data, settings["image_size"], settings["protocol"]
+        )
     measured = None
     if validation_data is not None:
         logits, y = _predicted(endpoints, names, validation_data)
         if calibrate:
             endpoints.temperature = calibration.temperature(logits, y)
         measured = card.evaluation(logits, y, names, endpoints.temperature)
+    served, content = {"format": format, **settings}, None
+    if format != "saved_model":
+        converter = CONVERTERS[format]
+        content, found, after = _converted(
+            converter,
+            endpoints,
+            target,
+            names,
+            name=folder.parent.name,
+            quantize=quantize,
+            images=images,
+            validation_data=validation_data,
+        )
+        if after is not None:  # the card is about the file beside it
+            measured = card.evaluation(*after, names, endpoints.temperature)
+        served = {"format": format, "file": converter.FILE, "input": conversion.IMAGES}
+        served |= {k: settings[k] for k in ("image_size", "protocol")}
     facts = card.facts(
         model,
         given=model_card,
         name=folder.parent.name,
         version=int(folder.name),
         class_names=names,
-        served={"format": format, **endpoints.settings},
+        served=served,
         measured=measured,
     )
+    if content is not None:
+        facts["conversion"] = found
     with folders.replacing(folder) as temporary:
-        endpoints.write(temporary)
-        warmup.write(
-            temporary,
-            folder.parent.name,
-            endpoints.functions(),
-            endpoints.settings["image_size"],
-        )
+        if content is None:
+            endpoints.write(temporary)
+            warmup.write(
+                temporary,
+                folder.parent.name,
+                endpoints.functions(),
+                settings["image_size"],
+            )
+        else:
+            (temporary / converter.FILE).write_bytes(content)
+            text = "".join(f"{name}\n" for name in names)
+            (temporary / LABELS).write_text(text, "utf-8")
         card.write(temporary, facts)
     return folder
 
@@ -199,12 +280,58 @@ def _image_size(own, given):
     return given
 
 
+def _converted(
+    converter,
+    endpoints,
+    target,
+    class_names,
+    *,
+    name,
+    quantize,
+    images,
+    validation_data,
+):
+    """The file of another runtime, and how it does.
+
+    Returns:
+        (content, found, after): bytes; what the card says of the conversion; logits
+        and labels of `validation_data` after it, or None.
+    """
+    scores = conversion.scores(endpoints)
+    content = converter.convert(
+        scores, target, class_names, name=name, quantize=quantize, images=images
+    )
+    on = "noise"
+    batches = conversion.random_images(endpoints.settings["image_size"])
+    if validation_data is not None:
+        on = "validation_data"
+        batches = _held_out(endpoints, class_names, validation_data)
+    elif images is not None:
+        on, batches = "representative_data", [(images, None)]
+    found, after, y = conversion.compare(scores, converter.runner(content), batches)
+    conversion.judge(found, converter.RUNTIME, quantize)
+    found = {"quantize": quantize, "bytes": len(content), "images": on, **found}
+    if y is None:
+        return content, found, None
+    return content, found, (conversion.as_logits(after, endpoints.temperature), y)
+
+
 def _predicted(endpoints, class_names, data):
     """Logits and integer labels of held-out images."""
+    logits, labels = [], []
+    for x, y in _held_out(endpoints, class_names, data):
+        logits.append(endpoints.logits(x).numpy())
+        labels.append(y)
+    if not labels:
+        raise ValueError("`validation_data` is empty: not one image came out of it.")
+    return np.concatenate(logits), np.concatenate(labels)
+
+
+def _held_out(endpoints, class_names, data):
+    """Batches of held-out images and their integer labels."""
     size = endpoints.settings["image_size"]
     if isinstance(data, ImageSet):
         data = data.batches(size, protocol=endpoints.settings["protocol"])
-    logits, labels = [], []
     for x, y in samples.batches(data):
         if not hasattr(x, "shape") or x.shape[1:] != (*size, 3):
             expected = f"images of the shape {(*size, 3)}, as the model takes them"
@@ -214,8 +341,4 @@ def _predicted(endpoints, class_names, data):
         if y.ndim == 2 and y.shape[-1] == classes > 1:
             y = y.argmax(axis=-1)
         labelling.check(y, classes, "sparse_categorical_crossentropy")
-        logits.append(endpoints.logits(x).numpy())
-        labels.append(y.ravel().astype("int64"))
-    if not labels:
-        raise ValueError("`validation_data` is empty: not one image came out of it.")
-    return np.concatenate(logits), np.concatenate(labels)
+        yield x, y.ravel().astype("int64")

@@ -18,7 +18,8 @@ class Network:
     Args:
         target: Functional or Sequential model with one image input and one output
             `(B, classes)`.
-        taps: list of layer names whose maps count as features, or `"auto"`.
+        taps: list of layer names whose maps count as features, or `"auto"`: as for
+            `DeltaModel`, and the last maps alone where that finds none.
         from_logits: whether the output is logits; None: as the last layer's activation
             says.
 
@@ -53,12 +54,12 @@ class Network:
             raise ValueError(invalid("model", expected, self._output.shape))
         self.classes = self._output.shape[-1]
         self.image_size = tuple(self._input.shape[1:3])
-        self.taps = tapping.auto(graph) if taps == "auto" else list(taps)
+        self._last_map = body_output(graph)
+        self.taps = self._auto() if taps == "auto" else list(taps)
         for name in self.taps:
             tapping.check(name, graph, "model")
         self.target = target
         self._from_logits = _from_logits(graph, from_logits)
-        self._last_map = body_output(graph)
         head = head_layers(graph)
         self._vector = graph.nodes[head[0]].inputs[0] if head else None
 
@@ -71,10 +72,8 @@ class Network:
 
         The latter is the vector that the head sees.
         """
-        fetches = {name: self._graph.output_of(name) for name in self.taps}
-        if self._vector is not None and len(self._vector.shape) == 2:
-            fetches[POOLED] = self._vector
-        return {k: _float(v) for k, v in self._run(fetches, images).items()}
+        found = self._run(self._feature_tensors(), images)
+        return {k: _float(v) for k, v in found.items()}
 
     def activation_maps(self, images, class_ids):
         """Where in the image the network sees a class: Grad-CAM.
@@ -96,9 +95,16 @@ class Network:
         Source: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks
             via Gradient-based Localization", ICCV 2017, equations 1 and 2.
         """
-        with tf.GradientTape() as tape:
-            tape.watch(images)
-            maps, output = self._run([self._last_map, self._output], images)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(images)  # the last maps of a network without convolutions
+
+            def call(node, *args, **kwargs):
+                value = node.operation(*args, **kwargs)
+                if any(t is self._last_map for t in node.outputs):
+                    tape.watch(value)  # also behind integers, where no gradient goes
+                return value
+
+            maps, output = self._run([self._last_map, self._output], images, call)
             logits = self._as_logits(output)
             best = tf.argmax(logits, axis=-1)
             chosen = tf.where(class_ids < 0, best, tf.cast(class_ids, tf.int64))
@@ -110,13 +116,35 @@ class Network:
         return tf.math.divide_no_nan(found, largest), chosen
 
     @property
+    def has_features(self):
+        """Whether `features` gives anything."""
+        return bool(self._feature_tensors())
+
+    @property
     def has_maps(self):
         """Whether there are maps `(B, H, W, C)` before the head."""
         return self._last_map is not None and len(self._last_map.shape) == 4
 
-    def _run(self, fetches, images):
+    def _auto(self):
+        try:
+            return tapping.auto(self._graph)
+        # Any image size, for example: reason enough to ask whoever trains with taps,
+        # but not whoever only exports.
+        except ValueError:
+            name = self.has_maps and self._graph.name_of(self._last_map)
+            return [name] if name else []
+
+    def _feature_tensors(self):
+        fetches = {name: self._graph.output_of(name) for name in self.taps}
+        if self._vector is not None and len(self._vector.shape) == 2:
+            fetches[POOLED] = self._vector
+        return fetches
+
+    def _run(self, fetches, images, call=None):
         images = tf.cast(images, self._input.dtype)
-        return self._graph.run(fetches, [self._input], [images], training=False)
+        return self._graph.run(
+            fetches, [self._input], [images], training=False, call=call
+        )
 
     def _as_logits(self, output):
         output = _float(output)

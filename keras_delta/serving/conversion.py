@@ -1,0 +1,132 @@
+"""What the formats of other runtimes share: what they compute and how it is checked."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_delta.errors import warn
+from keras_delta.graph import Graph
+
+IMAGES, SCORES = "images", "scores"  # names in the file
+TOLERANCE = 1e-3  # of scores, where nothing is rounded on purpose
+DROP = 0.02  # of accuracy, above which there is a warning
+
+
+def check_precision(target):
+    """Refuse networks that compute in half or double precision.
+
+    Raises:
+        ValueError: with the first such layer.
+    """
+    for name, node in Graph(target).nodes.items():
+        dtype = getattr(node.operation, "compute_dtype", None) or "float32"
+        if node.is_layer and "float" in dtype and dtype != "float32":
+            raise ValueError(
+                f"The layer '{name}' computes in {dtype}, which is converted from "
+                "float32 only. Build the network again after "
+                '`keras.config.set_dtype_policy("float32")`, give it the weights with '
+                "`new.set_weights(model.get_weights())` and export that."
+            )
+
+
+def scores(endpoints):
+    """What the file computes, as a `tf.function` with a signature.
+
+    Args:
+        endpoints: `keras_delta.serving.endpoints.Endpoints`, with its temperature.
+
+    Returns:
+        `images`, float32 (B, height, width, 3), 0 to 255 -> dict of `scores`, float32
+        (B, classes).
+    """
+    shape = [None, *endpoints.settings["image_size"], 3]
+
+    def compute(images):
+        return {SCORES: tf.nn.softmax(endpoints.logits(images) / endpoints.temperature)}
+
+    signature = [tf.TensorSpec(shape, name=IMAGES)]
+    return tf.function(compute, input_signature=signature, autograph=False)
+
+
+def random_images(image_size, count=16):
+    """Seeded noise with a random brightness for each image; no labels.
+
+    Yields:
+        One batch of (float32 (count, height, width, 3) from 0 to 255, None).
+    """
+    rng = np.random.default_rng(0)
+    images = rng.uniform(0, 255, (count, *image_size, 3))
+    yield (images * rng.uniform(0.2, 1, (count, 1, 1, 1))).astype("float32"), None
+
+
+def compare(before, after, batches):
+    """Run the network before and after its conversion.
+
+    Args:
+        before: result of `scores`.
+        after: function of a batch of images, an array, to scores.
+        batches: iterable of (images, integer labels or None).
+
+    Returns:
+        (found, scores, labels): dict of `samples`, `largest_difference` of scores and
+        `agreement`, the share of images with the same likeliest class, and, where
+        there are labels, `accuracy_before`, `accuracy` and their difference `drop`,
+        else None; the scores after the conversion; the labels or None.
+    """
+    old, new, labels = [], [], []
+    for x, y in batches:
+        x = np.asarray(x, "float32")
+        old.append(before(x)[SCORES].numpy())
+        new.append(after(x))
+        labels.append(y)
+    old, new = np.concatenate(old), np.concatenate(new)
+    found = {
+        "samples": len(new),
+        "largest_difference": float(np.abs(old - new).max()),
+        "agreement": float((old.argmax(-1) == new.argmax(-1)).mean()),
+        "accuracy_before": None,
+        "accuracy": None,
+        "drop": None,
+    }
+    if labels[0] is None:
+        return found, new, None
+    labels = np.concatenate(labels)
+    was, now = (float((s.argmax(-1) == labels).mean()) for s in (old, new))
+    found |= {"accuracy_before": was, "accuracy": now, "drop": was - now}
+    return found, new, labels
+
+
+def judge(found, runtime, quantize=None):
+    """Refuse a conversion that went wrong, warn of one that costs accuracy.
+
+    Args:
+        found: first result of `compare`.
+        runtime: whose answers differ, for the message.
+        quantize: how numbers were rounded on purpose, or None.
+
+    Raises:
+        ValueError: for scores that are no numbers; where nothing is rounded, for
+            scores that differ by more than 0.001.
+    """
+    difference = found["largest_difference"]
+    if np.isnan(difference) or (quantize is None and difference > TOLERANCE):
+        raise ValueError(
+            f"{runtime} does not compute what the model does: scores differ by up to "
+            f"{difference:.2g} on {found['samples']} images (at most {TOLERANCE:g} are "
+            'allowed). Export with `format="saved_model"`.'
+        )
+    if quantize is not None and (found["drop"] or 0) > DROP:
+        warn(
+            f'`quantize="{quantize}"` costs {100 * found["drop"]:.1f} points of '
+            f"accuracy: {found['accuracy']:.1%} of {found['samples']} images are "
+            f"right, {found['accuracy_before']:.1%} before. `quantize` as None, "
+            '"float16" or "dynamic" keeps more.'
+        )
+
+
+def as_logits(scores, temperature):
+    """Logits of which a softmax at this temperature gives the scores.
+
+    Scores of 0 count as Keras's epsilon, as in its cross-entropies.
+    """
+    return temperature * np.log(np.maximum(scores, keras.config.epsilon()))

@@ -1,0 +1,102 @@
+"""From the JSON of a request to the JSON of its answer."""
+
+import base64
+import json
+from numbers import Integral
+
+import numpy as np
+
+from keras_delta.serving.server import inputs
+from keras_delta.serving.server.body import parse
+from keras_delta.serving.server.model import DEFAULT, ENCODED
+from keras_delta.serving.server.problems import bad
+
+MOST_MAPS = 32
+
+
+def predict(model, body, settings, deadline):
+    """The answer to `:predict`, as TensorFlow Serving gives it.
+
+    Args:
+        model: `Model`.
+        body: bytes of JSON.
+        settings: `Settings`.
+        deadline: of `time.monotonic()`.
+
+    Returns:
+        (dict or list for JSON, number of images).
+    """
+    document = parse(body)
+    signature = document.get("signature_name", DEFAULT)
+    specs = model.inputs(signature)
+    values, by_row = inputs.columns(document, specs)
+    count = max(map(len, values.values()))
+    if count > settings.max_images:
+        raise bad(
+            f"{count} images are more than the {settings.max_images} of one request. "
+            "Send them in several."
+        )
+    tensors = {
+        name: inputs.tensor(name, spec, values[name]) for name, spec in specs.items()
+    }
+    found = {k: plain(k, v) for k, v in model.run(signature, tensors, deadline).items()}
+    if len(found) == 1:
+        (answer,) = found.values()
+    elif by_row:
+        rows = zip(*found.values(), strict=True)
+        answer = [dict(zip(found, row, strict=True)) for row in rows]
+    else:
+        answer = found
+    return {"predictions" if by_row else "outputs": answer}, count
+
+
+def explain(model, body, settings, deadline):
+    """The answer to `:explain`, which is ours and not TensorFlow Serving's.
+
+    It takes `{"image_bytes": {"b64": "..."}, "class_ids": [3, 1]}`, of which the
+    classes may be missing for the likeliest one, and answers as `Model.explain`.
+    """
+    document = parse(body)
+    for key in document:
+        if key not in (ENCODED, "class_ids"):
+            raise bad(f"The key {key[:100]!r} is not known: {ENCODED} and class_ids.")
+    if ENCODED not in document:
+        raise bad(f'There is no "{ENCODED}". Send {{"b64": "..."}} of one photo.')
+    class_ids = document.get("class_ids", [-1])
+    if (
+        not isinstance(class_ids, list)
+        or not 0 < len(class_ids) <= MOST_MAPS
+        or not all(isinstance(i, Integral) and abs(i) < 2**31 for i in class_ids)
+        or any(isinstance(i, bool) for i in class_ids)
+    ):
+        raise bad(f'"class_ids" is not a list of 1 to {MOST_MAPS} integers.')
+    spec = model.inputs("prepare")[ENCODED]
+    (contents,) = inputs.tensor(ENCODED, spec, [document[ENCODED]])
+    found = model.explain(contents, class_ids, deadline)
+    return {k: plain(k, v) for k, v in found.items()}, 1
+
+
+def encoded(answer):
+    """JSON as bytes; NaN stays NaN, as in TensorFlow Serving."""
+    return json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def plain(name, value):
+    """Lists for JSON; strings of outputs that end in `_bytes` in base64."""
+    if not isinstance(value, np.ndarray):
+        return value
+    if value.dtype != object:
+        return value.tolist()
+    if name.endswith("_bytes"):
+
+        def change(item):
+            return {inputs.BASE64: base64.b64encode(item).decode()}
+    else:
+
+        def change(item):
+            return item.decode("utf-8", "replace")
+
+    return [
+        change(v) if isinstance(v, bytes) else plain(name, np.asarray(v, object))
+        for v in value
+    ]

@@ -1,0 +1,100 @@
+"""The body of a request: read up to a limit, and parsed."""
+
+import asyncio
+import json
+import time
+
+from keras_delta.serving.server.problems import Problem, bad
+
+JSON_TYPES = ("application/json", "text/json")
+CURL = "application/x-www-form-urlencoded"  # what `curl -d` says of any text
+
+
+def check_type(request):
+    """Refuse what says that it is not JSON.
+
+    TensorFlow Serving's own examples send JSON by `curl -d`, which calls it a form.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind and kind not in (*JSON_TYPES, CURL) and not kind.endswith("+json"):
+        raise Problem(
+            415,
+            f"The content type is {kind[:100]!r}. Send JSON, with the header "
+            "'Content-Type: application/json' and images in base64.",
+        )
+
+
+async def read(request, limit, deadline):
+    """The body as bytes.
+
+    Args:
+        request: of Starlette.
+        limit: bytes.
+        deadline: of `time.monotonic()`.
+
+    Raises:
+        Problem: 413 beyond the limit, whether its length was told or not; 408 where
+            it does not come in time; 400 where the client goes away.
+    """
+    told = request.headers.get("content-length", "")
+    if told.isdecimal() and int(told) > limit:
+        raise _too_large(limit)
+    parts, size = [], 0
+    while True:
+        try:
+            message = await asyncio.wait_for(
+                request.receive(), max(deadline - time.monotonic(), 0.001)
+            )
+        except (TimeoutError, asyncio.TimeoutError):
+            raise Problem(408, "The body of the request came too slowly.") from None
+        if message["type"] == "http.disconnect":
+            raise bad("The client went away before the body was complete.")
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise _too_large(limit)
+        parts.append(part)
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+def parse(body):
+    """A JSON object as a dict.
+
+    Raises:
+        Problem: 400 for anything else, keys that are there twice included.
+    """
+    if not body:
+        raise bad('The body is empty. Send {"instances": [{"b64": "..."}]}.')
+    try:
+        document = json.loads(body, object_pairs_hook=_once)
+    except RecursionError:
+        raise bad("The JSON is nested too deeply.") from None
+    except UnicodeDecodeError:
+        raise bad("The body is not JSON: it is not UTF-8 text.") from None
+    except json.JSONDecodeError as error:
+        raise bad(f"The body is not JSON: {error}.") from None
+    except ValueError as error:  # such as a number of 5,000 digits
+        raise bad(f"The JSON cannot be read: {error}.") from None
+    if not isinstance(document, dict):
+        raise bad(
+            'The JSON is not an object. Send {"instances": [...]} or {"inputs": {...}}.'
+        )
+    return document
+
+
+def _once(pairs):
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise bad(f"The key {twice[:100]!r} is twice in one object of the JSON.")
+    return found
+
+
+def _too_large(limit):
+    return Problem(
+        413,
+        f"The body is larger than {limit / 1e6:g} MB. Send smaller images or fewer at "
+        "once.",
+    )

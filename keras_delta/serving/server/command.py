@@ -1,0 +1,160 @@
+"""`keras_delta serve NAME`: the server as a command."""
+
+import argparse
+import dataclasses
+import errno
+import logging
+import os
+import signal
+import socket
+import sys
+import warnings
+
+from keras_delta.errors import needed
+from keras_delta.serving.server.settings import Settings
+
+HOST, PORT = "127.0.0.1", 8501
+
+
+def add_arguments(parser):
+    """Add what the command takes to an `argparse.ArgumentParser`."""
+    parser.add_argument(
+        "folder",
+        help="folder of the model, NAME, with its versions NAME/1, NAME/2, ...",
+    )
+    parser.add_argument(
+        "--host",
+        default=HOST,
+        help="address to listen at (default %(default)s: this machine alone; "
+        "0.0.0.0: all)",
+    )
+    parser.add_argument(
+        "--port", type=int, default=PORT, help="0 for a free one (default %(default)s)"
+    )
+    for field in dataclasses.fields(Settings):
+        if field.type is bool:
+            continue
+        parser.add_argument(
+            "--" + field.name.replace("_", "-"),
+            type=field.type,
+            default=field.default,
+            help=f"{field.metadata['help']} (default %(default)s)",
+        )
+    parser.add_argument(
+        "--no-page", action="store_true", help="no page for photos at /"
+    )
+
+
+def main(argv=None):
+    """Serve a model until SIGTERM or Ctrl-C.
+
+    Args:
+        argv: list of arguments; default: those of the process.
+
+    Returns:
+        The process's exit status: 0 when it was told to stop, 1 when it could not
+        start.
+    """
+    parser = argparse.ArgumentParser(
+        prog="serve", description="Serve a model that export_for_serving has written."
+    )
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
+
+
+def run(args):
+    """Serve with parsed arguments; gives the exit status, see `main`."""
+    try:
+        for package in ("starlette", "uvicorn", "prometheus_client"):
+            needed(package, "The server", "serving")
+        fields = [f.name for f in dataclasses.fields(Settings) if f.name != "page"]
+        settings = Settings(
+            **{name: getattr(args, name) for name in fields}, page=not args.no_page
+        )
+        return _serve(args.folder, settings, args.host, args.port)
+    except (ImportError, OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _serve(folder, settings, host, port):
+    import uvicorn
+    from PIL import Image
+
+    from keras_delta.serving.server.application import application
+
+    class Server(uvicorn.Server):
+        """Not ready from the signal on, before anything else stops."""
+
+        def handle_exit(self, sig, frame):
+            service.stopping = True
+            super().handle_exit(sig, frame)
+
+    failed = []
+
+    def on_failure():
+        failed.append(True)
+        server.should_exit = True
+
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
+    )
+    logging.getLogger("keras_delta.server").setLevel(logging.INFO)
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    app = application(folder, settings, on_failure)
+    service = app.state.service
+    listening = _socket(host, port)
+    server = Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            ws="none",
+            timeout_graceful_shutdown=int(settings.timeout) + 5,
+        )
+    )
+    # uvicorn raises a signal again when it has stopped; by then it means nothing.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    shown = f"[{host}]" if ":" in host else host
+    print(
+        f"Serving '{service.name}' at http://{shown}:{listening.getsockname()[1]}"
+        " (Ctrl-C stops)",
+        flush=True,
+    )
+    server.run(sockets=[listening])
+    status = 1 if failed else 0
+    if failed:
+        print(f"No version of '{service.name}' can be loaded.", file=sys.stderr)
+    if service.busy:  # beyond the time limit: a thread cannot be stopped
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def _socket(host, port):
+    """A socket that listens, or an error that says what to do."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (socket.gaierror, OverflowError) as error:
+        raise OSError(f"'{host}:{port}' is no address to listen at: {error}") from None
+    # With its protocol: else asyncio does not see that it is TCP and leaves Nagle's
+    # algorithm on, which costs 40 ms an answer.
+    found = socket.socket(family, kind, protocol)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind(address)
+        found.listen(socket.SOMAXCONN)  # another process may have bound it, too
+    except (OSError, OverflowError) as error:
+        found.close()
+        reason = str(error)
+        if getattr(error, "errno", None) == errno.EADDRINUSE:
+            reason = "something else listens there. Choose another --port, or 0"
+        if getattr(error, "errno", None) == errno.EACCES:
+            reason = "only root may. Choose a --port from 1024 on"
+        raise OSError(f"Cannot listen at {host}:{port}: {reason}.") from None
+    return found

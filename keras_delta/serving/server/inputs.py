@@ -1,0 +1,156 @@
+"""From the JSON of a request to what a signature takes, as TensorFlow Serving does.
+
+Rows (`instances`) and columns (`inputs`) are described in TensorFlow Serving's
+"RESTful API", https://www.tensorflow.org/tfx/serving/api_rest.
+"""
+
+import base64
+import binascii
+
+import numpy as np
+
+from keras_delta.serving.server.problems import bad
+
+BASE64 = "b64"
+KNOWN = {"instances", "inputs", "signature_name"}
+
+
+def columns(document, specs):
+    """The values of each input.
+
+    Args:
+        document: dict, the request's JSON.
+        specs: dict from names of inputs to `tf.TensorSpec`.
+
+    Returns:
+        (dict from names to lists, whether the request has rows).
+
+    Raises:
+        Problem: 400, with a sentence that names the instance.
+    """
+    for key in document:
+        if key not in KNOWN:
+            known = ", ".join(sorted(KNOWN))
+            raise bad(f"The key {key[:100]!r} is not known. Known keys: {known}.")
+    if ("instances" in document) == ("inputs" in document):
+        raise bad('Send either "instances" or "inputs".')
+    if "instances" in document:
+        return _from_rows(document["instances"], specs), True
+    return _from_columns(document["inputs"], specs), False
+
+
+def tensor(name, spec, values):
+    """The array of one input, float, integer or of bytes.
+
+    Args:
+        name: of the input.
+        spec: `tf.TensorSpec`, the images along its first axis.
+        values: list, an item for each image.
+
+    Raises:
+        Problem: 400 for other types, numbers out of range and shapes that do not fit.
+    """
+    if spec.dtype.name == "string":
+        found = [_decoded(value, f"{name} {i}") for i, value in enumerate(values)]
+        return np.array(found, object)
+    try:
+        array = np.asarray(values)
+    except (ValueError, OverflowError, RecursionError):
+        array = np.array(None)
+    integers = spec.dtype.is_integer
+    if array.dtype.kind not in ("iu" if integers else "iuf"):
+        what = "integers" if integers else "numbers"
+        raise bad(
+            f"Input {name!r} takes {what} in nested lists, all of the same shape: "
+            f"{_shape(spec.shape)}, an image along the first axis."
+        )
+    if array.size == 0 or not spec.shape.is_compatible_with(array.shape):
+        raise bad(
+            f"Input {name!r} has the shape {_shape(array.shape)}; it takes "
+            f"{_shape(spec.shape)}."
+        )
+    kind = spec.dtype.as_numpy_dtype
+    limits = np.iinfo(kind) if integers else np.finfo(kind)
+    # Without NaN, which compares false.
+    inside = (array >= limits.min) & (array <= limits.max)
+    if not inside.all():
+        where = np.argwhere(~inside)[0][0]
+        raise bad(
+            f"Input {name!r} {where} has a number that is not finite or too large for "
+            f"{spec.dtype.name}."
+        )
+    return array.astype(kind)
+
+
+def _from_rows(rows, specs):
+    if not isinstance(rows, list):
+        raise bad('"instances" is not a list.')
+    if not rows:
+        raise bad('"instances" is empty: send at least one.')
+    found = {name: [] for name in specs}
+    for i, row in enumerate(rows):
+        is_object = isinstance(row, dict)
+        if len(specs) == 1 and (not is_object or set(row) == {BASE64}):
+            (name,) = specs
+            found[name].append(row)
+            continue
+        if not is_object:
+            raise bad(f"Instance {i} is not an object with {_list(specs)}.")
+        _check_names(row, specs, f"Instance {i}")
+        for name in specs:
+            found[name].append(row[name])
+    return found
+
+
+def _from_columns(inputs, specs):
+    if len(specs) == 1 and not isinstance(inputs, dict):
+        inputs = {name: inputs for name in specs}
+    if not isinstance(inputs, dict):
+        raise bad(f'"inputs" is not an object with {_list(specs)}.')
+    _check_names(inputs, specs, '"inputs"')
+    for name, values in inputs.items():
+        if not isinstance(values, list):
+            raise bad(f"Input {name!r} is not a list, with an item for each image.")
+        if not values:
+            raise bad(f"Input {name!r} is empty: send at least one image.")
+    if len({len(values) for values in inputs.values()}) > 1:
+        raise bad(f"The inputs {_list(specs)} differ in length.")
+    return inputs
+
+
+def _check_names(given, specs, where):
+    for name in specs:
+        if name not in given:
+            raise bad(f"{where} has no field {name!r}. Needed: {_list(specs)}.")
+    for name in given:
+        if name not in specs:
+            text = f"{where} has an unknown field, {name[:100]!r}."
+            raise bad(f"{text} Known: {_list(specs)}.")
+
+
+def _decoded(value, where):
+    if not isinstance(value, dict) or set(value) != {BASE64}:
+        raise bad(
+            f'{where} is not of the form {{"b64": "..."}}, with the bytes of the file '
+            "in base64."
+        )
+    text = value[BASE64]
+    if not isinstance(text, str):
+        raise bad(f'The "b64" of {where} is not a string.')
+    if text.startswith("data:"):
+        raise bad(
+            f"{where} is a data URL. Send what is behind its comma, base64 alone."
+        )
+    text = "".join(text.split())  # the command `base64` breaks lines
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        raise bad(f'The "b64" of {where} is not base64.') from None
+
+
+def _shape(shape):
+    return "(" + ", ".join("any" if d is None else str(d) for d in shape) + ")"
+
+
+def _list(names):
+    return " and ".join(repr(name) for name in names)

@@ -1,0 +1,57 @@
+"""What can be watched from outside, in Prometheus's format."""
+
+import prometheus_client as prometheus
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Metrics:
+    """Counters of one server.
+
+    Attributes:
+        requests: counter by endpoint, method and status.
+        seconds: histogram by endpoint, from the first byte to the last.
+        batch_sizes: histogram of images that the network saw at once.
+        waiting: gauge of requests that nobody works on yet.
+        running: gauge of requests that are worked on.
+        version: gauge of the model's version, 0 before there is one.
+        loads: counter of versions by outcome, `loaded` or `failed`.
+    """
+
+    def __init__(self):
+        self._registry = registry = prometheus.CollectorRegistry()
+        # Memory, processor time and open files, on Linux.
+        prometheus.ProcessCollector(registry=registry)
+        prometheus.PlatformCollector(registry=registry)
+
+        def make(kind, name, text, labels=(), **more):
+            return kind(f"keras_delta_{name}", text, labels, registry=registry, **more)
+
+        counter, gauge = prometheus.Counter, prometheus.Gauge
+        histogram = prometheus.Histogram
+        by = ("endpoint", "method", "status")
+        self.requests = make(counter, "requests", "Requests answered", by)
+        self.seconds = make(
+            histogram,
+            "request_seconds",
+            "Time to answer a request",
+            ("endpoint",),
+            buckets=SECONDS,
+        )
+        self.batch_sizes = make(
+            histogram,
+            "batch_size",
+            "Images that the network saw at once",
+            buckets=SIZES,
+        )
+        self.waiting = make(gauge, "queue_length", "Requests that wait")
+        self.running = make(gauge, "requests_running", "Requests that are worked on")
+        self.version = make(gauge, "model_version", "Version of the model")
+        self.loads = make(counter, "model_loads", "Versions loaded", ("outcome",))
+
+    def text(self):
+        """(bytes of all values, content type)."""
+        return prometheus.generate_latest(
+            self._registry
+        ), prometheus.CONTENT_TYPE_LATEST

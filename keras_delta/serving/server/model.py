@@ -1,0 +1,302 @@
+"""One version of a model in memory: a SavedModel, batched and warmed up."""
+
+import contextlib
+import io
+import itertools
+import json
+import threading
+import time
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf.json_format import MessageToDict
+from PIL import Image
+from tensorflow.core.protobuf import saved_model_pb2
+
+from keras_delta.data.augment import resize_side
+from keras_delta.serving.server import images
+from keras_delta.serving.server.problems import bad, busy, too_slow
+
+LABELS = "assets/labels.txt"
+FILE, CARD = "saved_model.pb", "model_card.json"
+DEFAULT, BYTES, PREPARED = "serving_default", "classify_bytes", "classify_prepared"
+PREPARE, MAP = "prepare", "activation_map"
+ENCODED = "image_bytes"
+LARGE = 4_000_000  # pixels; beyond, images are decoded one after the other
+_numbers = itertools.count()
+_large = threading.Lock()
+
+
+class Model:
+    """A SavedModel of `export_for_serving`, ready to answer from several threads.
+
+    Args:
+        folder: `Path`, `NAME/version`.
+        settings: `Settings`.
+        on_batch: called with the number of images whenever the network has run.
+
+    Attributes:
+        name: of the model.
+        version: integer.
+        metadata: dict as in TensorFlow Serving's answer to `/metadata`.
+
+    Raises:
+        Exception: whatever TensorFlow says of a SavedModel that cannot be read.
+        ValueError: for a SavedModel of something else.
+    """
+
+    def __init__(self, folder, settings, on_batch):
+        self.name, self.version = folder.parent.name, int(folder.name)
+        self._settings, self._on_batch = settings, lambda size: None
+        self._loaded = tf.saved_model.load(str(folder))
+        self._functions = dict(self._loaded.signatures)
+        for needed in (DEFAULT, BYTES, PREPARE, PREPARED):
+            if needed not in self._functions:
+                raise ValueError(
+                    f"it has no signature {needed!r}; the server takes what "
+                    "`keras_delta.export_for_serving` writes"
+                )
+        self.metadata = _metadata(folder, self.name, self.version)
+        self._protocol = _protocol(folder)
+        self._classes = len((folder / LABELS).read_bytes().splitlines())
+        (spec,) = self.inputs(PREPARED).values()
+        self._size = tuple(spec.shape[1:3])
+        self._batched = _batched(self._functions[PREPARED], spec, settings)
+        self._warm_up()
+        self._on_batch = on_batch
+
+    @property
+    def signatures(self):
+        """Names of the signatures."""
+        return sorted(self._functions)
+
+    @property
+    def has_maps(self):
+        """Whether it tells where it sees a class."""
+        return MAP in self._functions
+
+    def inputs(self, signature):
+        """Dict from names of a signature's inputs to `tf.TensorSpec`s."""
+        if not isinstance(signature, str) or signature not in self._functions:
+            known = ", ".join(self.signatures)
+            text = f"The signature {str(signature)[:100]!r} is not known."
+            raise bad(f"{text} Known signatures: {known}.")
+        return self._functions[signature].structured_input_signature[1]
+
+    def run(self, signature, tensors, deadline):
+        """What a signature answers.
+
+        Args:
+            signature: its name.
+            tensors: dict from names of inputs to arrays.
+            deadline: of `time.monotonic()`.
+
+        Returns:
+            Dict from names of outputs to arrays.
+
+        Raises:
+            Problem: 400 for bad images, 503 and 504.
+        """
+        encoded = tensors.get(ENCODED)
+        if signature == BYTES or (signature == DEFAULT and encoded is not None):
+            prepared = self._one_by_one(PREPARE, encoded, deadline)["images"]
+            return self.classify(prepared)
+        if signature == PREPARED:
+            return self.classify(tensors["images"])
+        if encoded is not None:
+            return self._one_by_one(signature, encoded, deadline)
+        return self._direct(signature, tensors)
+
+    def classify(self, prepared):
+        """`labels`, `scores` and `class_ids`, in one batch with other requests."""
+        with _computing():
+            *outputs, places, sizes = self._batched(tf.constant(prepared))
+        # The first image of a batch speaks for all of it.
+        for size in sizes.numpy()[places.numpy() == 0]:
+            self._on_batch(int(size))
+        names = sorted(self._functions[PREPARED].structured_outputs)
+        return {k: v.numpy() for k, v in zip(names, outputs, strict=True)}
+
+    def explain(self, contents, class_ids, deadline):
+        """Where in a photo the network sees classes.
+
+        Args:
+            contents: bytes of the file.
+            class_ids: list of integers; negative for the likeliest class.
+            deadline: of `time.monotonic()`.
+
+        Returns:
+            Dict: `maps`, `labels` and `class_ids`, as `activation_map` gives them, and
+            `box`, the part of the upright photo that the maps cover, as shares of its
+            width and height: `left`, `top`, `width`, `height`.
+        """
+        if not self.has_maps:
+            raise bad("This model has no maps before its classifier to explain with.")
+        for i in class_ids:
+            if i >= self._classes:
+                raise bad(f"There is no class {i}: the model has {self._classes}.")
+        height, width = images.size(contents, self._settings.max_pixels, "Image 0")
+        prepared = self._one_by_one(PREPARE, [contents], deadline)["images"]
+        found = self._direct(
+            MAP,
+            {
+                "images": np.repeat(prepared, len(class_ids), axis=0),
+                "class_ids": np.array(class_ids, np.int64),
+            },
+        )
+        return {**found, "box": _box(height, width, self._size, self._protocol)}
+
+    def _one_by_one(self, signature, encoded, deadline):
+        """Answers to encoded images, in memory for one: a bad one fails by its name."""
+        limit = self._settings.max_pixels
+        sizes = [images.size(c, limit, f"Image {i}") for i, c in enumerate(encoded)]
+        found = []
+        for i, (contents, (height, width)) in enumerate(
+            zip(encoded, sizes, strict=True)
+        ):
+            if time.monotonic() > deadline:
+                raise too_slow(self._settings)
+            is_large = height * width > LARGE
+            with _computing(), _large if is_large else contextlib.nullcontext():
+                try:
+                    answer = self._functions[signature](
+                        **{ENCODED: tf.constant([contents])}
+                    )
+                except tf.errors.InvalidArgumentError:
+                    raise bad(
+                        f"Image {i} is damaged or truncated: it cannot be decoded."
+                    ) from None
+                found.append({name: value.numpy() for name, value in answer.items()})
+        return {name: np.concatenate([f[name] for f in found]) for name in found[0]}
+
+    def _direct(self, signature, tensors):
+        with _computing():
+            found = self._functions[signature](
+                **{
+                    name: tf.constant(tensors[name], spec.dtype)
+                    for name, spec in self.inputs(signature).items()
+                }
+            )
+            return {name: value.numpy() for name, value in found.items()}
+
+    def _warm_up(self):
+        """Answer once for all, so that no user waits for TensorFlow's first time."""
+        deadline = time.monotonic() + 3600
+        stream = io.BytesIO()
+        Image.new("RGB", self._size[::-1]).save(stream, "JPEG")
+        self.run(BYTES, {ENCODED: [stream.getvalue()]}, deadline)
+        for batch in {1, self._settings.max_batch_size}:
+            self.classify(np.zeros((batch, *self._size, 3), np.float32))
+        if self.has_maps:
+            self.explain(stream.getvalue(), [-1], deadline)
+        (name,) = self.inputs(DEFAULT)
+        if name != ENCODED:
+            image = np.zeros((1, *self._size, 3), np.float32)
+            self._direct(DEFAULT, {name: image})
+
+
+def _batched(function, spec, settings):
+    """A signature whose calls from several threads are computed together.
+
+    `BatchFunction` is the kernel that TensorFlow Serving batches with. Beside the
+    signature's outputs in the order of their names, it gives for each image its place
+    in the batch and the size of the batch.
+    """
+
+    @tf.function(input_signature=[spec], autograph=False)
+    def whole(batch):
+        found = function(**{spec.name: batch})
+        size = tf.shape(batch)[0]
+        outputs = [found[name] for name in sorted(found)]
+        return [*outputs, tf.range(size), tf.fill([size], size)]
+
+    whole = whole.get_concrete_function()
+    largest = settings.max_batch_size
+    sizes = range(1, largest + 1)
+    if tf.config.list_physical_devices("GPU"):
+        # Kernels are chosen anew for each size, so there are few of them.
+        sizes = [2**i for i in range(largest.bit_length()) if 2**i < largest]
+        sizes = [*sizes, largest]
+    # Calls of the same name are batched together, so each model has its own.
+    name = f"keras_delta_{next(_numbers)}"
+
+    @tf.function(input_signature=[spec], autograph=False)
+    def batched(batch):
+        return tf.raw_ops.BatchFunction(
+            in_tensors=[batch],
+            captured_tensors=whole.captured_inputs,
+            f=whole,
+            Tout=[o.dtype for o in whole.outputs],
+            num_batch_threads=1,  # while it computes, the next batch gathers
+            max_batch_size=max(largest, settings.max_images),
+            allowed_batch_sizes=list(sizes),
+            enable_large_batch_splitting=True,
+            batch_timeout_micros=int(settings.batch_timeout_ms * 1000),
+            max_enqueued_batches=settings.queue
+            * max(1, settings.max_images // largest),
+            shared_name=name,
+            batching_queue=name,
+        )
+
+    return batched.get_concrete_function()
+
+
+@contextlib.contextmanager
+def _computing():
+    """TensorFlow's errors as answers."""
+    try:
+        yield
+    except (tf.errors.UnavailableError, tf.errors.ResourceExhaustedError):
+        raise busy("The server has more to do than it can hold. Try again.") from None
+    except tf.errors.InvalidArgumentError as error:
+        lines = error.message.removeprefix("Graph execution error:").split("\n")
+        text = next((line for line in lines if line.strip()), "")[:300]
+        raise bad(f"The model does not take this: {text}") from None
+
+
+def _metadata(folder, name, version):
+    saved = saved_model_pb2.SavedModel()
+    saved.ParseFromString((folder / FILE).read_bytes())
+    signatures = {
+        key: MessageToDict(
+            value,
+            preserving_proto_field_name=True,
+            always_print_fields_with_no_presence=True,
+        )
+        for key, value in saved.meta_graphs[0].signature_def.items()
+    }
+    return {
+        "model_spec": {"name": name, "signature_name": "", "version": str(version)},
+        "metadata": {"signature_def": {"signature_def": signatures}},
+    }
+
+
+def _protocol(folder):
+    try:
+        card = json.loads((folder / CARD).read_text("utf-8"))
+        return card["serving"]["protocol"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "default"
+
+
+def _box(height, width, size, protocol):
+    """The part of a photo that the network sees, as shares of width and height.
+
+    For "default" it is all of it; for "improved" the centre of what
+    `keras_delta.data.augment.Protocol` resizes.
+    """
+    if protocol != "improved":
+        return {"left": 0.0, "top": 0.0, "width": 1.0, "height": 1.0}
+    full = [resize_side(side) for side in size]
+    scale = max(full[0] / height, full[1] / width)
+    resized = [
+        max(round(side * scale), least)
+        for side, least in zip((height, width), full, strict=True)
+    ]
+    (tall, wide), (h, w) = resized, size
+    return {
+        "left": (wide - w) // 2 / wide,
+        "top": (tall - h) // 2 / tall,
+        "width": w / wide,
+        "height": h / tall,
+    }

@@ -1,0 +1,33 @@
+"""What is wrong with a request: a status of HTTP and a sentence."""
+
+import math
+
+
+class Problem(Exception):
+    """The answer to a request that cannot be answered otherwise.
+
+    Args:
+        status: of HTTP.
+        text: one or two sentences, for `{"error": text}`.
+        headers: dict of further headers.
+    """
+
+    def __init__(self, status, text, headers=None):
+        super().__init__(text)
+        self.status, self.text, self.headers = status, text, headers
+
+
+def bad(text):
+    """400: the request itself is wrong."""
+    return Problem(400, text)
+
+
+def busy(text, seconds=1):
+    """503: later it may work."""
+    return Problem(503, text, {"Retry-After": str(math.ceil(seconds))})
+
+
+def too_slow(settings):
+    """504: it took longer than it may."""
+    text = f"The answer took longer than {settings.timeout:g} s. Send fewer images at "
+    return Problem(504, f"{text}once, or try again when fewer others do.")

@@ -1,0 +1,65 @@
+"""What can be set of the server, and within which limits."""
+
+import dataclasses
+import numbers
+
+from keras_delta.errors import invalid
+
+
+def _field(default, text):
+    return dataclasses.field(default=default, metadata={"help": text})
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Limits of the server.
+
+    Args:
+        max_batch_size: images that the network sees at once.
+        batch_timeout_ms: how long an image waits for others. At 0, a batch is what
+            came in while the last one was computed: no image waits for nothing.
+        queue: requests that wait or are worked on; beyond, the answer is 503.
+        timeout: seconds for a request; beyond, the answer is 504.
+        max_body_mb: megabytes (10^6 bytes) of a request's body.
+        max_pixels: pixels of an encoded image, all of its frames together.
+        max_images: images in a request.
+        poll_seconds: seconds between two looks for a new version.
+        page: whether there is a page for photos at `/`.
+
+    Raises:
+        TypeError, ValueError: for values out of range.
+    """
+
+    max_batch_size: int = _field(16, "images that the network sees at once")
+    batch_timeout_ms: float = _field(
+        0.0, "how long an image waits for others; 0: while a batch is computed"
+    )
+    queue: int = _field(128, "requests that wait or are worked on; beyond: 503")
+    timeout: float = _field(30.0, "seconds for a request; beyond: 504")
+    max_body_mb: float = _field(16.0, "megabytes of a request")
+    max_pixels: int = _field(40_000_000, "pixels of an image")
+    max_images: int = _field(64, "images in a request")
+    poll_seconds: float = _field(5.0, "seconds between looks for a new version")
+    page: bool = _field(True, "a page for photos at /")
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type is bool:
+                if not isinstance(value, bool):
+                    raise TypeError(invalid(field.name, "True or False", value))
+                continue
+            kind = numbers.Integral if field.type is int else numbers.Real
+            what = "a positive integer" if field.type is int else "a positive number"
+            if field.name == "batch_timeout_ms":
+                what = "a number of milliseconds, 0 or more"
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise TypeError(invalid(field.name, what, value))
+            least = 0 if field.name == "batch_timeout_ms" else 1e-3
+            if not least <= value < float("inf"):
+                raise ValueError(invalid(field.name, what, value))
+
+    @property
+    def max_body(self):
+        """Bytes of a request's body."""
+        return int(self.max_body_mb * 1e6)

@@ -1,0 +1,136 @@
+"""Which version is served: the newest that can be loaded."""
+
+import gc
+import logging
+import os
+import threading
+from pathlib import Path
+
+from keras_delta.serving.server.model import FILE
+
+log = logging.getLogger("keras_delta.server")
+
+
+class Versions:
+    """Looks for versions of a model and swaps them without a gap.
+
+    A request keeps the version that it began with: the last one to let go of it frees
+    its memory. A version that cannot be loaded is said once and tried again when its
+    files have changed, and a new one is loaded when its files have not changed between
+    two looks: a folder may be half copied.
+
+    Args:
+        folder: `Path` of `NAME`.
+        load: function of `NAME/version` that gives a model.
+        poll_seconds: between two looks.
+        on_swap: called with the version that is served from now on.
+        on_failure: called where the first look finds no version that can be loaded.
+
+    Attributes:
+        current: the model, or None before there is one.
+    """
+
+    def __init__(self, folder, load, poll_seconds, on_swap, on_failure=None):
+        self._folder, self._load = folder, load
+        self._poll, self._on_swap = poll_seconds, on_swap
+        self._on_failure = on_failure
+        self.current = None
+        self._served = None  # fingerprint of what `current` was loaded from
+        self._seen, self._failed = {}, {}  # by version
+        self._loading = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def start(self):
+        """Load in the background, then go on looking."""
+        self._thread.start()
+
+    def stop(self):
+        """Look no more."""
+        self._stop.set()
+
+    @property
+    def loading(self):
+        """The version that is being loaded, or None."""
+        return self._loading
+
+    def states(self):
+        """Dict from versions to (state, error), in TensorFlow Serving's words."""
+        found = {v: ("END", error) for v, (_, error) in list(self._failed.items())}
+        if self._loading is not None:
+            found[self._loading] = ("LOADING", "")
+        current = self.current
+        if current is not None:
+            found[current.version] = ("AVAILABLE", "")
+        return dict(sorted(found.items(), reverse=True))
+
+    def _watch(self):
+        self._look(first=True)
+        if self.current is None and self._on_failure is not None:
+            self._on_failure()
+        while not self._stop.wait(self._poll):
+            try:
+                self._look()
+            except OSError as error:  # such as a network drive that is away
+                log.warning("cannot look into '%s': %s", self._folder, error)
+
+    def _look(self, first=False):
+        """Load the newest version, unless it is the one that is served."""
+        for version, path in sorted(find(self._folder).items(), reverse=True):
+            now = fingerprint(path)
+            settled = self._seen.get(version) == now
+            self._seen[version] = now
+            current = self.current is not None and version == self.current.version
+            if current and now == self._served:
+                return
+            if version in self._failed and self._failed[version][0] == now:
+                continue
+            if not (settled or first) or not (first or (path / FILE).exists()):
+                continue
+            if self._tried(version, path, now):
+                return
+
+    def _tried(self, version, path, before):
+        self._loading = version
+        try:
+            model = self._load(path)
+            if fingerprint(path) != before:
+                raise RuntimeError("its files changed while it was loaded")
+        # TensorFlow raises whatever it stumbles over; the old version goes on.
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+            self._failed[version] = (before, reason)
+            log.error(
+                "version %d cannot be loaded and is left out: %s", version, reason
+            )
+            return False
+        finally:
+            self._loading = None
+        self._failed.pop(version, None)
+        self.current, self._served = model, before
+        self._on_swap(model)
+        gc.collect()  # models are in circles of references
+        return True
+
+
+def find(folder):
+    """Dict from versions to folders, `NAME/1`, `NAME/2`, ..."""
+    return {
+        int(path.name): path
+        for path in Path(folder).iterdir()
+        if path.name.isascii() and path.name.isdecimal() and path.is_dir()
+    }
+
+
+def fingerprint(folder):
+    """What tells whether a folder's files have changed, without reading them."""
+    found = []
+    for path, _, names in os.walk(folder):
+        for name in names:
+            file = os.path.join(path, name)
+            try:
+                about = os.stat(file)
+            except OSError:  # gone in between
+                continue
+            found.append((file, about.st_ino, about.st_size, about.st_mtime_ns))
+    return sorted(found)

@@ -1,0 +1,721 @@
+"""`export_for_serving`: what others load must answer as the model does here."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import encoded_images as files
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from networks import make_backbone
+
+import keras_delta as kd
+from keras_delta.data.ten_crop import predict_ten_crop
+from keras_delta.serving import calibration
+
+CHILD = Path(__file__).with_name("fresh_child.py")
+SIDE = 16
+NAMES = ["ant", "große Biene", "<cat | dog>"]
+# Of every format and several sizes; one is turned, one transparent, one grey.
+PHOTOS = (
+    *("jpeg large", "jpeg 2", "jpeg grey", "exif 6 little", "png 6 8", "png 0 16"),
+    *("webp RGBA", "webp animated RGB", "gif transparent", "png one pixel"),
+)
+SETTINGS = {
+    "plain": {"top_k": 2},
+    "other": {
+        "input": "tensor",
+        "protocol": "improved",
+        "ten_crop_average": "probabilities",
+        "top_k": 10,
+    },
+}
+
+
+def softmax(x):
+    e = np.exp(np.float64(x) - np.max(x, axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def call(folder, signature, **inputs):
+    function = tf.saved_model.load(folder).signatures[signature]
+    inputs = {key: tf.constant(value) for key, value in inputs.items()}
+    return {key: value.numpy() for key, value in function(**inputs).items()}
+
+
+def checkpoint(folder):
+    """Shapes of the variables that are in a SavedModel, without its bookkeeping."""
+    stored = tf.train.list_variables(str(folder / "variables" / "variables"))
+    return sorted(
+        tuple(shape)
+        for name, shape in stored
+        if name.endswith("VARIABLE_VALUE") and "save_counter" not in name
+    )
+
+
+def shapes(variables):
+    return sorted(tuple(v.shape) for v in variables)
+
+
+def raw_pixels(batch, height, width, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (batch, height, width, 3)).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def contents():
+    good = files.good()
+    return [good[name] for name in PHOTOS]
+
+
+@pytest.fixture(scope="module")
+def photos(contents, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    paths = [folder / str(i) for i in range(len(contents))]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
+    return kd.data.ImageSet.from_files(paths, [i % 3 for i in range(len(paths))], NAMES)
+
+
+@pytest.fixture(scope="module")
+def model():
+    source = make_backbone(batch_norm=True)
+    scaled = keras.Sequential(
+        [keras.Input((SIDE, SIDE, 3)), keras.layers.Rescaling(1 / 64), source]
+    )
+    keras.utils.set_random_seed(3)
+    target = kd.attach_head(scaled, 3, dropout=0.5)
+    delta = kd.DeltaModel(target, source=scaled)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    delta.compile(keras.optimizers.Adam(), loss)
+    return delta
+
+
+@pytest.fixture(scope="module")
+def exported(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served")
+    return {
+        key: kd.export_for_serving(model, folder / key, NAMES, **settings)
+        for key, settings in SETTINGS.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def given(contents):
+    """Inputs of every signature, as arrays."""
+    encoded = np.array(contents, object)
+    prepared = raw_pixels(5, SIDE, SIDE)
+    any_size = raw_pixels(3, 23, 41, seed=1)
+    both = {
+        "classify_bytes:image_bytes": encoded,
+        "classify_tensor:images": any_size,
+        "classify_tensor_uint8:images": any_size.astype("uint8"),
+        "prepare:image_bytes": encoded,
+        "classify_prepared:images": prepared,
+        "activation_map:images": prepared,
+        "activation_map:class_ids": np.int64([-1, 0, 1, 2, -7]),
+    }
+    default = {
+        "plain": ("image_bytes", encoded),
+        "other": ("images", any_size),
+    }
+    names = "serving_default", "classify_ten_crop", "features"
+    return {
+        key: {**both, **{f"{name}:{argument}": value for name in names}}
+        for key, (argument, value) in default.items()
+    }
+
+
+@pytest.fixture(scope="module", params=SETTINGS)
+def key(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def answers(key, exported, given, tmp_path_factory):
+    """What a fresh process with TensorFlow alone answers, `signature:output`."""
+    folder = tmp_path_factory.mktemp("answers")
+    np.savez(folder / "in.npz", **given[key])
+    command = [sys.executable, CHILD, exported[key], "in.npz", "out.npz"]
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    with np.load(folder / "out.npz", allow_pickle=True) as found:
+        return dict(found)
+
+
+@pytest.fixture(scope="module")
+def images(photos, key):
+    """The photos as our own pipeline prepares them."""
+    return photos.arrays(SIDE, protocol=SETTINGS[key].get("protocol", "default"))[0]
+
+
+def expect_answer(answers, signature, probabilities):
+    k = answers[f"{signature}:scores"].shape[1]
+    order = np.argsort(-probabilities, axis=-1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(answers[f"{signature}:class_ids"], order)
+    scores = np.take_along_axis(probabilities, order, axis=-1)
+    np.testing.assert_allclose(answers[f"{signature}:scores"], scores, atol=1e-5)
+    labels = [
+        [label.decode() for label in row] for row in answers[f"{signature}:labels"]
+    ]
+    assert labels == [[NAMES[i] for i in row] for row in order]
+
+
+def test_a_fresh_process_has_every_signature(answers, given, key):
+    asked = {name.split(":")[0] for name in given[key]}
+    assert {name.split(":")[0] for name in answers} == asked
+    assert len(asked) == 9
+
+
+def test_prepared_images_are_ours_bit_for_bit(answers, images):
+    np.testing.assert_array_equal(answers["prepare:images"], images)
+
+
+def test_bytes_get_the_answers_of_predict(answers, images, model, key):
+    probabilities = softmax(model.predict(images, verbose=0))
+    expect_answer(answers, "classify_bytes", probabilities)
+    if key == "plain":
+        expect_answer(answers, "serving_default", probabilities)
+
+
+def test_pixels_get_the_answers_of_predict(answers, given, model, key):
+    prepared = given[key]["classify_prepared:images"]
+    expect_answer(
+        answers, "classify_prepared", softmax(model.predict(prepared, verbose=0))
+    )
+    large = given[key]["classify_tensor_uint8:images"]
+    protocol = SETTINGS[key].get("protocol", "default")
+    own = kd.data.ImageSet.from_arrays(large, [0] * len(large))
+    resized = own.arrays(SIDE, protocol=protocol)[0]
+    probabilities = softmax(model.predict(resized, verbose=0))
+    expect_answer(answers, "classify_tensor_uint8", probabilities)
+    expect_answer(answers, "classify_tensor", probabilities)
+    if key == "other":
+        expect_answer(answers, "serving_default", probabilities)
+
+
+def test_ten_crops_get_the_answers_of_predict_ten_crop(
+    answers, given, photos, model, key
+):
+    own, of = photos, SETTINGS[key].get("ten_crop_average", "logits")
+    if key == "other":
+        pixels = given[key]["classify_ten_crop:images"].astype("uint8")
+        own = kd.data.ImageSet.from_arrays(pixels, [0] * len(pixels))
+    crops = own.batches(SIDE, protocol="improved", ten_crop=True)
+    averaged = predict_ten_crop(model, crops, of=of)
+    if of == "logits":
+        averaged = softmax(averaged)
+    expect_answer(answers, "classify_ten_crop", averaged)
+
+
+def test_features_are_those_of_a_keras_model(answers, images, given, model, key):
+    if key == "other":
+        pixels = given[key]["features:images"].astype("uint8")
+        own = kd.data.ImageSet.from_arrays(pixels, [0] * len(pixels))
+        images = own.arrays(SIDE, protocol="improved")[0]
+    target = model.target
+    outputs = {name: target.get_layer(name).output for name in model.taps}
+    outputs["pooled"] = target.get_layer("head_pool").output
+    expected = keras.Model(target.inputs, outputs).predict(images, verbose=0)
+    # Dropout stands between pooling and classifier, and does nothing here.
+    assert {n for n in answers if n.startswith("features:")} == {
+        f"features:{name}" for name in expected
+    }
+    for name, value in expected.items():
+        found = answers[f"features:{name}"]
+        np.testing.assert_allclose(found, value, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def test_activation_maps_are_class_activation_maps(answers, given, model, key):
+    # For an average pooling and one Dense layer, both are the same.
+    images = given[key]["activation_map:images"]
+    asked = given[key]["activation_map:class_ids"]
+    target = model.target
+    maps = keras.Model(target.inputs, target.get_layer("relu2").output)(images).numpy()
+    best = model.predict(images, verbose=0).argmax(axis=-1)
+    chosen = np.where(asked < 0, best, asked)
+    kernel = target.get_layer("head").kernel.numpy()
+    expected = np.zeros(maps.shape[:3])
+    for n, number in enumerate(chosen):
+        for c in range(maps.shape[-1]):
+            expected[n] += kernel[c, number] * maps[n, :, :, c]
+    expected = np.maximum(expected, 0)
+    largest = expected.max(axis=(1, 2), keepdims=True)
+    expected = np.divide(expected, largest, where=largest > 0, out=expected)
+    np.testing.assert_array_equal(answers["activation_map:class_ids"], chosen)
+    np.testing.assert_allclose(answers["activation_map:maps"], expected, atol=1e-5)
+    labels = [label.decode() for label in answers["activation_map:labels"]]
+    assert labels == [NAMES[i] for i in chosen]
+
+
+def test_this_process_answers_the_same(answers, exported, given, key):
+    loaded = tf.saved_model.load(exported[key])
+    content = given[key]["classify_bytes:image_bytes"].tolist()
+    found = loaded.signatures["classify_bytes"](image_bytes=tf.constant(content))
+    np.testing.assert_array_equal(found["scores"], answers["classify_bytes:scores"])
+
+
+def test_names_types_and_shapes(exported):
+    signatures = tf.saved_model.load(exported["plain"]).signatures
+    answer = {
+        "labels": (tf.string, [None, 2]),
+        "scores": (tf.float32, [None, 2]),
+        "class_ids": (tf.int64, [None, 2]),
+    }
+    encoded = {"image_bytes": (tf.string, [None])}
+    any_size = [None, None, None, 3]
+    prepared = {"images": (tf.float32, [None, SIDE, SIDE, 3])}
+    expected = {
+        "serving_default": (encoded, answer),
+        "classify_bytes": (encoded, answer),
+        "classify_tensor": ({"images": (tf.float32, any_size)}, answer),
+        "classify_tensor_uint8": ({"images": (tf.uint8, any_size)}, answer),
+        "classify_ten_crop": (encoded, answer),
+        "prepare": (encoded, prepared),
+        "classify_prepared": (prepared, answer),
+        "activation_map": (
+            {**prepared, "class_ids": (tf.int64, [None])},
+            {
+                "maps": (tf.float32, [None, 4, 4]),
+                "class_ids": (tf.int64, [None]),
+                "labels": (tf.string, [None]),
+            },
+        ),
+    }
+    assert {*expected, "features"} == set(signatures)
+    for name, (inputs, outputs) in expected.items():
+        function = signatures[name]
+        found = function.structured_input_signature[1]
+        assert {k: (s.dtype, s.shape.as_list()) for k, s in found.items()} == inputs
+        found = function.structured_outputs
+        assert {k: (s.dtype, s.shape.as_list()) for k, s in found.items()} == outputs
+
+
+def test_only_the_target_is_inside(exported, model):
+    for folder in exported.values():
+        assert checkpoint(folder) == shapes(model.target.variables)
+        loaded = tf.saved_model.load(folder)
+        assert len(loaded.variables) == len(model.target.variables)
+    assert len(model.variables) > 2 * len(model.target.variables)  # it could be more
+
+
+def test_the_folder(exported):
+    folder = exported["plain"]
+    assert folder.name == "1"
+    assert folder.parent.name == "plain"
+    names = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    assert {name for name in names if not name.startswith("variables/")} == {
+        "saved_model.pb",
+        "fingerprint.pb",
+        "MODEL_CARD.md",
+        "model_card.json",
+        "assets/labels.txt",
+        "assets.extra/tf_serving_warmup_requests",
+    }
+    text = (folder / "assets" / "labels.txt").read_text("utf-8")
+    assert text == "".join(f"{name}\n" for name in NAMES)
+    assert [p.name for p in folder.parent.iterdir()] == ["1"]
+
+
+def test_it_can_be_moved(exported, contents, answers, key, tmp_path):
+    # With its labels: nothing in it points to where it was written.
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for path in exported[key].rglob("*"):
+        if path.is_file():
+            new = moved / path.relative_to(exported[key])
+            new.parent.mkdir(parents=True, exist_ok=True)
+            new.write_bytes(path.read_bytes())
+    found = call(moved, "classify_bytes", image_bytes=contents)
+    np.testing.assert_array_equal(found["labels"], answers["classify_bytes:labels"])
+
+
+def test_one_bad_image_is_an_invalid_argument(exported, contents):
+    function = tf.saved_model.load(exported["plain"]).signatures["serving_default"]
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        function(image_bytes=tf.constant([contents[0], b"no image"]))
+
+
+def test_no_images_are_no_answers(exported):
+    function = tf.saved_model.load(exported["plain"]).signatures["serving_default"]
+    found = function(image_bytes=tf.zeros([0], tf.string))
+    assert {key: value.shape[0] for key, value in found.items()} == dict.fromkeys(
+        ("labels", "scores", "class_ids"), 0
+    )
+
+
+def head(*layers, body=None, name="other"):
+    body = body or make_backbone()
+    x = body.output
+    for layer in layers:
+        x = layer(x)
+    return keras.Model(body.input, x, name=name)
+
+
+def dense(units=3, **options):
+    return keras.layers.Dense(units, name="head", **options)
+
+
+POOL = keras.layers.GlobalAveragePooling2D
+
+
+def _softmax_dense():
+    return head(POOL(), dense(activation="softmax"))
+
+
+def _softmax_layer():
+    return head(POOL(), dense(), keras.layers.Softmax())
+
+
+def _flatten():
+    return head(keras.layers.Flatten(), dense())
+
+
+def _max_pooling():
+    return head(keras.layers.GlobalMaxPooling2D(), dense(8), dense_named("last"))
+
+
+def dense_named(name):
+    return keras.layers.Dense(3, activation="linear", name=name)
+
+
+def _sequential():
+    return keras.Sequential(
+        [
+            keras.Input((SIDE, SIDE, 3)),
+            keras.layers.Conv2D(4, 3, strides=2, name="conv"),
+            keras.layers.ReLU(),
+            POOL(),
+            dense(),
+        ]
+    )
+
+
+def _nested():
+    return keras.Sequential(
+        [keras.Input((SIDE, SIDE, 3)), make_backbone(batch_norm=True), POOL(), dense()]
+    )
+
+
+def _mixed():
+    keras.config.set_dtype_policy("mixed_float16")
+    body = make_backbone(batch_norm=True)
+    return kd.attach_head(body, 3)
+
+
+def _mixed_softmax():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    return head(POOL(), dense(activation="softmax"))
+
+
+def _eight_bit_input():
+    inputs = keras.Input((SIDE, SIDE, 3), dtype="uint8")
+    x = keras.layers.Rescaling(1 / 255)(inputs)
+    model = keras.Model(inputs, head(POOL(), dense())(x))
+    model.trainable = False
+    return model
+
+
+def _no_maps():
+    inputs = keras.Input((SIDE, SIDE, 3))
+    return keras.Model(inputs, dense()(keras.layers.Flatten()(inputs)))
+
+
+def _any_size():
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(4, 3, activation="relu", name="conv")(inputs)
+    return keras.Model(inputs, dense()(POOL()(x)))
+
+
+MODELS = {
+    f.__name__.strip("_"): f
+    for f in (
+        *(_softmax_dense, _softmax_layer, _flatten, _max_pooling, _sequential),
+        *(_nested, _mixed, _mixed_softmax, _eight_bit_input, _no_maps, _any_size),
+    )
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_models_of_other_kinds(kind, tmp_path):
+    model = MODELS[kind]()
+    size = SIDE if kind == "any_size" else None
+    folder = kd.export_for_serving(model, tmp_path / kind, NAMES, image_size=size)
+    images = raw_pixels(4, SIDE, SIDE)
+    output = np.float32(model.predict(images, verbose=0))
+    gives_probabilities = "softmax" in kind
+    expected = output if gives_probabilities else softmax(output)
+    found = call(folder, "classify_prepared", images=images)
+    scores = np.zeros((4, 3))
+    np.put_along_axis(scores, found["class_ids"], found["scores"], axis=1)
+    # Half precision is computed in another order in a graph of its own.
+    tolerance = 2e-2 if "mixed" in kind else 1e-5
+    np.testing.assert_allclose(scores, expected, atol=tolerance)
+    assert checkpoint(folder) == shapes(model.variables)
+    features = call(folder, "features", image_bytes=[files.good()["jpeg 0"]])
+    assert features["pooled"].shape[0] == 1
+
+
+@pytest.mark.parametrize("kind", ["softmax_dense", "flatten", "max_pooling", "mixed"])
+def test_activation_maps_against_a_tape(kind, tmp_path):
+    model = MODELS[kind]()
+    folder = kd.export_for_serving(model, tmp_path / kind, NAMES)
+    images, numbers = raw_pixels(3, SIDE, SIDE), [2, 0, 1]
+    found = call(
+        folder, "activation_map", images=images, class_ids=np.array(numbers, "int64")
+    )
+    both = keras.Model(model.inputs, [model.get_layer("relu2").output, *model.outputs])
+    for image, number, result in zip(images, numbers, found["maps"], strict=True):
+        with tf.GradientTape() as tape:
+            maps, output = both(image[None])
+            logit = tf.cast(output, tf.float32)[0, number]
+            if kind == "softmax_dense":
+                logit = tf.math.log(logit)
+        slope = np.float32(tape.gradient(logit, maps))[0]
+        maps = np.float32(maps)[0]
+        weights = slope.mean(axis=(0, 1))
+        expected = np.maximum((maps * weights).sum(axis=-1), 0)
+        if expected.max() > 0:
+            expected /= expected.max()
+        tolerance = 2e-2 if kind == "mixed" else 1e-4
+        np.testing.assert_allclose(result, expected, atol=tolerance)
+
+
+def test_a_compiled_and_trained_model_leaves_its_optimizer_behind(tmp_path):
+    model = _softmax_dense()
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.fit(raw_pixels(4, SIDE, SIDE), np.arange(4) % 3, verbose=0)
+    folder = kd.export_for_serving(model, tmp_path / "trained", NAMES)
+    assert checkpoint(folder) == shapes(
+        [v for layer in model.layers for v in layer.weights]
+    )
+
+
+def test_export_changes_nothing_and_goes_on_training(model, tmp_path):
+    before = [v.numpy() for v in model.variables]
+    kd.export_for_serving(model, tmp_path / "m", NAMES)
+    for old, new in zip(before, model.variables, strict=True):
+        np.testing.assert_array_equal(old, new.numpy())
+
+
+def test_under_mirrored_strategy(strategy, tmp_path):
+    with strategy.scope():
+        source = make_backbone(batch_norm=True)
+        model = kd.DeltaModel(kd.attach_head(source, 3), source=source)
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True))
+    images = raw_pixels(4, SIDE, SIDE) / 64
+    model.fit(images, np.arange(4) % 3, regularizer="l2_sp", verbose=0)
+    folder = kd.export_for_serving(model, tmp_path / "mirrored", NAMES)
+    found = call(folder, "classify_prepared", images=images)
+    # Not `predict`: each replica has BatchNormalization statistics of its own.
+    probabilities = softmax(model.target(images, training=False))
+    np.testing.assert_allclose(
+        found["scores"], -np.sort(-probabilities, axis=-1), atol=1e-5
+    )
+    assert checkpoint(folder) == shapes(model.target.variables)
+
+
+def test_a_model_that_was_saved_and_loaded(model, tmp_path):
+    model.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    folder = kd.export_for_serving(loaded, tmp_path / "m", NAMES)
+    images = raw_pixels(4, SIDE, SIDE)
+    found = call(folder, "classify_prepared", images=images)
+    probabilities = softmax(model.predict(images, verbose=0))
+    np.testing.assert_allclose(
+        found["scores"], -np.sort(-probabilities, axis=-1), atol=1e-5
+    )
+
+
+def card_of(folder):
+    return json.loads((folder / "model_card.json").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("form", ["set", "dataset", "arrays", "one hot"])
+def test_validation_data_of_every_form(form, model, photos, tmp_path):
+    images, labels = photos.arrays(SIDE)
+    data = {
+        "set": photos,
+        "dataset": photos.batches(SIDE, 4),
+        "arrays": (images, labels),
+        "one hot": (images, keras.utils.to_categorical(labels, 3)),
+    }[form]
+    folder = kd.export_for_serving(
+        model, tmp_path / "m", NAMES, validation_data=data, model_card={"author": "We"}
+    )
+    measured, right = card_of(folder)["evaluation"], 0
+    logits = model.predict(images, verbose=0)
+    right = (logits.argmax(axis=-1) == labels).sum()
+    assert measured["samples"] == len(labels)
+    assert measured["accuracy"] == pytest.approx(right / len(labels))
+    expected = -np.log(softmax(logits)[np.arange(len(labels)), labels]).mean()
+    assert measured["loss"] == pytest.approx(expected, rel=1e-4)
+    assert sum(row["samples"] for row in measured["recall"].values()) == len(labels)
+
+
+def test_the_set_is_prepared_as_the_protocol_says(model, photos, tmp_path):
+    folder = kd.export_for_serving(
+        model, tmp_path / "m", NAMES, protocol="improved", validation_data=photos
+    )
+    images, labels = photos.arrays(SIDE, protocol="improved")
+    logits = model.predict(images, verbose=0)
+    expected = -np.log(softmax(logits)[np.arange(len(labels)), labels]).mean()
+    assert card_of(folder)["evaluation"]["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_calibration_divides_every_answer(model, photos, tmp_path):
+    images, labels = photos.arrays(SIDE)
+    logits = model.predict(images, verbose=0)
+    found = calibration.temperature(logits, labels)
+    assert abs(found - 1) > 0.05  # else this test shows nothing
+    folder = kd.export_for_serving(
+        model, tmp_path / "m", NAMES, validation_data=photos, calibrate=True
+    )
+    assert card_of(folder)["evaluation"]["temperature"] == pytest.approx(
+        found, rel=1e-3
+    )
+    scores = call(folder, "classify_prepared", images=images)["scores"]
+    expected = -np.sort(-softmax(logits / found), axis=-1)
+    np.testing.assert_allclose(scores, expected, atol=1e-4)
+
+
+# --- bad arguments -----------------------------------------------------------------
+
+
+def two_outputs():
+    body = make_backbone()
+    x = POOL()(body.output)
+    return keras.Model(body.input, [dense()(x), dense_named("second")(x)])
+
+
+class Subclassed(keras.Model):
+    def call(self, x):
+        return x
+
+
+BAD_MODELS = {
+    "two outputs": (two_outputs, ValueError, "Expected one output"),
+    "subclassed": (Subclassed, TypeError, "Functional or Sequential"),
+    "not built": (
+        lambda: keras.Sequential([POOL(), dense()]),
+        ValueError,
+        "Expected a built model",
+    ),
+    "maps": (make_backbone, ValueError, r"the output \(B, classes\)"),
+    "one class": (
+        lambda: head(POOL(), dense(1)),
+        ValueError,
+        "2 classes or more",
+    ),
+    "sigmoid": (
+        lambda: head(POOL(), dense(activation="sigmoid")),
+        ValueError,
+        "ends in a sigmoid",
+    ),
+    "unknown end": (
+        lambda: head(POOL(), dense(activation="tanh")),
+        ValueError,
+        "Pass `from_logits=True` or",
+    ),
+    "vectors": (
+        lambda: keras.Sequential([keras.Input((9,)), dense()]),
+        ValueError,
+        r"images \(B, height, width, 3\)",
+    ),
+    "any size": (_any_size, ValueError, "Pass `image_size`"),
+    "no model": (lambda: "model", TypeError, "Functional or Sequential"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_MODELS)
+def test_bad_models(kind, tmp_path):
+    make, error, message = BAD_MODELS[kind]
+    with pytest.raises(error, match=message):
+        kd.export_for_serving(make(), tmp_path / "m", NAMES)
+    assert list(tmp_path.iterdir()) == []
+
+
+BAD_NAMES = {
+    "too few": (NAMES[:2], ValueError, "3 names, one for each output"),
+    "too many": ([*NAMES, "d"], ValueError, "3 names, one for each output"),
+    "twice": (["a", "b", "a"], ValueError, r"names that differ.*\['a'\]"),
+    "empty": (["a", "", "c"], ValueError, "class 1 has one"),
+    "blank": (["a", " \t", "c"], ValueError, "class 1 has one"),
+    "newline": (["a", "b\nc", "d"], ValueError, "names of one line"),
+    "return": (["a", "b\r", "d"], ValueError, "names of one line"),
+    "separator": (["a", "b\u2028c", "d"], ValueError, "names of one line"),
+    "half a character": (["a", "\ud800", "d"], ValueError, "UTF-8"),
+    "numbers": ([1, 2, 3], TypeError, "strings only"),
+    "a string": ("abc", TypeError, "a list of strings"),
+    "nothing": (None, TypeError, "a list of strings"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_NAMES)
+def test_bad_class_names(kind, model, tmp_path):
+    names, error, message = BAD_NAMES[kind]
+    with pytest.raises(error, match=message):
+        kd.export_for_serving(model, tmp_path / "m", names)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_that_are_allowed(model, tmp_path):
+    names = ["日本 🐈", " spaces ", "a\tb|c"]
+    folder = kd.export_for_serving(model, tmp_path / "m", names)
+    found = call(folder, "classify_prepared", images=raw_pixels(1, SIDE, SIDE))
+    labels = {
+        label.decode(): i
+        for label, i in zip(found["labels"][0], found["class_ids"][0], strict=True)
+    }
+    assert labels == {name: i for i, name in enumerate(names)}
+
+
+BAD_ARGUMENTS = {
+    "input": ({"input": "bytes"}, ValueError, "Unknown name for `input`"),
+    "format": ({"format": "pb"}, ValueError, "Unknown name for `format`"),
+    "protocol": ({"protocol": "best"}, ValueError, "Unknown name for `protocol`"),
+    "average": ({"ten_crop_average": "mean"}, ValueError, "`ten_crop_average`"),
+    "top_k 0": ({"top_k": 0}, ValueError, "a positive integer"),
+    "top_k float": ({"top_k": 2.0}, ValueError, "a positive integer"),
+    "top_k bool": ({"top_k": True}, ValueError, "a positive integer"),
+    "image size": ({"image_size": 99}, ValueError, r"\(16, 16\), as the model's"),
+    "image size 0": ({"image_size": 0}, ValueError, "`image_size`"),
+    "tap": ({"taps": ["conv9"]}, ValueError, "conv9"),
+    "card": ({"model_card": {"licence": "MIT"}}, ValueError, "'license'"),
+    "calibrate": ({"calibrate": True}, ValueError, "needs `validation_data`"),
+    "version": ({"version": 0}, ValueError, "a positive integer"),
+    "empty data": (
+        {"validation_data": (np.zeros((0, SIDE, SIDE, 3)), np.zeros(0, int))},
+        ValueError,
+        "empty",
+    ),
+    "data of another size": (
+        {"validation_data": (np.zeros((4, 9, 9, 3)), np.zeros(4, int))},
+        ValueError,
+        re.escape("(16, 16, 3)"),
+    ),
+    "data with another class": (
+        {"validation_data": (np.zeros((4, SIDE, SIDE, 3)), np.full(4, 3))},
+        ValueError,
+        "3 classes",
+    ),
+    "data without labels": (
+        {"validation_data": np.zeros((4, SIDE, SIDE, 3))},
+        ValueError,
+        "no targets",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_ARGUMENTS)
+def test_bad_arguments(kind, model, tmp_path):
+    arguments, error, message = BAD_ARGUMENTS[kind]
+    with pytest.raises(error, match=message):
+        kd.export_for_serving(model, tmp_path / "m", NAMES, **arguments)
+    assert list(tmp_path.iterdir()) == []
