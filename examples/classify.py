@@ -12,7 +12,7 @@ from quiet import tf
 
 
 def newest_version(folder):
-    """The folder itself, or the one in it with the largest number, as a server takes."""
+    """The folder itself, or the one in it with the largest number."""
     if (folder / "saved_model.pb").exists():
         return folder
     versions = [path for path in folder.glob("*") if path.name.isdecimal()]

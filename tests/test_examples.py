@@ -21,7 +21,10 @@ def start(script, *arguments):
 
 @pytest.mark.parametrize(
     "script",
-    [EXAMPLES / "quickstart.py", EXAMPLES / "classify.py", *BENCHMARKS.glob("*.py")],
+    [
+        *(EXAMPLES / f"{name}.py" for name in ("quickstart", "classify", "serve")),
+        *BENCHMARKS.glob("*.py"),
+    ],
     ids=lambda p: p.name,
 )
 def test_help_is_all_that_help_prints(script):

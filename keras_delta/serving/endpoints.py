@@ -85,7 +85,7 @@ class Endpoints:
                 default_value="",
             )
             # Keras's `track(model)` would write every weight twice.
-            archive.variables.extend(v.value for v in self._network.target.variables)
+            archive.variables.extend(map(_stored, self._network.target.variables))
             archive.track(self._table)
             for name, (function, *signature) in self.functions().items():
                 archive.add_endpoint(name, function, signature)
@@ -184,3 +184,11 @@ class Endpoints:
             fn_output_signature=tf.TensorSpec([*crops, *self._size, 3]),
             parallel_iterations=16,
         )
+
+
+def _stored(variable):
+    """What the signatures hold of a Keras variable."""
+    value = variable.value
+    if isinstance(value, tf.distribute.DistributedValues):
+        return value.values[0]  # the first replica's
+    return value

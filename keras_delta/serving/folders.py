@@ -52,14 +52,22 @@ def version_folder(path, version, overwrite):
             break
     folder = path / str(version)
     if folder.exists() and not overwrite:
-        there = [p.name for p in path.iterdir() if p.name.isdecimal()]
-        following = max(map(int, there)) + 1
+        following = max(versions_in(path)) + 1
         raise ValueError(
             f"'{folder}' exists. Pass `version={following}` to put the model beside "
             "it, which servers take up by themselves, or `overwrite=True` to replace "
             "it."
         )
     return folder
+
+
+def versions_in(path):
+    """Dict from the versions of a model to their folders, `NAME/1`, `NAME/2`, ..."""
+    return {
+        int(folder.name): folder
+        for folder in Path(path).iterdir()
+        if folder.name.isascii() and folder.name.isdecimal() and folder.is_dir()
+    }
 
 
 @contextlib.contextmanager

@@ -37,6 +37,7 @@ from keras_delta.data.decode import (
     looks_like_image,
     read_image,
 )
+from keras_delta.serving.folders import versions_in
 from keras_delta.serving.resumable_csv import ResumableCsv
 
 SAVED_MODEL = "saved_model.pb"
@@ -239,16 +240,18 @@ def saved_model(path):
         what = "is a file" if path.exists() else "does not exist"
         expected = "the folder that `keras_delta.export_for_serving` has written"
         raise ValueError(f"'{path}' {what}. SAVED_MODEL is {expected}.")
-    versions = [
-        p for p in path.iterdir() if p.name.isdecimal() and (p / SAVED_MODEL).is_file()
-    ]
+    versions = {
+        number: folder
+        for number, folder in versions_in(path).items()
+        if (folder / SAVED_MODEL).is_file()
+    }
     if not versions:
         raise ValueError(
             f"'{path}' is no SavedModel: there is no '{SAVED_MODEL}' in it, nor in a "
             "folder of a version such as '1'. `keras_delta.export_for_serving` writes "
             "such folders."
         )
-    return max(versions, key=lambda p: int(p.name))
+    return versions[max(versions)]
 
 
 def fingerprint(folder):

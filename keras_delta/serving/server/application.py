@@ -15,11 +15,12 @@ from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.routing import Route
 
+from keras_delta.serving.folders import versions_in
 from keras_delta.serving.server import answers, body, page
 from keras_delta.serving.server.metrics import Metrics
 from keras_delta.serving.server.model import Model
 from keras_delta.serving.server.problems import Problem, busy, too_slow
-from keras_delta.serving.server.versions import Versions, find
+from keras_delta.serving.server.versions import Versions
 from keras_delta.serving.server.watch import Watch
 
 log = logging.getLogger("keras_delta.server")
@@ -105,7 +106,7 @@ def check(folder):
             f"'{folder}' is a version of a model. Pass the folder above it, "
             f"'{folder.parent}', whose name is the model's."
         )
-    if not find(folder):
+    if not versions_in(folder):
         raise FileNotFoundError(
             f"'{folder}' has no version of a model, no folder '1'. Write one with "
             f"`keras_delta.export_for_serving(model, '{folder.name}', class_names)`."
@@ -176,6 +177,8 @@ class Service:
     async def ready(self, request):
         """200 once a model is loaded and warmed up, until the server stops."""
         _about(request, "ready")
+        if self.stopping:  # what comes in all the same is still answered
+            raise busy("The server is stopping.", seconds=5)
         model = self._model()
         return _json({"status": "ready", "version": str(model.version)})
 
@@ -303,8 +306,6 @@ class Service:
 
     def _model(self, version=None):
         model = self.versions.current
-        if self.stopping:
-            raise busy("The server is stopping.", seconds=5)
         if model is None:
             raise busy("The model is still being loaded.", seconds=5)
         if version not in (None, str(model.version)):

@@ -4,8 +4,8 @@ import gc
 import logging
 import os
 import threading
-from pathlib import Path
 
+from keras_delta.serving.folders import versions_in
 from keras_delta.serving.server.model import FILE
 
 log = logging.getLogger("keras_delta.server")
@@ -76,7 +76,7 @@ class Versions:
 
     def _look(self, first=False):
         """Load the newest version, unless it is the one that is served."""
-        for version, path in sorted(find(self._folder).items(), reverse=True):
+        for version, path in sorted(versions_in(self._folder).items(), reverse=True):
             now = fingerprint(path)
             settled = self._seen.get(version) == now
             self._seen[version] = now
@@ -111,15 +111,6 @@ class Versions:
         self._on_swap(model)
         gc.collect()  # models are in circles of references
         return True
-
-
-def find(folder):
-    """Dict from versions to folders, `NAME/1`, `NAME/2`, ..."""
-    return {
-        int(path.name): path
-        for path in Path(folder).iterdir()
-        if path.name.isascii() and path.name.isdecimal() and path.is_dir()
-    }
 
 
 def fingerprint(folder):

@@ -1,0 +1,209 @@
+"""Limits of the server without a process: time, readiness, memory, crops, settings."""
+
+import asyncio
+import logging
+import socket
+import sys
+import time
+
+import httpx
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from served import b64, encoded, export_brightest, export_red_or_blue, photo
+
+from keras_delta.serving.server import app, command, images
+from keras_delta.serving.server.model import Model
+from keras_delta.serving.server.problems import Problem
+from keras_delta.serving.server.settings import Settings
+
+PREDICT = "/v1/models/tiny:predict"
+BODY = {"instances": [b64(photo(0))]}
+
+
+class Fake:
+    """A model that does as `run` says."""
+
+    version = 1
+
+    def __init__(self, run):
+        self.run = run
+
+    def inputs(self, signature):
+        return {"image_bytes": tf.TensorSpec([None], tf.string)}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    export_brightest(folder / "1")
+    return folder
+
+
+def ask(service_app, *requests):
+    """Answers of an application that is not started."""
+
+    async def all_of_them():
+        transport = httpx.ASGITransport(service_app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://x"
+        ) as client:
+            return [
+                await client.request(method, path, **more)
+                for method, path, more in requests
+            ]
+
+    return asyncio.run(all_of_them())
+
+
+def test_not_ready_before_a_model_is_loaded_and_when_it_stops(folder):
+    found = app(folder)
+    service = found.state.service
+    asked = [
+        ("GET", "/readyz", {}),
+        ("POST", PREDICT, {"json": BODY}),
+        ("GET", "/v1/models/tiny/metadata", {}),
+    ]
+    # Whatever still comes in while it stops is answered, but no one is asked to come.
+    for stopping, refused in (False, asked), (True, asked[:1]):
+        service.stopping = stopping
+        for answer in ask(found, *refused):
+            assert answer.status_code == 503
+            assert int(answer.headers["retry-after"]) > 0
+        (alive,) = ask(found, ("GET", "/healthz", {}))
+        assert alive.status_code == 200
+        service.versions.current = Fake(None)
+
+
+def test_an_answer_that_takes_too_long(folder):
+    found = app(folder, timeout=0.2, queue=1)
+    service = found.state.service
+    service.versions.current = Fake(lambda *_: time.sleep(0.6))
+    began = time.monotonic()
+    first, second = ask(found, *[("POST", PREDICT, {"json": BODY})] * 2)
+    assert time.monotonic() - began < 0.5
+    assert first.status_code == 504
+    assert "longer than 0.2 s" in first.json()["error"]
+    assert second.status_code == 503  # its thread still holds the place
+    end = time.monotonic() + 10
+    while service.busy:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    service.versions.current = Fake(lambda *_: {"y": np.ones((1, 2))})
+    (third,) = ask(found, ("POST", PREDICT, {"json": BODY}))
+    assert third.json() == {"predictions": [[1.0, 1.0]]}
+
+
+def test_a_fault_of_the_server_is_500_in_json(folder):
+    found = app(folder)
+    found.state.service.versions.current = Fake(lambda *_: 1 / 0)
+    (answer,) = ask(found, ("POST", PREDICT, {"json": BODY}))
+    assert answer.status_code == 500
+    assert "its log has more" in answer.json()["error"]
+
+
+def test_no_page(folder):
+    with_page, without = app(folder), app(folder, page=False)
+    assert ask(with_page, ("GET", "/", {}))[0].status_code == 200
+    assert ask(without, ("GET", "/", {}))[0].status_code == 404
+
+
+def test_outputs_that_are_nan_or_binary_are_told_as_tensorflow_serving_does(folder):
+    found = app(folder)
+    values = {"x": np.array([np.nan]), "y_bytes": np.array([b"\xff"], object)}
+    found.state.service.versions.current = Fake(lambda *_: values)
+    (answer,) = ask(found, ("POST", PREDICT, {"json": BODY}))
+    assert answer.text == '{"predictions":[{"x":NaN,"y_bytes":{"b64":"/w=="}}]}'
+
+
+@pytest.mark.parametrize(
+    "name, value, error",
+    [
+        ("max_batch_size", 0, ValueError),
+        ("max_batch_size", 2.5, TypeError),
+        ("queue", True, TypeError),
+        ("timeout", float("nan"), ValueError),
+        ("timeout", float("inf"), ValueError),
+        ("batch_timeout_ms", -1, ValueError),
+        ("max_pixels", "many", TypeError),
+        ("page", 1, TypeError),
+    ],
+)
+def test_settings_out_of_range(name, value, error):
+    with pytest.raises(error, match=f"`{name}`"):
+        Settings(**{name: value})
+
+
+def test_a_missing_package_is_named(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "starlette", None)
+    with pytest.raises(ImportError, match=r'pip install "keras_delta\[serving\]"'):
+        app(folder)
+
+
+def test_answers_are_sent_at_once():
+    found = command._socket("127.0.0.1", 0)
+    assert found.proto == socket.IPPROTO_TCP  # what asyncio turns Nagle's off for
+    found.close()
+
+
+# Headers of images.
+
+
+def frames(count, size=(50, 40)):
+    rest = [Image.new("RGB", size, (50 * i, 0, 0)) for i in range(1, count)]
+    return {"save_all": True, "append_images": rest}
+
+
+@pytest.mark.parametrize("form", ["GIF", "WEBP"])
+def test_all_frames_count(form):
+    contents = encoded(np.zeros((40, 50, 3), np.uint8), form, **frames(5))
+    assert images.size(contents, 5 * 40 * 50, "Image 0") == (40, 50)
+    with pytest.raises(Problem, match="5 frames of 50 x 40 pixels"):
+        images.size(contents, 5 * 40 * 50 - 1, "Image 0")
+
+
+def test_a_large_frame_behind_a_small_one_counts():
+    gif = encoded(np.zeros((4, 4, 3), np.uint8), "GIF")
+    end = gif.rindex(b"\x3b")
+    frame = b"\x2c" + bytes(4) + (60_000).to_bytes(2, "little") * 2 + b"\0\x02\x01\0\0"
+    with pytest.raises(Problem, match="2 frames of 60000 x 60000"):
+        images.size(gif[:end] + frame + b"\x3b", 40_000_000, "Image 0")
+
+
+def test_pixels_are_not_decoded(monkeypatch):
+    def load(self):
+        raise AssertionError("decoded")
+
+    contents = [photo(0, form=f) for f in ("JPEG", "PNG", "WEBP", "GIF")]
+    monkeypatch.setattr(Image.Image, "load", load)
+    for content in contents:
+        assert images.size(content, 1000, "Image 0") == (20, 24)
+
+
+# Where the map is.
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_the_box_of_a_centre_crop(tmp_path, orientation, caplog):
+    caplog.set_level(logging.INFO)
+    folder = export_red_or_blue(tmp_path / "colors", protocol="improved")
+    sizes = []
+    model = Model(folder, Settings(), sizes.append)
+    assert sizes == []  # what warmed it up is not counted
+    pixels = np.full((80, 160, 3), 90, np.uint8)
+    pixels[:, 92:104] = [220, 20, 20]  # a red bar, its middle at 98 of 160
+    exif = Image.Exif()
+    exif[images.ORIENTATION] = orientation
+    if orientation == 6:
+        pixels = np.rot90(pixels)
+    contents = encoded(pixels, quality=95, exif=exif)
+    found = model.explain(contents, [0], time.monotonic() + 60)
+    # 32 pixels of an edge that is resized to 37 (32 * 8 / 7), 74 wide: by hand.
+    assert found["box"] == pytest.approx(
+        {"left": 21 / 74, "top": 2 / 37, "width": 32 / 74, "height": 32 / 37}
+    )
+    columns = found["maps"][0].sum(axis=0)
+    middle = (columns * (np.arange(len(columns)) + 0.5)).sum() / columns.sum()
+    share = middle / len(columns) * found["box"]["width"] + found["box"]["left"]
+    assert share == pytest.approx(98 / 160, abs=0.02)
