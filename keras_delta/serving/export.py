@@ -139,31 +139,13 @@ def export_for_serving(
     Warns:
         UserWarning: where `quantize` costs more than 2 points of accuracy.
     """
-    for argument, value, known in (
-        ("input", input, INPUTS),
-        ("format", format, FORMATS),
-        ("protocol", protocol, PROTOCOLS),
-        ("ten_crop_average", ten_crop_average, AVERAGES),
-    ):
-        if value not in known:
-            raise ValueError(unknown_name(argument, value, known))
-    if not isinstance(top_k, numbers.Integral) or isinstance(top_k, bool) or top_k < 1:
-        raise ValueError(invalid("top_k", "a positive integer", top_k))
+    _check_choices(input, format, protocol, ten_crop_average, top_k)
     if calibrate and validation_data is None:
         raise ValueError(
             "`calibrate=True` needs `validation_data`, images that the model was not "
             "trained on, with their labels."
         )
-    if format == "litert":
-        litert.check(quantize, representative_data)
-    else:
-        given = {"quantize": quantize, "representative_data": representative_data}
-        for argument, value in given.items():
-            if value is not None:
-                expected = f'None with `format="{format}"`; it is for "litert"'
-                raise ValueError(invalid(argument, expected, value))
-    if format == "onnx":
-        onnx.check()
+    _check_conversion(format, quantize, representative_data)
     card.check(model_card)
     is_delta = isinstance(model, DeltaModel)
     target = model.target if is_delta else model
@@ -239,6 +221,32 @@ def export_for_serving(
             (temporary / LABELS).write_text(text, "utf-8")
         card.write(temporary, facts)
     return folder
+
+
+def _check_choices(input, format, protocol, ten_crop_average, top_k):
+    for argument, value, known in (
+        ("input", input, INPUTS),
+        ("format", format, FORMATS),
+        ("protocol", protocol, PROTOCOLS),
+        ("ten_crop_average", ten_crop_average, AVERAGES),
+    ):
+        if value not in known:
+            raise ValueError(unknown_name(argument, value, known))
+    if not isinstance(top_k, numbers.Integral) or isinstance(top_k, bool) or top_k < 1:
+        raise ValueError(invalid("top_k", "a positive integer", top_k))
+
+
+def _check_conversion(format, quantize, representative_data):
+    if format == "litert":
+        litert.check(quantize, representative_data)
+        return
+    given = {"quantize": quantize, "representative_data": representative_data}
+    for argument, value in given.items():
+        if value is not None:
+            expected = f'None with `format="{format}"`; it is for "litert"'
+            raise ValueError(invalid(argument, expected, value))
+    if format == "onnx":
+        onnx.check()
 
 
 def checked_names(names, classes):
