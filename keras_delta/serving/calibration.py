@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_delta.errors import needed
+from keras_delta.errors import needed, warn
 
 COLDEST, HOTTEST = 1e-2, 1e2
 BINS = 15
@@ -19,15 +19,27 @@ def temperature(logits, labels):
         labels: integers (samples,).
 
     Returns:
-        T, from 0.01 to 100; above 1 where the network is too sure of itself.
+        T, from 0.01 to 100; above 1 where the network is too sure of itself. 1 where
+        every label is the likeliest class: then the best T would be 0, which calls
+        everything certain.
 
     Raises:
         ImportError: where SciPy is missing.
+
+    Warns:
+        UserWarning: where every label is the likeliest class.
 
     Source: Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural
         Networks", ICML 2017, section 4.2.
     """
     optimize = needed("scipy.optimize", "Calibration", "serving")
+    if (np.argmax(logits, axis=-1) == labels).all():
+        warn(
+            f"All {len(labels)} images of `validation_data` are recognised, so how "
+            "often the model is wrong cannot be told: scores stay as they are. "
+            "Calibrate with more images."
+        )
+        return 1.0
     bounds = -np.log([HOTTEST, COLDEST])
     found = optimize.minimize_scalar(
         lambda log: loss(logits * np.exp(log), labels), bounds=bounds, method="bounded"

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from datetime import datetime, timezone
 from importlib import metadata
 
@@ -9,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_delta.errors import unknown_name
+from keras_delta.errors import invalid, unknown_name
 from keras_delta.serving import calibration
 
 MARKDOWN, JSON = "MODEL_CARD.md", "model_card.json"
@@ -72,13 +73,21 @@ def wilson(successes, trials):
 
 
 def check(given):
-    """Refuse fields of a card that are not known."""
-    for name in given or {}:
+    """Refuse fields of a card that are not known or not text."""
+    if not isinstance(given, (dict, type(None))):
+        raise TypeError(invalid("model_card", "a dict of strings or None", given))
+    for name, value in (given or {}).items():
         if name not in GIVEN:
-            raise ValueError(unknown_name("card", name, GIVEN))
+            raise ValueError(unknown_name("model_card", name, GIVEN))
+        texts = value if name == "limits" and isinstance(value, list) else [value]
+        if not all(isinstance(text, (str, type(None))) for text in texts):
+            expected = "a list of strings" if name == "limits" else "a string"
+            raise TypeError(invalid(f"model_card['{name}']", expected, value))
 
 
-def facts(model, *, given, name, version, class_names, served, measured):
+def facts(
+    model, *, given, name, version, class_names, served, measured, converted=None
+):
     """Everything that a card says, as a dict that JSON takes.
 
     Args:
@@ -88,19 +97,11 @@ def facts(model, *, given, name, version, class_names, served, measured):
         class_names: list of strings.
         served: dict of settings: `format`, `input`, `image_size`, `protocol`, `top_k`.
         measured: result of `evaluation`, or None.
+        converted: what a conversion to another format has changed, a dict, or None.
     """
-    regularizer = getattr(model, "regularizer", None)
     target = getattr(model, "target", model)
-    method = None
-    if regularizer is not None:
-        plain = (str, int, float, bool, type(None))
-        config = regularizer.get_config()
-        method = {
-            "name": type(regularizer).__name__,
-            "settings": {k: v for k, v in config.items() if isinstance(v, plain)},
-        }
     given = dict(given or {})
-    limits = given.pop("limits", [])
+    limits = given.pop("limits", None) or []
     return {
         "name": name,
         "version": version,
@@ -110,13 +111,13 @@ def facts(model, *, given, name, version, class_names, served, measured):
         "network": {
             "name": target.name,
             "parameters": target.count_params(),
-            "source": getattr(getattr(model, "source", None), "name", None),
             "taps": list(getattr(model, "taps", [])),
         },
-        "regularizer": method,
+        "regularizer": _method(getattr(model, "regularizer", None)),
         "classes": list(class_names),
         "serving": served,
         "evaluation": measured,
+        "conversion": converted,
         "versions": {
             "keras_delta": metadata.version("keras_delta"),
             "keras": keras.__version__,
@@ -136,15 +137,16 @@ def markdown(facts):
     """The card for people."""
     network, method, served = facts["network"], facts["regularizer"], facts["serving"]
     size = " x ".join(map(str, served["image_size"]))
+    inside = served["format"] == "saved_model"
+    where = "resized inside" if inside else "decoded and resized outside"
     rows = {
         "Version": f"{facts['version']}, {facts['date']}",
         "Author": facts["author"],
         "License": facts["license"],
         "Network": f"{network['name']}, {network['parameters']:,} parameters",
-        "Fine-tuned from": network["source"],
-        "Regularizer": method and _call(method),
+        "Regularizer": method and f"`{_call(method)}`",
         "Compared layers": ", ".join(network["taps"]),
-        "Images": f"{size} pixels, protocol {served['protocol']}; resized inside",
+        "Images": f"{size} pixels, protocol {served['protocol']}; {where}",
         "Made with": ", ".join(f"{k} {v}" for k, v in facts["versions"].items()),
     }
     lines = [f"# {facts['name']}", ""]
@@ -155,6 +157,8 @@ def markdown(facts):
         lines += ["", f"## {title}", "", facts[field] or "Not stated."]
     lines += ["", "## How well it does", ""]
     lines += _measured(facts["evaluation"], facts["classes"])
+    if facts["conversion"] is not None:
+        lines += ["", "## Conversion", "", *_converted(facts["conversion"], served)]
     lines += ["", "## Limits", ""]
     lines += [f"- {limit}" for limit in (*facts["limits"], *LIMITS)]
     return "\n".join(lines) + "\n"
@@ -163,7 +167,7 @@ def markdown(facts):
 def _measured(found, classes):
     if found is None:
         return [
-            "Not measured at export. Classes: " + ", ".join(map(_cell, classes)) + "."
+            "Not measured at export. Classes: " + ", ".join(map(_name, classes)) + "."
         ]
     low, high = found["interval"]
     lines = [
@@ -179,14 +183,61 @@ def _measured(found, classes):
     ]
     for name, row in found["recall"].items():
         share = "-" if row["recall"] is None else f"{row['recall']:.1%}"
-        lines.append(f"| {_cell(name)} | {share} | {row['samples']} |")
+        lines.append(f"| {_name(name)} | {share} | {row['samples']} |")
     return lines
 
 
-def _call(method):
-    settings = ", ".join(f"{k}={v!r}" for k, v in method["settings"].items())
-    return f"`{method['name']}({settings})`"
+def _converted(found, served):
+    lines = [
+        f"`{served['file']}`, {found['bytes'] / 1e6:.1f} MB, "
+        f"{found['quantize'] or 'float32'}. On {found['samples']} images "
+        f"({found['images']}), {found['agreement']:.1%} of the answers are those of "
+        "the network before, and scores differ by "
+        f"{found['largest_difference']:.2g} at most."
+    ]
+    if found["accuracy"] is not None:
+        lines += [
+            "",
+            f"Accuracy: {found['accuracy_before']:.1%} before, "
+            f"{found['accuracy']:.1%} after ({-100 * found['drop']:+.1f} points).",
+        ]
+    return lines
+
+
+def _method(regularizer):
+    """Name and settings of a regularizer; those of a sum are its `members`."""
+    if regularizer is None:
+        return None
+    return _described(keras.saving.serialize_keras_object(regularizer))
+
+
+def _described(serialized):
+    """Name and settings of a Keras object, without what only Keras needs."""
+    settings = {}
+    for key, value in serialized["config"].items():
+        if isinstance(value, dict) and "class_name" in value:
+            settings[key] = _described(value)  # a schedule, for example
+        elif key == "members":
+            settings[key] = [_described(member) for member in value]
+        elif isinstance(value, (str, int, float, bool, type(None))) and key != "name":
+            settings[key] = value
+    return {"name": serialized["class_name"], "settings": settings}
+
+
+def _call(described):
+    settings = described["settings"]
+    if "members" in settings:
+        return " + ".join(map(_call, settings["members"]))
+    shown = {
+        k: _call(v) if isinstance(v, dict) else repr(v) for k, v in settings.items()
+    }
+    return f"{described['name']}({', '.join(f'{k}={v}' for k, v in shown.items())})"
 
 
 def _cell(text):
     return str(text).replace("|", "\\|").replace("\n", " ")
+
+
+def _name(text):
+    """A name of a class, shown as it is: `<b>` and `*x*` are no markup here."""
+    return re.sub(r"([\\`*<>\[\]|&])", r"\\\1", text)

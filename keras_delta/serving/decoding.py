@@ -92,7 +92,7 @@ class _Bytes:
 
     def part(self, start, size):
         """A string of `size` bytes, fewer at the end; none for a negative start."""
-        size = tf.where(start < 0, 0, size)
+        size = tf.where(start < 0, 0, tf.maximum(size, 0))
         start = tf.clip_by_value(start, 0, self.size)
         return tf.strings.substr(self.contents, start, size)
 

@@ -71,7 +71,8 @@ def export_for_serving(
       likeliest class -> `maps` (B, h, w) from 0 to 1 (Grad-CAM), `labels`, `class_ids`.
 
     Images are decoded and resized as `ImageSet.batches` does for evaluation, bit for
-    bit; `scores` are probabilities, those of `model.predict` after the softmax.
+    bit (rarities: `keras_delta.serving.decoding`); `scores` are probabilities, those
+    of `model.predict` after the softmax.
 
     With `format="litert"` or `"onnx"` there is `model.tflite` or `model.onnx`,
     `labels.txt` and the card instead. Decoding and resizing stay outside:
@@ -104,7 +105,8 @@ def export_for_serving(
             see `ImageSet.batches`.
         ten_crop_average: `"logits"` (default) or `"probabilities"`.
         taps: layers whose maps `features` gives; default: those of the `DeltaModel`,
-            else as `taps="auto"` of `DeltaModel`.
+            else as `taps="auto"` of `DeltaModel`, or the last maps where that finds
+            none.
         from_logits: whether the model gives logits; default: as its last layer says.
         validation_data: images that were not trained on, with labels, as `evaluate`
             takes them, or an `ImageSet`; the card then says how well the model does.
@@ -137,7 +139,8 @@ def export_for_serving(
         ImportError: for `calibrate` without SciPy and formats without their packages.
 
     Warns:
-        UserWarning: where `quantize` costs more than 2 points of accuracy.
+        UserWarning: where `quantize` costs more than 2 points of accuracy; where
+            `calibrate` finds every image of `validation_data` recognised.
     """
     _check_choices(input, format, protocol, ten_crop_average, top_k)
     if calibrate and validation_data is None:
@@ -178,7 +181,7 @@ def export_for_serving(
         if calibrate:
             endpoints.temperature = calibration.temperature(logits, y)
         measured = card.evaluation(logits, y, names, endpoints.temperature)
-    served, content = {"format": format, **settings}, None
+    served, content, found = {"format": format, **settings}, None, None
     if format != "saved_model":
         converter = CONVERTERS[format]
         content, found, after = _converted(
@@ -203,9 +206,8 @@ def export_for_serving(
         class_names=names,
         served=served,
         measured=measured,
+        converted=found,
     )
-    if content is not None:
-        facts["conversion"] = found
     with folders.replacing(folder) as temporary:
         if content is None:
             endpoints.write(temporary)
@@ -257,6 +259,8 @@ def checked_names(names, classes):
     for name in names:
         if not isinstance(name, str):
             raise TypeError(invalid("class_names", "strings only", name))
+        if any("\ud800" <= c <= "\udfff" for c in name):
+            raise ValueError(invalid("class_names", "names that UTF-8 can write", name))
     if len(names) != classes:
         expected = f"{classes} names, one for each output of the model"
         raise ValueError(invalid("class_names", expected, f"{len(names)}: {names}"))

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from keras_delta.errors import invalid
 
 EXCHANGE = 2  # RENAME_EXCHANGE of renameat2, linux/fs.h
 HERE = -100  # AT_FDCWD
+LEFT = re.compile(r"\.(\d+)\.(\d+)\.tmp(\.old)?")  # version, process
 
 
 def version_folder(path, version, overwrite):
@@ -51,6 +53,10 @@ def version_folder(path, version, overwrite):
                 )
             break
     folder = path / str(version)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(
+            f"Cannot export to '{folder}': it is a file, not a folder."
+        )
     if folder.exists() and not overwrite:
         following = max(versions_in(path)) + 1
         raise ValueError(
@@ -84,7 +90,7 @@ def replacing(folder):
         `Path` of an empty folder, removed after an exception.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(folder)
+    _sweep(folder.parent)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
@@ -124,9 +130,14 @@ def _flush(path):
         os.close(number)
 
 
-def _sweep(folder):
-    """Remove what killed exports left."""
-    for left in folder.parent.glob(f".{folder.name}.*.tmp*"):
-        process = left.name.split(".")[2]
-        if process.isdecimal() and not files.alive(int(process)):
+def _sweep(path):
+    """Remove what killed exports left, of any version."""
+    for left in path.iterdir():
+        match = LEFT.fullmatch(left.name)
+        if match is None or files.alive(int(match[2])):
+            continue
+        version = path / match[1]
+        if match[3] and not version.exists():
+            os.rename(left, version)  # killed between two steps
+        else:
             shutil.rmtree(left, ignore_errors=True)

@@ -450,6 +450,7 @@ def test_bad_models(kind, tmp_path):
 
 
 BAD_NAMES = {
+    "half a character": (["a", "\ud800", "d"], ValueError, "UTF-8"),
     "too few": (NAMES[:2], ValueError, "3 names, one for each output"),
     "too many": ([*NAMES, "d"], ValueError, "3 names, one for each output"),
     "twice": (["a", "b", "a"], ValueError, r"names that differ.*\['a'\]"),

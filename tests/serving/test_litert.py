@@ -191,6 +191,10 @@ def test_card_says_what_the_conversion_did(model, photographs, tmp_path):
     assert found["accuracy_before"] == np.mean(before.argmax(-1) == y)
     assert found["accuracy"] == np.mean(after.argmax(-1) == y)
     assert found["drop"] == found["accuracy_before"] - found["accuracy"]
+    text = (folder / "MODEL_CARD.md").read_text()
+    assert "`model.tflite`" in text and "On 40 images (validation_data)" in text
+    assert f"Accuracy: {found['accuracy_before']:.1%} before" in text
+    assert "decoded and resized outside" in text
     # The card is about the file beside it.
     assert card["evaluation"]["accuracy"] == found["accuracy"]
     loss = -np.log(np.maximum(after, 1e-7)[np.arange(40), y])
