@@ -20,7 +20,7 @@ Uses models that keras_delta.export_for_serving has written.
 """
 EPILOG = """
 `keras_delta COMMAND --help` explains a command. Exit codes: 0; 1 if it failed; 2 for a
-command line that cannot be understood; 130 after Ctrl-C.
+command line that cannot be understood; 130 after Ctrl-C (`serve` ends with 0).
 """
 # What has `add_arguments(parser)` and `run(args)`, and its line in the help.
 COMMANDS = {

@@ -37,10 +37,11 @@ def main():
     for path in args.images:
         try:
             answer = classify(image_bytes=tf.constant([path.read_bytes()]))
-        except (OSError, tf.errors.InvalidArgumentError) as error:
-            print(
-                f"  {path.name:<{width}}  cannot be read: {str(error).splitlines()[0]}"
-            )
+        except OSError as error:
+            print(f"  {path.name:<{width}}  cannot be read: {error.strerror}")
+            continue
+        except tf.errors.InvalidArgumentError:
+            print(f"  {path.name:<{width}}  is damaged, or no JPEG, PNG, WebP or GIF")
             continue
         label = answer["labels"].numpy()[0, 0].decode()
         score = answer["scores"].numpy()[0, 0]

@@ -24,6 +24,12 @@ LIMITS = [
 ]
 
 
+SHAPES = {  # of what the network sees, by protocol
+    "default": "squashed to that shape",
+    "improved": "cut out of the centre",
+}
+
+
 def evaluation(logits, labels, class_names, temperature=1.0):
     """How well a classifier does on images that it was not trained on.
 
@@ -35,7 +41,8 @@ def evaluation(logits, labels, class_names, temperature=1.0):
 
     Returns:
         Dict: `samples`, `accuracy`, `interval` (Wilson's, 95 %), `recall` by class
-        with `samples`, `loss` in nats, `calibration_error` and `temperature`.
+        with `samples`, `loss` in nats, `calibration_error`, `uncalibrated_error` at
+        the temperature 1, and `temperature`.
     """
     right = np.asarray(logits).argmax(axis=-1) == labels
     scaled = np.asarray(logits) / temperature
@@ -51,6 +58,7 @@ def evaluation(logits, labels, class_names, temperature=1.0):
         "recall": recall,
         "loss": calibration.loss(scaled, labels),
         "calibration_error": calibration.expected_calibration_error(scaled, labels),
+        "uncalibrated_error": calibration.expected_calibration_error(logits, labels),
         "temperature": temperature,
     }
 
@@ -107,7 +115,7 @@ def facts(
         "version": version,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **{field: given.get(field) for field in GIVEN if field != "limits"},
-        "limits": [limits] if isinstance(limits, str) else [*limits],
+        "limits": [*([limits] if isinstance(limits, str) else limits), *LIMITS],
         "network": {
             "name": target.name,
             "parameters": target.count_params(),
@@ -141,12 +149,12 @@ def markdown(facts):
     where = "resized inside" if inside else "decoded and resized outside"
     rows = {
         "Version": f"{facts['version']}, {facts['date']}",
-        "Author": facts["author"],
-        "License": facts["license"],
+        "Author": facts["author"] or "not stated",
+        "License": facts["license"] or "not stated",
         "Network": f"{network['name']}, {network['parameters']:,} parameters",
         "Regularizer": method and f"`{_call(method)}`",
         "Compared layers": ", ".join(network["taps"]),
-        "Images": f"{size} pixels, protocol {served['protocol']}; {where}",
+        "Images": f"{size} pixels, {SHAPES[served['protocol']]}; {where}",
         "Made with": ", ".join(f"{k} {v}" for k, v in facts["versions"].items()),
     }
     lines = [f"# {facts['name']}", ""]
@@ -160,7 +168,7 @@ def markdown(facts):
     if facts["conversion"] is not None:
         lines += ["", "## Conversion", "", *_converted(facts["conversion"], served)]
     lines += ["", "## Limits", ""]
-    lines += [f"- {limit}" for limit in (*facts["limits"], *LIMITS)]
+    lines += [f"- {limit}" for limit in facts["limits"]]
     return "\n".join(lines) + "\n"
 
 
@@ -175,8 +183,7 @@ def _measured(found, classes):
         f"are right (95 % interval {low:.1%} to {high:.1%}, Wilson).",
         "",
         f"Scores are off by {found['calibration_error']:.1%} on average (expected "
-        f"calibration error, {calibration.BINS} bins), at the temperature "
-        f"{found['temperature']:.3g}.",
+        f"calibration error, {calibration.BINS} bins).{_calibrated(found)}",
         "",
         "| class | recall | images |",
         "|---|---|---|",
@@ -185,6 +192,16 @@ def _measured(found, classes):
         share = "-" if row["recall"] is None else f"{row['recall']:.1%}"
         lines.append(f"| {_name(name)} | {share} | {row['samples']} |")
     return lines
+
+
+def _calibrated(found):
+    if found["temperature"] == 1:
+        return ""
+    return (
+        f" They were calibrated on these same images: logits are divided by "
+        f"{found['temperature']:.3g}, without which it is "
+        f"{found['uncalibrated_error']:.1%}."
+    )
 
 
 def _converted(found, served):

@@ -1,6 +1,7 @@
 """From a fine-tuned model to a folder that others serve."""
 
 import numbers
+import os
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from keras_delta import multi_worker, samples
 from keras_delta.data.augment import PROTOCOLS
 from keras_delta.data.image_set import ImageSet
 from keras_delta.data.ten_crop import AVERAGES, height_width
-from keras_delta.errors import invalid, unknown_name
+from keras_delta.errors import invalid, unknown_name, warn
 from keras_delta.model import DeltaModel
 from keras_delta.serving import (
     calibration,
@@ -25,6 +26,7 @@ from keras_delta.serving.network import Network
 
 FORMATS = ("saved_model", "litert", "onnx")
 CONVERTERS = {"litert": litert, "onnx": onnx}
+FILES = {"saved_model": "saved_model.pb", "litert": litert.FILE, "onnx": onnx.FILE}
 
 
 def export_for_serving(
@@ -150,6 +152,9 @@ def export_for_serving(
         )
     _check_conversion(format, quantize, representative_data)
     card.check(model_card)
+    if isinstance(model, (str, os.PathLike)):
+        expected = "a model, e.g. of `keras.saving.load_model(path)`"
+        raise TypeError(invalid("model", expected, model))
     is_delta = isinstance(model, DeltaModel)
     target = model.target if is_delta else model
     if taps is None:
@@ -168,6 +173,7 @@ def export_for_serving(
         average=ten_crop_average,
     )
     folder = folders.version_folder(path, version, overwrite)
+    _check_formats(folder, format)
     if is_delta and not multi_worker.is_first(model.distribute_strategy):
         return folder
     settings, images = endpoints.settings, None
@@ -251,19 +257,35 @@ def _check_conversion(format, quantize, representative_data):
         onnx.check()
 
 
+def _check_formats(folder, format):
+    """Refuse versions of several formats in one folder: servers take the newest."""
+    if not folder.parent.exists():
+        return
+    wanted = FILES[format]
+    for number, other in folders.versions_in(folder.parent).items():
+        there = [name for name in FILES.values() if (other / name).exists()]
+        if other != folder and there and wanted not in there:
+            raise ValueError(
+                f"Version {number} in '{folder.parent}' is a `{there[0]}`, which a "
+                f"`{wanted}` cannot follow. Export to a folder of its own, e.g. "
+                f"'{folder.parent}_{format}'."
+            )
+
+
 def checked_names(names, classes):
     """The names of the classes as a list, if they can be told apart in a text file."""
-    if isinstance(names, (str, bytes)) or not hasattr(names, "__iter__"):
+    if isinstance(names, (str, bytes, dict)) or not hasattr(names, "__iter__"):
         raise TypeError(invalid("class_names", "a list of strings", names))
     names = list(names)
     for name in names:
         if not isinstance(name, str):
-            raise TypeError(invalid("class_names", "strings only", name))
+            remedy = "For numbers: `[str(i) for i in range(classes)]`."
+            raise TypeError(invalid("class_names", "strings only", name, remedy))
         if any("\ud800" <= c <= "\udfff" for c in name):
             raise ValueError(invalid("class_names", "names that UTF-8 can write", name))
     if len(names) != classes:
         expected = f"{classes} names, one for each output of the model"
-        raise ValueError(invalid("class_names", expected, f"{len(names)}: {names}"))
+        raise ValueError(invalid("class_names", f"{expected}, not {len(names)}", names))
     for i, name in enumerate(names):
         if not name.strip():
             raise ValueError(
@@ -342,8 +364,19 @@ def _predicted(endpoints, class_names, data):
 def _held_out(endpoints, class_names, data):
     """Batches of held-out images and their integer labels."""
     size = endpoints.settings["image_size"]
+    if isinstance(data, dict) and all(isinstance(v, ImageSet) for v in data.values()):
+        remedy = "Pass one of them, e.g. `sets['test']`."
+        raise ValueError(invalid("validation_data", "one ImageSet", data, remedy))
     if isinstance(data, ImageSet):
+        if list(data.class_names) != class_names:
+            raise ValueError(
+                "`class_names` and the names of the classes in `validation_data` "
+                f"differ: {class_names} and {list(data.class_names)}. The order is "
+                "that of the model's outputs, that is of the training data's "
+                "`class_names`."
+            )
         data = data.batches(size, protocol=endpoints.settings["protocol"])
+    first = True
     for x, y in samples.batches(data):
         if not hasattr(x, "shape") or x.shape[1:] != (*size, 3):
             expected = f"images of the shape {(*size, 3)}, as the model takes them"
@@ -353,4 +386,10 @@ def _held_out(endpoints, class_names, data):
         if y.ndim == 2 and y.shape[-1] == classes > 1:
             y = y.argmax(axis=-1)
         labelling.check(y, classes, "sparse_categorical_crossentropy")
+        if first and x.max() <= 1:
+            warn(
+                "The images of `validation_data` have no value above 1. Served images "
+                "are 0 to 255: scale inside of the model, not before."
+            )
+        first = False
         yield x, y.ravel().astype("int64")

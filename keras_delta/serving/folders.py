@@ -32,7 +32,14 @@ def version_folder(path, version, overwrite):
         NotADirectoryError: where `NAME` is a file.
         PermissionError: where nothing can be written.
     """
-    path = Path(path)
+    try:
+        path = Path(path)
+    except TypeError:
+        expected = "a path, a string or pathlib.Path"
+        raise TypeError(invalid("path", expected, path)) from None
+    if not path.name:
+        expected = "a folder whose name is the model's, such as 'served/flowers'"
+        raise ValueError(invalid("path", expected, str(path)))
     if path.name.isdecimal():
         if version not in (None, int(path.name)):
             expected = f"{int(path.name)}, as `path` says, or None"

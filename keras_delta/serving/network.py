@@ -154,9 +154,14 @@ class Network:
 
 
 def _from_logits(graph, given):
-    if given is not None:
-        return bool(given)
     activation = output_activation(graph)
+    known = {"linear": True, "softmax": False}
+    if given is not None:
+        if activation in known and bool(given) is not known[activation]:
+            what = "logits" if known[activation] else "probabilities"
+            expected = f"{known[activation]} or None: the model ends in {what}"
+            raise ValueError(invalid("from_logits", expected, given))
+        return bool(given)
     if activation == "sigmoid":
         raise ValueError(
             "The model ends in a sigmoid, whose outputs are several yes or no and not "

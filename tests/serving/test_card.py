@@ -98,7 +98,7 @@ def test_everything_is_in_both_files(tmp_path, measured):
     }
     text, read = written(facts(measured=measured, **given), tmp_path)
     for key, value in given.items():
-        assert read[key] == value
+        assert read[key] == value + (card.LIMITS if key == "limits" else value[:0])
         for part in [value] if isinstance(value, str) else value:
             assert part.replace("|", "\\|") in text
     assert (read["name"], read["version"], read["classes"]) == ("animals", 3, NAMES)
@@ -137,18 +137,28 @@ def test_names_are_shown_as_they_are(tmp_path, measured):
 def test_without_figures_and_words(tmp_path):
     text, read = written(facts(), tmp_path)
     assert read["evaluation"] is None
-    assert read["limits"] == []
+    assert read["limits"] == card.LIMITS
     assert read["license"] is None
     assert "Not measured at export. Classes: ant, " in text
     assert text.count("Not stated.") == 2
     assert "Tells 3 classes apart." in text
-    assert "License" not in text
+    assert "| License | not stated |" in text
     assert "None" not in text
+
+
+def test_a_calibration_says_on_what_it_was_made(tmp_path):
+    logits, labels = np.array([[4.0, 0.0, 0.0]] * 4), np.array([0, 0, 0, 1])
+    found = card.evaluation(logits, labels, NAMES, temperature=2.0)
+    # e^4 / (e^4 + 2) = 0.964664 and e^2 / (e^2 + 2) = 0.786986, of which 3/4 are right.
+    assert found["uncalibrated_error"] == pytest.approx(0.964664 - 0.75, abs=1e-5)
+    assert found["calibration_error"] == pytest.approx(0.786986 - 0.75, abs=1e-5)
+    text, _ = written(facts(measured=found), tmp_path)
+    assert "divided by 2, without which it is 21.5%." in text
 
 
 def test_limits_as_one_string(tmp_path):
     text, read = written(facts(limits="Only by day."), tmp_path)
-    assert read["limits"] == ["Only by day."]
+    assert read["limits"] == ["Only by day.", *card.LIMITS]
     assert "- Only by day.\n" in text
 
 

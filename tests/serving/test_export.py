@@ -27,6 +27,7 @@ from served_models import (
 )
 
 import keras_delta as kd
+from keras_delta.data import ImageSet
 from keras_delta.data.ten_crop import predict_ten_crop
 from keras_delta.serving import calibration, warmup
 from keras_delta.serving.endpoints import Endpoints
@@ -459,7 +460,8 @@ BAD_NAMES = {
     "newline": (["a", "b\nc", "d"], ValueError, "names of one line"),
     "return": (["a", "b\r", "d"], ValueError, "names of one line"),
     "separator": (["a", "b\u2028c", "d"], ValueError, "names of one line"),
-    "numbers": ([1, 2, 3], TypeError, "strings only"),
+    "numbers": ([1, 2, 3], TypeError, r"strings only.*str\(i\)"),
+    "a dict": ({"a": 0, "b": 1, "c": 2}, TypeError, "a list of strings"),
     "a string": ("abc", TypeError, "a list of strings"),
     "nothing": (None, TypeError, "a list of strings"),
 }
@@ -502,12 +504,64 @@ BAD_ARGUMENTS = {
         ValueError,
         "3 classes",
     ),
+    "images of other classes": (
+        {
+            "validation_data": ImageSet.from_arrays(
+                np.zeros((3, 9, 9, 3), "uint8"), [0, 1, 2], NAMES[::-1]
+            )
+        },
+        ValueError,
+        "order is that of the model's outputs",
+    ),
+    "several sets": (
+        {
+            "validation_data": {
+                "test": ImageSet.from_arrays(np.zeros((1, 9, 9, 3), "uint8"), [0])
+            }
+        },
+        ValueError,
+        r"one ImageSet.*sets\['test'\]",
+    ),
+    "probabilities": ({"from_logits": False}, ValueError, "ends in logits"),
     "data without labels": (
         {"validation_data": np.zeros((4, SIDE, SIDE, 3))},
         ValueError,
         "no targets",
     ),
 }
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "message"),
+    [
+        (None, TypeError, "`path`.*a string or pathlib.Path"),
+        ("", ValueError, "whose name is the model's"),
+    ],
+)
+def test_bad_paths(path, error, message, model):
+    with pytest.raises(error, match=message):
+        kd.export_for_serving(model, path, NAMES)
+
+
+def test_a_file_in_place_of_a_model(tmp_path):
+    with pytest.raises(TypeError, match=r"keras.saving.load_model"):
+        kd.export_for_serving("model.keras", tmp_path / "m", NAMES)
+
+
+def test_formats_are_not_mixed(model, tmp_path):
+    """A server would take the newest version, whatever it is."""
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "1" / "model.tflite").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"Version 1 .*model.tflite.*m_saved_model"):
+        kd.export_for_serving(model, tmp_path / "m", NAMES, version=2)
+    assert [p.name for p in (tmp_path / "m").iterdir()] == ["1"]
+
+
+def test_images_that_were_scaled_before(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(Endpoints, "write", lambda self, folder: None)
+    data = np.random.default_rng(0).uniform(size=(4, SIDE, SIDE, 3)), np.arange(4) % 3
+    with pytest.warns(UserWarning, match="no value above 1.*0 to 255"):
+        kd.export_for_serving(model, tmp_path / "m", NAMES, validation_data=data)
 
 
 @pytest.mark.parametrize("kind", BAD_ARGUMENTS)

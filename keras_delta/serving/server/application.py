@@ -100,11 +100,18 @@ def check(folder):
     """The folder of a model as an absolute `Path`, if there is a version in it."""
     folder = Path(folder).resolve()
     if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder '{folder}'.")
+        what = "is a file" if folder.exists() else "does not exist"
+        raise FileNotFoundError(f"'{folder}' {what}; a model is a folder.")
     if (folder / "saved_model.pb").exists():
         raise FileNotFoundError(
             f"'{folder}' is a version of a model. Pass the folder above it, "
             f"'{folder.parent}', whose name is the model's."
+        )
+    models = [path.name for path in folder.iterdir() if _is_model(path)]
+    if not versions_in(folder) and models:
+        raise FileNotFoundError(
+            f"'{folder}' has no version of a model, but models are in it. Did you "
+            f"mean '{folder / min(models)}'?"
         )
     if not versions_in(folder):
         raise FileNotFoundError(
@@ -117,6 +124,10 @@ def check(folder):
             f"it cannot have any of {' '.join(FORBIDDEN)}. Rename it."
         )
     return folder
+
+
+def _is_model(path):
+    return path.is_dir() and bool(versions_in(path))
 
 
 class Service:

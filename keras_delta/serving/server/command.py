@@ -136,6 +136,8 @@ def _serve(folder, settings, host, port):
 
 def _socket(host, port):
     """A socket that listens, or an error that says what to do."""
+    if not 0 <= port <= 65535:
+        raise ValueError(f"--port is from 0 to 65535, not {port}; 0 takes a free one.")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
