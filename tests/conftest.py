@@ -1,8 +1,12 @@
 """Fixtures for every test: two fake devices, a seed, tiny networks."""
 
 import os
+import signal
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
+
+# In the background of a shell Ctrl-C is ignored, and would be in all that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import keras
 import numpy as np
