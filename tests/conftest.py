@@ -5,14 +5,14 @@ import signal
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
-# In the background of a shell Ctrl-C is ignored, and would be in all that tests start.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from networks import SIZE, make_backbone
+
+# In the background of a shell Ctrl-C is ignored, and would be in all that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _CPUS = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(
