@@ -438,7 +438,7 @@ BAD_MODELS = {
         r"images \(B, height, width, 3\)",
     ),
     "any size": (MODELS["any_size"], ValueError, "Pass `image_size`"),
-    "no model": (lambda: "model", TypeError, "Functional or Sequential"),
+    "no model": (lambda: "model", TypeError, "keras.saving.load_model"),
 }
 
 

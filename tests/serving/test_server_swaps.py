@@ -160,7 +160,7 @@ def test_starts_that_fail_say_why(versions, tmp_path, capsys):
         assert main([str(a) for a in arguments]) == 1
         return capsys.readouterr().err.strip()
 
-    assert "There is no folder" in said(tmp_path / "nowhere")
+    assert "does not exist" in said(tmp_path / "nowhere")
     assert "has no version of a model, no folder '1'" in said(tmp_path)
     assert f"Pass the folder above it, '{folder}'" in said(folder / "1")
     bad = tmp_path / "a:b"
