@@ -164,7 +164,7 @@ def main():
                 found[shown] = {
                     "agreement": 1.0,
                     "largest_difference": 0.0,
-                    **card.get("conversion", {}),
+                    **(card["conversion"] or {}),
                     "accuracy": card["evaluation"]["accuracy"],
                     "seconds": seconds,
                 }

@@ -394,10 +394,7 @@ def _claims(path):
 
 
 def _decoded_by_tensorflow(contents):
-    """Whether a SavedModel decodes a file, without more memory than one picture needs.
-
-    Pillow reads the first frame of an animation; TensorFlow all of them.
-    """
+    """Whether a SavedModel decodes a file; animations and huge ones go by Pillow."""
     try:
         with Image.open(io.BytesIO(contents), formats=DIRECT) as image:
             pixels = image.width * image.height
