@@ -13,11 +13,11 @@ help:  ## Show what there is to make
 $(VENV)/.installed: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing keras_delta and what it needs into $(VENV) (a few minutes, once)"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[weights,tuning,serving,examples]"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[weights,tuning,serving,benchmarks,examples]"
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[weights,tuning,serving,examples,test]"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[weights,tuning,serving,benchmarks,examples,test]"
 	@touch $@
 
 quickstart: $(VENV)/.installed  ## Fine-tune on real photographs, compare, export, classify

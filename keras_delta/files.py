@@ -43,7 +43,7 @@ def replacing(path):
 
 
 @contextlib.contextmanager
-def locked(path):
+def locked(path, wait=True):
     """Only one process at a time is within.
 
     The lock belongs to the open file, so it ends with the process, however that ends.
@@ -51,13 +51,21 @@ def locked(path):
 
     Args:
         path: of a file for the lock, made if there is none.
+        wait: whether to wait until another process is through.
+
+    Yields:
+        Whether this process has the lock; always True with `wait=True`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as file:
+        mine = True
         if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                mine = False
+        yield mine
 
 
 def sweep(path):

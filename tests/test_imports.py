@@ -16,6 +16,8 @@ ALLOWED = {
     "distances": set(),
     "graph": {"errors"},
     "fingerprint": set(),
+    "optimizers": {"errors"},
+    "plotting": {"files"},
     "pairing": FOUNDATION,
     "taps": PAIRING,
     "heads": PAIRING,
@@ -36,13 +38,19 @@ ALLOWED = {
     "model": METHODS
     | {"caching", "checks", "loop", "multi_worker", "replay", "saving", "sharing"}
     | {"watching"},
-    "data": {"errors", "graph"},
+    "data": {"errors", "files", "graph"},
     "backbones": {"errors", "graph"},
     # Above the model: what works on a DeltaModel.
     "callbacks": METHODS | {"model", "multi_worker"},
     "serving": METHODS | {"checks", "model", "multi_worker", "data"},
-    "tuning": METHODS | {"checks", "model", "callbacks", "caching", "data"},
+    "tuning": METHODS
+    | {"checks", "model", "callbacks", "caching", "data"}
+    | {"plotting"},
     "analysis": METHODS | {"model"},
+    "experiments": METHODS
+    | {"model", "callbacks", "tuning", "data", "backbones", "optimizers", "replay"}
+    | {"plotting", "__version__"},
+    "__version__": set(),  # of the package itself
 }
 TOP = ROOT / "__init__.py"
 SHARED_BY_METHODS = {"base", "maps", "attended"}

@@ -1,15 +1,19 @@
-"""The two ways in which the DELTA article prepares its images.
+"""The ways in which DELTA's article, its program and tllib prepare images.
 
 Source: Li et al., "Knowledge Distillation with Attention for Deep Transfer
 Learning of Convolutional Networks", TKDD 2021, section 4,
-doi:10.1145/3473912, and the authors' code.
+doi:10.1145/3473912, and the authors' code; for "tllib",
+thuml/Transfer-Learning-Library,
+examples/task_adaptation/image_classification/utils.py.
 """
 
 import tensorflow as tf
 
+from keras_delta.data.random_box import random_box
 from keras_delta.data.ten_crop import height_width, ten_crop
 from keras_delta.errors import invalid, unknown_name
 
+# How images are prepared for a test: all other protocols do it as "improved".
 PROTOCOLS = ("default", "improved")
 
 
@@ -37,28 +41,42 @@ class Protocol:
     | "default" | squash to R × R, mirror, random crop S | squash to S × S |
     | "improved" | shorter edge to R, mirror, random crop S | shorter edge to R, \
 centre crop S or ten crops |
+    | "improved_code" | shorter edge to R, mirror, centre crop S | as "improved" |
+    | "tllib" | random box of 0.2 to 1 of the area and 3:4 to 4:3, squashed to \
+S × S, mirror | shorter edge to R, centre crop S |
 
     R is `resize_side(S)`. The authors' code for "improved" cuts the centre out
     before its random crop of the same size, which leaves that crop nothing to
-    choose; here the crop is random over the whole image, as in the article's
-    text. Their test images for "default" are squashed straight to S × S, and
-    so are ours.
+    choose: that is "improved_code". In "improved" the crop is random over the whole
+    image, as in the article's text. Their test images for "default" are squashed
+    straight to S × S, and so are ours.
+
+    "tllib" is thuml/Transfer-Learning-Library, see `random_box`. What `resize` keeps
+    of its training images is the image itself, as `uint8`; images that are more than
+    3 S high and wide are shrunk until one edge is 3 S. The smallest, narrowest box
+    of a square image is then still larger than S × S, so that no detail is lost.
 
     Args:
-        name: "default" or "improved".
+        name: "default", "improved", "improved_code" or "tllib".
         image_size: S, side in pixels or (height, width).
         training: whether to mirror and crop at random.
-        ten_crop: whether to give ten crops; for the "improved" test only.
+        ten_crop: whether to give ten crops; for the test of "improved" and
+            "improved_code" only.
+
+    Raises:
+        ValueError: for an unknown name, a wrong size, or ten crops elsewhere.
     """
 
     def __init__(self, name, image_size, training=False, ten_crop=False):
-        if name not in PROTOCOLS:
-            raise ValueError(unknown_name("protocol", name, PROTOCOLS))
-        if ten_crop and (training or name != "improved"):
+        if name not in RECIPES:
+            raise ValueError(unknown_name("protocol", name, RECIPES))
+        self._recipe = RECIPES[name]
+        if ten_crop and (training or not self._recipe.has_ten_crops):
             raise ValueError(
                 invalid(
                     "ten_crop",
-                    "False, except for `protocol='improved'` with `training=False`",
+                    "False, except for `protocol='improved'` or 'improved_code' with "
+                    "`training=False`",
                     ten_crop,
                     f"Here protocol={name!r} and training={training!r}.",
                 )
@@ -69,6 +87,11 @@ centre crop S or ten crops |
         self.ten_crop = ten_crop
         self.resizing = (name, self.size, training)  # what `resize` depends on
 
+    @property
+    def resized_dtype(self):
+        """Type of what `resize` gives."""
+        return self._recipe.training_dtype if self.training else tf.float32
+
     def resize(self, image):
         """Resizes one image: bilinear with antialiasing, in 0..255.
 
@@ -76,16 +99,11 @@ centre crop S or ten crops |
             image: tensor of shape (height, width, 3).
 
         Returns:
-            `float32` tensor, larger than or equal to S × S.
+            Tensor of the type `resized_dtype`, larger than or equal to S × S (of any
+            size for the training of "tllib").
         """
-        full = [resize_side(side) for side in self.size]
-        if self.name == "improved":
-            target = _cover(tf.shape(image)[:2], full)
-        else:
-            target = full if self.training else self.size
-        image = tf.image.resize(image, target, method="bilinear", antialias=True)
-        # The weights of the filter sum to 1 up to rounding only.
-        image = tf.clip_by_value(tf.cast(image, tf.float32), 0.0, 255.0)
+        image = tf.convert_to_tensor(image)
+        image = self._recipe.resize(image, self.size, self.training)
         return tf.ensure_shape(image, [None, None, 3])
 
     def finish(self, image, seed):
@@ -97,20 +115,109 @@ centre crop S or ten crops |
                 training only.
 
         Returns:
-            Tensor of shape (h, w, 3), or (10, h, w, 3) for ten crops.
+            `float32` tensor of shape (h, w, 3), or (10, h, w, 3) for ten crops.
         """
-        height, width = self.size
         if self.ten_crop:
             return ten_crop(image, self.size)
         if self.training:
-            mirror_seed, crop_seed = tf.unstack(tf.random.split(seed, 2))
-            image = tf.image.stateless_random_flip_left_right(image, mirror_seed)
-            return tf.image.stateless_random_crop(image, [height, width, 3], crop_seed)
-        if self.name == "improved":
-            top = (tf.shape(image)[0] - height) // 2
-            left = (tf.shape(image)[1] - width) // 2
-            image = image[top : top + height, left : left + width]
-        return tf.ensure_shape(image, [height, width, 3])
+            image = self._recipe.vary(image, self.size, seed)
+        else:
+            image = self._recipe.settle(image, self.size)
+        return tf.ensure_shape(image, [*self.size, 3])
+
+
+class Default:
+    """Ignores the aspect; see `Protocol` for this and the other recipes."""
+
+    has_ten_crops = False
+    training_dtype = tf.float32
+
+    def resize(self, image, size, training):
+        """The image, resized, before anything random."""
+        return _resized(image, _full(size) if training else size)
+
+    def vary(self, image, size, seed):
+        """A random view for training, of the result of `resize`."""
+        mirror_seed, crop_seed = tf.unstack(tf.random.split(seed, 2))
+        image = tf.image.stateless_random_flip_left_right(image, mirror_seed)
+        return tf.image.stateless_random_crop(image, [*size, 3], crop_seed)
+
+    def settle(self, image, size):
+        """The one view for a test, of the result of `resize`."""
+        return image
+
+
+class Improved(Default):
+    """Keeps the aspect."""
+
+    has_ten_crops = True
+
+    def resize(self, image, size, training):
+        """The image with its shorter edge at R."""
+        return _resized(image, _cover(tf.shape(image)[:2], _full(size)))
+
+    def settle(self, image, size):
+        """The centre."""
+        height, width = size
+        top = (tf.shape(image)[0] - height) // 2
+        left = (tf.shape(image)[1] - width) // 2
+        return image[top : top + height, left : left + width]
+
+
+class ImprovedCode(Improved):
+    """Mirrors and never crops at random."""
+
+    def vary(self, image, size, seed):
+        """The centre of the image or of its mirror image."""
+        mirror_seed, _ = tf.unstack(tf.random.split(seed, 2))
+        image = tf.image.stateless_random_flip_left_right(image, mirror_seed)
+        return self.settle(image, size)
+
+
+class Tllib(Improved):
+    """Trains on random boxes."""
+
+    has_ten_crops = False
+    training_dtype = tf.uint8
+
+    def resize(self, image, size, training):
+        """For training the image as it is, unless it is very large."""
+        if not training:
+            return super().resize(image, size, training)
+        shape = tf.shape(image)[:2]
+        small = _cover(shape, [3 * side for side in size])
+        image = tf.cond(
+            tf.reduce_all(small < shape),
+            lambda: _resized(image, small),
+            lambda: tf.cast(image, tf.float32),
+        )
+        return tf.cast(tf.round(image), tf.uint8)
+
+    def vary(self, image, size, seed):
+        """A random box, squashed to S × S, or its mirror image."""
+        mirror_seed, box_seed = tf.unstack(tf.random.split(seed, 2))
+        full_height, full_width = tf.unstack(tf.shape(image)[:2])
+        top, left, height, width = random_box(full_height, full_width, box_seed)
+        image = _resized(image[top : top + height, left : left + width], size)
+        return tf.image.stateless_random_flip_left_right(image, mirror_seed)
+
+
+RECIPES = {
+    "default": Default(),
+    "improved": Improved(),
+    "improved_code": ImprovedCode(),
+    "tllib": Tllib(),
+}
+
+
+def _resized(image, size):
+    image = tf.image.resize(image, size, method="bilinear", antialias=True)
+    # The weights of the filter sum to 1 up to rounding only.
+    return tf.clip_by_value(tf.cast(image, tf.float32), 0.0, 255.0)
+
+
+def _full(size):
+    return [resize_side(side) for side in size]
 
 
 def _cover(shape, full):

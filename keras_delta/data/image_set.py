@@ -11,6 +11,7 @@ from keras_delta.data.sampling import (
     few_shot_indices,
     fold_indices,
     split_indices,
+    wrong_labels,
 )
 from keras_delta.data.sources import FileSource, MemorySource
 from keras_delta.errors import invalid
@@ -222,6 +223,34 @@ class ImageSet:
         """
         return self.subset(few_shot_indices(self._labels, self._class_names, k, seed))
 
+    def with_wrong_labels(self, fraction, seed=0):
+        """The same images, some of them with a wrong label.
+
+        For measuring how a method bears mistakes in its training labels. The wrong
+        label is drawn uniformly from the other classes ("symmetric" noise). Which
+        images are hit follows from the labels, their order and the seed: `resized`
+        changes nothing, `subset` does.
+
+        Args:
+            fraction: share of each class, 0 or more and less than 1: of a class of
+                n images exactly `round(fraction * n)` get a wrong label.
+            seed: integer. With one seed, a smaller fraction gives a part of the
+                wrong labels of a larger one.
+
+        Returns:
+            `ImageSet`; its `labels` hold the wrong labels, and its images those of
+            this set, in the same order.
+
+        Raises:
+            ValueError: for a fraction outside [0, 1), or fewer than two classes.
+
+        Source: Zhang et al., "Understanding deep learning requires rethinking
+        generalization", ICLR 2017, arXiv:1611.03530, has partially corrupted labels;
+        there the drawn label may be the right one.
+        """
+        labels = wrong_labels(self._labels, self._class_names, fraction, seed)
+        return ImageSet(self._source, labels, self._class_names, self._skipped)
+
     def batches(
         self,
         image_size,
@@ -248,11 +277,12 @@ class ImageSet:
         Args:
             image_size: side of the images in pixels, or (height, width).
             batch_size: images per batch.
-            protocol: "default" or "improved", see
+            protocol: "default", "improved", "improved_code" or "tllib", see
                 `keras_delta.data.augment.Protocol`.
             training: whether to mirror and crop at random.
             ten_crop: whether to give ten crops per image, for
-                `predict_ten_crop`; "improved" protocol without training only.
+                `predict_ten_crop`; "improved" and "improved_code" without training
+                only.
             seed: integer.
             shuffle: whether to draw a new order in each epoch; None: when
                 training.
@@ -262,8 +292,9 @@ class ImageSet:
                 `fit(source_maps="cache")`, which keeps what the source network
                 makes of each view and computes it once instead of in each epoch.
             cache: whether to decode and resize once, now, and keep the result in
-                memory: 0.8 MB per image at 224 pixels when training. Mirroring
-                and crops are still drawn anew in each epoch.
+                memory: 0.8 MB per image at 224 pixels when training; for "tllib" 3
+                bytes per pixel of the image itself. Mirroring and crops are still
+                drawn anew in each epoch.
             drop_remainder: whether to drop a last batch that is not full.
 
         Returns:
@@ -297,7 +328,8 @@ class ImageSet:
 
         Args:
             image_size: side of the images in pixels, or (height, width).
-            protocol: "default" or "improved".
+            protocol: as for `batches`; "improved_code" and "tllib" give what
+                "improved" gives.
             ten_crop: whether to give ten crops per image.
             dtype: "float32", or "uint8", which rounds and takes a quarter of the
                 memory.

@@ -92,7 +92,7 @@ def resized(source, *prepares):
         for column, image in zip(columns, row, strict=True):
             column.append(image)
     return [
-        MemorySource(column, tf.float32, resized_for=prepare.resizing)
+        MemorySource(column, prepare.resized_dtype, resized_for=prepare.resizing)
         for column, prepare in zip(columns, prepares, strict=True)
     ]
 

@@ -1,8 +1,12 @@
 """Labels, and which images go where: stratified, seeded choices of indices."""
 
+import numbers
+
 import numpy as np
 
 from keras_delta.errors import invalid
+
+WRONG = 1  # marks the random numbers of `wrong_labels`
 
 
 def check_seed(seed):
@@ -204,6 +208,47 @@ def fold_indices(labels, class_names, folds, seed):
         )
     members = np.concatenate([m for _, m in _shuffled_classes(labels, seed)])
     return [np.sort(members[fold::folds]) for fold in range(folds)]
+
+
+def wrong_labels(labels, class_names, fraction, seed):
+    """Gives a share of each class labels of other classes, drawn uniformly.
+
+    With one seed the wrong labels are nested: those for a small fraction are among
+    those for a larger one.
+
+    Args:
+        labels: integer array.
+        class_names: name of each label.
+        fraction: share of each class, in [0, 1); rounded to whole images.
+        seed: integer.
+
+    Returns:
+        Integer array, a copy.
+
+    Raises:
+        ValueError: for a fraction outside [0, 1), or fewer than two classes.
+    """
+    if not isinstance(fraction, numbers.Real) or not 0 <= fraction < 1:
+        expected = "a number from 0 to 1, less than 1"
+        raise ValueError(invalid("fraction", expected, fraction))
+    check_seed(seed)
+    classes = len(class_names)
+    if classes < 2:
+        raise ValueError(
+            "Cannot give wrong labels: they come from the other classes, and there are "
+            f"{classes} classes. Name at least two."
+        )
+    wrong = np.array(labels)
+    for label in np.unique(labels):
+        # Not the generator of `_shuffled_classes`: which images are wrong must not
+        # depend on which ones `split` or `few_shot` take.
+        random = np.random.default_rng([seed, label, WRONG])
+        members = random.permutation(np.flatnonzero(labels == label))
+        others = random.integers(classes - 1, size=len(members))
+        others += others >= label
+        count = round(fraction * len(members))
+        wrong[members[:count]] = others[:count]
+    return wrong
 
 
 def _shuffled_classes(labels, seed):

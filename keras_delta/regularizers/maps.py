@@ -63,6 +63,19 @@ class MapRegularizer(Regularizer):
             return {}
         return {t: float(array(s)) for t, s in self._scales.items()}
 
+    def set_scales(self, scales):
+        """Use scales that were measured before, for the same taps and training data.
+
+        Args:
+            scales: dict tap -> number, as the attribute `scales` gives it.
+        """
+        if set(scales) != set(self._scales):
+            raise ValueError(
+                invalid("scales", f"one number for each of {[*self._scales]}", scales)
+            )
+        for tap, value in scales.items():
+            self._scales[tap].assign(value)
+
     def prepare(self, model, samples, verbose=True):
         """Measure the scale of each source map, on 256 training samples."""
         if self._measured():

@@ -1,14 +1,13 @@
 """A picture of a search: the objective over alpha and beta, as the article's Fig. 4."""
 
-import itertools
 import math
 import numbers
 from pathlib import Path
 
 import numpy as np
 
-from keras_delta import files
 from keras_delta.errors import invalid
+from keras_delta.plotting import LogScale, written
 from keras_delta.tuning import results
 from keras_delta.tuning.results import DISCARDED, FAILED, FINISHED, STRENGTHS
 
@@ -67,10 +66,7 @@ def plot_surface(cells, objective, direction, path=None):
         figure = picture.heat_map() if _on_grid(shown) else picture.scatter()
     else:
         figure = picture.curve(varying[0] if varying else 0)
-    if path is not None:
-        with files.replacing(path) as temporary:
-            figure.savefig(temporary, dpi=150)
-    return figure
+    return written(figure, path)
 
 
 class _Picture:
@@ -204,7 +200,7 @@ class _Picture:
         """Points on log axes."""
         figure, axis = _figure(6.4, 4.8)
         norm, colours, extend = self.colours()
-        scales = [_Scale([p[i] for p in self.shown]) for i in range(2)]
+        scales = [LogScale([p[i] for p in self.shown]) for i in range(2)]
 
         def points(places, **style):
             if places:
@@ -232,7 +228,7 @@ class _Picture:
     def curve(self, which):
         """The mean over one of the two, on a log axis, with standard errors."""
         figure, axis = _figure(6.4, 4.0)
-        scale = _Scale([p[which] for p in self.shown])
+        scale = LogScale([p[which] for p in self.shown])
         finished = sorted(self.of[FINISHED].items(), key=lambda item: item[0][which])
         if finished:
             x = [scale.position(p[which]) for p, _ in finished]
@@ -304,57 +300,6 @@ class _Picture:
         elif self.of[DISCARDED]:
             text = f"{self._worse()}  discarded early, clearly worse than the best"
             figure.supxlabel(text, fontsize=8, color="0.35")
-
-
-class _Scale:
-    """A log axis on which 0 has a place: a bit below the smallest positive value.
-
-    Args:
-        values: all that will be drawn; not negative.
-    """
-
-    def __init__(self, values):
-        positive = [math.log10(v) for v in values if v > 0] or [0.0]
-        self.low, self.high = min(positive), max(positive)
-        self.gap = max(0.5, 0.18 * (self.high - self.low))
-        self.has_zero = 0 in values
-        self.values = values
-
-    def position(self, value):
-        """Where a value lies, in decades."""
-        return math.log10(value) if value > 0 else self.low - self.gap
-
-    def apply(self, axis):
-        """Set limits and ticks of a matplotlib axis."""
-        ticks = self._ticks()
-        positions = [self.position(v) for v in ticks]
-        axis.set_ticks(positions, [f"{v:.4g}" for v in ticks])
-        start = self.low - (self.gap if self.has_zero else 0)
-        margin = max(0.06 * (self.high - start), 0.08)
-        axis.set_view_interval(start - margin, self.high + margin, ignore=True)
-
-    def _ticks(self):
-        from matplotlib.ticker import MaxNLocator
-
-        zero = [0.0] if self.has_zero else []
-        positive = sorted({v for v in self.values if v > 0})
-        if len(positive) <= 6 and _apart(positive, self.high - self.low):
-            return zero + positive
-        if self.high - self.low < 1:
-            locator = MaxNLocator(5, steps=[1, 2, 5, 10])
-            found = locator.tick_values(10**self.low, 10**self.high)
-        else:
-            decades = range(math.floor(self.low), math.ceil(self.high) + 1)
-            steps = (1, 2, 5) if self.high - self.low < 2 else (1,)
-            found = [m * 10.0**d for d in decades for m in steps]
-        near = 10 ** (self.low - 0.03), 10 ** (self.high + 0.03)
-        found = [float(v) for v in found if near[0] <= v <= near[1]]
-        return zero + found[:: -(-len(found) // 8)]
-
-
-def _apart(values, span):
-    """Whether the labels of neighbours on a log axis have room."""
-    return all(math.log10(b / a) >= 0.08 * span for a, b in itertools.pairwise(values))
 
 
 def _on_grid(places):

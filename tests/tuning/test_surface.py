@@ -11,8 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
+from keras_delta.plotting import LogScale
 from keras_delta.tuning.results import Cell
-from keras_delta.tuning.surface import MARK, _Scale, plot_surface
+from keras_delta.tuning.surface import MARK, plot_surface
 
 GRID = (1e-4, 1e-3, 1e-2, 0.1, 0.2)
 
@@ -321,5 +322,5 @@ def test_nothing_to_draw():
 )
 def test_ticks(values, labels):
     axis = Figure().subplots()
-    _Scale(values).apply(axis.xaxis)
+    LogScale(values).apply(axis.xaxis)
     assert ticks(axis.xaxis) == labels

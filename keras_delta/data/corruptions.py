@@ -1,0 +1,119 @@
+"""Blurred, noisy and compressed test images, in five degrees.
+
+They show how far a classifier's accuracy falls on images that are worse than those
+it was trained on.
+
+Source: Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common
+Corruptions and Perturbations", ICLR 2019, arXiv:1903.12261; the constants are those
+of `gaussian_blur`, `gaussian_noise` and `jpeg_compression` in
+hendrycks/robustness, ImageNet-C/create_c/make_imagenet_c.py.
+"""
+
+import io
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from keras_delta.data.sampling import check_seed
+from keras_delta.errors import invalid, unknown_name
+
+SIDE = 224  # of the images that the constants were chosen for
+BLUR = (1, 2, 3, 4, 6)  # standard deviation in pixels of such an image
+NOISE = (0.08, 0.12, 0.18, 0.26, 0.38)  # standard deviation; white is 1
+JPEG = (25, 18, 15, 10, 7)  # quality
+
+
+def corrupt(images, kind, severity=3, seed=0):
+    """Spoils images.
+
+    | kind | what happens | severities 1 to 5 |
+    |---|---|---|
+    | "blur" | Gaussian blur, standard deviation at a shorter edge of 224 pixels \
+and in proportion to it | 1, 2, 3, 4, 6 pixels |
+    | "noise" | Gaussian noise in each pixel and channel, standard deviation where \
+white is 1 | 0.08, 0.12, 0.18, 0.26, 0.38 |
+    | "jpeg" | compression, quality of Pillow | 25, 18, 15, 10, 7 |
+
+    JPEG works on blocks of 8 × 8 pixels, whatever the size of the image. Pillow's
+    blur comes close to a Gaussian by three box filters. Unlike the files of
+    ImageNet-C, the result is rounded and not compressed once more.
+
+    Args:
+        images: `uint8` array (images, height, width, 3), of the size that the network
+            sees, so that a severity means the same for all data.
+        kind: "blur", "noise" or "jpeg".
+        severity: 1 to 5.
+        seed: integer, for the noise. Each image has its own, which follows from the
+            seed and the image's number; it only grows with the severity.
+
+    Returns:
+        `uint8` array of the same shape.
+
+    Raises:
+        ValueError: for an unknown kind, a severity that is no integer from 1 to 5, or
+            other images.
+    """
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        raise ValueError(
+            invalid(
+                "images",
+                "a uint8 array of shape (images, height, width, 3)",
+                f"{images.dtype} array of shape {images.shape}",
+                'Make it with `ImageSet.arrays(size, dtype="uint8")`.',
+            )
+        )
+    _check(kind, severity)
+    check_seed(seed)
+    result = np.empty_like(images)
+    for number, image in enumerate(images):
+        random = np.random.default_rng([seed, number])
+        result[number] = KINDS[kind](image, severity - 1, random)
+    return result
+
+
+def corrupted(images, image_size, kind, severity=3, *, seed=0, protocol="default"):
+    """All images of a set, prepared as for a test and then spoilt.
+
+    Args:
+        images: `ImageSet` that fits into memory.
+        image_size, protocol: as for `ImageSet.arrays`.
+        kind, severity, seed: as for `corrupt`.
+
+    Returns:
+        (images, labels): `uint8` array (images, height, width, 3) and `int64` array,
+        for `model.evaluate`.
+
+    Raises:
+        ValueError: for an argument out of range.
+    """
+    _check(kind, severity)
+    pixels, labels = images.arrays(image_size, protocol=protocol, dtype="uint8")
+    return corrupt(pixels, kind, severity, seed), labels
+
+
+def _check(kind, severity):
+    if kind not in KINDS:
+        raise ValueError(unknown_name("kind", kind, KINDS))
+    whole = isinstance(severity, int | np.integer) and not isinstance(severity, bool)
+    if not whole or not 1 <= severity <= 5:
+        raise ValueError(invalid("severity", "an integer from 1 to 5", severity))
+
+
+def _blur(image, degree, random):
+    deviation = BLUR[degree] * min(image.shape[:2]) / SIDE
+    return Image.fromarray(image).filter(ImageFilter.GaussianBlur(deviation))
+
+
+def _noise(image, degree, random):
+    noise = random.standard_normal(image.shape) * (255 * NOISE[degree])
+    return np.clip(np.rint(image + noise), 0, 255)
+
+
+def _jpeg(image, degree, random):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=JPEG[degree])
+    return Image.open(file)
+
+
+KINDS = {"blur": _blur, "noise": _noise, "jpeg": _jpeg}

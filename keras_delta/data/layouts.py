@@ -1,0 +1,208 @@
+"""Readers of the folders in which the data sets of the literature come.
+
+A reader takes the folder and gives the names of the classes and the files of each
+part: `(names, {"train": [(path, label), ...], "test": [...]})`, with paths inside of
+the folder. A data set without a division of its own has one part, "pool". Readers read
+lists, never images.
+"""
+
+import os
+
+import numpy as np
+
+from keras_delta.data.missing import shown
+from keras_delta.errors import needed
+
+
+def stanford_dogs(root):
+    """`Images/<breed>/*.jpg`; `train_list.mat`, `test_list.mat`, also in `lists/`."""
+    lists = {}
+    for part in ("train", "test"):
+        path = os.path.join(root, "lists", f"{part}_list.mat")
+        if not os.path.exists(path):
+            path = os.path.join(root, f"{part}_list.mat")
+        lists[part] = [str(name) for name in _mat(path, "file_list")]
+    return _by_folder(lists, "Images")
+
+
+def cub(root):
+    """`images/` and four lists; `train_test_split.txt` says 1 for training."""
+    names = [name for _, name in _table(root, "classes.txt", 2)]
+    files = dict(_table(root, "images.txt", 2))
+    labels = dict(_table(root, "image_class_labels.txt", 2, whole=(1,)))
+    training = dict(_table(root, "train_test_split.txt", 2, whole=(1,)))
+    parts = {"train": [], "test": []}
+    for key, name in files.items():
+        if key not in labels or key not in training:
+            raise ValueError(
+                f"The lists in {root} do not fit together: image {key!r} of images.txt "
+                "is not in image_class_labels.txt or not in train_test_split.txt. "
+                "Unpack the archive again."
+            )
+        part = "train" if training[key] == 1 else "test"
+        parts[part].append((f"images/{name}", labels[key] - 1))
+    return names, parts
+
+
+def food101(root):
+    """`images/<dish>/*.jpg`; `meta/train.txt`, `meta/test.txt` without the ending."""
+    lists = {
+        part: [f"{name}.jpg" for (name,) in _table(root, f"meta/{part}.txt", 1)]
+        for part in ("train", "test")
+    }
+    return _by_folder(lists, "images")
+
+
+def indoor67(root):
+    """`Images/<scene>/*.jpg`; `TrainImages.txt`, `TestImages.txt`."""
+    files = {"train": "TrainImages.txt", "test": "TestImages.txt"}
+    lists = {
+        part: [name for (name,) in _table(root, file, 1)]
+        for part, file in files.items()
+    }
+    return _by_folder(lists, "Images")
+
+
+def dtd(root):
+    """`images/<texture>/*.jpg`; `labels/train1.txt`, `val1.txt`, `test1.txt`.
+
+    The first of the ten divisions; its training and validation images are "train".
+    """
+    lists = {
+        part: [name for f in files for (name,) in _table(root, f"labels/{f}1.txt", 1)]
+        for part, files in {"train": ("train", "val"), "test": ("test",)}.items()
+    }
+    return _by_folder(lists, "images")
+
+
+def pets(root):
+    """`images/*.jpg`; `annotations/trainval.txt`, `annotations/test.txt`."""
+    parts, names = {}, {}
+    for part, file in {"train": "trainval", "test": "test"}.items():
+        rows = _table(root, f"annotations/{file}.txt", 2, whole=(1,))
+        parts[part] = [(f"images/{name}.jpg", label - 1) for name, label in rows]
+        names.update({label - 1: name.rpartition("_")[0] for name, label in rows})
+    return [names.get(i, str(i + 1)) for i in range(max(names, default=-1) + 1)], parts
+
+
+def flowers102(root):
+    """`jpg/image_00001.jpg`, ...; `imagelabels.mat`, `setid.mat`.
+
+    The training and validation images are "train". The names of the classes are not in
+    the files; they are those of TensorFlow Datasets.
+    """
+    labels = _mat(os.path.join(root, "imagelabels.mat"), "labels")
+    sets = {"train": ("trnid", "valid"), "test": ("tstid",)}
+    parts = {
+        part: [
+            (f"jpg/image_{number:05d}.jpg", int(labels[number - 1]) - 1)
+            for key in keys
+            for number in _mat(os.path.join(root, "setid.mat"), key)
+        ]
+        for part, keys in sets.items()
+    }
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder("oxford_flowers102")
+    return builder.info.features["label"].names, parts
+
+
+def cars(root):
+    """`cars_train/`, `cars_test/`, `devkit/*.mat`, `cars_test_annos_withlabels.mat`."""
+    names = _mat(os.path.join(root, "devkit/cars_meta.mat"), "class_names")
+    tests = os.path.join(root, "cars_test_annos_withlabels.mat")
+    if not os.path.exists(tests):
+        tests = os.path.join(root, "devkit/cars_test_annos_withlabels.mat")
+    lists = {"train": os.path.join(root, "devkit/cars_train_annos.mat"), "test": tests}
+    parts = {}
+    for part, path in lists.items():
+        rows = _mat(path, "annotations", fields=("fname", "class"))
+        parts[part] = [
+            (f"cars_{part}/{row['fname']}", int(row["class"]) - 1) for row in rows
+        ]
+    return [str(name) for name in names], parts
+
+
+def caltech256(root):
+    """`256_ObjectCategories/<number>.<class>/*.jpg`, without a division."""
+    return _class_folders(root, "256_ObjectCategories")
+
+
+def caltech101(root):
+    """`101_ObjectCategories/<class>/*.jpg`, without a division."""
+    return _class_folders(root, "101_ObjectCategories")
+
+
+def _by_folder(lists, images):
+    """Labels from the class folders that the lists name, sorted."""
+    names = sorted({name.split("/")[0] for part in lists.values() for name in part})
+    labels = {name: label for label, name in enumerate(names)}
+    return names, {
+        part: [(f"{images}/{file}", labels[file.split("/")[0]]) for file in files]
+        for part, files in lists.items()
+    }
+
+
+def _class_folders(root, images):
+    folder = os.path.join(root, images)
+    # Lower case, so that labels are those of TensorFlow Datasets. Files of other
+    # endings and folders in class folders are what the authors left behind.
+    names = sorted(
+        (e.name for e in os.scandir(folder) if e.is_dir() and e.name[0] != "."),
+        key=str.lower,
+    )
+    pool, empty = [], []
+    for label, name in enumerate(names):
+        files = sorted(os.listdir(os.path.join(folder, name)))
+        files = [f for f in files if f.lower().endswith(".jpg") and f[0] != "."]
+        pool += [(f"{images}/{name}/{file}", label) for file in files]
+        empty += [] if files else [name]
+    if empty or not names:
+        what = f"Class folders without images in {folder}: {shown(empty)}."
+        raise ValueError(
+            f"{what if names else f'There are no class folders in {folder}.'} Unpack "
+            "the archive again, or remove the empty folders."
+        )
+    return names, {"pool": pool}
+
+
+def _table(root, file, columns, whole=()):
+    """The first fields of each line; those in `whole` as integers."""
+    path = os.path.join(root, file)
+    rows = []
+    with open(path, encoding="utf-8", errors="surrogateescape") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            # Only a list of one column may have blanks in its names.
+            row = line.split()[:columns] if columns > 1 else [line.strip()]
+            good = len(row) == columns and "<" not in line
+            if not good or not all(row[i].isdecimal() for i in whole):
+                raise ValueError(
+                    f"Cannot read the list {path}: line {number} is {line.strip()!r}. "
+                    f"Expected {columns} {'fields' if columns > 1 else 'file name'}. "
+                    "It may be a page of a web server; download it again."
+                )
+            rows.append([int(row[i]) if i in whole else row[i] for i in range(columns)])
+    return rows
+
+
+def _mat(path, key, fields=()):
+    """One array of a MATLAB file, flat."""
+    scipy_io = needed("scipy.io", f"Reading {os.path.basename(path)}", "benchmarks")
+    try:
+        content = scipy_io.loadmat(path, squeeze_me=True)
+    # scipy raises whatever it stumbles over; all of it means the same here.
+    except Exception as error:
+        raise ValueError(
+            f"Cannot read {path} as a MATLAB file ({error}). Download it again."
+        ) from error
+    values = np.atleast_1d(content.get(key, []))
+    if values.size == 0 or any(f not in (values.dtype.names or ()) for f in fields):
+        known = [name for name in content if not name.startswith("__")]
+        wanted = f"{key!r} with the fields {fields}" if fields else repr(key)
+        raise ValueError(
+            f"The file {path} lacks {wanted}. It holds: {shown(known)}. "
+            "Download it again."
+        )
+    return values

@@ -1,0 +1,158 @@
+"""`Plan`: which cells an experiment needs, now and once strengths are chosen."""
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+
+from keras_delta.experiments import methods
+from keras_delta.experiments.cell import Cell
+
+EQUAL = 1e-9  # accuracies that differ by no more are a tie
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A cross-validated choice of strengths, on training images alone.
+
+    Of equal mean accuracies over the folds, the smaller alpha + beta wins. A pair with
+    a failed fold, one that diverged, is out.
+
+    Args:
+        cell: the `Cell` whose training images are cut into folds; its own strengths
+            do not matter.
+        pairs: tuple of (alpha, beta).
+        folds: number of folds.
+    """
+
+    cell: Cell
+    pairs: tuple
+    folds: int
+
+    def __hash__(self):
+        return hash((self.cell, self.pairs, self.folds))
+
+    @functools.cached_property
+    def cells(self):
+        """Dict (alpha, beta) -> list of cells, one a fold."""
+        plain = self.cell.replace(
+            **{"curve": False, "corruptions": (), "factor": "", "label": ""}
+        )
+        return {
+            (alpha, beta): [
+                plain.replace(alpha=alpha, beta=beta, fold=(k, self.folds))
+                for k in range(self.folds)
+            ]
+            for alpha, beta in self.pairs
+        }
+
+    @property
+    def one_fold(self):
+        """One of the cells; all train on the same images but for the fold."""
+        return next(iter(self.cells.values()))[0]
+
+    def scores(self, store):
+        """Dict (alpha, beta) -> mean accuracy of the folds; None while some lack.
+
+        A pair with a failed fold is not in it.
+        """
+        found = {}
+        for pair, cells in self.cells.items():
+            records = [store.get(cell) for cell in cells]
+            if any(r is None for r in records):
+                return None
+            if not any("failed" in r for r in records):
+                found[pair] = float(np.mean([r["accuracy"] for r in records]))
+        return found
+
+    def chosen(self, store):
+        """The best (alpha, beta), or None while cells lack.
+
+        Raises:
+            RuntimeError: where no pair has finished all of its folds.
+        """
+        scores = self.scores(store)
+        if scores is None:
+            return None
+        if not scores:
+            raise RuntimeError(
+                f"No strength of {methods.get(self.cell.method).title} on "
+                f"{self.cell.dataset} could be chosen: every one of {self.pairs} "
+                "diverged in some fold. Add smaller ones."
+            )
+        best = max(scores.values())
+        ties = [pair for pair, score in scores.items() if score >= best - EQUAL]
+        return min(ties, key=lambda pair: sum(v or 0 for v in pair))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cell of the result, and how its strengths are found.
+
+    Args:
+        cell: the `Cell`.
+        choice: a `Choice`, which gives it its strengths; None: they are the cell's.
+        stage: cells of a smaller number come first.
+    """
+
+    cell: Cell
+    choice: Choice | None = None
+    stage: int = 0
+
+    def resolved(self, store):
+        """The cell with its strengths; None while they are not chosen."""
+        if self.choice is None:
+            return self.cell
+        pair = self.choice.chosen(store)
+        return pair and self.cell.replace(alpha=pair[0], beta=pair[1])
+
+
+class Plan:
+    """The entries of an experiment.
+
+    Args:
+        entries: list of `Entry`.
+    """
+
+    def __init__(self, entries):
+        self.entries = list(entries)
+        stages = {}
+        for entry in self.entries:
+            if entry.choice is not None:
+                stage = stages.get(entry.choice, entry.stage)
+                stages[entry.choice] = min(stage, entry.stage)
+        self._choices = stages
+
+    def staged(self, store):
+        """Dict cell -> stage, of all cells that can be trained or are done.
+
+        Cells of equal settings are one, that of the first stage.
+        """
+        found = {}
+        for choice, stage in self._choices.items():
+            for cell in (c for cells in choice.cells.values() for c in cells):
+                found.setdefault(cell.key, (cell, stage))
+        for entry in self.entries:
+            cell = entry.resolved(store)
+            if cell is not None:
+                known, stage = found.get(cell.key, (cell, entry.stage))
+                found[cell.key] = known, min(stage, entry.stage)
+        return dict(found.values())
+
+    def results(self, store):
+        """The entries' cells, as far as their strengths are chosen."""
+        resolved = [entry.resolved(store) for entry in self.entries]
+        return [cell for cell in resolved if cell is not None]
+
+    def size(self):
+        """Number of different cells in the end, about: strengths may coincide."""
+        choices = sum(len(c.pairs) * c.folds for c in self._choices)
+        return choices + len({(e.cell.key, e.choice) for e in self.entries})
+
+    def pending(self, store):
+        """Dict cell -> stage of the cells that can be trained now and are not done."""
+        return {c: stage for c, stage in self.staged(store).items() if c not in store}
+
+    def complete(self, store):
+        """Whether everything is done."""
+        return len(self.results(store)) == len(self.entries) and not self.pending(store)

@@ -1,0 +1,62 @@
+"""Writes the tables and pictures of an experiment, as far as it is done."""
+
+from pathlib import Path
+
+from keras_delta.experiments import figures, studies, tables
+
+
+def write(name, cells, store, folder):
+    """Print the tables of an experiment and write them with their rows to a folder.
+
+    Args:
+        name: `"table-1"`, `"table-2"`, `"figure-3"`, `"few-shot"`, `"why"` or
+            `"robustness"`.
+        cells: its `Cell`s; those without a result are left out.
+        store: the `ResultStore`.
+        folder: path; made if there is none.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    frame = store.frame(cells)
+    made = store.save(cells, folder / name)
+    if len(frame):
+        for stem, table in _tables(name, frame):
+            print(f"\n{table.text()}")
+            made += table.save(folder / f"{name}-{stem}") or []
+        for stem, draw, rows in _figures(name, frame):
+            path = folder / f"{name}-{stem}.png"
+            draw(rows, path)
+            made.append(path)
+    print()
+    for one, reason in store.failed(cells):
+        print(f"failed: {one}: {reason.splitlines()[0]}")
+    for path in made:
+        print(f"  {path}")
+
+
+def _tables(name, frame):
+    if name.startswith("table-"):
+        number = int(name[-1])
+        return [("article", tables.article_table(frame, number))]
+    if name == "few-shot":
+        found = [("accuracy", tables.few_shot_table(frame))]
+        if "delta" in set(frame["method"]):
+            found.append(("differences", tables.differences(frame)))
+        return [*found, ("times", tables.times(frame))]
+    if name == "why":
+        return [("ablation", tables.ablation_table(frame, studies.REFERENCE[1]))]
+    if name == "robustness":
+        return [("accuracy", tables.robustness_table(frame))]
+    return []
+
+
+def _figures(name, frame):
+    """List of (stem, function of rows and path, rows)."""
+    if name == "figure-3":
+        return [("curves", figures.curves, frame)]
+    if name == "few-shot":
+        return [("curves", figures.few_shot_curves, frame)]
+    if name == "why":
+        strengths = frame["factor"].isin(("alpha", studies.REFERENCE[0]))
+        return [("strengths", figures.strength_curve, frame[strengths])]
+    return []

@@ -1,0 +1,244 @@
+"""`ResultStore`: what is known of the cells of an experiment, in a folder."""
+
+import contextlib
+import json
+import os
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from keras_delta import files
+from keras_delta.errors import needed
+from keras_delta.experiments import methods
+from keras_delta.experiments.cell import Cell
+from keras_delta.tuning.status import read
+
+FORMAT = 1  # of the records; a new one where old ones would be misread
+
+
+class ResultStore:
+    """Results by the key of their cell: one file each, written as a whole.
+
+    Any number of processes may read and write; whoever is killed, when and however,
+    every file is a whole one.
+
+    Args:
+        folder: path; made if there is none.
+        any_version: whether to go on with results of other versions of the packages.
+
+    Raises:
+        ValueError: for a folder of another version, or of something else.
+    """
+
+    def __init__(self, folder, any_version=False):
+        self.folder = Path(folder).expanduser()
+        self.once = self.folder / "once"
+        self._cells = self.folder / "cells"
+        self._known = {}
+        with files.locked(self.folder / "locks" / "store"):
+            self._claim(any_version)
+
+    def _claim(self, any_version):
+        path, now = self.folder / "store.json", versions()
+        try:
+            found = json.loads(path.read_text("utf-8"))
+        except FileNotFoundError:
+            if any(self.folder.glob("[!.]*.json")):
+                raise ValueError(
+                    f"The folder {self.folder} is no result store: it has JSON files "
+                    "but no store.json. Choose an empty folder."
+                ) from None
+            _write(path, {"format": FORMAT, "versions": now})
+            return
+        except ValueError:
+            found = {}
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
+            raise ValueError(
+                f"The result store {self.folder} was written in format "
+                f"{found.get('format') if isinstance(found, dict) else None}; this "
+                f"version reads format {FORMAT}. Choose another folder, or delete it."
+            )
+        there = found.get("versions", {})
+        if there != now and not any_version:
+            differing = ", ".join(
+                f"{k} {there.get(k)} there and {now.get(k)} now"
+                for k in sorted({**there, **now})
+                if there.get(k) != now.get(k)
+            )
+            raise ValueError(
+                f"The results in {self.folder} are of another version ({differing}). "
+                "Choose another folder for new ones, or go on nonetheless with "
+                "any_version=True (on the command line --any-version)."
+            )
+
+    def get(self, cell):
+        """The record of a cell, a dict; None where there is none."""
+        key = cell if isinstance(cell, str) else cell.key
+        if key not in self._known:
+            try:
+                record = json.loads((self._cells / f"{key}.json").read_text("utf-8"))
+            except (FileNotFoundError, ValueError):
+                return None
+            self._known[key] = record
+        return self._known[key]
+
+    def __contains__(self, cell):
+        return self.get(cell) is not None
+
+    def __len__(self):
+        return len(list(self._cells.glob("*.json"))) if self._cells.is_dir() else 0
+
+    def put(self, cell, record):
+        """Keep the record of a cell."""
+        record = {"settings": cell.settings(), "versions": versions(), **record}
+        _write(self._cells / f"{cell.key}.json", record)
+        self._known[cell.key] = record
+
+    def forget(self, cell):
+        """Remove the record of a cell."""
+        (self._cells / f"{cell.key}.json").unlink(missing_ok=True)
+        self._known.pop(cell.key, None)
+
+    def records(self):
+        """All records, a dict by key."""
+        keys = sorted(p.stem for p in self._cells.glob("*.json"))
+        return {k: r for k in keys if (r := self.get(k)) is not None}
+
+    def same_data(self, name, digest):
+        """Refuse images other than those that the results of a data set are of.
+
+        Args:
+            name: of the data set.
+            digest: of its images; kept where there is none yet.
+
+        Returns:
+            Whether the digest was there before.
+
+        Raises:
+            ValueError: for another digest.
+        """
+        path = self.folder / "data.json"
+        with files.locked(self.folder / "locks" / "data"):
+            known = read(path) or {}
+            if known.get(name, digest) != digest:
+                raise ValueError(
+                    f"The results of {name} in {self.folder} are of other images than "
+                    "those that are there now. Choose another folder for new results, "
+                    "or bring the old images back."
+                )
+            if name in known:
+                return True
+            _write(path, {**known, name: digest})
+            return False
+
+    @contextlib.contextmanager
+    def claimed(self, cell):
+        """Try to be the only process that trains a cell; gives whether it worked."""
+        with files.locked(self.folder / "locks" / cell.key, wait=False) as mine:
+            yield mine
+
+    @contextlib.contextmanager
+    def alone(self):
+        """Refuse a second run on the same store.
+
+        Raises:
+            RuntimeError: if another run holds it; names its process.
+        """
+        path = self.folder / "run.lock"
+        with files.locked(path, wait=False) as mine:
+            if not mine:
+                raise RuntimeError(
+                    f"Another run (process {path.read_text() or 'unknown'}) works on "
+                    f"{self.folder}. Wait for it, stop it, or choose another folder."
+                )
+            path.write_text(str(os.getpid()))
+            yield
+
+    def frame(self, cells):
+        """The results of some cells as a `pandas.DataFrame`, a row each.
+
+        Cells that are not done, or failed, have no row.
+
+        Args:
+            cells: list of `Cell`; their `factor` and `label` become columns.
+        """
+        pandas = needed("pandas", "A table of results", "benchmarks")
+        rows = []
+        for cell in cells:
+            record = self.get(cell)
+            if record is None or "failed" in record:
+                continue
+            rows.append(row(cell, record))
+        return pandas.DataFrame(rows, columns=list(row(_SAMPLE, {})))
+
+    def failed(self, cells):
+        """List of (cell, reason) of the cells that failed."""
+        found = [(c, self.get(c)) for c in cells]
+        return [(c, r["failed"]) for c, r in found if r and "failed" in r]
+
+    def save(self, cells, stem):
+        """Write the rows of some cells to `stem.csv` and, if possible, `.parquet`.
+
+        Returns:
+            List of the paths.
+        """
+        frame, made = self.frame(cells), []
+        frame = frame.assign(
+            curve=frame["curve"].map(json.dumps),
+            corrupted=frame["corrupted"].map(json.dumps),
+        )
+        with files.replacing(Path(f"{stem}.csv")) as temporary:
+            frame.to_csv(temporary, index=False)
+        made.append(Path(f"{stem}.csv"))
+        with contextlib.suppress(ImportError):
+            needed("pyarrow", "Parquet", "benchmarks")
+            with files.replacing(Path(f"{stem}.parquet")) as temporary:
+                frame.to_parquet(temporary, index=False)
+            made.append(Path(f"{stem}.parquet"))
+        return made
+
+
+def row(cell, record):
+    """A flat dict of a cell and its record, for tables."""
+    settings = ("dataset", "per_class", "network", "image_size", "method", "factor")
+    rest = ("label", "seed", "label_noise")
+    measured = ("accuracy", "loss", "seconds", "prepare_seconds", "epochs")
+    strengths = {"alpha": cell.alpha, "beta": cell.beta}
+    if cell.alpha is None:  # the regularizer's own
+        made = methods.get(cell.method).make(None, cell.beta, cell.protocol.variant)
+        strengths = {"alpha": made.alpha, "beta": made.beta}
+    return {
+        "key": cell.key,
+        **{name: getattr(cell, name) for name in settings},
+        "dataset": cell.dataset.removeprefix("folder:"),
+        "protocol": cell.protocol.name,
+        "augmentation": cell.protocol.augmentation,
+        "schedule": cell.protocol.schedule,
+        **{name: getattr(cell, name) for name in rest},
+        **strengths,
+        "fold": cell.fold and cell.fold[0],
+        **{name: record.get(name) for name in measured},
+        "correct": record.get("correct"),
+        "curve": record.get("curve"),
+        "corrupted": record.get("corrupted"),
+    }
+
+
+_SAMPLE = Cell("", "l2")
+
+
+def versions():
+    """Versions of the packages that results depend on."""
+    from keras_delta import __version__
+
+    return {
+        "keras_delta": __version__,
+        "keras": keras.__version__,
+        "tensorflow": tf.__version__,
+    }
+
+
+def _write(path, value):
+    with files.replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1), "utf-8")

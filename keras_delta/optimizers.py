@@ -1,0 +1,104 @@
+"""Gradient descent with another learning rate for the head than for the rest."""
+
+import math
+import numbers
+
+import keras
+
+from keras_delta.errors import invalid, unknown_name
+
+REST = "default"
+
+
+@keras.saving.register_keras_serializable(package="keras_delta")
+class LayerwiseSGD(keras.optimizers.SGD):
+    """SGD whose learning rate is multiplied by a number per layer.
+
+    A new head learns from nothing and the backbone from good weights, so fine-tuning
+    often gives the head a larger rate. With `learning_rate=0.01` and
+    `multipliers={"default": 0.1, "head": 1.0}` the layer `head` learns at 0.01 and
+    all others at 0.001, as in thuml/Transfer-Learning-Library with `--finetune`
+    (`Classifier.get_parameters`).
+
+    For a variable with the multiplier c, SGD's formulas hold with c · learning_rate,
+    now and after each change by `optimizer.learning_rate = ...`,
+    `LearningRateScheduler` or a schedule. That includes `weight_decay`, which Keras
+    subtracts as c · learning_rate · weight_decay · w beside the momentum (PyTorch adds
+    weight_decay · w to the gradient instead).
+
+    Args:
+        learning_rate, momentum, nesterov: as for `keras.optimizers.SGD`.
+        multipliers: dict from names of layers to numbers of 0 or more; "default" is
+            for all others, 1 where it is missing. A name also holds for the layers
+            inside it: that one counts which is last in `variable.path`, without the
+            name of the variable itself. Name the layers of a `Sequential` that is
+            part of a model, not the `Sequential`: Keras leaves its name out of the
+            paths when the model is loaded again, and the optimizer refuses it.
+        **kwargs: as for `keras.optimizers.SGD`: `weight_decay`, `clipnorm`, ...
+
+    Raises:
+        ValueError: for a multiplier that is no number of 0 or more, or infinite; when
+            built, for a name that no layer with trainable variables has.
+    """
+
+    def __init__(
+        self,
+        learning_rate=0.01,
+        momentum=0.0,
+        nesterov=False,
+        *,
+        multipliers=None,
+        name="LayerwiseSGD",
+        **kwargs,
+    ):
+        super().__init__(learning_rate, momentum, nesterov, name=name, **kwargs)
+        self.multipliers = {} if multipliers is None else dict(multipliers)
+        for multiplier in self.multipliers.values():
+            number = isinstance(multiplier, numbers.Real)
+            if not number or not 0 <= multiplier < math.inf:
+                expected = "a dict from names of layers to finite numbers of 0 or more"
+                raise ValueError(invalid("multipliers", expected, multipliers))
+
+    def build(self, variables):
+        """Finds the multiplier of each variable.
+
+        Args:
+            variables: the model's trainable variables.
+
+        Raises:
+            ValueError: for a name in `multipliers` that none of them lies in.
+        """
+        if self.built:
+            return
+        paths = [variable.path.split("/")[:-1] for variable in variables]
+        layers = list(dict.fromkeys(name for path in paths for name in path))
+        for name in self.multipliers:
+            if name != REST and name not in layers:
+                raise ValueError(
+                    unknown_name("multipliers", name, layers)
+                    + " These are the layers with trainable variables."
+                )
+        super().build(variables)
+        self._by_index = tuple(map(self._multiplier, paths))
+
+    def _multiplier(self, path):
+        for name in reversed(path):
+            if name in self.multipliers and name != REST:
+                return float(self.multipliers[name])
+        return float(self.multipliers.get(REST, 1.0))
+
+    def _apply_weight_decay(self, variables):
+        # `update_step` decays each variable, at its own rate.
+        pass
+
+    def update_step(self, gradient, variable, learning_rate):
+        """One step of one variable; see the class."""
+        rate = keras.ops.cast(learning_rate, variable.dtype)
+        rate = rate * self._by_index[self._get_variable_index(variable)]
+        if self.weight_decay is not None and self._use_weight_decay(variable):
+            self.assign_sub(variable, variable * self.weight_decay * rate)
+        super().update_step(gradient, variable, rate)
+
+    def get_config(self):
+        """The arguments, for saving."""
+        return {**super().get_config(), "multipliers": dict(self.multipliers)}

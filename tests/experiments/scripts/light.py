@@ -1,0 +1,26 @@
+"""keras_delta.experiments without TensorFlow and Keras: processes start at once.
+
+Whoever imports it can run plans with a trainer of their own, and nothing else.
+"""
+
+import sys
+import types
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+
+
+def _stub(name, **attributes):
+    module = types.ModuleType(name)
+    module.__dict__.update(attributes)
+    sys.modules[name] = module
+    return module
+
+
+for _name in ("keras_delta", "keras_delta.tuning", "keras_delta.experiments"):
+    _stub(_name, __path__=[str(ROOT.joinpath(*_name.split(".")))], __version__="0")
+_stub("keras", __version__="0")
+_stub("tensorflow", __version__="0")
+_stub("keras_delta.experiments.train", Trainer=None)
+_regularizers = _stub("keras_delta.regularizers", __getattr__=lambda name: name)
+sys.modules["keras_delta"].regularizers = _regularizers

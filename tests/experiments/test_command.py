@@ -1,0 +1,228 @@
+"""The command line: what it refuses, shows and writes."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from keras_delta import data
+from keras_delta.experiments import Plan, ResultStore, command, studies
+from keras_delta.experiments.cell import Cell
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "article.py"
+
+
+def arguments(*given):
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return parser.parse_args([str(v) for v in given])
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+@pytest.fixture
+def flowers(tmp_path, monkeypatch):
+    """A data set: 4 images of each of 3 classes for training, 2 for a test."""
+    few = {}
+    for part, images in data.embedded_photographs(40, 4, 2).items():
+        first = images.subset(np.flatnonzero(images.labels < 3))
+        few[part] = data.ImageSet.from_arrays(*first.arrays(40, dtype="uint8"))
+    monkeypatch.setattr(data, "load", lambda name, data_dir=None, **options: few)
+    return few
+
+
+def test_gpus_that_are_not_there(no_gpu, tmp_path):
+    args = arguments("--table", 1, "--gpus", 2, "--store", tmp_path)
+    with pytest.raises(ValueError) as error:
+        command.main(args, SCRIPT)
+    assert str(error.value) == (
+        "--gpus 2: there is none, as far as CUDA_VISIBLE_DEVICES and nvidia-smi tell. "
+        "Use fewer, or --workers N for processes on the CPU."
+    )
+
+
+def test_more_gpus_than_there_are(monkeypatch, tmp_path):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    args = arguments("--table", 1, "--gpus", 2, "--store", tmp_path)
+    with pytest.raises(ValueError, match=r"--gpus 2: there are 1 \(3\), as far"):
+        command.main(args, SCRIPT)
+
+
+@pytest.mark.parametrize("option", ["--gpus", "--workers"])
+def test_no_processes(option, no_gpu, tmp_path):
+    args = arguments("--table", 1, option, 0, "--store", tmp_path)
+    with pytest.raises(ValueError, match=f"{option}: expected a positive number"):
+        command.main(args, SCRIPT)
+
+
+def test_processes_by_default(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,5")
+    assert command.processes(arguments("--table", 1)) == 3
+    assert command.processes(arguments("--table", 1, "--workers", 7)) == 7
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert command.processes(arguments("--table", 1)) == len(os.sched_getaffinity(0))
+
+
+def test_data_that_are_not_there(no_gpu, tmp_path):
+    args = arguments("--table", 1, "--datasets", "indoor67", "--store", tmp_path / "s")
+    args.data_dir = tmp_path
+    with pytest.raises(FileNotFoundError, match="MIT Indoor 67 was not found"):
+        command.main(args, SCRIPT)
+
+
+def test_weights_by_data_set(tmp_path):
+    places, other = tmp_path / "places365.h5", tmp_path / "other.h5"
+    places.touch()
+    other.touch()
+    args = arguments("--table", 1, "--datasets", "cub", "indoor67")
+    args.weights = [f"indoor67={places}"]
+    assert command._weights(args) == {"cub": "imagenet", "indoor67": str(places)}
+    args.weights = [str(other), f"indoor67={places}"]
+    assert command._weights(args) == {"cub": str(other), "indoor67": str(places)}
+    args.weights = [str(other)]
+    assert command._weights(args) == str(other)
+    args.weights = ["cub=nowhere.h5"]
+    with pytest.raises(ValueError, match=r"--weights: there is no file nowhere\.h5"):
+        command._weights(args)
+    args.weights = [f"dogs={places}"]
+    with pytest.raises(ValueError, match="Unknown name for `--weights`"):
+        command._weights(args)
+
+
+def test_plan_of_the_article_needs_no_data(no_gpu, tmp_path, capsys):
+    args = arguments("--table", 1, "--datasets", "cub", "--networks", "resnet101")
+    args.plan, args.store, args.image_size = True, tmp_path, None
+    guess = dict.fromkeys([("resnet101", None)], 1e-3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command.estimate, "image_seconds", lambda *_: guess)
+        assert command.main(args, SCRIPT) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[1].split() == ["data", "network", "for", "cells", "to", "do", "hours"]
+    # 6 methods, 5 repeats; 96 epochs of 5994 images, 1 ms each
+    hours = 30 * round(9000 * 64 / 5994) * 5994 * 1e-3 / 3600
+    assert shown[2].split() == [
+        "cub",
+        "resnet101",
+        "result",
+        "30",
+        "30",
+        f"{hours:.2f}",
+    ]
+    assert shown[3].startswith("30 cells to train, about ")
+    assert not (tmp_path / "cells").exists()
+
+
+def test_plan_knows_what_is_done(flowers, tmp_path, capsys):
+    store = ResultStore(tmp_path)
+    entries = studies.few_shot(
+        (("folder:flowers", 3),), methods=("l2_fe", "l2"), repeats=2, image_size=32
+    )
+    plan = Plan(entries)
+    record = {"accuracy": 0.5, "wall_seconds": 8.0, "epochs": 2, "images": 4}
+    first = next(iter(plan.staged(store)))
+    store.put(first, record)
+    sizes = command.check_data(plan, store, None)
+    assert sizes == {"folder:flowers": (12, 3)}
+    left = command.show(plan, store, sizes, 2)
+    # l2: 3 strengths in 3 folds, one of them done; 2 seeds of each method
+    assert left == 9 - 1 + 2 + 2
+    shown = capsys.readouterr().out
+    assert (
+        "flowers                efficientnet_lite0 choose alpha      9      8" in shown
+    )
+    assert (
+        "flowers                efficientnet_lite0 result            4      4" in shown
+    )
+    assert "12 cells to train, about" in shown
+
+
+def test_too_few_images(flowers, tmp_path):
+    plan = Plan(studies.few_shot((("folder:flowers", 5),), methods=("l2_fe",)))
+    with pytest.raises(ValueError, match="at most the number of images in each class"):
+        command.check_data(plan, ResultStore(tmp_path), None)
+
+
+def test_other_images_than_before(flowers, tmp_path, monkeypatch):
+    plan = Plan(studies.few_shot((("folder:flowers", 2),), methods=("l2_fe",)))
+    store = ResultStore(tmp_path)
+    command.check_data(plan, store, None)
+    command.check_data(plan, store, None)
+    others = {**flowers, "train": flowers["train"].subset(np.arange(11))}
+    monkeypatch.setattr(data, "load", lambda name, data_dir=None, **options: others)
+    with pytest.raises(ValueError) as error:
+        command.check_data(plan, store, None)
+    assert str(error.value) == (
+        f"The results of folder:flowers in {tmp_path} are of other images than those "
+        "that are there now. Choose another folder for new results, or bring the old "
+        "images back."
+    )
+
+
+def test_failed_cells_are_trained_again_if_asked(flowers, tmp_path, monkeypatch):
+    given = ("--study", "few-shot", "--datasets", "folder:flowers", "--per-class", 2)
+    args = arguments(*given, "--methods", "l2_fe", "--repeats", 1, "--workers", 1)
+    args.store, args.retry = tmp_path, True
+    store = ResultStore(tmp_path)
+    (cell,) = Plan(command._entries("few-shot", args)).staged(store)
+    store.put(cell, {"failed": "out of memory"})
+    seen = []
+    monkeypatch.setattr(
+        command.run,
+        "run",
+        lambda plan, store, *_, **__: seen.extend(plan.pending(store)),
+    )
+    monkeypatch.setattr(
+        command.estimate,
+        "image_seconds",
+        lambda cells, _: {(c.network, c.image_size): 1.0 for c in cells},
+    )
+    command.main(args, SCRIPT)
+    assert seen == [cell]
+
+
+def test_unknown_cell(tmp_path):
+    store = ResultStore(tmp_path)
+    store.put(Cell("cub", "l2"), {"accuracy": 0.5, "threads": 1})
+    args = arguments("--cell", "0123", "--store", tmp_path)
+    with pytest.raises(ValueError, match="Unknown name for `--cell`"):
+        command.main(args, SCRIPT)
+
+
+def test_smoke(tmp_path):
+    """Chooses, trains, tests, writes all tables; again, it finds everything done."""
+    given = ["--study", "few-shot", "why", "robustness", "--smoke", "--workers", "1"]
+    line = [sys.executable, SCRIPT, *given, "--store", tmp_path / "store"]
+    first = subprocess.run(line, capture_output=True, text=True, timeout=900)
+    assert first.returncode == 0, first.stderr
+    tables = tmp_path / "store" / "tables"
+    names = {path.name for path in tables.iterdir()}
+    expected = ("accuracy", "differences", "times", "curves")
+    assert {f"few-shot-{n}.png" for n in expected} <= names
+    assert {f"why-ablation.{n}" for n in ("md", "tex", "csv", "png")} <= names
+    assert {"few-shot.csv", "why.csv", "robustness.csv", "few-shot.parquet"} <= names
+    assert "failed" not in first.stdout
+    records = sorted((tmp_path / "store" / "cells").iterdir())
+    before = {path: path.stat().st_mtime_ns for path in records}
+    second = subprocess.run(line, capture_output=True, text=True, timeout=300)
+    assert second.returncode == 0
+    assert "All cells are done." in second.stdout
+    assert {path: path.stat().st_mtime_ns for path in records} == before
+
+    key = next(
+        path.stem
+        for path in records
+        if json.loads(path.read_text())["settings"]["method"] == "l2_fe"
+        or json.loads(path.read_text())["settings"]["fold"] is None
+    )
+    line = [sys.executable, SCRIPT, "--cell", key, "--store", tmp_path / "store"]
+    again = subprocess.run(line, capture_output=True, text=True, timeout=600)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "The same to the last digit." in again.stdout

@@ -1,0 +1,333 @@
+"""`ResultStore`: what is put there is found, whoever else writes and is killed."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import pandas as pd
+import pytest
+import tensorflow as tf
+
+import keras_delta as kd
+from keras_delta.experiments.cell import Cell
+from keras_delta.experiments.store import ResultStore, versions
+
+HERE = Path(__file__).parent
+CHILD = HERE / "scripts" / "store_child.py"
+CELL = Cell("cub", "delta", per_class=5, factor="alpha", label="5", alpha=5.0)
+FAILED = CELL.replace(seed=1)
+LACKING = CELL.replace(seed=2)
+RECORD = {
+    "accuracy": 0.75,
+    "loss": 0.5,
+    "correct": "0111",
+    "seconds": 12.0,
+    "prepare_seconds": 1.5,
+    "epochs": 3,
+    "curve": [[1, 0.5], [2, 0.75]],
+    "corrupted": {"blur 3": 0.5},
+}
+COLUMNS = [
+    *("key", "dataset", "per_class", "network", "image_size", "method", "factor"),
+    *("protocol", "augmentation", "schedule"),
+    *("label", "alpha", "beta", "seed", "label_noise", "fold"),
+    *("accuracy", "loss", "seconds", "prepare_seconds", "epochs"),
+    *("correct", "curve", "corrupted"),
+]
+
+
+@pytest.fixture
+def store(tmp_path):
+    return ResultStore(tmp_path / "store")
+
+
+@pytest.fixture
+def filled(store):
+    store.put(CELL, RECORD)
+    store.put(FAILED, {"failed": "Batch 1: the loss is nan."})
+    return store
+
+
+def refused(sentence, error=ValueError):
+    return pytest.raises(error, match=f"^{re.escape(sentence)}$")
+
+
+def child(*arguments):
+    """A process that uses a store, in versions of its own ("0")."""
+    return subprocess.Popen(
+        [sys.executable, str(CHILD), *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_what_was_put_is_found(store):
+    assert CELL not in store and store.get(CELL) is None and len(store) == 0
+    store.put(CELL, RECORD)
+    whole = {"settings": CELL.settings(), "versions": versions(), **RECORD}
+    for there in (store, ResultStore(store.folder)):
+        assert CELL in there and len(there) == 1
+        assert there.get(CELL) == there.get(CELL.key) == whole
+        assert there.records() == {CELL.key: whole}
+    # What it is for is not part of it.
+    assert CELL.replace(factor="", label="") in store
+    assert CELL.replace(alpha=4.0) not in store
+
+
+def test_file_of_a_record(store):
+    store.put(CELL, RECORD)
+    path = store.folder / "cells" / f"{CELL.key}.json"
+    assert json.loads(path.read_text("utf-8")) == store.get(CELL)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_versions():
+    assert versions() == {
+        "keras_delta": kd.__version__,
+        "keras": keras.__version__,
+        "tensorflow": tf.__version__,
+    }
+
+
+def test_put_again_and_forget(store):
+    store.put(CELL, RECORD)
+    store.put(CELL, {"accuracy": 0.5})
+    assert store.get(CELL)["accuracy"] == 0.5
+    assert ResultStore(store.folder).get(CELL)["accuracy"] == 0.5
+    store.forget(CELL)
+    store.forget(CELL)
+    assert CELL not in store and len(store) == 0
+    assert CELL not in ResultStore(store.folder)
+
+
+def test_record_of_another_process_is_seen(store):
+    assert CELL not in store
+    ResultStore(store.folder).put(CELL, RECORD)
+    assert CELL in store and len(store) == 1
+
+
+def test_broken_file_is_no_record(store):
+    store.put(CELL, RECORD)
+    path = store.folder / "cells" / f"{CELL.key}.json"
+    for text in ("", '{"accuracy": 0.', "\x00\xff"):
+        path.write_bytes(text.encode("latin-1"))
+        again = ResultStore(store.folder)
+        assert CELL not in again and again.records() == {}
+        assert again.frame([CELL]).empty and again.failed([CELL]) == []
+
+
+def test_what_a_killed_writer_left_is_no_record(filled):
+    left = filled.folder / "cells" / f".{LACKING.key}.12345.tmp.json"
+    left.write_text(json.dumps(RECORD))
+    assert len(filled) == 2
+    assert filled.records().keys() == {CELL.key, FAILED.key}
+
+
+def test_folder_in_which_the_first_was_killed(tmp_path):
+    # In the middle of writing store.json, or before anything else.
+    (tmp_path / ".store.12345.tmp.json").write_text('{"form')
+    assert len(ResultStore(tmp_path)) == 0
+    assert (tmp_path / "store.json").exists()
+
+
+def test_table(filled):
+    frame = filled.frame([CELL, FAILED, LACKING, CELL.replace(label="again")])
+    assert sorted(frame.columns) == sorted(COLUMNS)
+    assert list(frame["label"]) == ["5", "again"]
+    first = frame.iloc[0].to_dict()
+    expected = {
+        **{k: v for k, v in RECORD.items()},
+        "key": CELL.key,
+        "dataset": "cub",
+        "per_class": 5,
+        "network": "efficientnet_lite0",
+        "method": "delta",
+        "factor": "alpha",
+        "label": "5",
+        "protocol": "few_shot",
+        "augmentation": "default",
+        "schedule": "step",
+        "alpha": 5.0,
+        "seed": 0,
+        "label_noise": 0.0,
+    }
+    assert {k: first[k] for k in expected} == expected
+    assert first["image_size"] is None and first["fold"] is None
+
+
+def test_table_of_folds_and_of_nothing(store):
+    cell = CELL.replace(fold=(2, 5))
+    store.put(cell, RECORD)
+    assert list(store.frame([cell])["fold"]) == [2]
+    empty = store.frame([LACKING])
+    assert sorted(empty.columns) == sorted(COLUMNS) and len(empty) == 0
+
+
+def test_failed(filled):
+    assert filled.failed([CELL, FAILED, LACKING]) == [
+        (FAILED, "Batch 1: the loss is nan.")
+    ]
+
+
+def test_saved_tables(filled, tmp_path):
+    made = filled.save([CELL, FAILED, CELL.replace(label="b")], tmp_path / "out" / "a.b")
+    assert made == [tmp_path / "out" / f"a.b.{kind}" for kind in ("csv", "parquet")]
+    assert sorted(p.name for p in made[0].parent.iterdir()) == ["a.b.csv", "a.b.parquet"]
+    for found in (pd.read_csv(made[0]), pd.read_parquet(made[1])):
+        assert sorted(found.columns) == sorted(COLUMNS)
+        assert list(found["label"].astype(str)) == ["5", "b"]
+        assert list(found["accuracy"]) == [0.75, 0.75]
+        assert [json.loads(text) for text in found["curve"]] == [RECORD["curve"]] * 2
+        assert json.loads(found["corrupted"][0]) == {"blur 3": 0.5}
+    # Digits, not a number: 0 comes first.
+    assert list(pd.read_parquet(made[1])["correct"]) == ["0111"] * 2
+    text = pd.read_csv(made[0], dtype={"correct": str})
+    assert list(text["correct"]) == ["0111"] * 2
+
+
+def test_saved_tables_of_nothing(store, tmp_path):
+    for path in store.save([], tmp_path / "none"):
+        read = pd.read_csv if path.suffix == ".csv" else pd.read_parquet
+        assert sorted(read(path).columns) == sorted(COLUMNS) and len(read(path)) == 0
+
+
+def test_saved_tables_without_pyarrow(filled, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert filled.save([CELL], tmp_path / "a") == [tmp_path / "a.csv"]
+    assert [p.name for p in tmp_path.glob("a.*")] == ["a.csv"]
+
+
+def test_same_version_goes_on(filled):
+    assert len(ResultStore(filled.folder)) == 2
+    assert len(ResultStore(str(filled.folder))) == 2
+
+
+def test_other_version_is_refused(filled):
+    path = filled.folder / "store.json"
+    there = json.loads(path.read_text())
+    there["versions"]["keras"] = "2.0"
+    del there["versions"]["tensorflow"]
+    path.write_text(json.dumps(there))
+    with refused(
+        f"The results in {filled.folder} are of another version (keras 2.0 there and "
+        f"{keras.__version__} now, tensorflow None there and {tf.__version__} now). "
+        "Choose another folder for new ones, or go on nonetheless with "
+        "any_version=True (on the command line --any-version)."
+    ):
+        ResultStore(filled.folder)
+    assert len(ResultStore(filled.folder, any_version=True)) == 2
+    assert json.loads(path.read_text()) == there
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ('{"format": 2, "versions": {}}', "2"),
+        ("{}", "None"),
+        ("[1, 2]", "None"),
+        ('{"form', "None"),
+    ],
+)
+@pytest.mark.parametrize("any_version", [True, False])
+def test_other_format_is_refused(tmp_path, text, shown, any_version):
+    (tmp_path / "store.json").write_text(text)
+    with refused(
+        f"The result store {tmp_path} was written in format {shown}; this version "
+        "reads format 1. Choose another folder, or delete it."
+    ):
+        ResultStore(tmp_path, any_version)
+    assert (tmp_path / "store.json").read_text() == text
+
+
+def test_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "package.json").write_text("{}")
+    with refused(
+        f"The folder {tmp_path} is no result store: it has JSON files but no "
+        "store.json. Choose an empty folder."
+    ):
+        ResultStore(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["package.json"]
+
+
+def test_claims(store):
+    other = ResultStore(store.folder)
+    with store.claimed(CELL) as mine:
+        with other.claimed(CELL) as theirs, other.claimed(LACKING) as free:
+            assert (mine, theirs, free) == (True, False, True)
+    with other.claimed(CELL) as theirs:
+        assert theirs
+
+
+def test_alone_in_one_process(store):
+    for _ in range(2):
+        with store.alone(), refused(
+            f"Another run (process {os.getpid()}) works on {store.folder}. Wait for "
+            "it, stop it, or choose another folder.",
+            RuntimeError,
+        ):
+            with ResultStore(store.folder).alone():
+                pass
+    with pytest.raises(KeyError), store.alone():
+        raise KeyError
+    with store.alone():
+        pass
+
+
+def test_alone_ends_with_a_killed_process(store):
+    process = child("alone", store.folder)
+    assert process.stdout.readline() == "mine\n"
+    with refused(
+        f"Another run (process {process.pid}) works on {store.folder}. Wait for it, "
+        "stop it, or choose another folder.",
+        RuntimeError,
+    ):
+        with store.alone():
+            pass
+    process.kill()
+    process.wait()
+    with store.alone():
+        assert (store.folder / "run.lock").read_text() == str(os.getpid())
+
+
+def test_two_processes_share_a_store(store):
+    theirs = [child("put", store.folder, k, 2, 40) for k in range(2)]
+    for process in theirs:
+        assert process.wait(60) == 0
+    cells = [CELL.replace(seed=seed) for seed in range(40)]
+    assert [store.get(c)["accuracy"] for c in cells] == [s / 40 for s in range(40)]
+    assert [store.get(c)["settings"] for c in cells] == [c.settings() for c in cells]
+    assert len(store) == 40
+
+
+def test_killed_writers_leave_whole_files(store):
+    """Every file parses, at every moment and after every death."""
+    draw = random.Random(1)
+    for _ in range(int(os.environ.get("KERAS_DELTA_KILLS", "6"))):
+        writer = child("forever", store.folder)
+        assert writer.stdout.readline() == "ready\n"
+        until = time.monotonic() + draw.uniform(0, 0.2)
+        while True:
+            over = time.monotonic() > until
+            if over:
+                os.kill(writer.pid, signal.SIGKILL)
+                writer.wait()
+            for path in (store.folder / "cells").iterdir():
+                if not path.name.startswith("."):
+                    found = json.loads(path.read_text("utf-8"))
+                    assert len(found["padding"]) == found["length"]
+            if over:
+                break
+    again = ResultStore(store.folder)
+    assert len(again) == len(again.records()) == 5
+    # The next writer of a cell sweeps up what the killed ones left of it.
+    for seed in range(5):
+        again.put(CELL.replace(seed=seed), RECORD)
+    assert len(list((store.folder / "cells").iterdir())) == 5
