@@ -3,6 +3,7 @@
 from keras_delta import backbones as backbones
 from keras_delta import callbacks as callbacks
 from keras_delta import data as data
+from keras_delta import experiments as experiments
 from keras_delta import optimizers as optimizers
 from keras_delta import regularizers as regularizers
 from keras_delta import tuning as tuning

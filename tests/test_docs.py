@@ -14,6 +14,7 @@ PAGES = [
     for path in sorted(folder.glob("*.md"))
     if path.name != "CHANGELOG.md"
 ]
+RESULTS = sorted((ROOT / "docs/results").glob("*.md"))
 
 
 def python_blocks(path):
@@ -92,3 +93,25 @@ def test_architecture_names_files_that_exist():
     files = re.findall(r"`([\w/]+(?:\.py|/))`", table)
     assert len(files) > 10
     assert [f for f in files if not (ROOT / "keras_delta" / f).exists()] == []
+
+
+def test_experiments_page_code_runs(tmp_path, monkeypatch, capsys):
+    """As printed, but with results that are made up."""
+    monkeypatch.chdir(tmp_path)
+    (code,) = python_blocks(ROOT / "docs/experiments.md")
+
+    def run(plan, store, data_dir):
+        while not plan.complete(store):
+            for cell in plan.pending(store):
+                store.put(cell, {"accuracy": 0.75, "correct": "1110"})
+
+    monkeypatch.setattr(kd.experiments, "run", run)
+    exec(code, {})
+    assert "75.0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", RESULTS, ids=lambda p: p.stem)
+def test_experiments_page_shows_the_results(page):
+    """The tables of the page are those that the command has written."""
+    written = page.read_text().split("\n\n", 1)[1]  # without the title
+    assert written.strip() in (ROOT / "docs/experiments.md").read_text()

@@ -272,12 +272,20 @@ def _scales(model, member, train):
 
 
 def _scores(model, kind, train, samples):
-    """Scores of the channels: dict tap -> list."""
-    x, y = replay.look(train, None, samples)
+    """Scores of the channels: dict tap -> list.
+
+    Args:
+        model: the `DeltaModel`.
+        kind: `"exact"`, `"taylor"` or `"per_class"`.
+        train: the training data.
+        samples: how many to look at; None: all, read from the disk as they are needed.
+    """
+    look = samples is not None or kind == "per_class"
+    data = replay.look(train, None, samples) if look else train
     if kind == "per_class":
-        return _scores_by_class(model, x, y)
+        return _scores_by_class(model, *data)
     attention = ChannelAttention.compute(
-        model, (x, y), method=kind, train_head="auto", progress=False
+        model, data, method=kind, train_head="auto", progress=False
     )
     return {tap: s.tolist() for tap, s in attention.scores.items()}
 

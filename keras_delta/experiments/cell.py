@@ -88,6 +88,9 @@ class Cell:
     def __post_init__(self):
         object.__setattr__(self, "protocol", protocols.get(self.protocol))
         methods.get(self.method)
+        for name in ("alpha", "beta", "temperature", "label_noise"):
+            if isinstance(getattr(self, name), int):  # 5 and 5.0 are one cell
+                object.__setattr__(self, name, float(getattr(self, name)))
         for name, known in (
             ("attention", ATTENTIONS),
             ("batch_norm", BATCH_NORMS),

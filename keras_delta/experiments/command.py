@@ -25,7 +25,7 @@ from keras_delta.tuning import status
 STUDIES = ("few-shot", "why", "robustness")
 # To see in minutes, and without data, that all works; the numbers say nothing.
 SMOKE = {
-    "few-shot": {"methods": ("l2", "delta")},
+    "few-shot": {"methods": ("l2_fe", "delta")},
     "why": {"conditions": (studies.REFERENCE, *studies.CONDITIONS[2:4])},
     "robustness": {
         "methods": ("l2",),
@@ -123,7 +123,7 @@ def main(args, script):
     run.run(plan, store, args.data_dir, verbose=2 if args.epochs else 1)
     output = args.output or args.store / "tables"
     for name, entries in parts.items():
-        report.write(name, Plan(entries).results(store), store, output)
+        report.write(name, Plan(entries), store, output)
     return 0
 
 
@@ -242,7 +242,9 @@ def show(plan, store, sizes, count):
         count: number of processes.
     """
     staged = plan.staged(store)
-    waiting = [e.cell for e in plan.entries if e.resolved(store) is None]
+    waiting = [
+        e.cell for e in plan.entries if e.resolved(store) is None and not e.lost(store)
+    ]
     missing = [one for one in staged if one not in store] + waiting
     rates = estimate.image_seconds(missing, store)
     rows = defaultdict(lambda: [0, 0, 0.0])

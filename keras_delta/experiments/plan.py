@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keras_delta.experiments import methods
 from keras_delta.experiments.cell import Cell
 
 EQUAL = 1e-9  # accuracies that differ by no more are a tie
@@ -66,20 +65,10 @@ class Choice:
         return found
 
     def chosen(self, store):
-        """The best (alpha, beta), or None while cells lack.
-
-        Raises:
-            RuntimeError: where no pair has finished all of its folds.
-        """
+        """The best (alpha, beta); None while cells lack, or where all pairs failed."""
         scores = self.scores(store)
-        if scores is None:
-            return None
         if not scores:
-            raise RuntimeError(
-                f"No strength of {methods.get(self.cell.method).title} on "
-                f"{self.cell.dataset} could be chosen: every one of {self.pairs} "
-                "diverged in some fold. Add smaller ones."
-            )
+            return None
         best = max(scores.values())
         ties = [pair for pair, score in scores.items() if score >= best - EQUAL]
         return min(ties, key=lambda pair: sum(v or 0 for v in pair))
@@ -106,6 +95,10 @@ class Entry:
         pair = self.choice.chosen(store)
         return pair and self.cell.replace(alpha=pair[0], beta=pair[1])
 
+    def lost(self, store):
+        """Whether no strength can be chosen: all of them failed in some fold."""
+        return self.choice is not None and self.choice.scores(store) == {}
+
 
 class Plan:
     """The entries of an experiment.
@@ -131,7 +124,8 @@ class Plan:
         found = {}
         for choice, stage in self._choices.items():
             for cell in (c for cells in choice.cells.values() for c in cells):
-                found.setdefault(cell.key, (cell, stage))
+                known, first = found.get(cell.key, (cell, stage))
+                found[cell.key] = known, min(first, stage)
         for entry in self.entries:
             cell = entry.resolved(store)
             if cell is not None:
@@ -154,5 +148,10 @@ class Plan:
         return {c: stage for c, stage in self.staged(store).items() if c not in store}
 
     def complete(self, store):
-        """Whether everything is done."""
-        return len(self.results(store)) == len(self.entries) and not self.pending(store)
+        """Whether everything is done that can be."""
+        settled = (e.resolved(store) or e.lost(store) for e in self.entries)
+        return all(settled) and not self.pending(store)
+
+    def lost(self, store):
+        """Entries whose strengths cannot be chosen."""
+        return [entry for entry in self.entries if entry.lost(store)]

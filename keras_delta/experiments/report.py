@@ -5,18 +5,19 @@ from pathlib import Path
 from keras_delta.experiments import figures, studies, tables
 
 
-def write(name, cells, store, folder):
+def write(name, plan, store, folder):
     """Print the tables of an experiment and write them with their rows to a folder.
 
     Args:
         name: `"table-1"`, `"table-2"`, `"figure-3"`, `"few-shot"`, `"why"` or
             `"robustness"`.
-        cells: its `Cell`s; those without a result are left out.
+        plan: its `Plan`; cells without a result are left out.
         store: the `ResultStore`.
         folder: path; made if there is none.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    cells = plan.results(store)
     frame = store.frame(cells)
     made = store.save(cells, folder / name)
     if len(frame):
@@ -30,6 +31,9 @@ def write(name, cells, store, folder):
     print()
     for one, reason in store.failed(cells):
         print(f"failed: {one}: {reason.splitlines()[0]}")
+    for entry in plan.lost(store):
+        tried = [alpha for alpha, _ in entry.choice.pairs]
+        print(f"failed: {entry.cell}: each alpha of {tried} failed in some fold")
     for path in made:
         print(f"  {path}")
 

@@ -87,7 +87,7 @@ class ResultStore:
         return self.get(cell) is not None
 
     def __len__(self):
-        return len(list(self._cells.glob("*.json"))) if self._cells.is_dir() else 0
+        return sum(1 for _ in self._cells.glob("[!.]*.json"))
 
     def put(self, cell, record):
         """Keep the record of a cell."""
@@ -102,7 +102,7 @@ class ResultStore:
 
     def records(self):
         """All records, a dict by key."""
-        keys = sorted(p.stem for p in self._cells.glob("*.json"))
+        keys = sorted(p.stem for p in self._cells.glob("[!.]*.json"))
         return {k: r for k in keys if (r := self.get(k)) is not None}
 
     def same_data(self, name, digest):
@@ -204,10 +204,9 @@ def row(cell, record):
     settings = ("dataset", "per_class", "network", "image_size", "method", "factor")
     rest = ("label", "seed", "label_noise")
     measured = ("accuracy", "loss", "seconds", "prepare_seconds", "epochs")
-    strengths = {"alpha": cell.alpha, "beta": cell.beta}
-    if cell.alpha is None:  # the regularizer's own
-        made = methods.get(cell.method).make(None, cell.beta, cell.protocol.variant)
-        strengths = {"alpha": made.alpha, "beta": made.beta}
+    # Where the cell has none, the regularizer's own.
+    made = methods.get(cell.method).make(cell.alpha, cell.beta, cell.protocol.variant)
+    strengths = {"alpha": made.alpha, "beta": made.beta}
     return {
         "key": cell.key,
         **{name: getattr(cell, name) for name in settings},

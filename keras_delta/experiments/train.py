@@ -50,7 +50,8 @@ class Trainer:
             record = {"failed": str(e)}
         except (MemoryError, tf.errors.ResourceExhaustedError) as e:
             self._bench.drop()
-            record = {"failed": f"out of memory: {str(e).splitlines()[0]}"}
+            first, *_ = str(e).splitlines() or [type(e).__name__]
+            record = {"failed": f"out of memory: {first}"}
         wall = time.monotonic() - began
         return {**record, "wall_seconds": wall, "threads": threads()}
 
@@ -176,7 +177,8 @@ class Trainer:
             options = {"image_size": size, "protocol": augmentation}
             pool, test = sets["train"], sets["test"]
             needed = (2 * len(pool) + len(test)) * (size * 8 // 7) ** 2 * 12
-            if needed > memory.available() / 4:
+            free = memory.available()  # None where it cannot be told
+            if free is not None and needed > free / 4:
                 self._pools[key] = pool, pool, test
             else:
                 both = pool.resized(training=(True, False), **options)

@@ -1,7 +1,5 @@
 """`Choice` and `Plan`: which strengths are chosen, which cells are needed when."""
 
-import re
-
 import pytest
 from fakes import plan
 
@@ -87,13 +85,23 @@ def test_pair_with_a_failed_fold_is_out(store):
 
 def test_all_failed(store):
     choice = Choice(CELL, PAIRS[:2], 2)
-    put(store, choice, dict.fromkeys(PAIRS[:2], (0.5, None)))
-    sentence = (
-        "No strength of DELTA on toy could be chosen: every one of ((20.0, None), "
-        "(5.0, None)) diverged in some fold. Add smaller ones."
-    )
-    with pytest.raises(RuntimeError, match=f"^{re.escape(sentence)}$"):
-        choice.chosen(store)
+    lost, found = Entry(CELL, choice), Entry(CELL.replace(alpha=7.0))
+    ours = Plan([lost, found])
+    put(store, choice, {PAIRS[0]: (0.5, None), PAIRS[1]: (None, 0.5)})
+    assert choice.scores(store) == {} and choice.chosen(store) is None
+    assert lost.lost(store) and not found.lost(store) and ours.lost(store) == [lost]
+    # All else goes on, and then there is nothing left to do.
+    assert list(ours.pending(store)) == [found.cell] and not ours.complete(store)
+    store.put(found.cell, {"accuracy": 0.5})
+    assert ours.complete(store) and ours.results(store) == [found.cell]
+
+
+def test_nothing_is_lost_while_folds_lack(store):
+    choice = Choice(CELL, PAIRS[:1], 2)
+    store.put(choice.cells[PAIRS[0]][0], {"failed": "nan"})
+    ours = Plan([Entry(CELL, choice)])
+    assert ours.lost(store) == [] and len(ours.pending(store)) == 1
+    assert not ours.complete(store)
 
 
 def test_results_have_the_chosen_strengths(store):

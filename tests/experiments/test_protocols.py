@@ -1,6 +1,7 @@
 """`Protocol`: lengths, rates and strengths of the published programs, by hand."""
 
 import dataclasses
+import itertools
 import re
 
 import pytest
@@ -56,7 +57,7 @@ def test_first_epoch_runs_at_the_first_rate_and_the_eth_at_a_tenth():
     assert found[0] == 0.01
     assert found[1] == pytest.approx(0.00900628, rel=1e-6)
     assert found[22] == pytest.approx(0.001, rel=1e-12)
-    for before, after in zip(found, found[1:], strict=False):
+    for before, after in itertools.pairwise(found):
         assert after / before == pytest.approx(0.900628, rel=1e-6)
 
 

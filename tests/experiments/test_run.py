@@ -157,6 +157,18 @@ def test_strengths_that_diverge_are_not_chosen(store):
     assert set(ours["alpha"]) == {20.0} and len(ours) == 9
 
 
+def test_strengths_that_all_diverge_end_nothing_else(store):
+    trainer = FakeTrainer()
+    ours = plan(alphas=(100.0, 1000.0), methods=("delta",))
+    run(ours, store, verbose=0, trainer=trainer)
+    assert len(trainer.trained) == 2 * 2 + 3
+    assert {c.method for c in ours.results(store)} == {"l2_fe"}
+    assert [e.cell.seed for e in ours.lost(store)] == [0, 1, 2]
+    again = FakeTrainer()
+    run(ours, store, verbose=0, trainer=again)
+    assert again.trained == []
+
+
 def test_lines(store, capsys, monkeypatch):
     clock = iter(range(0, 1000, 60))
     monkeypatch.setattr(running.time, "monotonic", lambda: next(clock))
@@ -213,6 +225,46 @@ def test_cell_of_another_process_is_left_to_it(store, monkeypatch):
     assert waits == [[1, 2]]
     assert [c.seed for c in trainer.trained] == [1, 2]
     assert store.get(cells[0])["accuracy"] == 0.123
+
+
+@pytest.fixture
+def worker(monkeypatch, tmp_path):
+    """This process is the launcher's only worker; gives what it tells."""
+    monkeypatch.setenv(status.WORKERS, "worker-0")
+    monkeypatch.setenv("KERASTUNER_TUNER_ID", "worker-0")
+    monkeypatch.setenv(status.PATH, str(tmp_path / "status.json"))
+    monkeypatch.setattr(status, "_told", {})
+    return lambda: status.read(tmp_path / "status.json")
+
+
+def test_worker_tells_and_exits(store, worker, monkeypatch):
+    seen = []
+    trainer = FakeTrainer(failing=lambda count: seen.append(worker()))
+    ours = Plan([Entry(CELL.replace(seed=i)) for i in range(3)])
+    with pytest.raises(SystemExit) as end:
+        run(ours, store, verbose=0, trainer=trainer)
+    assert end.value.code == 0
+    assert [told["state"] for told in seen] == ["training"] * 3
+    assert [(told["cell"], told["cells"]) for told in seen] == [(1, 3), (2, 3), (3, 3)]
+    assert [told["values"]["what"] for told in seen] == [
+        str(c) for c in trainer.trained
+    ]
+    assert [told.get("done", 0) for told in seen] == [0, 1, 2]
+    assert worker()["state"] == "done" and worker()["done"] == 3
+    # The chief finds all done.
+    monkeypatch.setenv("KERASTUNER_TUNER_ID", "chief")
+    with pytest.raises(SystemExit) as end:
+        run(ours, store, trainer=FakeTrainer(failing=pytest.fail))
+    assert end.value.code == 0
+
+
+def test_mistake_of_a_worker_is_told(store, worker):
+    def fail(count):
+        raise ValueError("no such folder")
+
+    with pytest.raises(ValueError, match="no such folder"):
+        run(plan(), store, verbose=0, trainer=FakeTrainer(failing=fail))
+    assert worker()["fatal"] == "ValueError: no such folder"
 
 
 def test_rerun_refuses_what_was_not_trained(store):
@@ -291,8 +343,9 @@ def test_killed_at_random_moments(tmp_path, victim):
     try:
         for i in range(KILLS):
             # After three deaths without a finished training a worker is given up.
-            before = len(seen)
-            wait(lambda n=before: len(written(tmp_path)) > n + 3 or ended(launcher))
+            wait_for_progress(tmp_path, launcher, len(seen) + 4)
+            if launcher.poll() == 0:  # too late
+                break
             time.sleep(draw.uniform(0, 0.3))
             seen.update(written(tmp_path))
             there = processes(tmp_path)
@@ -312,8 +365,8 @@ def test_killed_at_random_moments(tmp_path, victim):
     check(tmp_path, seen)
 
 
-def ended(launcher):
-    return launcher.poll() is not None
+def wait_for_progress(folder, launcher, records):
+    wait(lambda: len(written(folder)) >= records or launcher.poll() is not None)
 
 
 def check(folder, seen):
@@ -329,7 +382,8 @@ def check(folder, seen):
     # Only what was killed in the middle was trained again: a cell a worker.
     assert 30 <= len(lines) <= 30 + 2 * KILLS
     assert len({line.split()[1] for line in lines}) > 1, "one worker did all"
-    assert (folder / "after.txt").read_text() == "30 of 30\n"
+    after = (folder / "after.txt").read_text().splitlines()
+    assert set(after) == {"30 of 30"}
 
 
 def test_all_begin_at_once(tmp_path):

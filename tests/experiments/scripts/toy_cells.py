@@ -1,4 +1,4 @@
-"""Trains toys in a process of its own, deterministically: `toy_cells.py FOLDER`.
+"""Trains toys in a process of its own: `toy_cells.py FOLDER`.
 
 DELTA comes first, here; prints the records.
 """
@@ -12,12 +12,10 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import tensorflow as tf
 import toys
 
 from keras_delta.experiments.train import Trainer
 
-tf.config.experimental.enable_op_determinism()
 toys.put_in(setattr, operator.setitem)
 trainer = Trainer(Path(sys.argv[1]))
 cells = [toys.DELTA, toys.L2_SP, toys.DELTA]
