@@ -27,7 +27,7 @@ serve: $(VENV)/.installed  ## Serve what quickstart exported (ARGS=FOLDER for an
 	@$(BIN)/python examples/serve.py $(or $(ARGS),runs/quickstart/served/photographs)
 
 test: $(VENV)/.installed-test  ## Run every test (ARGS="-k name" for some)
-	@$(BIN)/python -m pytest -n auto $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 lint: $(VENV)/.installed-test  ## Check style and imports
 	@$(BIN)/ruff check .

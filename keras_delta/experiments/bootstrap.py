@@ -78,15 +78,17 @@ def paired_interval(a, b, *, draws=10_000, level=0.95, seed=0):
     return pooled_interval([(a, b)], draws=draws, level=level, seed=seed)
 
 
-def pooled_interval(pairs, *, draws=10_000, level=0.95, seed=0):
+def pooled_interval(pairs, groups=None, *, draws=10_000, level=0.95, seed=0):
     """The mean over several settings of the difference of two methods.
 
-    As `paired_interval`, with d averaged over the settings, whose seeds and images are
-    drawn independently. (Settings that share test images are not independent; the
-    interval leaves that out.)
+    As `paired_interval`, with d averaged over the settings. Seeds and images are drawn
+    independently for each group of settings, and once for the settings of a group,
+    which share them: those of one data set with several numbers of training images.
 
     Args:
         pairs: sequence of (a, b), one a setting; shapes may differ between settings.
+        groups: sequence of names, one a setting; default: each is a group of its own.
+            So are settings of a group that differ in shape.
         draws, level, seed: see `paired_interval`.
 
     Returns:
@@ -102,10 +104,15 @@ def pooled_interval(pairs, *, draws=10_000, level=0.95, seed=0):
         raise ValueError(invalid("draws", "at least 1", draws))
     if not 0 < level < 1:
         raise ValueError(invalid("level", "a number between 0 and 1", level))
-    streams = np.random.SeedSequence(seed).spawn(len(pairs))
-    drawn = np.mean(
-        [_draws(d, draws, s) for d, s in zip(pairs, streams, strict=True)], axis=0
-    )
+    groups = range(len(pairs)) if groups is None else groups
+    members = {}
+    for d, group in zip(pairs, groups, strict=True):
+        members.setdefault((group, d.shape), []).append(d)
+    streams = np.random.SeedSequence(seed).spawn(len(members))
+    drawn = sum(
+        len(of_group) * _draws(np.mean(of_group, axis=0), draws, stream)
+        for of_group, stream in zip(members.values(), streams, strict=True)
+    ) / len(pairs)
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     # Zeros count on both sides, also those that rounding hides.
     tiny = 1e-12
@@ -156,7 +163,7 @@ def compare(rows, other, settings):
 
     Args:
         rows, other: their rows of a frame, with a column `setting`.
-        settings: in order.
+        settings: pairs of data set and images a class, in order.
 
     Returns:
         Dict from each setting to a `Case`, and from None to the pooled one if there are
@@ -174,8 +181,10 @@ def compare(rows, other, settings):
         for s, pair in arrays.items()
     }
     if len(found) > 1:
-        pairs = [pair for pair in arrays.values() if pair is not None]
-        found[None] = Case(pooled_interval(pairs) if pairs else None, len(pairs))
+        there = {s: pair for s, pair in arrays.items() if pair is not None}
+        datasets = [dataset for dataset, _ in there]
+        pooled = pooled_interval(there.values(), datasets) if there else None
+        found[None] = Case(pooled, len(there))
     return found
 
 

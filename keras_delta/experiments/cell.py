@@ -23,7 +23,7 @@ BATCH_NORMS = ("training", "frozen")
 STRENGTHS = ("constant", "decaying", "every_second")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cell:
     """One training: what it trains, on what, how.
 
@@ -123,6 +123,9 @@ class Cell:
     def key(self):
         """A short name of the settings, the same in every process: 16 digits."""
         return digest(self.settings())
+
+    def __eq__(self, other):
+        return isinstance(other, Cell) and self.key == other.key
 
     def __hash__(self):
         return hash(self.key)

@@ -1,17 +1,15 @@
-"""The command line of the experiments: plan, train, tables."""
+"""The command line of the experiments: options, plan, training, tables."""
 
 import os
 import subprocess
 import sys
-from collections import defaultdict
 from pathlib import Path
 
-from keras_delta import data
 from keras_delta.errors import unknown_name
 from keras_delta.experiments import (
     cell,
-    estimate,
     methods,
+    preview,
     protocols,
     report,
     run,
@@ -28,11 +26,12 @@ SMOKE = {
     "few-shot": {"methods": ("l2_fe", "delta")},
     "why": {"conditions": (studies.REFERENCE, *studies.CONDITIONS[2:4])},
     "robustness": {
-        "methods": ("l2",),
+        "methods": ("delta",),
         "noises": (0.0, 0.2),
         "corruptions": ("blur 2",),
     },
 }
+IMAGE_SIZE = 112
 SMOKE_SETTINGS = (("photographs", 3),)
 SMOKE_IMAGE_SIZE, SMOKE_ITERATIONS, SMOKE_REPEATS = 48, 4, 2
 
@@ -66,24 +65,32 @@ def add_arguments(parser):
     add(
         "--weights",
         nargs="+",
-        default=["imagenet"],
         metavar="[DATASET=]PATH",
-        help="of the source: imagenet, or files, such as indoor67=places365.h5",
+        help="of the source, for the article's; default: imagenet; or files, such as "
+        "indoor67=places365.h5",
     )
     add(
         "--choose",
         action="store_true",
         help="choose alpha and beta by 5-fold cross-validation over the article's grid",
     )
-    add("--per-class", type=int, nargs="+", help="images a class, with --study")
-    add("--image-size", type=int, default=112, help="with --study; default: 112")
+    add(
+        "--per-class",
+        type=int,
+        nargs="+",
+        help="images a class, with --study and --datasets; default: 10",
+    )
+    add("--image-size", type=int, help="with --study; default: 112")
     add(
         "--smoke",
         action="store_true",
         help="with --study: tiny, on photographs that are here, to see that it works",
     )
     add(
-        "--store", type=Path, default=Path("runs/experiments"), help="folder of results"
+        "--store",
+        type=Path,
+        default=Path("runs/experiments"),
+        help="folder of results; default: runs/experiments",
     )
     add("--output", type=Path, help="folder of tables; default: STORE/tables")
     where = parser.add_mutually_exclusive_group()
@@ -106,15 +113,16 @@ def main(args, script):
     store = ResultStore(args.store, args.any_version)
     if args.cell:
         return _again(args, store, script)
+    check_options(args)
     parts = {name: _entries(name, args) for name in _names(args)}
     plan = Plan([entry for entries in parts.values() for entry in entries])
     if not status.launched():
         count = processes(args)
-        sizes = check_data(plan, store, args.data_dir, only_sizes=args.plan)
+        sizes = preview.check_data(plan, store, args.data_dir, only_sizes=args.plan)
         if args.retry:
             for one, _ in store.failed(plan.staged(store)):
                 store.forget(one)
-        pending = show(plan, store, sizes, count)
+        pending = preview.show(plan, store, sizes, count)
         if args.plan:
             return 0
         if pending and count > 1:
@@ -125,6 +133,34 @@ def main(args, script):
     for name, entries in parts.items():
         report.write(name, Plan(entries), store, output)
     return 0
+
+
+def check_options(args):
+    """Refuse options that would have no effect, and numbers that make no sense.
+
+    Raises:
+        ValueError: names the option.
+    """
+    own = {"--per-class": args.per_class, "--smoke": args.smoke}
+    own["--image-size"] = args.image_size
+    articles = {"--choose": args.choose, "--weights": args.weights}
+    wrong, where = (articles, "--table") if args.study else (own, "--study")
+    for option, given in wrong.items():
+        if given:
+            also = " or --figure" * (where == "--table")
+            raise ValueError(f"{option} goes with {where}{also} alone.")
+    if args.per_class and not args.datasets:
+        raise ValueError(
+            "--per-class needs --datasets: the study's own data sets have their own "
+            "numbers of images."
+        )
+    if args.smoke and args.datasets:
+        raise ValueError("--smoke has its own data: leave --datasets out.")
+    for option in ("repeats", "image_size"):
+        value = getattr(args, option)
+        if value is not None and value < 1:
+            name = option.replace("_", "-")
+            raise ValueError(f"--{name}: expected a positive number, received {value}.")
 
 
 def _names(args):
@@ -154,7 +190,7 @@ def _entries(name, args):
             raise ValueError("--study takes one network. Run it once for each.")
         common["network"] = args.networks[0]
     stage = STUDIES.index(name)
-    common |= {"image_size": args.image_size, "stage": stage}
+    common |= {"image_size": args.image_size or IMAGE_SIZE, "stage": stage}
     if args.datasets:
         counts = args.per_class or [10]
         common["settings"] = tuple((d, k) for d in args.datasets for k in counts)
@@ -173,102 +209,19 @@ def _entries(name, args):
 def _weights(args):
     """What `studies.article` takes as `weights`."""
     found = {}
-    for given in args.weights:
+    for given in args.weights or ():
         dataset, equals, path = given.rpartition("=")
         found[dataset if equals else None] = path
     for path in found.values():
         if path != "imagenet" and not Path(path).exists():
             raise ValueError(f"--weights: there is no file {path}.")
-    if None in found and len(found) == 1:
-        return found[None]
+    if set(found) <= {None}:
+        return found.get(None, "imagenet")
     names = args.datasets or studies.ARTICLE_DATA
     for dataset in found:
         if dataset is not None and dataset not in names:
             raise ValueError(unknown_name("--weights", dataset, names))
     return {name: found.get(name, found.get(None, "imagenet")) for name in names}
-
-
-def check_data(plan, store, data_dir, only_sizes=False):
-    """Load all data sets of a plan once, so that what is missing shows first.
-
-    Args:
-        plan, store, data_dir: see `run`.
-        only_sizes: whether published sizes will do, for data that are not here.
-
-    Returns:
-        Dict data set -> (training images, classes).
-
-    Raises:
-        ValueError, FileNotFoundError: for data that are missing, damaged, too few, or
-            others than those of the store.
-    """
-    cells = [entry.cell for entry in plan.entries]
-    cells += [entry.choice.one_fold for entry in plan.entries if entry.choice]
-    sizes = {}
-    for name in dict.fromkeys(one.dataset for one in cells):
-        published = data.DATA_SETS.get(name)
-        if only_sizes and published is not None:
-            sizes[name] = published.train, published.classes
-            continue
-        sets = data.load(name, data_dir)
-        if not store.same_data(name, _digest(sets)):
-            data.load(name, data_dir, verify=True)
-        sizes[name] = len(sets["train"]), len(sets["train"].class_names)
-        for per_class, fold, seed in {
-            (c.per_class, c.fold, c.seed) for c in cells if c.dataset == name
-        }:
-            pool = sets["train"]
-            pool = pool.few_shot(per_class, seed) if per_class is not None else pool
-            if fold is not None:
-                pool.folds(fold[1])
-    return sizes
-
-
-def _digest(sets):
-    """Of labels, and of the files' names."""
-    found = {}
-    for part, images in sets.items():
-        names = [Path(p).parts[-2:] for p in images.paths or ()]
-        found[part] = [images.labels.tolist(), names]
-    return cell.digest(found)
-
-
-def show(plan, store, sizes, count):
-    """Print what there is to do; returns how many cells are not done.
-
-    Args:
-        plan, store: see `run`.
-        sizes: of `check_data`.
-        count: number of processes.
-    """
-    staged = plan.staged(store)
-    waiting = [
-        e.cell for e in plan.entries if e.resolved(store) is None and not e.lost(store)
-    ]
-    missing = [one for one in staged if one not in store] + waiting
-    rates = estimate.image_seconds(missing, store)
-    rows = defaultdict(lambda: [0, 0, 0.0])
-    for one in [*staged, *waiting]:
-        row = rows[one.dataset, one.network, "choose alpha" if one.fold else "result"]
-        row[0] += 1
-    for one in missing:
-        row = rows[one.dataset, one.network, "choose alpha" if one.fold else "result"]
-        row[1] += 1
-        row[2] += estimate.seconds(one, sizes, rates)
-    print(f"Results in {store.folder}")
-    line = "{:22} {:18} {:12} {:>6} {:>6} {:>8}".format
-    print(line("data", "network", "for", "cells", "to do", "hours"))
-    for (dataset, *what), (cells, left, seconds) in rows.items():
-        name = dataset.removeprefix("folder:")
-        print(line(name, *what, cells, left, f"{seconds / 3600:.2f}"))
-    if missing:
-        hours = sum(row[2] for row in rows.values()) / 3600 / count
-        where = f" in {count} processes" * (count > 1)
-        print(f"{len(missing)} cells to train, about {hours:.1f} hours{where}\n")
-    else:
-        print("All cells are done.\n")
-    sys.stdout.flush()
-    return len(missing)
 
 
 def processes(args):

@@ -106,31 +106,32 @@ class ResultStore:
         return {k: r for k in keys if (r := self.get(k)) is not None}
 
     def same_data(self, name, digest):
-        """Refuse images other than those that the results of a data set are of.
+        """Whether the results of a data set are of these images; refuse others.
 
         Args:
             name: of the data set.
-            digest: of its images; kept where there is none yet.
+            digest: of its images.
 
         Returns:
-            Whether the digest was there before.
+            True, or False where the store knows nothing of the data set.
 
         Raises:
-            ValueError: for another digest.
+            ValueError: for another digest than that of `keep_data`.
         """
+        known = (read(self.folder / "data.json") or {}).get(name)
+        if known not in (None, digest):
+            raise ValueError(
+                f"The results of {name} in {self.folder} are of other images than "
+                "those that are there now. Choose another folder for new results, or "
+                "bring the old images back."
+            )
+        return known is not None
+
+    def keep_data(self, name, digest):
+        """Note which images the results of a data set are of."""
         path = self.folder / "data.json"
         with files.locked(self.folder / "locks" / "data"):
-            known = read(path) or {}
-            if known.get(name, digest) != digest:
-                raise ValueError(
-                    f"The results of {name} in {self.folder} are of other images than "
-                    "those that are there now. Choose another folder for new results, "
-                    "or bring the old images back."
-                )
-            if name in known:
-                return True
-            _write(path, {**known, name: digest})
-            return False
+            _write(path, {**(read(path) or {}), name: digest})
 
     @contextlib.contextmanager
     def claimed(self, cell):

@@ -227,3 +227,23 @@ def test_compare_and_adjust():
     adjusted = [found[five].adjusted, found[None].adjusted, other[five].adjusted]
     assert adjusted == pytest.approx(list(holm(p)))
     assert found[ten].adjusted is None
+
+
+def test_settings_that_share_images_are_no_more_than_one():
+    """Twice the same setting says no more than once; two of their own say more."""
+    random = np.random.default_rng(3)
+    a, b = random.random((2, 4, 200)) < [[[0.8]], [[0.7]]]
+    once = pooled_interval([(a, b)])
+    shared = pooled_interval([(a, b)] * 2, ["flowers"] * 2)
+    apart = pooled_interval([(a, b)] * 2)
+    width = {i: i.high - i.low for i in (once, shared, apart)}
+    assert shared.difference == once.difference
+    assert (shared.low, shared.high) == (once.low, once.high)
+    np.testing.assert_allclose(width[apart], width[once] / 2**0.5, rtol=0.05)
+
+
+def test_settings_of_a_group_with_other_images_are_drawn_apart():
+    random = np.random.default_rng(4)
+    pairs = [tuple(random.random((2, 3, n)) < 0.7) for n in (50, 80)]
+    together = pooled_interval(pairs, ["flowers"] * 2)
+    assert together == pooled_interval(pairs)

@@ -1,7 +1,6 @@
 """The command line: what it refuses, shows and writes."""
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -9,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from keras_delta import data
-from keras_delta.experiments import Plan, ResultStore, command, studies
+from keras_delta.experiments import Plan, ResultStore, command, preview, studies
 from keras_delta.experiments.cell import Cell
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "article.py"
@@ -99,10 +99,10 @@ def test_weights_by_data_set(tmp_path):
 
 def test_plan_of_the_article_needs_no_data(no_gpu, tmp_path, capsys):
     args = arguments("--table", 1, "--datasets", "cub", "--networks", "resnet101")
-    args.plan, args.store, args.image_size = True, tmp_path, None
+    args.plan, args.store = True, tmp_path
     guess = dict.fromkeys([("resnet101", None)], 1e-3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command.estimate, "image_seconds", lambda *_: guess)
+        patch.setattr(preview.estimate, "image_seconds", lambda *_: guess)
         assert command.main(args, SCRIPT) == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown[1].split() == ["data", "network", "for", "cells", "to", "do", "hours"]
@@ -129,9 +129,9 @@ def test_plan_knows_what_is_done(flowers, tmp_path, capsys):
     record = {"accuracy": 0.5, "wall_seconds": 8.0, "epochs": 2, "images": 4}
     first = next(iter(plan.staged(store)))
     store.put(first, record)
-    sizes = command.check_data(plan, store, None)
+    sizes = preview.check_data(plan, store, None)
     assert sizes == {"folder:flowers": (12, 3)}
-    left = command.show(plan, store, sizes, 2)
+    left = preview.show(plan, store, sizes, 2)
     # l2: 3 strengths in 3 folds, one of them done; 2 seeds of each method
     assert left == 9 - 1 + 2 + 2
     shown = capsys.readouterr().out
@@ -147,18 +147,18 @@ def test_plan_knows_what_is_done(flowers, tmp_path, capsys):
 def test_too_few_images(flowers, tmp_path):
     plan = Plan(studies.few_shot((("folder:flowers", 5),), methods=("l2_fe",)))
     with pytest.raises(ValueError, match="at most the number of images in each class"):
-        command.check_data(plan, ResultStore(tmp_path), None)
+        preview.check_data(plan, ResultStore(tmp_path), None)
 
 
 def test_other_images_than_before(flowers, tmp_path, monkeypatch):
     plan = Plan(studies.few_shot((("folder:flowers", 2),), methods=("l2_fe",)))
     store = ResultStore(tmp_path)
-    command.check_data(plan, store, None)
-    command.check_data(plan, store, None)
+    preview.check_data(plan, store, None)
+    preview.check_data(plan, store, None)
     others = {**flowers, "train": flowers["train"].subset(np.arange(11))}
     monkeypatch.setattr(data, "load", lambda name, data_dir=None, **options: others)
     with pytest.raises(ValueError) as error:
-        command.check_data(plan, store, None)
+        preview.check_data(plan, store, None)
     assert str(error.value) == (
         f"The results of folder:flowers in {tmp_path} are of other images than those "
         "that are there now. Choose another folder for new results, or bring the old "
@@ -180,7 +180,7 @@ def test_failed_cells_are_trained_again_if_asked(flowers, tmp_path, monkeypatch)
         lambda plan, store, *_, **__: seen.extend(plan.pending(store)),
     )
     monkeypatch.setattr(
-        command.estimate,
+        preview.estimate,
         "image_seconds",
         lambda cells, _: {(c.network, c.image_size): 1.0 for c in cells},
     )
@@ -196,7 +196,7 @@ def test_unknown_cell(tmp_path):
         command.main(args, SCRIPT)
 
 
-def test_smoke(tmp_path):
+def test_smoke(tmp_path, capsys):
     """Chooses, trains, tests, writes all tables; again, it finds everything done."""
     given = ["--study", "few-shot", "why", "robustness", "--smoke", "--workers", "1"]
     line = [sys.executable, SCRIPT, *given, "--store", tmp_path / "store"]
@@ -211,20 +211,35 @@ def test_smoke(tmp_path):
     assert "failed" not in first.stdout
     records = sorted((tmp_path / "store" / "cells").iterdir())
     before = {path: path.stat().st_mtime_ns for path in records}
-    second = subprocess.run(line, capture_output=True, text=True, timeout=300)
-    assert second.returncode == 0
-    assert "All cells are done." in second.stdout
+    args = arguments(*given, "--store", tmp_path / "store")
+    assert command.main(args, SCRIPT) == 0
+    assert "All cells are done." in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in records} == before
 
-    key = next(
-        path.stem
-        for path in records
-        if json.loads(path.read_text())["settings"]["method"] == "l2_fe"
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_cell_again(tmp_path, monkeypatch, capsys, same):
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "1")
+    cell, store = Cell("cub", "l2"), ResultStore(tmp_path)
+    old = {"accuracy": 0.5, "loss": 0.7, "correct": "01", "threads": 1}
+    store.put(cell, old)
+    new = old if same else {**old, "loss": 0.7 + 1e-15}
+    trained = []
+
+    def rerun(*given):
+        trained.append(given)
+        return old, new
+
+    monkeypatch.setattr(command.run, "rerun", rerun)
+    args = arguments("--cell", cell.key, "--store", tmp_path, "--data-dir", "data")
+    assert command.main(args, SCRIPT) == (0 if same else 1)
+    ((asked, _, folder),) = trained
+    assert asked == cell and folder == Path("data")
+    shown = capsys.readouterr().out
+    assert (
+        "cub, efficientnet_lite0, L2, seed 0 again, on 1 thread an operation" in shown
     )
-    line = [sys.executable, SCRIPT, "--cell", key, "--store", tmp_path / "store"]
-    again = subprocess.run(line, capture_output=True, text=True, timeout=600)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert "The same to the last digit." in again.stdout
+    assert ("The same to the last digit." if same else "They differ.") in shown
 
 
 def done(args, tmp_path, accuracy):
@@ -285,3 +300,59 @@ def test_the_article_chooses_among_its_25_pairs(flowers, tmp_path):
     assert len(cells) == 25 * 5
     assert {(c.alpha, c.beta) for c in cells} == {(a, b) for a in grid for b in grid}
     assert {c.fold for c in cells} == {(k, 5) for k in range(5)}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--table", 1, "--per-class", 5), "--per-class goes with --study alone."),
+        (("--figure", 3, "--smoke"), "--smoke goes with --study alone."),
+        (("--table", 1, "--image-size", 64), "--image-size goes with --study alone."),
+        (
+            ("--study", "why", "--choose"),
+            "--choose goes with --table or --figure alone.",
+        ),
+        (
+            ("--study", "why", "--weights", "a.h5"),
+            "--weights goes with --table or --figure alone.",
+        ),
+        (
+            ("--study", "why", "--per-class", 5),
+            "--per-class needs --datasets: the study's own data sets have their own "
+            "numbers of images.",
+        ),
+        (
+            ("--study", "why", "--smoke", "--datasets", "cub"),
+            "--smoke has its own data: leave --datasets out.",
+        ),
+        (
+            ("--table", 1, "--repeats", 0),
+            "--repeats: expected a positive number, received 0.",
+        ),
+    ],
+)
+def test_options_without_sense(tmp_path, options, said):
+    with pytest.raises(ValueError) as error:
+        command.main(arguments(*options, "--store", tmp_path), SCRIPT)
+    assert str(error.value) == said
+
+
+def test_an_image_that_cannot_be_read_is_looked_for_until_it_is_mended(tmp_path):
+    folder = tmp_path / "data" / "mine"
+    photographs = data.embedded_photographs(40, 4, 2)
+    for part, images in photographs.items():
+        pixels, labels = images.arrays(40, dtype="uint8")
+        for i in np.flatnonzero(labels < 2):
+            place = folder / part / f"class {labels[i]}"
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels[i]).save(place / f"{i}.png")
+    broken = folder / "train" / "class 1" / "7.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:200])
+    plan = Plan(studies.few_shot((("folder:mine", 2),), methods=("l2_fe",)))
+    store = ResultStore(tmp_path / "store")
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"1 of 12 image files cannot be read"):
+            preview.check_data(plan, store, tmp_path / "data")
+    broken.write_bytes(whole)
+    assert preview.check_data(plan, store, tmp_path / "data") == {"folder:mine": (8, 2)}
