@@ -34,4 +34,4 @@ if __name__ == "__main__":
     try:
         sys.exit(experiments.command.main(arguments(), __file__))
     except (ValueError, ImportError, OSError, RuntimeError) as error:
-        sys.exit(f"\n{type(error).__name__}: {error}")
+        sys.exit(f"{Path(__file__).name}: error: {error}")

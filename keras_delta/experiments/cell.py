@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 
 from keras_delta.errors import invalid, unknown_name
@@ -88,6 +89,7 @@ class Cell:
     def __post_init__(self):
         object.__setattr__(self, "protocol", protocols.get(self.protocol))
         methods.get(self.method)
+        object.__setattr__(self, "weights", os.fspath(self.weights))
         for name in ("alpha", "beta", "temperature", "label_noise"):
             if isinstance(getattr(self, name), int):  # 5 and 5.0 are one cell
                 object.__setattr__(self, name, float(getattr(self, name)))

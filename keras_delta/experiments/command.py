@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+from keras_delta import backbones, data
 from keras_delta.errors import unknown_name
 from keras_delta.experiments import (
     cell,
@@ -21,6 +23,8 @@ from keras_delta.tuning import __main__ as launcher
 from keras_delta.tuning import status
 
 STUDIES = ("few-shot", "why", "robustness")
+STUDY_ONLY = ("--per-class", "--smoke", "--image-size")
+ARTICLE_ONLY = ("--choose", "--weights")
 # To see in minutes, and without data, that all works; the numbers say nothing.
 SMOKE = {
     "few-shot": {"methods": ("l2_fe", "delta")},
@@ -31,7 +35,7 @@ SMOKE = {
         "corruptions": ("blur 2",),
     },
 }
-IMAGE_SIZE = 112
+IMAGE_SIZE, PER_CLASS = 112, 10
 SMOKE_SETTINGS = (("photographs", 3),)
 SMOKE_IMAGE_SIZE, SMOKE_ITERATIONS, SMOKE_REPEATS = 48, 4, 2
 
@@ -43,17 +47,43 @@ def add_arguments(parser):
     what.add_argument("--table", type=int, choices=(1, 2), help="of the article")
     what.add_argument("--figure", type=int, choices=(3,), help="of the article")
     what.add_argument(
-        "--study", nargs="+", choices=STUDIES, help="our own, on few photographs"
+        "--study",
+        nargs="+",
+        type=lambda name: name.replace("_", "-"),
+        choices=STUDIES,
+        help="our own, on few photographs",
     )
     what.add_argument(
         "--cell",
         metavar="KEY",
         help="train a cell of the store again, and compare to the last digit",
     )
-    add("--data-dir", type=Path, help="folder of the data sets")
-    add("--datasets", nargs="+", help="default: the article's, or the study's")
-    add("--networks", nargs="+", help="default: the article's, or efficientnet_lite0")
-    add("--methods", nargs="+", help="names, or all; default: all that it has")
+    add("--data-dir", type=Path, help="folder of the data sets; default: here")
+    add(
+        "--download",
+        action="store_true",
+        help="let TensorFlow Datasets download data sets that are not there",
+    )
+    add(
+        "--datasets",
+        nargs="+",
+        metavar="NAME",
+        help=f"{', '.join(data.DATA_SETS)}, or folder:NAME for DATA_DIR/NAME; default: "
+        "the article's, or the study's",
+    )
+    add(
+        "--networks",
+        nargs="+",
+        metavar="NAME",
+        help=f"{', '.join(backbones.ALL)}; default: the article's, for studies "
+        "efficientnet_lite0",
+    )
+    add(
+        "--methods",
+        nargs="+",
+        metavar="NAME",
+        help=f"{', '.join(methods.ALL)}; default: those of the table, or all",
+    )
     add("--repeats", type=int, help="seeds of each cell; default: the protocol's")
     add(
         "--protocol",
@@ -92,7 +122,11 @@ def add_arguments(parser):
         default=Path("runs/experiments"),
         help="folder of results; default: runs/experiments",
     )
-    add("--output", type=Path, help="folder of tables; default: STORE/tables")
+    add(
+        "--output",
+        type=Path,
+        help="folder of tables and pictures, several each; default: STORE/tables",
+    )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--gpus", type=int, metavar="N", help="one process on each")
     where.add_argument(
@@ -105,26 +139,31 @@ def add_arguments(parser):
         action="store_true",
         help="go on with results of other versions",
     )
-    add("--epochs", action="store_true", help="show each epoch (one process alone)")
+    add("--epochs", action="store_true", help="show each epoch, with --workers 1")
 
 
 def main(args, script):
     """Run the command; `script` is the file that a worker is to run."""
+    if args.cell and not args.store.is_dir():
+        raise ValueError(f"--store: there are no results in {args.store}.")
     store = ResultStore(args.store, args.any_version)
+    check_options(args)
     if args.cell:
         return _again(args, store, script)
-    check_options(args)
     parts = {name: _entries(name, args) for name in _names(args)}
     plan = Plan([entry for entries in parts.values() for entry in entries])
     if not status.launched():
         count = processes(args)
-        sizes = preview.check_data(plan, store, args.data_dir, only_sizes=args.plan)
+        sizes = preview.check_data(
+            plan, store, args.data_dir, args.download, only_sizes=args.plan
+        )
         if args.retry:
             for one, _ in store.failed(plan.staged(store)):
                 store.forget(one)
         pending = preview.show(plan, store, sizes, count)
         if args.plan:
             return 0
+        preview.check_sources(plan, store)
         if pending and count > 1:
             with store.alone():
                 return _launch(count, args, script)
@@ -141,26 +180,42 @@ def check_options(args):
     Raises:
         ValueError: names the option.
     """
-    own = {"--per-class": args.per_class, "--smoke": args.smoke}
-    own["--image-size"] = args.image_size
-    articles = {"--choose": args.choose, "--weights": args.weights}
-    wrong, where = (articles, "--table") if args.study else (own, "--study")
-    for option, given in wrong.items():
-        if given:
-            also = " or --figure" * (where == "--table")
-            raise ValueError(f"{option} goes with {where}{also} alone.")
+    given = {f"--{k.replace('_', '-')}": v for k, v in vars(args).items()}
+    given = {k: v for k, v in given.items() if v is not None and v is not False}
+    if args.cell:
+        known = ("--cell", "--store", "--data-dir", "--any-version")
+        if wrong := [option for option in given if option not in known]:
+            raise ValueError(
+                f"{wrong[0]} does not go with --cell: it is trained again as it was."
+            )
+        return
+    wrong, where = ARTICLE_ONLY, "--table or --figure"
+    if not args.study:
+        wrong, where = STUDY_ONLY, "--study"
+    if wrong := [option for option in wrong if option in given]:
+        raise ValueError(f"{wrong[0]} goes with {where} alone.")
     if args.per_class and not args.datasets:
         raise ValueError(
             "--per-class needs --datasets: the study's own data sets have their own "
             "numbers of images."
         )
-    if args.smoke and args.datasets:
-        raise ValueError("--smoke has its own data: leave --datasets out.")
-    for option in ("repeats", "image_size"):
-        value = getattr(args, option)
-        if value is not None and value < 1:
-            name = option.replace("_", "-")
-            raise ValueError(f"--{name}: expected a positive number, received {value}.")
+    if args.smoke and (own := [o for o in ("--datasets", "--methods") if o in given]):
+        raise ValueError(f"--smoke has its own data and methods: leave {own[0]} out.")
+    for option in ("--repeats", "--iterations", "--workers", "--gpus", "--image-size"):
+        least = 32 if option == "--image-size" else 1
+        if given.get(option, least) < least:
+            raise ValueError(
+                f"{option}: expected {least} or more, received {given[option]}."
+            )
+    if args.epochs and processes(args) > 1:
+        raise ValueError("--epochs shows those of one process: use --workers 1.")
+    folder = args.output or args.store / "tables"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as e:
+        raise ValueError(f"--output: cannot write to {folder}: {e.strerror}.") from e
 
 
 def _names(args):
@@ -176,7 +231,7 @@ def _entries(name, args):
     changes = {"schedule": args.schedule, "iterations": args.iterations}
     changes = {k: v for k, v in changes.items() if v is not None}
     common = {"protocol": protocol.replace(**changes), "repeats": args.repeats}
-    if args.methods and args.methods != ["all"]:
+    if args.methods:
         common["methods"] = tuple(methods.get(m) and m for m in args.methods)
     if not own:
         table = args.table or "figure 3"
@@ -192,7 +247,7 @@ def _entries(name, args):
     stage = STUDIES.index(name)
     common |= {"image_size": args.image_size or IMAGE_SIZE, "stage": stage}
     if args.datasets:
-        counts = args.per_class or [10]
+        counts = dict.fromkeys(args.per_class or [PER_CLASS])
         common["settings"] = tuple((d, k) for d in args.datasets for k in counts)
     if args.smoke:
         common |= {"image_size": SMOKE_IMAGE_SIZE, "settings": SMOKE_SETTINGS}
@@ -227,11 +282,6 @@ def _weights(args):
 def processes(args):
     """How many processes train."""
     gpus = launcher.visible_gpus()
-    for option, number in (("--gpus", args.gpus), ("--workers", args.workers)):
-        if number is not None and number < 1:
-            raise ValueError(
-                f"{option}: expected a positive number, received {number}."
-            )
     if args.gpus is not None and args.gpus > len(gpus):
         there = (
             f"there are {len(gpus)} ({', '.join(gpus)})" if gpus else "there is none"
@@ -258,8 +308,11 @@ def _again(args, store, script):
     """Train a cell again, with as many threads as before; exit code 1 if it differs."""
     record = store.get(args.cell)
     if record is None:
-        raise ValueError(unknown_name("--cell", args.cell, store.records()))
-    wanted = str(record["threads"])
+        known = list(store.records())
+        if not known:
+            raise ValueError(f"--store: there are no results in {args.store}.")
+        raise ValueError(unknown_name("--cell", args.cell, known))
+    wanted = str(record.get("threads", launcher.cores()))
     name = "TF_NUM_INTRAOP_THREADS"
     if os.environ.get(name) != wanted:  # TensorFlow reads it when it starts
         environment = {**os.environ, name: wanted}

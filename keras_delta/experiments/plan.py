@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from keras_delta.errors import invalid
 from keras_delta.experiments.cell import Cell
 
 EQUAL = 1e-9  # accuracies that differ by no more are a tie
@@ -104,11 +105,13 @@ class Plan:
     """The entries of an experiment.
 
     Args:
-        entries: list of `Entry`.
+        entries: list of `Entry`, as the functions of `studies` give it.
     """
 
     def __init__(self, entries):
-        self.entries = list(entries)
+        self.entries = [] if isinstance(entries, str) else list(entries)
+        if not all(isinstance(e, Entry) for e in self.entries) or not self.entries:
+            raise TypeError(invalid("entries", "a list of at least one Entry", entries))
         stages = {}
         for entry in self.entries:
             if entry.choice is not None:

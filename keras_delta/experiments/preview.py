@@ -4,17 +4,19 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from keras_delta import data
+from keras_delta import backbones, data
 from keras_delta.experiments import estimate
 from keras_delta.experiments.cell import digest
 
 
-def check_data(plan, store, data_dir, only_sizes=False):
+def check_data(plan, store, data_dir, download=False, only_sizes=False):
     """Load all data sets of a plan once, so that what is missing shows first.
 
     Args:
         plan, store, data_dir: see `run`.
-        only_sizes: whether published sizes will do, for data that are not here.
+        download: whether TensorFlow Datasets may download what is not here.
+        only_sizes: for a plan that is only shown: published sizes stand in for data
+            that are not here, and nothing is noted in the store.
 
     Returns:
         Dict data set -> (training images, classes).
@@ -25,25 +27,69 @@ def check_data(plan, store, data_dir, only_sizes=False):
     """
     cells = [entry.cell for entry in plan.entries]
     cells += [entry.choice.one_fold for entry in plan.entries if entry.choice]
-    sizes = {}
+    sizes, absent = {}, []
     for name in dict.fromkeys(one.dataset for one in cells):
         published = data.DATA_SETS.get(name)
-        if only_sizes and published is not None:
-            sizes[name] = published.train, published.classes
-            continue
-        sets = data.load(name, data_dir)
-        if not store.same_data(name, found := _digest(sets)):
-            data.load(name, data_dir, verify=True)
+        try:
+            sets = data.load(name, data_dir, **_downloading(name, download))
+        except FileNotFoundError as e:
+            if only_sizes and published is not None:
+                absent.append(name)
+                sizes[name] = published.train, published.classes
+                continue
+            hint = ""
+            if published is not None and published.tfds and not download:
+                hint = " With --download, TensorFlow Datasets downloads it."
+            raise FileNotFoundError(f"{e}{hint}") from e
+        if not only_sizes and not store.same_data(name, found := _digest(sets)):
+            data.load(name, data_dir, verify=True, **_downloading(name, download))
             store.keep_data(name, found)
-        sizes[name] = len(sets["train"]), len(sets["train"].class_names)
-        for per_class, fold, seed in {
-            (c.per_class, c.fold, c.seed) for c in cells if c.dataset == name
-        }:
-            pool = sets["train"]
-            pool = pool.few_shot(per_class, seed) if per_class is not None else pool
-            if fold is not None:
-                pool.folds(fold[1])
+        pool = sets["train"]
+        sizes[name] = len(pool), len(pool.class_names)
+        for one in (c for c in cells if c.dataset == name):
+            _enough(name, pool, one)
+    if absent:
+        print(f"Not here yet: {', '.join(absent)}.\n")
     return sizes
+
+
+def _downloading(name, download):
+    return {"download": download} if name in data.DATA_SETS else {}
+
+
+def _enough(name, pool, cell):
+    """Refuse more images a class, or more folds, than there are."""
+    if cell.per_class is not None and cell.per_class < 1:
+        raise ValueError(
+            f"Expected 1 image a class or more. Received: {cell.per_class}"
+        )
+    wanted = cell.per_class or 0
+    if short := [f"'{c}' ({n})" for c, n in pool.counts.items() if n < wanted]:
+        raise ValueError(
+            f"{name} has classes with fewer than {wanted} training images: "
+            f"{', '.join(short[:10])}. Ask for fewer images a class, or add some."
+        )
+    least = cell.per_class or min(pool.counts.values())
+    if cell.fold is not None and least < cell.fold[1]:
+        raise ValueError(
+            f"The strengths for {name} are chosen by cross-validation in "
+            f"{cell.fold[1]} folds, which needs as many images of each class. There "
+            f"{'is' if least == 1 else 'are'} {least}."
+        )
+
+
+def check_sources(plan, store):
+    """Build the source networks of what is not done, so that weights fail first.
+
+    Raises:
+        FileNotFoundError, ConnectionError, ValueError: for weights that are not there,
+            cannot be downloaded, or do not fit.
+    """
+    resolved = [(entry.cell, entry.resolved(store)) for entry in plan.entries]
+    todo = [cell for cell, final in resolved if final is None or final not in store]
+    for network, size, weights in {(c.network, c.image_size, c.weights) for c in todo}:
+        side = size or backbones.ALL[network].size
+        backbones.get(network)(weights=weights, input_shape=(side, side, 3))
 
 
 def _digest(sets):
@@ -84,10 +130,17 @@ def show(plan, store, sizes, count):
         name = dataset.removeprefix("folder:")
         print(line(name, *what, cells, left, f"{seconds / 3600:.2f}"))
     if missing:
-        hours = sum(row[2] for row in rows.values()) / 3600 / count
-        where = f" in {count} processes" * (count > 1)
-        print(f"{len(missing)} cells to train, about {hours:.1f} hours{where}\n")
+        total = sum(row[2] for row in rows.values()) / count
+        where = f", in {count} processes" * (count > 1)
+        print(f"{len(missing)} cells to train: about {_duration(total)}{where}.\n")
     else:
         print("All cells are done.\n")
     sys.stdout.flush()
     return len(missing)
+
+
+def _duration(seconds):
+    for unit, size in (("days", 86400), ("hours", 3600)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{max(1, round(seconds / 60))} minutes"

@@ -9,6 +9,8 @@ from datetime import timedelta
 from pathlib import Path
 
 from keras_delta.errors import invalid
+from keras_delta.experiments.plan import Plan
+from keras_delta.experiments.store import ResultStore
 from keras_delta.experiments.train import Trainer
 from keras_delta.tuning import status
 
@@ -33,6 +35,9 @@ def run(plan, store, data_dir=None, verbose=1, trainer=None):
     Raises:
         RuntimeError: if another run works on the store.
     """
+    if not isinstance(plan, Plan) or not isinstance(store, ResultStore):
+        given = [type(v).__name__ for v in (plan, store)]
+        raise TypeError(invalid("plan, store", "a Plan and a ResultStore", given))
     if status.launched():
         _share(plan, store, data_dir, verbose, trainer)
     with store.alone():

@@ -9,11 +9,12 @@ import keras
 import tensorflow as tf
 
 from keras_delta import files
-from keras_delta.errors import needed
+from keras_delta.errors import invalid, needed, warn
 from keras_delta.experiments import methods
 from keras_delta.experiments.cell import Cell
 from keras_delta.tuning.status import read
 
+OWN = ("cells", "data.json", "locks", "logs", "once", "run.lock", "tables")
 FORMAT = 1  # of the records; a new one where old ones would be misread
 
 
@@ -28,36 +29,54 @@ class ResultStore:
         any_version: whether to go on with results of other versions of the packages.
 
     Raises:
-        ValueError: for a folder of another version, or of something else.
+        TypeError: for something else than a path.
+        ValueError: for a folder of another version, or of something else, or that
+            cannot be written.
     """
 
     def __init__(self, folder, any_version=False):
+        if not isinstance(folder, (str, os.PathLike)):
+            raise TypeError(invalid("folder", "the path of a folder", folder))
         self.folder = Path(folder).expanduser()
         self.once = self.folder / "once"
         self._cells = self.folder / "cells"
-        self._known = {}
-        with files.locked(self.folder / "locks" / "store"):
-            self._claim(any_version)
+        self._known, self._damaged = {}, set()
+        try:
+            self._refuse_other_folders()
+            with files.locked(self.folder / "locks" / "store"):
+                self._claim(any_version)
+        except OSError as e:
+            expected = "a folder that can be written"
+            raise ValueError(invalid("folder", expected, str(folder), f"{e}.")) from e
+
+    def _refuse_other_folders(self):
+        """Refuse a folder with something else in it."""
+        if not self.folder.is_dir() or (self.folder / "store.json").exists():
+            return
+        there = sorted(p.name for p in self.folder.iterdir() if p.name[0] != ".")
+        if others := [name for name in there if name not in OWN]:
+            raise ValueError(
+                f"The folder {self.folder} is no result store: it holds "
+                f"{', '.join(others[:5])} and no store.json. Choose an empty folder."
+            )
 
     def _claim(self, any_version):
         path, now = self.folder / "store.json", versions()
-        try:
-            found = json.loads(path.read_text("utf-8"))
-        except FileNotFoundError:
-            if any(self.folder.glob("[!.]*.json")):
-                raise ValueError(
-                    f"The folder {self.folder} is no result store: it has JSON files "
-                    "but no store.json. Choose an empty folder."
-                ) from None
+        if not path.exists():
             _write(path, {"format": FORMAT, "versions": now})
             return
-        except ValueError:
-            found = {}
-        if not isinstance(found, dict) or found.get("format") != FORMAT:
+        found = read(path)
+        if not isinstance(found, dict) or "format" not in found:
+            raise ValueError(
+                f"{path} is damaged. If the results beside it are of these versions "
+                "of keras_delta, Keras and TensorFlow, delete that file alone; else "
+                "choose another folder."
+            )
+        if found["format"] != FORMAT:
             raise ValueError(
                 f"The result store {self.folder} was written in format "
-                f"{found.get('format') if isinstance(found, dict) else None}; this "
-                f"version reads format {FORMAT}. Choose another folder, or delete it."
+                f"{found['format']}; this version reads format {FORMAT}. Choose "
+                "another folder."
             )
         there = found.get("versions", {})
         if there != now and not any_version:
@@ -73,12 +92,20 @@ class ResultStore:
             )
 
     def get(self, cell):
-        """The record of a cell, a dict; None where there is none."""
+        """The record of a cell, a dict; None where there is none.
+
+        A file that is damaged counts as none, with a warning, so that the cell is
+        trained again.
+        """
         key = cell if isinstance(cell, str) else cell.key
         if key not in self._known:
-            try:
-                record = json.loads((self._cells / f"{key}.json").read_text("utf-8"))
-            except (FileNotFoundError, ValueError):
+            path = self._cells / f"{key}.json"
+            record = read(path)
+            whole = isinstance(record, dict) and "settings" in record
+            if not whole or not record.keys() & {"accuracy", "failed"}:
+                if path.exists() and key not in self._damaged:
+                    self._damaged.add(key)
+                    warn(f"{path} is damaged: its cell counts as not trained.")
                 return None
             self._known[key] = record
         return self._known[key]

@@ -102,11 +102,11 @@ def article(
         raise ValueError(invalid("table", '1, 2 or "figure 3"', table))
     default = {1: TABLE_1, 2: TABLE_2}.get(table, FIGURE_3)
     found = []
-    for dataset in datasets or ARTICLE_DATA:
+    for dataset in _names(datasets or ARTICLE_DATA):
         of = weights.get(dataset, "imagenet") if isinstance(weights, dict) else weights
-        for network in networks:
+        for network in _names(networks):
             for schedule in schedules:
-                for method in methods or default:
+                for method in _names(methods or default):
                     cell = Cell(
                         dataset,
                         method,
@@ -151,8 +151,8 @@ def few_shot(
     """
     protocol = protocols.get(protocol)
     found = []
-    for method in methods:
-        for dataset, per_class in settings:
+    for method in _names(methods):
+        for dataset, per_class in _checked(settings):
             cell = Cell(
                 dataset,
                 method,
@@ -186,7 +186,7 @@ def why(
     protocol = protocols.get(protocol)
     found = []
     for factor, label, changes in conditions:
-        for dataset, per_class in settings:
+        for dataset, per_class in _checked(settings):
             given = {"method": "delta", **changes}
             momentum = given.pop("batch_norm_momentum", protocol.batch_norm_momentum)
             cell = Cell(
@@ -226,8 +226,8 @@ def robustness(
     """
     protocol = protocols.get(protocol)
     found = []
-    for method in methods:
-        for dataset, per_class in settings:
+    for method in _names(methods):
+        for dataset, per_class in _checked(settings):
             cell = Cell(
                 dataset,
                 method,
@@ -243,6 +243,26 @@ def robustness(
                 )
                 found += _repeated(its, repeats or protocol.repeats, 0, choice, stage)
     return found
+
+
+def _checked(settings):
+    """Pairs of data set and images a class."""
+    expected = 'pairs (data set, images a class), such as (("folder:flowers", 10),)'
+    pairs = list(settings) if isinstance(settings, (list, tuple)) else None
+    for pair in [None] if pairs is None else pairs:
+        whole = isinstance(pair, (list, tuple)) and len(pair) == 2
+        if not whole or not isinstance(pair[0], str) or not _count(pair[1]):
+            raise TypeError(invalid("settings", expected, settings))
+    return pairs
+
+
+def _count(number):
+    whole = isinstance(number, int) and not isinstance(number, bool)
+    return number is None or (whole and number > 0)
+
+
+def _names(given):
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def _repeated(cell, repeats, first_seed, choice=None, stage=0):

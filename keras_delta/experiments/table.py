@@ -120,13 +120,14 @@ class Table:
         written(self.picture(), path, dpi=200)
 
     def save(self, stem):
-        """Write `stem.md`, `stem.tex`, `stem.csv` and `stem.png`, each atomically.
+        """Write `stem.txt`, `.md`, `.tex`, `.csv` and `.png`, each atomically.
 
         Returns:
             The list of the paths.
         """
         csv = self.flat(blank=False).to_csv(index=False)
-        texts = {".md": self.markdown() + "\n", ".tex": self.latex(), ".csv": csv}
+        texts = {".txt": self.text() + "\n", ".md": self.markdown() + "\n"}
+        texts |= {".tex": self.latex(), ".csv": csv}
         paths = [Path(f"{stem}{suffix}") for suffix in (*texts, ".png")]
         for path, text in zip(paths, texts.values(), strict=False):
             with files.replacing(path) as temporary:

@@ -59,7 +59,7 @@ def test_more_gpus_than_there_are(monkeypatch, tmp_path):
 @pytest.mark.parametrize("option", ["--gpus", "--workers"])
 def test_no_processes(option, no_gpu, tmp_path):
     args = arguments("--table", 1, option, 0, "--store", tmp_path)
-    with pytest.raises(ValueError, match=f"{option}: expected a positive number"):
+    with pytest.raises(ValueError, match=f"{option}: expected 1 or more"):
         command.main(args, SCRIPT)
 
 
@@ -105,6 +105,8 @@ def test_plan_of_the_article_needs_no_data(no_gpu, tmp_path, capsys):
         patch.setattr(preview.estimate, "image_seconds", lambda *_: guess)
         assert command.main(args, SCRIPT) == 0
     shown = capsys.readouterr().out.splitlines()
+    assert shown[:2] == ["Not here yet: cub.", ""]
+    shown = shown[2:]
     assert shown[1].split() == ["data", "network", "for", "cells", "to", "do", "hours"]
     # 6 methods, 5 repeats; 96 epochs of 5994 images, 1 ms each
     hours = 30 * round(9000 * 64 / 5994) * 5994 * 1e-3 / 3600
@@ -116,7 +118,7 @@ def test_plan_of_the_article_needs_no_data(no_gpu, tmp_path, capsys):
         "30",
         f"{hours:.2f}",
     ]
-    assert shown[3].startswith("30 cells to train, about ")
+    assert shown[3].startswith("30 cells to train: about ")
     assert not (tmp_path / "cells").exists()
 
 
@@ -141,13 +143,24 @@ def test_plan_knows_what_is_done(flowers, tmp_path, capsys):
     assert (
         "flowers                efficientnet_lite0 result            4      4" in shown
     )
-    assert "12 cells to train, about" in shown
+    assert "12 cells to train: about 68 minutes, in 2 processes." in shown
 
 
 def test_too_few_images(flowers, tmp_path):
     plan = Plan(studies.few_shot((("folder:flowers", 5),), methods=("l2_fe",)))
-    with pytest.raises(ValueError, match="at most the number of images in each class"):
+    with pytest.raises(ValueError) as error:
         preview.check_data(plan, ResultStore(tmp_path), None)
+    assert str(error.value) == (
+        "folder:flowers has classes with fewer than 5 training images: '0' (4), "
+        "'1' (4), '2' (4). Ask for fewer images a class, or add some."
+    )
+    plan = Plan(studies.few_shot((("folder:flowers", 2),), methods="delta"))
+    with pytest.raises(ValueError) as error:
+        preview.check_data(plan, ResultStore(tmp_path), None)
+    assert str(error.value) == (
+        "The strengths for folder:flowers are chosen by cross-validation in 3 folds, "
+        "which needs as many images of each class. There are 2."
+    )
 
 
 def test_other_images_than_before(flowers, tmp_path, monkeypatch):
@@ -323,11 +336,19 @@ def test_the_article_chooses_among_its_25_pairs(flowers, tmp_path):
         ),
         (
             ("--study", "why", "--smoke", "--datasets", "cub"),
-            "--smoke has its own data: leave --datasets out.",
+            "--smoke has its own data and methods: leave --datasets out.",
         ),
         (
             ("--table", 1, "--repeats", 0),
-            "--repeats: expected a positive number, received 0.",
+            "--repeats: expected 1 or more, received 0.",
+        ),
+        (
+            ("--study", "why", "--image-size", 5),
+            "--image-size: expected 32 or more, received 5.",
+        ),
+        (
+            ("--table", 1, "--epochs", "--workers", 2),
+            "--epochs shows those of one process: use --workers 1.",
         ),
     ],
 )
@@ -356,3 +377,51 @@ def test_an_image_that_cannot_be_read_is_looked_for_until_it_is_mended(tmp_path)
             preview.check_data(plan, store, tmp_path / "data")
     broken.write_bytes(whole)
     assert preview.check_data(plan, store, tmp_path / "data") == {"folder:mine": (8, 2)}
+
+
+def test_a_cell_is_trained_again_as_it_was(tmp_path):
+    ResultStore(tmp_path)
+    args = arguments("--cell", "0123", "--store", tmp_path, "--iterations", 5)
+    with pytest.raises(ValueError) as error:
+        command.main(args, SCRIPT)
+    assert str(error.value) == (
+        "--iterations does not go with --cell: it is trained again as it was."
+    )
+    args = arguments("--cell", "0123", "--store", tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="--store: there are no results in"):
+        command.main(args, SCRIPT)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_output_that_cannot_be_written(tmp_path, no_gpu):
+    (tmp_path / "file").touch()
+    args = arguments("--study", "why", "--store", tmp_path / "s")
+    args.output = tmp_path / "file"
+    with pytest.raises(ValueError, match=r"--output: cannot write to .*file: File exi"):
+        command.main(args, SCRIPT)
+
+
+def test_a_plan_notes_nothing(flowers, tmp_path, monkeypatch):
+    given = ("--study", "few-shot", "--datasets", "folder:flowers", "--per-class", 2, 2)
+    args = arguments(*given, "--methods", "l2_fe", "--plan", "--store", tmp_path)
+    rates = {("efficientnet_lite0", 112): 1.0}
+    monkeypatch.setattr(preview.estimate, "image_seconds", lambda *_: rates)
+    assert command.main(args, SCRIPT) == 0
+    assert not (tmp_path / "data.json").exists()
+    assert len(command._entries("few-shot", args)) == 3  # seeds; 2 counts once
+
+
+def test_weights_fail_first(flowers, tmp_path):
+    path = tmp_path / "broken.keras"
+    path.write_text("nothing of the kind")
+    plan = Plan(studies.article(1, datasets="cub", networks="resnet50", weights=path))
+    with pytest.raises(ValueError, match="resnet50"):
+        preview.check_sources(plan, ResultStore(tmp_path / "s"))
+
+
+@pytest.mark.parametrize(
+    "settings", [("folder:mine", 10), (("folder:mine", "3"),), "cub", ((3, "cub"),)]
+)
+def test_settings_that_are_no_pairs(settings):
+    with pytest.raises(TypeError, match=r"`settings`. Expected pairs \(data set, ima"):
+        studies.few_shot(settings)

@@ -170,5 +170,7 @@ def test_cell_of_a_choice_and_of_a_result_is_one(store):
     assert len(Plan([Entry(CELL, choice), Entry(fold)]).pending(store)) == 6
 
 
-def test_plan_of_nothing_is_complete(store):
-    assert Plan([]).complete(store) and Plan([]).size() == 0
+@pytest.mark.parametrize("entries", ["few-shot", [], [CELL]])
+def test_plan_of_something_else(entries):
+    with pytest.raises(TypeError, match=r"`entries`\. Expected a list of at least one"):
+        Plan(entries)

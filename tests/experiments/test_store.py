@@ -117,10 +117,12 @@ def test_record_of_another_process_is_seen(store):
 def test_broken_file_is_no_record(store):
     store.put(CELL, RECORD)
     path = store.folder / "cells" / f"{CELL.key}.json"
-    for text in ("", '{"accuracy": 0.', "\x00\xff"):
+    for text in ("", '{"accuracy": 0.', "\x00\xff", "{}", '{"settings": {}}'):
         path.write_bytes(text.encode("latin-1"))
         again = ResultStore(store.folder)
-        assert CELL not in again and again.records() == {}
+        with pytest.warns(UserWarning, match=f"{CELL.key}.json is damaged: its cell"):
+            assert CELL not in again
+        assert again.records() == {}
         assert again.frame([CELL]).empty and again.failed([CELL]) == []
 
 
@@ -233,34 +235,63 @@ def test_other_version_is_refused(filled):
     assert json.loads(path.read_text()) == there
 
 
-@pytest.mark.parametrize(
-    "text, shown",
-    [
-        ('{"format": 2, "versions": {}}', "2"),
-        ("{}", "None"),
-        ("[1, 2]", "None"),
-        ('{"form', "None"),
-    ],
-)
 @pytest.mark.parametrize("any_version", [True, False])
-def test_other_format_is_refused(tmp_path, text, shown, any_version):
+def test_other_format_is_refused(tmp_path, any_version):
+    text = '{"format": 2, "versions": {}}'
     (tmp_path / "store.json").write_text(text)
     with refused(
-        f"The result store {tmp_path} was written in format {shown}; this version "
-        "reads format 1. Choose another folder, or delete it."
+        f"The result store {tmp_path} was written in format 2; this version reads "
+        "format 1. Choose another folder."
     ):
         ResultStore(tmp_path, any_version)
     assert (tmp_path / "store.json").read_text() == text
 
 
-def test_folder_of_something_else_is_refused(tmp_path):
-    (tmp_path / "package.json").write_text("{}")
+@pytest.mark.parametrize("text", ["{}", "[1, 2]", '{"form'])
+def test_damaged_store_can_be_mended(filled, text):
+    path = filled.folder / "store.json"
+    path.write_text(text)
     with refused(
-        f"The folder {tmp_path} is no result store: it has JSON files but no "
+        f"{path} is damaged. If the results beside it are of these versions of "
+        "keras_delta, Keras and TensorFlow, delete that file alone; else choose "
+        "another folder."
+    ):
+        ResultStore(filled.folder, any_version=True)
+    path.unlink()
+    assert len(ResultStore(filled.folder)) == 2
+
+
+@pytest.mark.parametrize("name", ["package.json", "photo.jpg"])
+def test_folder_of_something_else_is_refused(tmp_path, name):
+    (tmp_path / name).write_text("{}")
+    with refused(
+        f"The folder {tmp_path} is no result store: it holds {name} and no "
         "store.json. Choose an empty folder."
     ):
         ResultStore(tmp_path)
-    assert [p.name for p in tmp_path.glob("*.json")] == ["package.json"]
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_path_that_is_none(tmp_path):
+    with pytest.raises(TypeError, match=r"`folder`\. Expected the path of a folder"):
+        ResultStore(None)
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"`folder`\. Expected a folder that can be"):
+        ResultStore(tmp_path / "file")
+
+
+def test_images_of_a_data_set(store):
+    assert not store.same_data("cub", "0123")
+    assert not store.same_data("cub", "4567")  # nothing is known yet
+    store.keep_data("cub", "0123")
+    store.keep_data("pets", "89ab")
+    assert ResultStore(store.folder).same_data("cub", "0123")
+    with refused(
+        f"The results of cub in {store.folder} are of other images than those that are "
+        "there now. Choose another folder for new results, or bring the old images "
+        "back."
+    ):
+        store.same_data("cub", "4567")
 
 
 def test_claims(store):

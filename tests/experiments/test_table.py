@@ -69,15 +69,18 @@ def test_escapes():
 
 def test_save(table, tmp_path):
     paths = table.save(tmp_path / "new" / "v1.2")
-    assert [p.name for p in paths] == ["v1.2.md", "v1.2.tex", "v1.2.csv", "v1.2.png"]
+    assert [p.name for p in paths] == [
+        f"v1.2.{kind}" for kind in ("txt", "md", "tex", "csv", "png")
+    ]
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == sorted(
         p.name for p in paths
     )
-    assert paths[0].read_text("utf-8") == table.markdown() + "\n"
-    read = pd.read_csv(paths[2], dtype=str)
+    assert paths[0].read_text("utf-8") == table.text() + "\n"
+    assert paths[1].read_text("utf-8") == table.markdown() + "\n"
+    read = pd.read_csv(paths[3], dtype=str)
     assert list(read["factor"]) == ["taps_a", "taps_a", "b"]
     assert read["CUB, mean"][0] == "88.10 ± 1.3"
-    assert paths[3].read_bytes()[:4] == b"\x89PNG"
+    assert paths[4].read_bytes()[:4] == b"\x89PNG"
 
 
 @pytest.mark.parametrize("which", ["fixture", "article", "few", "differences"])

@@ -29,7 +29,7 @@ def forever(store):
     while True:
         length = (length + 9973) % 300_000
         for seed in range(5):
-            record = {"length": length, "padding": "x" * length}
+            record = {"accuracy": 1.0, "length": length, "padding": "x" * length}
             store.put(CELL.replace(seed=seed), record)
         print("ready", flush=True)
 
