@@ -132,6 +132,13 @@ def add_arguments(parser):
     where.add_argument(
         "--workers", type=int, metavar="N", help="processes on the CPU; default: cores"
     )
+    add(
+        "--known",
+        type=Path,
+        metavar="FOLDER",
+        help="take results from the rows (CSV) of an earlier --output, and train only "
+        "what they lack",
+    )
     add("--plan", action="store_true", help="show what would be trained, and stop")
     add("--retry", action="store_true", help="train cells again that have failed")
     add(
@@ -157,6 +164,8 @@ def main(args, script):
         sizes = preview.check_data(
             plan, store, args.data_dir, args.download, only_sizes=args.plan
         )
+        for path in sorted(args.known.glob("*.csv")) if args.known else ():
+            _take(path, plan, store)
         if args.retry:
             for one, _ in store.failed(plan.staged(store)):
                 store.forget(one)
@@ -216,6 +225,16 @@ def check_options(args):
             pass
     except OSError as e:
         raise ValueError(f"--output: cannot write to {folder}: {e.strerror}.") from e
+
+
+def _take(path, plan, store):
+    """Take over what a file of rows has of a plan; choices first, so twice."""
+    try:
+        taken = sum(store.take(path, plan.staged(store)) for _ in range(2))
+    except ValueError:  # one of the tables
+        return
+    if taken:
+        print(f"Took {taken} results from {path}.")
 
 
 def _names(args):

@@ -47,9 +47,14 @@ class Choice:
         }
 
     @property
+    def all_cells(self):
+        """The cells of all folds and pairs, a list."""
+        return [cell for cells in self.cells.values() for cell in cells]
+
+    @property
     def one_fold(self):
         """One of the cells; all train on the same images but for the fold."""
-        return next(iter(self.cells.values()))[0]
+        return self.all_cells[0]
 
     def scores(self, store):
         """Dict (alpha, beta) -> mean accuracy of the folds; None while some lack.
@@ -126,7 +131,7 @@ class Plan:
         """
         found = {}
         for choice, stage in self._choices.items():
-            for cell in (c for cells in choice.cells.values() for c in cells):
+            for cell in choice.all_cells:
                 known, first = found.get(cell.key, (cell, stage))
                 found[cell.key] = known, min(first, stage)
         for entry in self.entries:
@@ -135,6 +140,11 @@ class Plan:
                 known, stage = found.get(cell.key, (cell, entry.stage))
                 found[cell.key] = known, min(stage, entry.stage)
         return dict(found.values())
+
+    def folds(self):
+        """The cells of all choices, each once."""
+        found = (cell for choice in self._choices for cell in choice.all_cells)
+        return list(dict.fromkeys(found))
 
     def results(self, store):
         """The entries' cells, as far as their strengths are chosen."""

@@ -20,6 +20,8 @@ def write(name, plan, store, folder):
     cells = plan.results(store)
     frame = store.frame(cells)
     made = store.save(cells, folder / name)
+    if folds := plan.folds():
+        made += store.save(folds, folder / f"{name}-choices")
     if len(frame):
         for stem, table in _tables(name, frame):
             print(f"\n{table.text()}")

@@ -10,8 +10,7 @@ import tensorflow as tf
 
 from keras_delta import files
 from keras_delta.errors import invalid, needed, warn
-from keras_delta.experiments import methods
-from keras_delta.experiments.cell import Cell
+from keras_delta.experiments import rows_file
 from keras_delta.tuning.status import read
 
 OWN = ("cells", "data.json", "locks", "logs", "once", "run.lock", "tables")
@@ -41,6 +40,7 @@ class ResultStore:
         self.once = self.folder / "once"
         self._cells = self.folder / "cells"
         self._known, self._damaged = {}, set()
+        self._any_version = any_version
         try:
             self._refuse_other_folders()
             with files.locked(self.folder / "locks" / "store"):
@@ -197,8 +197,8 @@ class ResultStore:
             record = self.get(cell)
             if record is None or "failed" in record:
                 continue
-            rows.append(row(cell, record))
-        return pandas.DataFrame(rows, columns=list(row(_SAMPLE, {})))
+            rows.append(rows_file.row(cell, record))
+        return pandas.DataFrame(rows, columns=rows_file.columns())
 
     def failed(self, cells):
         """List of (cell, reason) of the cells that failed."""
@@ -206,53 +206,27 @@ class ResultStore:
         return [(c, r["failed"]) for c, r in found if r and "failed" in r]
 
     def save(self, cells, stem):
-        """Write the rows of some cells to `stem.csv` and, if possible, `.parquet`.
+        """Write the rows of some cells; see `rows_file.save`."""
+        return rows_file.save(self.frame(cells), stem)
+
+    def take(self, path, cells):
+        """Take over results of some cells from a file that `save` has written.
+
+        Args:
+            path: of the CSV file.
+            cells: list of `Cell`; rows of others, of cells that are done, and (but for
+                `any_version`) of other versions of the packages are passed over.
 
         Returns:
-            List of the paths.
+            How many were taken.
         """
-        frame, made = self.frame(cells), []
-        frame = frame.assign(
-            curve=frame["curve"].map(json.dumps),
-            corrupted=frame["corrupted"].map(json.dumps),
-        )
-        with files.replacing(Path(f"{stem}.csv")) as temporary:
-            frame.to_csv(temporary, index=False)
-        made.append(Path(f"{stem}.csv"))
-        with contextlib.suppress(ImportError):
-            needed("pyarrow", "Parquet", "benchmarks")
-            with files.replacing(Path(f"{stem}.parquet")) as temporary:
-                frame.to_parquet(temporary, index=False)
-            made.append(Path(f"{stem}.parquet"))
-        return made
-
-
-def row(cell, record):
-    """A flat dict of a cell and its record, for tables."""
-    settings = ("dataset", "per_class", "network", "image_size", "method", "factor")
-    rest = ("label", "seed", "label_noise")
-    measured = ("accuracy", "loss", "seconds", "prepare_seconds", "epochs")
-    # Where the cell has none, the regularizer's own.
-    made = methods.get(cell.method).make(cell.alpha, cell.beta, cell.protocol.variant)
-    strengths = {"alpha": made.alpha, "beta": made.beta}
-    return {
-        "key": cell.key,
-        **{name: getattr(cell, name) for name in settings},
-        "dataset": cell.dataset.removeprefix("folder:"),
-        "protocol": cell.protocol.name,
-        "augmentation": cell.protocol.augmentation,
-        "schedule": cell.protocol.schedule,
-        **{name: getattr(cell, name) for name in rest},
-        **strengths,
-        "fold": cell.fold and cell.fold[0],
-        **{name: record.get(name) for name in measured},
-        "correct": record.get("correct"),
-        "curve": record.get("curve"),
-        "corrupted": record.get("corrupted"),
-    }
-
-
-_SAMPLE = Cell("", "l2")
+        known = rows_file.read(path)
+        new = [c for c in cells if c.key in known and c not in self]
+        if not self._any_version:
+            new = [c for c in new if known[c.key].get("versions") == versions()]
+        for cell in new:
+            self.put(cell, known[cell.key])
+        return len(new)
 
 
 def versions():

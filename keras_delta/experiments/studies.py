@@ -185,7 +185,7 @@ def why(
     """
     protocol = protocols.get(protocol)
     found = []
-    for factor, label, changes in conditions:
+    for i, (factor, label, changes) in enumerate(conditions):
         for dataset, per_class in _checked(settings):
             given = {"method": "delta", **changes}
             momentum = given.pop("batch_norm_momentum", protocol.batch_norm_momentum)
@@ -199,7 +199,9 @@ def why(
                 label=label,
                 **given,
             )
-            found += _repeated(cell, repeats or protocol.repeats, 0, None, stage)
+            # Condition by condition, so that the first rows are whole soon.
+            later = stage + i / len(conditions)
+            found += _repeated(cell, repeats or protocol.repeats, 0, None, later)
     return found
 
 

@@ -425,3 +425,28 @@ def test_weights_fail_first(flowers, tmp_path):
 def test_settings_that_are_no_pairs(settings):
     with pytest.raises(TypeError, match=r"`settings`. Expected pairs \(data set, ima"):
         studies.few_shot(settings)
+
+
+def test_known_results_are_not_trained_again(flowers, tmp_path, capsys, monkeypatch):
+    """Choices first, so that the results that they lead to are found as well."""
+    given = ("--study", "few-shot", "--datasets", "folder:flowers", "--per-class", 3)
+    args = arguments(*given, "--methods", "l2_fe", "l2")
+    done(args, tmp_path / "theirs", lambda cell: 0.5 + 0.1 * (cell.alpha == 1e-2))
+    store = ResultStore(tmp_path / "theirs")
+    for cell in Plan(command._entries("few-shot", args)).pending(store):
+        store.put(cell, {"accuracy": 0.9, "correct": "01"})  # strengths are chosen now
+    assert command.main(args, SCRIPT) == 0
+    records = store.records().items()
+    measured = {key: (r["accuracy"], r["correct"]) for key, r in records}
+    assert len(measured) == 9 + 2 * 3
+    args = arguments(*given, "--methods", "l2_fe", "l2", "--workers", 1)
+    args.store, args.known = tmp_path / "ours", tmp_path / "theirs" / "tables"
+    capsys.readouterr()
+    assert command.main(args, SCRIPT) == 0
+    shown = capsys.readouterr().out
+    assert "Took 9 results from" in shown and "few-shot-choices.csv." in shown
+    assert "All cells are done." in shown
+    assert [
+        {key: (r["accuracy"], r["correct"]) for key, r in of.records().items()}
+        for of in (ResultStore(args.store), store)
+    ] == [measured] * 2

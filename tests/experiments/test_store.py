@@ -38,8 +38,9 @@ COLUMNS = [
     *("key", "dataset", "per_class", "network", "image_size", "method", "factor"),
     *("protocol", "augmentation", "schedule"),
     *("label", "alpha", "beta", "seed", "label_noise", "fold"),
-    *("accuracy", "loss", "seconds", "prepare_seconds", "epochs"),
-    *("correct", "curve", "corrupted"),
+    *("accuracy", "loss", "seconds", "prepare_seconds", "wall_seconds", "epochs"),
+    *("images", "training_accuracy", "feature_penalty", "threads"),
+    *("correct", "curve", "corrupted", "versions"),
 ]
 
 
@@ -199,6 +200,29 @@ def test_saved_tables(filled, tmp_path):
     assert list(pd.read_parquet(made[1])["correct"]) == ["0111"] * 2
     text = pd.read_csv(made[0], dtype={"correct": str})
     assert list(text["correct"]) == ["0111"] * 2
+
+
+def test_saved_rows_are_results_again(filled, tmp_path):
+    """To the last digit; of cells that are asked for, lack, and have these versions."""
+    third = CELL.replace(seed=3)
+    exact = {**RECORD, "loss": 1 / 3, "accuracy": 0.1 + 0.2}
+    filled.put(third, exact)
+    path, _ = filled.save([CELL, FAILED, third], tmp_path / "rows")
+    other = ResultStore(tmp_path / "other")
+    assert other.take(path, [third, FAILED, LACKING]) == 1
+    assert other.get(third) == filled.get(third)
+    assert CELL not in other and FAILED not in other
+    assert other.take(path, [CELL, third]) == 1  # the third is there
+    path.write_text(path.read_text().replace(keras.__version__, "2.0"))
+    fresh = ResultStore(tmp_path / "fresh")
+    assert fresh.take(path, [third]) == 0
+    assert ResultStore(fresh.folder, any_version=True).take(path, [third]) == 1
+
+
+def test_rows_of_something_else(tmp_path, store):
+    (tmp_path / "a.csv").write_text("method,accuracy\nl2,0.5\n")
+    with pytest.raises(ValueError, match="Unknown name for `columns`"):
+        store.take(tmp_path / "a.csv", [CELL])
 
 
 def test_saved_tables_of_nothing(store, tmp_path):
