@@ -150,19 +150,11 @@ def few_shot(
         stage: see `Entry`.
     """
     protocol = protocols.get(protocol)
+    options = {"protocol": protocol, "network": network, "image_size": image_size}
     found = []
-    for method in _names(methods):
-        for dataset, per_class in _checked(settings):
-            cell = Cell(
-                dataset,
-                method,
-                protocol=protocol,
-                network=network,
-                image_size=image_size,
-                per_class=per_class,
-            )
-            choice = _few_shot_choice(cell) if choose else None
-            found += _repeated(cell, repeats or protocol.repeats, 0, choice, stage)
+    for cell in _cells(settings, methods, options):
+        choice = _few_shot_choice(cell) if choose else None
+        found += _repeated(cell, repeats or protocol.repeats, 0, choice, stage)
     return found
 
 
@@ -186,21 +178,18 @@ def why(
     protocol = protocols.get(protocol)
     found = []
     for i, (factor, label, changes) in enumerate(conditions):
-        for dataset, per_class in _checked(settings):
-            given = {"method": "delta", **changes}
-            momentum = given.pop("batch_norm_momentum", protocol.batch_norm_momentum)
-            cell = Cell(
-                dataset,
-                protocol=protocol.replace(batch_norm_momentum=momentum),
-                network=network,
-                image_size=image_size,
-                per_class=per_class,
-                factor=factor,
-                label=label,
-                **given,
-            )
-            # Condition by condition, so that the first rows are whole soon.
-            later = stage + i / len(conditions)
+        given = {"method": "delta", **changes}
+        momentum = given.pop("batch_norm_momentum", protocol.batch_norm_momentum)
+        options = {
+            "protocol": protocol.replace(batch_norm_momentum=momentum),
+            "network": network,
+            "image_size": image_size,
+            "factor": factor,
+            "label": label,
+        }
+        # Condition by condition, so that the first rows are whole soon.
+        later = stage + i / len(conditions)
+        for cell in _cells(settings, given.pop("method"), {**options, **given}):
             found += _repeated(cell, repeats or protocol.repeats, 0, None, later)
     return found
 
@@ -227,24 +216,25 @@ def robustness(
         corruptions: of the test images, for trainings with right labels.
     """
     protocol = protocols.get(protocol)
+    options = {"protocol": protocol, "network": network, "image_size": image_size}
     found = []
-    for method in _names(methods):
-        for dataset, per_class in _checked(settings):
-            cell = Cell(
-                dataset,
-                method,
-                protocol=protocol,
-                network=network,
-                image_size=image_size,
-                per_class=per_class,
+    for cell in _cells(settings, methods, options):
+        choice = _few_shot_choice(cell) if choose else None
+        for noise in noises:
+            its = cell.replace(
+                label_noise=noise, corruptions=() if noise else corruptions
             )
-            choice = _few_shot_choice(cell) if choose else None
-            for noise in noises:
-                its = cell.replace(
-                    label_noise=noise, corruptions=() if noise else corruptions
-                )
-                found += _repeated(its, repeats or protocol.repeats, 0, choice, stage)
+            found += _repeated(its, repeats or protocol.repeats, 0, choice, stage)
     return found
+
+
+def _cells(settings, methods, options):
+    """A cell of each method on each setting."""
+    return [
+        Cell(dataset, method, per_class=per_class, **options)
+        for method in _names(methods)
+        for dataset, per_class in _checked(settings)
+    ]
 
 
 def _checked(settings):

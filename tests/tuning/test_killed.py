@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from launched import processes, wait
 
 HERE = Path(__file__).parent
 SCRIPT = HERE / "scripts" / "toy_search.py"
@@ -37,24 +38,6 @@ def launch(folder):
     )
 
 
-def processes(folder):
-    """Dict id -> process number of those that search in a folder now."""
-    found = {}
-    for process in Path("/proc").iterdir():
-        if not process.name.isdigit():
-            continue
-        try:
-            if str(folder).encode() not in (process / "cmdline").read_bytes():
-                continue
-            variables = (process / "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        names = dict(v.split(b"=", 1) for v in variables if b"=" in v)
-        name = names.get(b"KERASTUNER_TUNER_ID", b"launcher").decode()
-        found[name] = int(process.name)
-    return found
-
-
 def folds(folder):
     """Dict path -> (time of writing, content) of all trainings that are finished."""
     found = {}
@@ -62,13 +45,6 @@ def folds(folder):
         values = (path.parent / "values.json").read_text()
         found[values, path.name] = path.stat().st_mtime_ns, json.loads(path.read_text())
     return found
-
-
-def wait(condition, seconds=120):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.05)
 
 
 def wait_for_progress(folder, launcher, trainings):
