@@ -112,3 +112,30 @@ def _cells(case):
     p = [notation.p_value(v) for v in (i.p_value, case.adjusted)]
     difference = [notation.points(i.difference), notation.limits(i)]
     return [*difference, *p, str(i.seeds), str(i.images)]
+
+
+def strengths_table(frame):
+    """The alpha with which each method was trained, by data set and images a class.
+
+    Args:
+        frame: of results of one network, augmentation and schedule.
+
+    Returns:
+        `Table`; rows methods (those without an effect of alpha are left out).
+
+    Raises:
+        ValueError: as `finished`.
+    """
+    rows = finished(frame, PLAIN)
+    names = [m for m in methods(rows) if rows[rows["method"] == m]["alpha"].any()]
+    body = {}
+    for dataset, per_class in settings(rows):
+        here = rows[[s == (dataset, per_class) for s in rows["setting"]]]
+        images = "all" if per_class is None else f"{per_class} a class"
+        body[data_name(dataset), images] = [
+            ", ".join(f"{a:g}" for a in sorted(set(here[here["method"] == m]["alpha"])))
+            or MISSING
+            for m in names
+        ]
+    index = [method_name(m) for m in names]
+    return Table.of("Strengths", body, index, ("method",), "Alpha of each training.")

@@ -48,6 +48,7 @@ def _tables(name, frame):
         found = [("accuracy", tables.few_shot_table(frame))]
         if "delta" in set(frame["method"]):
             found.append(("differences", tables.differences(frame)))
+        found.append(("strengths", tables.strengths_table(frame)))
         return [*found, ("times", tables.times(frame))]
     if name == "why":
         return [("ablation", tables.ablation_table(frame, studies.REFERENCE[1]))]

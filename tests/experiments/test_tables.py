@@ -275,3 +275,19 @@ def test_frames_without_rows(made):
     assert table.title in table.text()
     assert table.title in table.markdown()
     table.picture()
+
+
+def test_strengths():
+    given = frame(
+        row("delta", per_class=5, seed=0, alpha=20.0),
+        row("delta", per_class=5, seed=1, alpha=20.0),
+        row("delta", per_class=10, seed=0, alpha=5.0),
+        row("delta", per_class=10, seed=1, alpha=0.5),
+        row("l2", per_class=10, alpha=1e-4),
+        row("l2_fe", per_class=5, alpha=0.0),
+    )
+    table = tables.strengths_table(given)
+    assert list(table.frame.index) == ["L2", "DELTA"]  # alpha means nothing to L2-FE
+    cells = table.frame["CUB-200-2011"]
+    assert list(cells["5 a class"]) == ["–", "20"]
+    assert list(cells["10 a class"]) == ["0.0001", "0.5, 5"]
