@@ -20,6 +20,7 @@ from keras_delta.regularizers.attended import Attended
 from keras_delta.regularizers.base import array
 from keras_delta.regularizers.maps import MapRegularizer
 from keras_delta.tuning.status import read, write
+from keras_delta.tuning.warm import state
 
 KEPT = 6  # models in memory at a time
 
@@ -135,10 +136,7 @@ class Bench:
             jit_compile=bool(tf.config.list_physical_devices("GPU")),
         )
         model.optimizer.build(model.trainable_variables)
-        fixed = {id(v) for v in model.source.variables}
-        variables = {id(v): v for v in [*model.variables, *model.optimizer.variables]}
-        start = [(v, array(v)) for k, v in variables.items() if k not in fixed]
-        return model, start
+        return model, state(model)
 
     def source(self, cell):
         """The pretrained network of a cell, built once."""

@@ -164,6 +164,7 @@ def main(args, script):
         sizes = preview.check_data(
             plan, store, args.data_dir, args.download, only_sizes=args.plan
         )
+        # In this order choices come before what they lead to.
         for path in sorted(args.known.glob("*.csv")) if args.known else ():
             _take(path, plan, store)
         if args.retry:
@@ -228,9 +229,9 @@ def check_options(args):
 
 
 def _take(path, plan, store):
-    """Take over what a file of rows has of a plan; choices first, so twice."""
+    """Take over what a file of rows has of a plan."""
     try:
-        taken = sum(store.take(path, plan.staged(store)) for _ in range(2))
+        taken = store.take(path, plan.staged(store))
     except ValueError:  # one of the tables
         return
     if taken:

@@ -29,15 +29,10 @@ class Choice:
     pairs: tuple
     folds: int
 
-    def __hash__(self):
-        return hash((self.cell, self.pairs, self.folds))
-
     @functools.cached_property
     def cells(self):
         """Dict (alpha, beta) -> list of cells, one a fold."""
-        plain = self.cell.replace(
-            **{"curve": False, "corruptions": (), "factor": "", "label": ""}
-        )
+        plain = self.cell.replace(curve=False, corruptions=(), factor="", label="")
         return {
             (alpha, beta): [
                 plain.replace(alpha=alpha, beta=beta, fold=(k, self.folds))

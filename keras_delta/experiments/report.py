@@ -25,7 +25,7 @@ def write(name, plan, store, folder):
     if len(frame):
         for stem, table in _tables(name, frame):
             print(f"\n{table.text()}")
-            made += table.save(folder / f"{name}-{stem}") or []
+            made += table.save(folder / f"{name}-{stem}")
         for stem, draw, rows in _figures(name, frame):
             path = folder / f"{name}-{stem}.png"
             draw(rows, path)

@@ -110,12 +110,9 @@ def _ordered(pending, trainer):
     own = os.environ.get("KERASTUNER_TUNER_ID")
     cells = list(pending)
     share = names.index(own) / len(names) if own in names else 0
-    cells = _rotated(cells, round(share * len(cells)))
+    start = round(share * len(cells))
+    cells = cells[start:] + cells[:start]
     return sorted(cells, key=lambda cell: (pending[cell], not trainer.warm(cell)))
-
-
-def _rotated(values, start):
-    return values[start:] + values[:start]
 
 
 def _report(cell, plan, store):

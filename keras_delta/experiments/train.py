@@ -136,8 +136,9 @@ class Trainer:
     def _corrupted(self, model, test_set, name, batches):
         """Accuracy on corrupted test images, such as `"blur 3"`."""
         kind, _, severity = name.partition(" ")
-        images, labels = test_set.arrays(dtype="uint8", **batches)
-        images = data.corrupt(images, kind, int(severity), seed=0)
+        images, labels = data.corrupted(
+            test_set, kind=kind, severity=int(severity), **batches
+        )
         logits = model.predict(images.astype("float32"), TEST_BATCH, verbose=0)
         return measured(logits, labels)["accuracy"]
 

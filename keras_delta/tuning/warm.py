@@ -98,7 +98,7 @@ class WarmModels:
         if self.model is None or key != self._key:
             self.drop()
             self.model, self._key = self._build(hp, self._seed), key
-            self._start = _state(self.model)
+            self._start = state(self.model)
         return self.model
 
     def _build(self, hp, seed):
@@ -215,7 +215,7 @@ def _attended(regularizer):
     return [m for m in regularizers.members(regularizer) if isinstance(m, Attended)]
 
 
-def _state(model):
+def state(model):
     """What a training changes: list of (variable, value)."""
     fixed = {id(v) for v in model.source.variables}
     found = {
