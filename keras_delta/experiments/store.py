@@ -100,10 +100,15 @@ class ResultStore:
         key = cell if isinstance(cell, str) else cell.key
         if key not in self._known:
             path = self._cells / f"{key}.json"
-            record = read(path)
+            try:
+                record = json.loads(path.read_text("utf-8"))
+            except FileNotFoundError:
+                return None
+            except (OSError, ValueError):
+                record = None
             whole = isinstance(record, dict) and "settings" in record
             if not whole or not record.keys() & {"accuracy", "failed"}:
-                if path.exists() and key not in self._damaged:
+                if key not in self._damaged:
                     self._damaged.add(key)
                     warn(f"{path} is damaged: its cell counts as not trained.")
                 return None

@@ -380,6 +380,6 @@ def test_all_begin_at_once(tmp_path):
         ]
         for process in started:
             _, errors = process.communicate(timeout=60)
-            assert process.returncode == 0, errors
+            assert process.returncode == 0 and not errors, errors
         lines = (folder / "store" / "trained.txt").read_text().splitlines()
         assert len(lines) == 30 and {len(line.split()) for line in lines} == {2}

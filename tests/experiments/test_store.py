@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import keras
@@ -113,6 +114,24 @@ def test_record_of_another_process_is_seen(store):
     assert CELL not in store
     ResultStore(store.folder).put(CELL, RECORD)
     assert CELL in store and len(store) == 1
+
+
+def test_record_that_comes_while_it_is_looked_for(store, monkeypatch):
+    """It is not there yet; that is no damage."""
+    read = Path.read_text
+
+    def late(path, *arguments):
+        monkeypatch.undo()
+        with pytest.raises(FileNotFoundError) as error:
+            read(path, *arguments)
+        ResultStore(store.folder).put(CELL, RECORD)
+        raise error.value
+
+    monkeypatch.setattr(Path, "read_text", late)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert CELL not in store
+    assert CELL in store
 
 
 def test_broken_file_is_no_record(store):

@@ -19,7 +19,7 @@ def _stub(name, **attributes):
 
 for _name in ("keras_delta", "keras_delta.tuning", "keras_delta.experiments"):
     _stub(_name, __path__=[str(ROOT.joinpath(*_name.split(".")))], __version__="0")
-_stub("keras", __version__="0")
+_stub("keras", __version__="0", __file__=str(ROOT / "keras" / "__init__.py"))
 _stub("tensorflow", __version__="0")
 _stub("keras_delta.experiments.train", Trainer=None)
 _regularizers = _stub("keras_delta.regularizers", __getattr__=lambda name: name)
