@@ -132,7 +132,9 @@ class Cell:
     def __hash__(self):
         return hash(self.key)
 
-    def __str__(self):
+    @property
+    def title(self):
+        """What is trained, without the seed: a line to read."""
         parts = [self.dataset]
         if self.per_class is not None:
             parts.append(f"{self.per_class} a class")
@@ -142,10 +144,13 @@ class Cell:
         for name in ("alpha", "beta"):
             if getattr(self, name) is not None:
                 parts.append(f"{name} {getattr(self, name):g}")
+        return ", ".join(parts)
+
+    def __str__(self):
         where = f"seed {self.seed}"
         if self.fold is not None:
             where = f"fold {self.fold[0] + 1} of {self.fold[1]}"
-        return ", ".join([*parts, where])
+        return f"{self.title}, {where}"
 
 
 def digest(settings):

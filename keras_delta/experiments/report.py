@@ -1,5 +1,6 @@
 """Writes the tables and pictures of an experiment, as far as it is done."""
 
+from collections import Counter
 from pathlib import Path
 
 from keras_delta.experiments import figures, studies, tables
@@ -18,12 +19,13 @@ def write(name, plan, store, folder):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     cells = plan.results(store)
-    frame = store.frame(cells)
+    frame, failed = store.frame(cells), store.failed(cells)
     made = store.save(cells, folder / name)
     if folds := plan.folds():
         made += store.save(folds, folder / f"{name}-choices")
     if len(frame):
         for stem, table in _tables(name, frame):
+            table.caption += _left_out(failed)
             print(f"\n{table.text()}")
             made += table.save(folder / f"{name}-{stem}")
         for stem, draw, rows in _figures(name, frame):
@@ -31,13 +33,22 @@ def write(name, plan, store, folder):
             draw(rows, path)
             made.append(path)
     print()
-    for one, reason in store.failed(cells):
+    for one, reason in failed:
         print(f"failed: {one}: {reason.splitlines()[0]}")
     for entry in plan.lost(store):
         tried = [alpha for alpha, _ in entry.choice.pairs]
         print(f"failed: {entry.cell}: each alpha of {tried} failed in some fold")
     for path in made:
         print(f"  {path}")
+
+
+def _left_out(failed):
+    """A sentence on the trainings that no number of a table knows of."""
+    if not failed:
+        return ""
+    counts = Counter(cell.title for cell, _ in failed)
+    each = "; ".join(f"{title} ({n})" for title, n in counts.items())
+    return f" Trainings that failed, and are in no number: {each}."
 
 
 def _tables(name, frame):

@@ -290,6 +290,25 @@ def test_tables_of_the_article(flowers, tmp_path, capsys, options, table, augmen
     assert settings["protocol"]["ten_crop"] == {1: None, 2: "logits"}[table]
 
 
+def test_trainings_that_failed_are_named_below_the_table(flowers, tmp_path, capsys):
+    args = arguments("--study", "why", "--datasets", "folder:a", "--per-class", 2)
+    store = done(args, tmp_path, lambda cell: 0.5)
+    peaked = [
+        cell
+        for cell in Plan(command._entries("why", args)).staged(store)
+        if cell.temperature == 1
+    ]
+    for cell in peaked[:2]:
+        store.put(cell, {"failed": "Batch 1: the loss is nan.\nIt was alpha."})
+    assert command.main(args, SCRIPT) == 0
+    said = (
+        "Trainings that failed, and are in no number: folder:a, 2 a class, "
+        "efficientnet_lite0, DELTA, temperature 1 (2)."
+    )
+    assert said in (tmp_path / "tables" / "why-ablation.md").read_text()
+    assert capsys.readouterr().out.count("failed: folder:a") == 2
+
+
 def test_figure_of_the_article(flowers, tmp_path, capsys):
     args = arguments("--figure", 3, "--datasets", "cub", "--networks", "resnet101")
     store = done(args, tmp_path, lambda cell: 0.5)
