@@ -114,10 +114,12 @@ class Bench:
         gc.collect()
 
     def _build(self, cell, classes, regularizer):
+        source = self.source(cell)
+        # Not before: it draws as well, but in the first model alone.
         keras.utils.set_random_seed(0)
         model = DeltaModel(
             self._target(cell, classes),
-            source=self.source(cell),
+            source=source,
             taps=cell.taps if isinstance(cell.taps, str) else list(cell.taps),
             regularizer=regularizer,
         )

@@ -47,6 +47,7 @@ CONDITIONS = (
     ("attention", "computed, permuted", {"attention": "permuted"}),
     ("attention", "computed, top half", {"attention": "top_half"}),
     ("temperature", "1", {"temperature": 1.0}),
+    ("temperature", "1, alpha 0.5", {"temperature": 1.0, "alpha": 0.5}),
     ("temperature", "25", {"temperature": 25.0}),
     *(("alpha", f"{a:g}", {"alpha": a}) for a in (0.1, 1.0, 20.0, 100.0)),
     ("attention images", "16", {"attention_samples": 16}),
@@ -54,6 +55,8 @@ CONDITIONS = (
     ("taps", "last only", {"taps": LAST_TAP}),
     ("variant", "code, alpha 1e-4", {"method": "delta_code", "alpha": 1e-4}),
     ("BatchNorm", "frozen", {"batch_norm": "frozen"}),
+    ("BatchNorm", "frozen, alpha 0.1", {"batch_norm": "frozen", "alpha": 0.1}),
+    ("BatchNorm", "frozen, no penalty: L2", {"method": "l2", "batch_norm": "frozen"}),
     ("BatchNorm", "momentum 0.99", {"batch_norm_momentum": 0.99}),
     ("alpha over time", "decaying to 0", {"strength": "decaying"}),
     ("alpha over time", "every second step", {"strength": "every_second"}),
@@ -61,6 +64,10 @@ CONDITIONS = (
     ("other attention", "computed again while training", {"attention": "moving"}),
     ("other attention", "per class, the largest", {"attention": "per_class"}),
     ("other attention", "maps after the activation", {"taps": AFTER_ACTIVATION}),
+    (
+        *("other attention", "maps after the activation, uniform"),
+        {"taps": AFTER_ACTIVATION, "attention": "uniform"},
+    ),
 )
 
 

@@ -100,9 +100,7 @@ def main(arguments=None):
             command, devices(gpus, count), port, options.logs, Path(folder)
         )
         where = f"{count} worker{'s' * (count > 1)} on {_described(gpus)}"
-        display.say(
-            f"Search by a chief and {where}; their output: {options.logs}/*.log"
-        )
+        display.say(f"A chief and {where}; their output: {options.logs}/*.log")
         if count > len(gpus) > 0:
             display.say(
                 f"There are more workers than GPUs, {count} for {len(gpus)}: they "

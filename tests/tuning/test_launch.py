@@ -107,7 +107,7 @@ def test_last_run(stage):
     assert not {"KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", status.PATH} & set(left)
     assert left.get("CUDA_VISIBLE_DEVICES") == os.environ.get("CUDA_VISIBLE_DEVICES")
     lines = err.splitlines()
-    assert lines[0].startswith("Search by a chief and 2 workers on ")
+    assert lines[0].startswith("A chief and 2 workers on ")
     assert lines[0].endswith(f"; their output: {stage.logs}/*.log")
     assert lines[-1] == f"The search is complete. {PLAY} runs once more:"
     progress = "1 training done; cell 1 of 4 (alpha=0.1), fold 2 of 5"
@@ -201,7 +201,9 @@ def test_no_search(stage):
     code, _, err = stage.play("chief=silent", "worker-0=silent", "worker-1=sleep")
     assert code == 1
     assert stage.count()[-1] == 0
-    assert err.startswith("Search by") and f"{PLAY} has ended without a search." in err
+    assert (
+        err.startswith("A chief and") and f"{PLAY} has ended without a search." in err
+    )
 
 
 def test_what_a_worker_started_ends_with_it(stage):
@@ -413,7 +415,7 @@ def test_shared_gpus(stage, nvidia_smi):
     )
     assert process.returncode == 0
     lines = process.stderr.splitlines()
-    assert lines[0].startswith("Search by a chief and 3 workers on GPU 1;")
+    assert lines[0].startswith("A chief and 3 workers on GPU 1;")
     assert lines[1].startswith("There are more workers than GPUs, 3 for 1:")
     assert stage.starts("chief")[0][2]["CUDA_VISIBLE_DEVICES"] == "-1"
     assert stage.starts("worker-2")[0][2]["CUDA_VISIBLE_DEVICES"] == "1"
