@@ -147,9 +147,8 @@ def test_equals_fit_by_hand(trainer, cell, regularizer):
     assert found["training_accuracy"] == history[1]["accuracy"][0]
     penalty = history[1]["feature_penalty"][0]
     assert found["feature_penalty"] == pytest.approx(penalty, rel=1e-6)
-    ours = {v.path: v.numpy() for v in model_of(trainer).target.variables}
-    for variable in model.target.variables:
-        found = ours[variable.path]
+    ours = [v.numpy() for v in model_of(trainer).target.variables]
+    for found, variable in zip(ours, model.target.variables, strict=True):
         np.testing.assert_allclose(found, variable.numpy(), rtol=1e-5, atol=1e-6)
 
 
