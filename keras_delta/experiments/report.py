@@ -64,7 +64,10 @@ def _tables(name, frame):
     if name == "why":
         return [("ablation", tables.ablation_table(frame, studies.REFERENCE[1]))]
     if name == "robustness":
-        return [("accuracy", tables.robustness_table(frame))]
+        found = [("accuracy", tables.robustness_table(frame))]
+        if "delta" in set(frame["method"]):
+            found.append(("differences", tables.robustness_differences(frame)))
+        return found
     return []
 
 

@@ -14,7 +14,7 @@ from keras_delta.experiments import rows_file
 from keras_delta.tuning.status import read
 
 OWN = ("cells", "data.json", "locks", "logs", "once", "run.lock", "tables")
-FORMAT = 1  # of the records; a new one where old ones would be misread
+FORMAT = 2  # of the records; a new one where old ones would be misread
 
 
 class ResultStore:

@@ -41,7 +41,8 @@ class Trainer:
             A dict for JSON: `accuracy` and `loss` on the test images, `correct` (a
             digit 0 or 1 for each), `seconds` and `prepare_seconds` of the processor,
             `wall_seconds`, `epochs`, `images`, `training_accuracy`, `curve`,
-            `corrupted`; or `failed`, the reason.
+            `corrupted` (a dict from each corruption to such digits); or `failed`, the
+            reason.
         """
         began = time.monotonic()
         try:
@@ -134,13 +135,13 @@ class Trainer:
         return measured(logits, images.labels)
 
     def _corrupted(self, model, test_set, name, batches):
-        """Accuracy on corrupted test images, such as `"blur 3"`."""
+        """Which corrupted test images are right; such as `"blur 3"`."""
         kind, _, severity = name.partition(" ")
         images, labels = data.corrupted(
             test_set, kind=kind, severity=int(severity), **batches
         )
         logits = model.predict(images.astype("float32"), TEST_BATCH, verbose=0)
-        return measured(logits, labels)["accuracy"]
+        return measured(logits, labels)["correct"]
 
     def _sets(self, cell, size):
         """(training images, test images) of a cell."""

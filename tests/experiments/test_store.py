@@ -33,7 +33,7 @@ RECORD = {
     "prepare_seconds": 1.5,
     "epochs": 3,
     "curve": [[1, 0.5], [2, 0.75]],
-    "corrupted": {"blur 3": 0.5},
+    "corrupted": {"blur 3": "0101"},
 }
 COLUMNS = [
     *("key", "dataset", "per_class", "network", "image_size", "method", "factor"),
@@ -214,7 +214,7 @@ def test_saved_tables(filled, tmp_path):
         assert list(found["label"].astype(str)) == ["5", "b"]
         assert list(found["accuracy"]) == [0.75, 0.75]
         assert [json.loads(text) for text in found["curve"]] == [RECORD["curve"]] * 2
-        assert json.loads(found["corrupted"][0]) == {"blur 3": 0.5}
+        assert json.loads(found["corrupted"][0]) == {"blur 3": "0101"}
     # Digits, not a number: 0 comes first.
     assert list(pd.read_parquet(made[1])["correct"]) == ["0111"] * 2
     text = pd.read_csv(made[0], dtype={"correct": str})
@@ -280,11 +280,11 @@ def test_other_version_is_refused(filled):
 
 @pytest.mark.parametrize("any_version", [True, False])
 def test_other_format_is_refused(tmp_path, any_version):
-    text = '{"format": 2, "versions": {}}'
+    text = '{"format": 3, "versions": {}}'
     (tmp_path / "store.json").write_text(text)
     with refused(
-        f"The result store {tmp_path} was written in format 2; this version reads "
-        "format 1. Choose another folder."
+        f"The result store {tmp_path} was written in format 3; this version reads "
+        "format 2. Choose another folder."
     ):
         ResultStore(tmp_path, any_version)
     assert (tmp_path / "store.json").read_text() == text

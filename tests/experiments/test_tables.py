@@ -243,9 +243,9 @@ def test_stars_of_an_ablation():
 
 def test_robustness_table():
     given = frame(
-        row("delta", accuracy=0.8, corrupted={"blur 10": 0.5, "blur 3": 0.6}),
-        row("delta", accuracy=0.7, seed=1, corrupted={"blur 3": 0.7}),
-        row("delta", accuracy=0.4, label_noise=0.2, corrupted={"blur 3": 0.1}),
+        row("delta", accuracy=0.8, corrupted={"blur 10": "01", "blur 3": "01101"}),
+        row("delta", accuracy=0.7, seed=1, corrupted={"blur 3": "1101111001"}),
+        row("delta", accuracy=0.4, label_noise=0.2, corrupted={"blur 3": "1"}),
         row("l2", accuracy=0.6, corrupted={}),
     )
     table = tables.robustness_table(given)
@@ -258,6 +258,52 @@ def test_robustness_table():
     expected = ["75.0 ± 7.1 (2)", "40.0 (1)", "65.0 ± 7.1 (2)", "50.0 (1)"]
     assert list(table.frame["DELTA"]) == expected
     assert list(table.frame["L2"]) == ["60.0 (1)", "–", "–", "–"]
+
+
+def test_robustness_differences():
+    def rows(method, seed, plain, noisy, very, blurred):
+        known = {"seed": seed, "accuracy": 0.5}
+        return (
+            row(method, correct=plain, corrupted={"blur 2": blurred}, **known),
+            row(method, correct=noisy, label_noise=0.1, **known),
+            row(method, correct=very, label_noise=0.4, **known),
+        )
+
+    given = frame(
+        *rows("delta", 0, "1110", "1101", "1000", "1111"),
+        *rows("delta", 1, "1111", "1001", "0110", "0111"),
+        *rows("l2", 0, "0110", "1000", "1000", "0000"),
+        *rows("l2", 1, "1100", "0101", "0000", "0110"),
+        *rows("l2_sp", 1, "1111", "1001", "0110", "0111")[:1],
+    )
+    table = tables.robustness_differences(given)
+    assert [i[1:] for i in table.frame.index] == [
+        ("wrong labels", "0 %"),
+        ("wrong labels", "10 %"),
+        ("wrong labels", "40 %"),
+        ("images", "blur 2"),
+        ("wrong labels", "all"),
+    ]
+    clean = paired_interval(bools("1110", "1111"), bools("0110", "1100"))
+    some = bools("1101", "1001"), bools("1000", "0101")
+    much = bools("1000", "0110"), bools("1000", "0000")
+    both = pooled_interval([some, much], ["a", "a"])
+    assert (clean.difference, both.difference) == (3 / 8, 1 / 4)
+
+    def ends(interval):
+        pair = (f"{100 * v:+.1f}" for v in (interval.low, interval.high))
+        return "[" + ", ".join(pair).replace("-", "−") + "]"
+
+    cells = [cell.replace("[0.0", "[+0.0") for cell in table.frame["minus L2"]]
+    assert cells[0] == f"+37.5 {ends(clean)}"
+    assert cells[3].startswith("+62.5 [")
+    assert cells[4] == f"+25.0 {ends(both)}"
+    # Of one seed, and not trained with wrong labels.
+    assert list(table.frame["minus L2-SP"]) == (
+        ["0.0 [0.0, 0.0]", "–", "–", "0.0 [0.0, 0.0]", "–"]
+    )
+    with pytest.raises(ValueError, match="reference"):
+        tables.robustness_differences(given, "l2_fe")
 
 
 @pytest.mark.parametrize(

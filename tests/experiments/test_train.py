@@ -304,8 +304,8 @@ def test_curve_and_corruptions(trainer, first):
         name, severity = kind.split()
         spoilt = data.corrupt(np.rint(images).astype("uint8"), name, int(severity))
         logits = model_of(trainer).predict(spoilt.astype("float32"), verbose=0)
-        accuracy = (logits.argmax(1) == labels).mean()
-        assert found["corrupted"][kind] == pytest.approx(accuracy)
+        right = (logits.argmax(1) == labels).astype(int)
+        assert found["corrupted"][kind] == "".join(map(str, right))
 
 
 def test_curve_has_the_accuracy_after_the_first_epoch(trainer):
