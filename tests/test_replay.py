@@ -12,6 +12,8 @@ from keras.src.backend.tensorflow.trainer import TFEpochIterator
 from keras_delta import replay
 from keras_delta.data import ImageSet
 
+pytestmark = pytest.mark.usefixtures("tensorflow_seed")
+
 COUNT, EPOCHS = 22, 5
 X = np.arange(COUNT * 2, dtype="float32").reshape(COUNT, 2)
 Y = np.arange(COUNT)

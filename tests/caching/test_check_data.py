@@ -8,6 +8,8 @@ from toy import images
 
 from keras_delta.caching import SourceMapCache, probe
 
+pytestmark = pytest.mark.usefixtures("tensorflow_seed")
+
 
 def dataset(count, augment=None, batch=16, shuffle=True, drop=False):
     x = images(count)

@@ -29,6 +29,8 @@ from keras_delta.callbacks import (
 )
 from keras_delta.regularizers import L2SP, Delta, FeatureMap
 
+pytestmark = pytest.mark.usefixtures("tensorflow_seed")
+
 HERE = Path(__file__).parent
 
 

@@ -17,7 +17,10 @@ from keras_delta.callbacks.channel_attention_callback import rank_change
 from keras_delta.regularizers import L2SP, Delta, FeatureMap, L2SPAtt, Sum
 
 # The heads here are random; that compute warns of them is tested elsewhere.
-pytestmark = pytest.mark.filterwarnings("ignore:The head is no better than chance")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The head is no better than chance"),
+    pytest.mark.usefixtures("tensorflow_seed"),
+]
 
 TAPS = reference.TAPS
 X, Y = reference.learnable_data(16)

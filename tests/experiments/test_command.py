@@ -212,6 +212,7 @@ def test_unknown_cell(tmp_path):
 def test_smoke(tmp_path, capsys):
     """Chooses, trains, tests, writes all tables; again, it finds everything done."""
     given = ["--study", "few-shot", "why", "robustness", "--smoke", "--workers", "1"]
+    given += ["--repeats", "1"]
     line = [sys.executable, SCRIPT, *given, "--store", tmp_path / "store"]
     first = subprocess.run(line, capture_output=True, text=True, timeout=900)
     assert first.returncode == 0, first.stderr

@@ -15,6 +15,8 @@ from ai_edge_litert.interpreter import Interpreter
 import keras_delta as kd
 from keras_delta.serving import conversion, litert
 
+pytestmark = pytest.mark.usefixtures("tensorflow_seed")
+
 NAMES = ["cat", "Hündin", "a, b"]
 QUANTIZED = ["int8", "float16", "dynamic"]
 

@@ -14,6 +14,8 @@ import keras_delta as kd
 from keras_delta.tuning import cross_validated
 from keras_delta.tuning.cross_validated import CrossValidated
 
+pytestmark = pytest.mark.usefixtures("tensorflow_seed")
+
 tuning = kd.tuning
 ALPHAS, BETAS = [0.1, 10.0], [0.001, 0.1]
 FIT = {"epochs": 2, "batch_size": 8, "verbose": 0, "source_maps": "compute"}

@@ -11,6 +11,8 @@ from keras_delta.data import ImageSet
 from keras_delta.data.sources import MemorySource
 from keras_delta.tuning.folds import cut
 
+pytestmark = pytest.mark.usefixtures("tensorflow_seed")
+
 SIZE = 6
 COUNTS = (11, 8, 6)
 LABELS = np.repeat(np.arange(3), COUNTS)
