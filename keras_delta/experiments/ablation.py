@@ -5,7 +5,7 @@ from keras_delta.experiments import notation
 from keras_delta.experiments.bootstrap import adjust, compare
 from keras_delta.experiments.notation import ACCURACY, MISSING
 from keras_delta.experiments.rows import accuracies, finished, setting_name, settings
-from keras_delta.experiments.significance import BOOTSTRAP, star, warning
+from keras_delta.experiments.significance import BOOTSTRAP, change, warning
 from keras_delta.experiments.table import Table
 
 
@@ -82,11 +82,7 @@ def _bases(rows, reference):
 def _change(cases, setting):
     """The difference in a setting, or over all (None); none of the reference."""
     case = cases[setting] if cases else None
-    if case is None or case.interval is None:
-        return MISSING
-    every = len(cases) - 1
     some = ""
-    if setting is None and case.settings < every:
+    if case and setting is None and case.settings < (every := len(cases) - 1):
         some = f" ({case.settings} of {every})"
-    i = case.interval
-    return f"{notation.points(i.difference)} {notation.limits(i)}{some}{star(case)}"
+    return change(case, some)

@@ -3,7 +3,7 @@
 from keras_delta.errors import needed, unknown_name
 from keras_delta.experiments import notation
 from keras_delta.experiments.bootstrap import adjust, compare
-from keras_delta.experiments.notation import ACCURACY, MISSING
+from keras_delta.experiments.notation import ACCURACY
 from keras_delta.experiments.published import method_name
 from keras_delta.experiments.rows import (
     ALIKE,
@@ -13,7 +13,7 @@ from keras_delta.experiments.rows import (
     setting_name,
     settings,
 )
-from keras_delta.experiments.significance import BOOTSTRAP, star, warning
+from keras_delta.experiments.significance import BOOTSTRAP, change, warning
 from keras_delta.experiments.table import Table
 
 LABELS, IMAGES = "wrong labels", "images"
@@ -89,9 +89,7 @@ def robustness_differences(frame, reference="delta"):
         if len(places) > 1
     ]
     body = {
-        f"minus {method_name(m)}": [
-            _change(found[m, g][place]) for g, place, _ in lines
-        ]
+        f"minus {method_name(m)}": [change(found[m, g][place]) for g, place, _ in lines]
         for m in others
     }
     name = method_name(reference)
@@ -155,10 +153,3 @@ def _group(place):
     """What a condition is pooled with."""
     _, (_, what, how) = place
     return "clean" if (what, how) == (LABELS, 0) else what
-
-
-def _change(case):
-    i = case.interval
-    if i is None:
-        return MISSING
-    return f"{notation.points(i.difference)} {notation.limits(i)}{star(case)}"

@@ -1,5 +1,6 @@
 """Which differences are more than chance, and what tables say of that."""
 
+from keras_delta.experiments import notation
 from keras_delta.experiments.bootstrap import adjust, compare
 from keras_delta.experiments.rows import methods, settings
 
@@ -32,6 +33,19 @@ def star(case):
     """` *` for a significant `Case`; nothing for another one, or None."""
     significant = case is not None and case.interval and case.adjusted < LEVEL
     return " *" if significant else ""
+
+
+def change(case, some=""):
+    """A `Case` as a table's cell, `+1.3 [+0.4, +2.2] *`; `MISSING` without one.
+
+    Args:
+        case: or None.
+        some: what stands before the star.
+    """
+    if case is None or case.interval is None:
+        return notation.MISSING
+    i = case.interval
+    return f"{notation.points(i.difference)} {notation.limits(i)}{some}{star(case)}"
 
 
 def warning(comparisons):
