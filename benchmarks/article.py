@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from quiet import tf  # first: it silences TensorFlow's start-up
 
-from keras_delta import experiments
+import experiments
 
 
 def arguments():

@@ -32,7 +32,7 @@ import keras
 import numpy as np
 import pandas as pd
 import keras_delta as kd
-from keras_delta.graph import Graph
+from keras_delta._network.graph import Graph
 
 LITE_TAPS = [
     "block2b_project_conv",

@@ -1,17 +1,41 @@
 """Regularised transfer learning for Keras 3."""
 
+import importlib
+
+# All that a `.keras` file may hold: loading one needs the classes registered.
+from keras_delta import attention as attention
 from keras_delta import backbones as backbones
+from keras_delta import caching as caching
 from keras_delta import callbacks as callbacks
 from keras_delta import data as data
-from keras_delta import experiments as experiments
 from keras_delta import optimizers as optimizers
 from keras_delta import regularizers as regularizers
-from keras_delta import tuning as tuning
+from keras_delta._network.heads import attach_head as attach_head
+from keras_delta._network.sharing import freeze_until as freeze_until
 from keras_delta.attention import ChannelAttention as ChannelAttention
 from keras_delta.caching import SourceMapCache as SourceMapCache
-from keras_delta.heads import attach_head as attach_head
 from keras_delta.model import DeltaModel as DeltaModel
-from keras_delta.serving import export_for_serving as export_for_serving
-from keras_delta.sharing import freeze_until as freeze_until
 
 __version__ = "0.1.0"
+
+# The others are loaded when first asked for, with Keras Tuner and the like.
+_LAZY = {
+    "analysis": "analysis",
+    "export_for_serving": "serving",
+    "serving": "serving",
+    "statistics": "statistics",
+    "tuning": "tuning",
+}
+
+
+def __getattr__(name):
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_LAZY[name]}")
+    return module if name == _LAZY[name] else getattr(module, name)
+
+
+def __dir__():
+    public = [n for n in globals() if not n.startswith("_") and n != "importlib"]
+    # `model` is the module of DeltaModel.
+    return sorted({*public, *_LAZY, "__version__"} - {"model"})

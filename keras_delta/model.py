@@ -7,24 +7,16 @@ import keras
 import tensorflow as tf
 from keras import ops, tree
 
-from keras_delta import (
-    caching,
-    checks,
-    loop,
-    multi_worker,
-    regularizers,
-    replay,
-    samples,
-    watching,
-)
-from keras_delta import taps as tapping
-from keras_delta.errors import warn
-from keras_delta.graph import Graph, copy_model
-from keras_delta.heads import body_output
-from keras_delta.pairing import Pairing
+from keras_delta import caching, regularizers
+from keras_delta._errors import warn
+from keras_delta._network import taps as tapping
+from keras_delta._network.graph import Graph, copy_model
+from keras_delta._network.heads import body_output
+from keras_delta._network.pairing import Pairing
+from keras_delta._network.sharing import Shared
+from keras_delta._training import checks, hosts, loop, replay, samples, watching
+from keras_delta._training.saving import WholeFiles
 from keras_delta.regularizers import Batch
-from keras_delta.saving import WholeFiles
-from keras_delta.sharing import Shared
 
 
 @keras.saving.register_keras_serializable("keras_delta")
@@ -125,6 +117,11 @@ class DeltaModel(WholeFiles, keras.Model):
         self.built = True
         if regularizer is not None:
             self.set_regularizer(regularizer)
+
+    @property
+    def hosts(self):
+        """The processes that take part in the training."""
+        return hosts.of(self.distribute_strategy)
 
     @property
     def trainable(self):
@@ -246,8 +243,8 @@ class DeltaModel(WholeFiles, keras.Model):
         if cache is not None:
             with replay.unmoved(x):
                 cache.check_data(*rest, first_batch)
-        with multi_worker.running(self):
-            multi_worker.same_number(self.distribute_strategy, "epochs", epochs)
+        with self.hosts.running():
+            self.hosts.check_same("epochs", epochs)
             callbacks = given.get("callbacks")
             if not isinstance(callbacks, keras.callbacks.CallbackList):
                 callbacks = tree.flatten(callbacks) if callbacks else []
@@ -341,9 +338,7 @@ class DeltaModel(WholeFiles, keras.Model):
         if self.regularizer is not None and not self.regularizer.ready:
             self.regularizer.prepare(self, read, verbose=verbose != 0)
             # The same to the last bit, also where the hosts differ.
-            multi_worker.copy_first(
-                self.distribute_strategy, self.regularizer.variables
-            )
+            self.hosts.copy_first(self.regularizer.variables)
 
     def make_train_function(self, force=False):
         """See `keras.Model.make_train_function`."""
@@ -370,17 +365,15 @@ class DeltaModel(WholeFiles, keras.Model):
 
     def make_test_function(self, force=False):
         """See `keras.Model.make_test_function`."""
-        if not multi_worker.several(self.distribute_strategy):
-            super().make_test_function(force)
-        elif self.test_function is None or force:
-            self.test_function = multi_worker.step_function(self, self.test_step)
+        if self.test_function is None or force:
+            self.test_function = self.hosts.loop_step(self, self.test_step)
 
     def make_predict_function(self, force=False):
         """See `keras.Model.make_predict_function`."""
-        if not multi_worker.several(self.distribute_strategy):
+        if self.predict_function is None or force:
+            self.predict_function = self.hosts.predict_function(self)
+        if self.predict_function is None:
             super().make_predict_function(force)
-        elif self.predict_function is None or force:
-            self.predict_function = multi_worker.predict_function(self)
 
     def call(self, inputs, training=None, with_maps=False, with_entering=False):
         """The target's outputs.
@@ -558,9 +551,9 @@ class DeltaModel(WholeFiles, keras.Model):
                 optimizer's first; None to stop.
         """
         samples.check_count("every", every)
-        if every is not None and multi_worker.several(self.distribute_strategy):
+        if every is not None and not self.hosts.runs_single_steps:
             raise ValueError(
-                f"Steps cannot be watched under {multi_worker.NAME}. Watch a training "
+                f"Steps cannot be watched under {self.hosts.name}. Watch a training "
                 "on one host, or leave out `PenaltyLogger`."
             )
         self.watched = None
@@ -630,16 +623,14 @@ class DeltaModel(WholeFiles, keras.Model):
 
     def evaluate(self, *args, **kwargs):
         """See `keras.Model.evaluate`; the source does not run."""
-        with self._evaluation(), multi_worker.running(self):
+        with self._evaluation(), self.hosts.running():
             return super().evaluate(*args, **kwargs)
 
     def predict(self, x, *args, **kwargs):
         """See `keras.Model.predict`; on several workers, all get all outputs."""
-        strategy = self.distribute_strategy
-        with multi_worker.running(self):
-            if multi_worker.several(strategy):
-                count = samples.length(x) if checks.are_arrays(x) else None
-                multi_worker.same_number(strategy, "samples", count)
+        with self.hosts.running():
+            count = samples.length(x) if checks.are_arrays(x) else None
+            self.hosts.check_same("samples", count)
             return super().predict(x, *args, **kwargs)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
@@ -649,15 +640,14 @@ class DeltaModel(WholeFiles, keras.Model):
         # where they are uneven, and takes an epoch out of a shuffled data set.
         strategy = self.distribute_strategy
         if iterator is not None and strategy.num_replicas_in_sync > 1:
-            if multi_worker.several(strategy):
-                multi_worker.same_number(strategy, "batches", iterator.num_batches)
+            self.hosts.check_same("batches", iterator.num_batches)
             dataset = iterator.data_adapter.get_tf_dataset()
-            iterator, data_batch = None, multi_worker.batch_spec(dataset)
+            iterator, data_batch = None, samples.batch_spec(dataset)
         super()._maybe_symbolic_build(iterator, data_batch)
 
     def export(self, filepath, *args, **kwargs):
         """Export the target alone; see `keras.Model.export`."""
-        if not multi_worker.is_first(self.distribute_strategy):
+        if not self.hosts.is_first:
             return None
         return self.target.export(filepath, *args, **kwargs)
 

@@ -5,7 +5,7 @@ import numbers
 
 import keras
 
-from keras_delta.errors import invalid, unknown_name
+from keras_delta._errors import invalid, unknown_name
 
 REST = "default"
 

@@ -22,7 +22,7 @@ import tensorflow as tf
 from networks import make_backbone
 
 import keras_delta as kd
-from keras_delta import multi_worker
+from keras_delta._training import hosts
 from keras_delta.regularizers import L2SP, Delta, FeatureMap
 
 
@@ -139,11 +139,11 @@ class Backup(keras.callbacks.BackupAndRestore):
     """Keras's own, in which of several workers only the first writes."""
 
     def _save_model(self):
-        if multi_worker.is_first(self.model.distribute_strategy):
+        if self.model.hosts.is_first:
             super()._save_model()
 
     def on_train_end(self, logs=None):
-        if multi_worker.is_first(self.model.distribute_strategy):
+        if self.model.hosts.is_first:
             super().on_train_end(logs)
 
 
@@ -167,7 +167,7 @@ def killed(strategy, folder):
 
     class Die(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
-            last = not multi_worker.is_first(strategy)
+            last = not hosts.of(strategy).is_first
             if last and self.model.optimizer.iterations.numpy() == 8:
                 os.kill(os.getpid(), signal.SIGKILL)
 

@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 import keras_delta as kd
-from keras_delta import checks
-from keras_delta.graph import Graph
+from keras_delta._network.graph import Graph
+from keras_delta._training import checks
 
 SPARSE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 

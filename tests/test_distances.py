@@ -6,7 +6,7 @@ import reference as ref
 import tensorflow as tf
 from reference import KERNEL, SOURCE_MAP, STARTING_KERNEL, TARGET_MAP
 
-from keras_delta import distances
+from keras_delta.regularizers import distances
 
 # Worked out by hand from the maps in `reference`.
 D = [

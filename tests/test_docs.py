@@ -3,10 +3,11 @@
 import re
 from pathlib import Path
 
+import experiments
 import pytest
+from experiments import studies, tables
 
 import keras_delta as kd
-from keras_delta.experiments import studies, tables
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -105,7 +106,7 @@ def test_experiments_page_code_runs(tmp_path, monkeypatch, capsys):
             for cell in plan.pending(store):
                 store.put(cell, {"accuracy": 0.75, "correct": "1110"})
 
-    monkeypatch.setattr(kd.experiments, "run", run)
+    monkeypatch.setattr(experiments, "run", run)
     exec(code, {})
     assert "75.0" in capsys.readouterr().out
 
@@ -123,8 +124,8 @@ def test_experiments_page_code_runs(tmp_path, monkeypatch, capsys):
 )
 def test_published_rows_are_of_the_studies(tmp_path, study, stem, made):
     """Whoever takes them over finds the whole table."""
-    store = kd.experiments.ResultStore(tmp_path, any_version=True)
-    plan = kd.experiments.Plan(getattr(studies, study)())
+    store = experiments.ResultStore(tmp_path, any_version=True)
+    plan = experiments.Plan(getattr(studies, study)())
     name = study.replace("_", "-")
     for rows in (f"{name}-choices.csv", f"{name}.csv"):
         path = ROOT / "docs/results" / rows

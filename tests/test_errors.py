@@ -1,6 +1,6 @@
 """The two sentences every refusal is made of."""
 
-from keras_delta.errors import invalid, unknown_name
+from keras_delta._errors import invalid, unknown_name
 
 
 def test_invalid_names_argument_expected_and_received():

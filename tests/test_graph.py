@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_delta.graph import Graph, copy_model, is_container
+from keras_delta._network.graph import Graph, copy_model, is_container
 
 
 def close(a, b):

@@ -5,8 +5,13 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_delta.graph import Graph
-from keras_delta.heads import attach_head, body_output, head_layers, output_activation
+from keras_delta._network.graph import Graph
+from keras_delta._network.heads import (
+    attach_head,
+    body_output,
+    head_layers,
+    output_activation,
+)
 
 
 def test_a_copy_with_a_new_head(backbone, images):

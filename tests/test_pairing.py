@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_delta.graph import Graph, copy_model
-from keras_delta.heads import attach_head
-from keras_delta.pairing import Pairing
+from keras_delta._network.graph import Graph, copy_model
+from keras_delta._network.heads import attach_head
+from keras_delta._network.pairing import Pairing
 
 
 def pair(target, source):

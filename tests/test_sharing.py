@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 import keras_delta as kd
-from keras_delta import sharing
+from keras_delta._network import sharing
 from keras_delta.regularizers import Delta, FeatureMap
 
 SIZE = 8

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_delta import taps
-from keras_delta.graph import Graph, copy_model
-from keras_delta.heads import attach_head
-from keras_delta.pairing import Pairing
+from keras_delta._network import taps
+from keras_delta._network.graph import Graph, copy_model
+from keras_delta._network.heads import attach_head
+from keras_delta._network.pairing import Pairing
 
 RESNET50 = [
     "conv2_block3_3_conv",

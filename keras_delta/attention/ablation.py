@@ -15,10 +15,11 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from keras_delta import memory, samples
+from keras_delta._checkpoint import Checkpoint
+from keras_delta._network import memory
+from keras_delta._network.fingerprint import digest
+from keras_delta._training import samples
 from keras_delta.attention.tally import Result, Tally
-from keras_delta.checkpoint import Checkpoint
-from keras_delta.fingerprint import digest
 
 BATCH = 32
 MOST_PAIRS = 2**16  # in a call

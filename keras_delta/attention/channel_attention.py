@@ -7,9 +7,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_delta._errors import invalid, warn
 from keras_delta.attention import normalize
 from keras_delta.attention.compute import measure
-from keras_delta.errors import invalid, warn
 
 FORMAT = "keras_delta.ChannelAttention/1"
 NARROW, EVEN = 0.1, 0.999  # of the channels; see `from_scores`
@@ -346,7 +346,7 @@ class ChannelAttention:
 
     def plot(self, path=None):
         """Plot the distribution of the weights; see `keras_delta.attention.plot`."""
-        from keras_delta.attention.plot import plot  # matplotlib loads slowly
+        from keras_delta.attention.plot import plot
 
         return plot(self, path)
 

@@ -10,7 +10,7 @@ import keras
 from keras import layers
 from keras.src import ops as operations  # the classes of bare operations
 
-from keras_delta.graph import Graph
+from keras_delta._network.graph import Graph
 
 ELEMENTWISE = (
     layers.ReLU,

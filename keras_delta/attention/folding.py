@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 from keras import layers, ops, tree
 
-from keras_delta.graph import Graph
+from keras_delta._network.graph import Graph
 
 
 class Folding:

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_delta.fingerprint import digest
+from keras_delta._network.fingerprint import digest
 
 
 class Frozen:

@@ -5,10 +5,10 @@ import numpy as np
 import tensorflow as tf
 from keras import ops, tree
 
-from keras_delta import labels
-from keras_delta.errors import invalid
-from keras_delta.graph import Graph
-from keras_delta.heads import output_activation
+from keras_delta._errors import invalid
+from keras_delta._network.graph import Graph
+from keras_delta._network.heads import output_activation
+from keras_delta._training import labels
 
 
 def with_logits(outputs):

@@ -6,13 +6,13 @@ from collections import Counter
 import tensorflow as tf
 from keras import ops, tree
 
-from keras_delta import memory
+from keras_delta._errors import unknown_name
+from keras_delta._network import memory
+from keras_delta._network.graph import Graph
 from keras_delta.attention.channelwise import stated_axis
 from keras_delta.attention.frozen import Frozen
 from keras_delta.attention.losses import with_logits
 from keras_delta.attention.suffix import Suffix
-from keras_delta.errors import unknown_name
-from keras_delta.graph import Graph
 
 
 class Cut:

@@ -4,7 +4,7 @@ import numbers
 
 import numpy as np
 
-from keras_delta.errors import invalid, unknown_name
+from keras_delta._errors import invalid, unknown_name
 
 ROUNDING = 1e-12  # of scores, which are sums in float64
 

@@ -16,12 +16,12 @@ import keras
 import tensorflow as tf
 from keras import tree
 
-from keras_delta import memory
+from keras_delta._network import memory
+from keras_delta._network.graph import Graph
 from keras_delta.attention import channelwise
 from keras_delta.attention.folding import Folding, linear, plain_kernel
 from keras_delta.attention.frozen import Frozen
 from keras_delta.attention.losses import with_logits
-from keras_delta.graph import Graph
 
 # A rank-one update moves whole maps through memory a few times; a convolution does
 # as many multiplications for each output as it has input channels. Measured on two

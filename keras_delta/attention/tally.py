@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_delta.fingerprint import digest
+from keras_delta._network.fingerprint import digest
 
 LEAST_SAMPLES = 64  # before a channel can be done
 NORMAL = 1.96  # half the width of a 95 % interval, in standard errors

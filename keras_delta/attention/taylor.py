@@ -4,13 +4,13 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from keras_delta import samples
+from keras_delta._network.fingerprint import digest
+from keras_delta._training import samples
 from keras_delta.attention import channelwise
 from keras_delta.attention.ablation import not_finite, traced
 from keras_delta.attention.losses import with_logits
 from keras_delta.attention.networks import Cut
 from keras_delta.attention.tally import Result, Tally
-from keras_delta.fingerprint import digest
 
 BATCH = 32
 

@@ -2,8 +2,8 @@
 
 import keras
 
-from keras_delta.errors import invalid
-from keras_delta.graph import Graph
+from keras_delta._errors import invalid
+from keras_delta._network.graph import Graph
 
 
 def assemble(core, preprocessing, input_shape, name, rebuild=None):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import keras
 
+from keras_delta._errors import invalid
 from keras_delta.backbones.assemble import assemble, check_shape
 from keras_delta.backbones.lite_weights import convert, imagenet_arrays
 from keras_delta.backbones.load import (
@@ -18,7 +19,6 @@ from keras_delta.backbones.load import (
     load_keras_file,
 )
 from keras_delta.backbones.torch_pickle import read_state_dict
-from keras_delta.errors import invalid
 
 _TORCH = (".pth", ".pt")
 _REPEATS = [1, 2, 2, 3, 3, 4, 1]

@@ -4,7 +4,7 @@ import os
 import re
 import warnings
 
-from keras_delta.errors import invalid
+from keras_delta._errors import invalid
 
 
 def check_weights(weights, endings):

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_delta.errors import unknown_name
+from keras_delta._errors import unknown_name
 
 MODES = ("caffe", "tf", "torch")
 

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+from keras_delta._errors import unknown_name
 from keras_delta.backbones.applications import inception_v3, resnet50, resnet101
 from keras_delta.backbones.efficientnet_lite import (
     efficientnet_lite0,
     efficientnet_lite1,
     efficientnet_lite2,
 )
-from keras_delta.errors import unknown_name
 
 
 class Backbone(NamedTuple):

@@ -7,8 +7,8 @@ import re
 import socket
 from pathlib import Path
 
+from keras_delta._errors import invalid
 from keras_delta.caching.records import RecordFile
-from keras_delta.errors import invalid
 
 try:
     import fcntl

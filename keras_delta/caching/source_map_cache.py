@@ -10,11 +10,11 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from keras_delta import memory as memories
+from keras_delta._errors import invalid
+from keras_delta._network import memory as memories
 from keras_delta.caching.keys import SIZE, keys_of
 from keras_delta.caching.probe import check_data
 from keras_delta.caching.store import Store
-from keras_delta.errors import invalid
 
 DTYPES = ("float16", "float32")
 

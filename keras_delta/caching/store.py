@@ -6,9 +6,9 @@ import threading
 
 import numpy as np
 
+from keras_delta._errors import warn
 from keras_delta.caching.folder import Folder, fits
 from keras_delta.caching.records import RecordFile
-from keras_delta.errors import warn
 
 
 class Store:

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from keras_delta._errors import invalid, unknown_name
 from keras_delta.callbacks.base import DeltaCallback, folder, positive_integer
-from keras_delta.errors import invalid, unknown_name
 
 HEADINGS = ("source", "target", "target − source")
 

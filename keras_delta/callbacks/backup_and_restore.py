@@ -13,11 +13,12 @@ import numpy as np
 from keras.src.random import seed_generator  # no public way to the global one
 from keras.src.utils.io_utils import print_msg
 
-from keras_delta import fingerprint, regularizers
+from keras_delta import regularizers
+from keras_delta._checkpoint import Checkpoint
+from keras_delta._errors import invalid, warn
+from keras_delta._network import fingerprint
 from keras_delta.callbacks import plain_values
 from keras_delta.callbacks.base import DeltaCallback, folder
-from keras_delta.checkpoint import Checkpoint
-from keras_delta.errors import invalid, warn
 
 try:
     import fcntl

@@ -6,8 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_delta import multi_worker
-from keras_delta.errors import invalid
+from keras_delta._errors import invalid
 from keras_delta.model import DeltaModel
 
 
@@ -30,7 +29,7 @@ class DeltaCallback(keras.callbacks.Callback):
     @property
     def writes(self):
         """Whether this process writes files: of several workers, the first alone."""
-        return multi_worker.is_first(self.model.distribute_strategy)
+        return self.model.hosts.is_first
 
     def check(self, model):
         """Refuse a model that the callback cannot work on."""

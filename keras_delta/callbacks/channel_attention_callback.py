@@ -9,9 +9,10 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_delta import memory, multi_worker, samples
+from keras_delta._errors import invalid, unknown_name
+from keras_delta._network import memory
+from keras_delta._training import samples
 from keras_delta.attention import ChannelAttention, compute, normalize
-from keras_delta.errors import invalid, unknown_name
 from keras_delta.model import DeltaModel
 from keras_delta.regularizers.attended import Attended
 from keras_delta.regularizers.sum import Sum
@@ -173,12 +174,9 @@ class ChannelAttentionCallback(keras.callbacks.Callback):
         if self.update:
             for regularizer in _attended(self.model.regularizer):
                 regularizer.set_attention_weights(attention)
-                multi_worker.copy_first(
-                    self.model.distribute_strategy, regularizer.variables
-                )
+                self.model.hosts.copy_first(regularizer.variables)
         self.history.append((epoch, attention))
-        strategy = self.model.distribute_strategy
-        if self.log_dir is not None and multi_worker.is_first(strategy):
+        if self.log_dir is not None and self.model.hosts.is_first:
             attention.save(Path(self.log_dir) / f"attention-{epoch + 1:04d}.json")
         for tap, perplexity in attention.perplexity.items():
             logs[f"attention_perplexity/{tap}"] = perplexity

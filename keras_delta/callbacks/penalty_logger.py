@@ -5,8 +5,8 @@ import os
 
 import tensorflow as tf
 
+from keras_delta._errors import invalid
 from keras_delta.callbacks.base import DeltaCallback, folder, positive_integer
-from keras_delta.errors import invalid
 
 FIRST = ("epoch", "step", "task_loss", "feature_penalty", "head_penalty")
 LAST = (

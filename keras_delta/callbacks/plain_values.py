@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_delta import fingerprint
+from keras_delta._network import fingerprint
 from keras_delta.attention import ChannelAttention
 
 # What Keras's callbacks compare with. Together with it they turn the sign of

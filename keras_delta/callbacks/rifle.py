@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 
+from keras_delta._errors import invalid, warn
 from keras_delta.callbacks.base import DeltaCallback, positive_integer
-from keras_delta.errors import invalid, warn
 from keras_delta.regularizers.base import array
 
 LAST_EPOCHS = 4  # without a re-draw, so that the last head is trained

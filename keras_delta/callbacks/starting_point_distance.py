@@ -8,9 +8,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_delta import taps as tapping
+from keras_delta._errors import invalid
+from keras_delta._network import taps as tapping
 from keras_delta.callbacks.base import DeltaCallback, folder, positive_integer
-from keras_delta.errors import invalid
 from keras_delta.model import DeltaModel
 from keras_delta.regularizers.base import array
 

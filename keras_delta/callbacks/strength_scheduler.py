@@ -4,8 +4,8 @@ import math
 from collections import Counter
 
 from keras_delta import regularizers
+from keras_delta._errors import invalid, unknown_name
 from keras_delta.callbacks.base import DeltaCallback
-from keras_delta.errors import invalid, unknown_name
 from keras_delta.regularizers import Sum
 
 NAMES = ("alpha", "beta")

@@ -5,7 +5,7 @@ import math
 import keras
 import numpy as np
 
-from keras_delta.errors import invalid
+from keras_delta._errors import invalid
 from keras_delta.regularizers import members
 from keras_delta.regularizers.attended import Attended
 

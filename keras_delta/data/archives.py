@@ -14,7 +14,7 @@ from pathlib import Path
 
 from keras.utils import Progbar
 
-from keras_delta import files
+from keras_delta import _disk
 
 ENDINGS = (".tar", ".tgz", ".gz", ".zip")
 CHUNK = 2**20
@@ -61,7 +61,7 @@ def unpack(archives, target, remedy=""):
         PermissionError: where nothing can be written.
     """
     try:
-        with files.locked(target.with_name(f".{target.name}.lock")):
+        with _disk.lock(target.with_name(f".{target.name}.lock")):
             _sweep(target)
             if not target.exists():
                 _unpack_all(archives, target, remedy)
@@ -179,7 +179,7 @@ def _unzip(path, folder, show):
 
 @contextlib.contextmanager
 def _progress(path, what):
-    """A function of the bytes done, which shows them for large files."""
+    """A function of the bytes done, which shows them for large _disk."""
     total = max(1, os.path.getsize(path) // MEGABYTE)
     if total < PROGRESS_FROM:
         yield lambda done: None
@@ -203,5 +203,5 @@ def _sweep(target):
     left = re.compile(rf"\.{re.escape(target.name)}\.(\d+)\.tmp")
     for folder in Path(target).parent.iterdir():
         match = left.fullmatch(folder.name)
-        if match and not files.alive(int(match[1])):
+        if match and not _disk.is_running(int(match[1])):
             shutil.rmtree(folder, ignore_errors=True)

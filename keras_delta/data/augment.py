@@ -9,9 +9,9 @@ examples/task_adaptation/image_classification/utils.py.
 
 import tensorflow as tf
 
+from keras_delta._errors import invalid, unknown_name
 from keras_delta.data.random_box import random_box
 from keras_delta.data.ten_crop import height_width, ten_crop
-from keras_delta.errors import invalid, unknown_name
 
 # How images are prepared for a test: all other protocols do it as "improved".
 PROTOCOLS = ("default", "improved")

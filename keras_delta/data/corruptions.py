@@ -14,8 +14,8 @@ import io
 import numpy as np
 from PIL import Image, ImageFilter
 
+from keras_delta._errors import invalid, unknown_name
 from keras_delta.data.sampling import check_seed
-from keras_delta.errors import invalid, unknown_name
 
 SIDE = 224  # of the images that the constants were chosen for
 BLUR = (1, 2, 3, 4, 6)  # standard deviation in pixels of such an image

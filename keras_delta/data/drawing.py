@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from keras_delta._errors import invalid
 from keras_delta.data.image_set import ImageSet
 from keras_delta.data.missing import shown
-from keras_delta.errors import invalid
 
 # L2-SP's code trains on images 1 to 30 or 60 and tests on 61 to 80 of each class.
 # Source: github.com/holyseven/TransferLearningClassification, create_caltech.py.

@@ -8,10 +8,10 @@ from importlib import resources
 
 import numpy as np
 
+from keras_delta._errors import invalid
 from keras_delta.data.decode import read_image
 from keras_delta.data.image_set import ImageSet
 from keras_delta.data.sampling import check_seed
-from keras_delta.errors import invalid
 
 PHOTOGRAPHS = {
     "astronaut": "astronaut.png",

@@ -2,11 +2,11 @@
 
 import os
 
+from keras_delta._errors import invalid, unknown_name
 from keras_delta.data.decode import looks_like_image
 from keras_delta.data.image_set import ImageSet
 from keras_delta.data.sources import FileSource
 from keras_delta.data.verify import find_bad_files, report_bad_files
-from keras_delta.errors import invalid, unknown_name
 
 # Folder names, in lower case, and the split that they hold.
 SPLITS = {

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from keras_delta._errors import invalid
 from keras_delta.data.augment import Protocol
 from keras_delta.data.decode import rgb_array
 from keras_delta.data.pipeline import resized, stream_batches
@@ -14,7 +15,6 @@ from keras_delta.data.sampling import (
     wrong_labels,
 )
 from keras_delta.data.sources import FileSource, MemorySource
-from keras_delta.errors import invalid
 
 SHOWN_CLASSES = 6
 

@@ -10,8 +10,8 @@ import os
 
 import numpy as np
 
+from keras_delta._errors import import_optional
 from keras_delta.data.missing import shown
-from keras_delta.errors import needed
 
 
 def stanford_dogs(root):
@@ -189,7 +189,8 @@ def _table(root, file, columns, whole=()):
 
 def _mat(path, key, fields=()):
     """One array of a MATLAB file, flat."""
-    scipy_io = needed("scipy.io", f"Reading {os.path.basename(path)}", "benchmarks")
+    what = f"Reading {os.path.basename(path)}"
+    scipy_io = import_optional("scipy.io", what, "benchmarks")
     try:
         content = scipy_io.loadmat(path, squeeze_me=True)
     # scipy raises whatever it stumbles over; all of it means the same here.

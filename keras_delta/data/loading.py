@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 
+from keras_delta._errors import invalid, unknown_name
 from keras_delta.data import places
 from keras_delta.data.catalogue import DATA_SETS
 from keras_delta.data.drawing import divided, without_class
@@ -14,7 +15,6 @@ from keras_delta.data.missing import check_sizes, present, shown
 from keras_delta.data.sampling import check_seed
 from keras_delta.data.tfds_sets import from_tfds
 from keras_delta.data.verify import find_bad_files, report_bad_files
-from keras_delta.errors import invalid, unknown_name
 
 SOURCES = ("auto", "folder", "tfds")
 FOLDER = "folder:"

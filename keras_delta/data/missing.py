@@ -2,7 +2,7 @@
 
 import os
 
-from keras_delta.errors import warn
+from keras_delta._errors import warn
 
 NAMED = 10  # files and classes that a message names
 

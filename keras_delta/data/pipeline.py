@@ -5,9 +5,9 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from keras_delta._errors import invalid
 from keras_delta.data.sampling import check_seed
 from keras_delta.data.sources import MemorySource
-from keras_delta.errors import invalid
 
 
 def stream_batches(

@@ -4,7 +4,7 @@ import numbers
 
 import numpy as np
 
-from keras_delta.errors import invalid
+from keras_delta._errors import invalid
 
 WRONG = 1  # marks the random numbers of `wrong_labels`
 

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from keras_delta.errors import invalid, unknown_name
+from keras_delta._errors import invalid, unknown_name
 
 AVERAGES = ("logits", "probabilities")
 

@@ -5,10 +5,10 @@ import re
 import numpy as np
 import tensorflow as tf
 
+from keras_delta._errors import invalid, unknown_name
 from keras_delta.data.decode import BadImageError, read_image
 from keras_delta.data.image_set import ImageSet
 from keras_delta.data.sources import epochs
-from keras_delta.errors import invalid, unknown_name
 
 # Encoded images that wait in memory to be drawn: about 400 MB of common JPEGs.
 SHUFFLE_BUFFER = 4096

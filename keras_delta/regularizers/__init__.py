@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_delta.errors import invalid, unknown_name
+from keras_delta._errors import invalid, unknown_name
 from keras_delta.regularizers.base import Batch as Batch
 from keras_delta.regularizers.base import Regularizer as Regularizer
 from keras_delta.regularizers.delta import Delta as Delta

@@ -6,10 +6,10 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_delta._errors import invalid
+from keras_delta._training.samples import check_count
 from keras_delta.attention import ChannelAttention, normalize
-from keras_delta.errors import invalid
 from keras_delta.regularizers.base import array
-from keras_delta.samples import check_count
 
 FORMS = '"auto", "uniform", a ChannelAttention, a dict tap -> weights, or a path'
 

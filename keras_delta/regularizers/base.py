@@ -7,9 +7,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_delta.distances import half_sum_of_squares
-from keras_delta.errors import invalid
-from keras_delta.pairing import Pairing
+from keras_delta._errors import invalid
+from keras_delta._network.pairing import Pairing
+from keras_delta.regularizers.distances import half_sum_of_squares
 
 
 class Batch(NamedTuple):

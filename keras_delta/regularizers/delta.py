@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_delta import distances
+from keras_delta.regularizers import distances
 from keras_delta.regularizers.attended import Attended
 from keras_delta.regularizers.maps import MapRegularizer
 

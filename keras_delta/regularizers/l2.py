@@ -2,8 +2,8 @@
 
 import keras
 
-from keras_delta.distances import half_sum_of_squares
 from keras_delta.regularizers.base import Regularizer
+from keras_delta.regularizers.distances import half_sum_of_squares
 
 
 @keras.saving.register_keras_serializable("keras_delta")

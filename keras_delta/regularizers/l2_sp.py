@@ -3,9 +3,9 @@
 import keras
 from keras import ops
 
-from keras_delta.distances import half_sum_of_squares
-from keras_delta.errors import invalid
+from keras_delta._errors import invalid
 from keras_delta.regularizers.base import Regularizer
+from keras_delta.regularizers.distances import half_sum_of_squares
 
 PARAMETERS = ("all", "kernels")
 

@@ -5,10 +5,10 @@ import warnings
 import numpy as np
 from keras import ops
 
-from keras_delta import distances
-from keras_delta.errors import invalid
+from keras_delta._errors import invalid
+from keras_delta._training.samples import length, take
+from keras_delta.regularizers import distances
 from keras_delta.regularizers.base import Regularizer, array
-from keras_delta.samples import length, take
 
 VARIANTS = ("relative", "code", "article")
 SCALE_SAMPLES = 256

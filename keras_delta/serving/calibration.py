@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_delta.errors import needed, warn
+from keras_delta._errors import import_optional, warn
 
 COLDEST, HOTTEST = 1e-2, 1e2
 BINS = 15
@@ -32,7 +32,7 @@ def temperature(logits, labels):
     Source: Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural
         Networks", ICML 2017, section 4.2.
     """
-    optimize = needed("scipy.optimize", "Calibration", "serving")
+    optimize = import_optional("scipy.optimize", "Calibration", "serving")
     if (np.argmax(logits, axis=-1) == labels).all():
         warn(
             f"All {len(labels)} images of `validation_data` are recognised, so how "

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_delta.errors import invalid, unknown_name
+from keras_delta._errors import invalid, unknown_name
 from keras_delta.serving import calibration
 
 MARKDOWN, JSON = "MODEL_CARD.md", "model_card.json"

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_delta.errors import warn
-from keras_delta.graph import Graph
+from keras_delta._errors import warn
+from keras_delta._network.graph import Graph
 
 IMAGES, SCORES = "images", "scores"  # names in the file
 TOLERANCE = 1e-3  # of scores, where nothing is rounded on purpose

@@ -5,12 +5,12 @@ import os
 
 import numpy as np
 
-from keras_delta import labels as labelling
-from keras_delta import multi_worker, samples
+from keras_delta._errors import invalid, unknown_name, warn
+from keras_delta._training import labels as labelling
+from keras_delta._training import samples
 from keras_delta.data.augment import PROTOCOLS
 from keras_delta.data.image_set import ImageSet
 from keras_delta.data.ten_crop import AVERAGES, height_width
-from keras_delta.errors import invalid, unknown_name, warn
 from keras_delta.model import DeltaModel
 from keras_delta.serving import (
     calibration,
@@ -174,7 +174,7 @@ def export_for_serving(
     )
     folder = folders.version_folder(path, version, overwrite)
     _check_formats(folder, format)
-    if is_delta and not multi_worker.is_first(model.distribute_strategy):
+    if is_delta and not model.hosts.is_first:
         return folder
     settings, images = endpoints.settings, None
     if quantize == "int8":

@@ -8,8 +8,8 @@ import re
 import shutil
 from pathlib import Path
 
-from keras_delta import files
-from keras_delta.errors import invalid
+from keras_delta import _disk
+from keras_delta._errors import invalid
 
 EXCHANGE = 2  # RENAME_EXCHANGE of renameat2, linux/fs.h
 HERE = -100  # AT_FDCWD
@@ -141,7 +141,7 @@ def _sweep(path):
     """Remove what killed exports left, of any version."""
     for left in path.iterdir():
         match = LEFT.fullmatch(left.name)
-        if match is None or files.alive(int(match[2])):
+        if match is None or _disk.is_running(int(match[2])):
             continue
         version = path / match[1]
         if match[3] and not version.exists():

@@ -8,9 +8,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_delta import samples
+from keras_delta._errors import import_optional, invalid, unknown_name
+from keras_delta._training import samples
 from keras_delta.data.image_set import ImageSet
-from keras_delta.errors import invalid, needed, unknown_name
 from keras_delta.serving.conversion import IMAGES, SCORES
 from keras_delta.serving.endpoints import LABELS
 
@@ -132,6 +132,6 @@ def runner(content):
 
 def _interpreter():
     # TensorFlow's own interpreter is to be removed.
-    return needed(
+    return import_optional(
         "ai_edge_litert.interpreter", 'Export with `format="litert"`', "serving"
     ).Interpreter

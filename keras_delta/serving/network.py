@@ -3,10 +3,10 @@
 import tensorflow as tf
 from keras import tree
 
-from keras_delta import taps as tapping
-from keras_delta.errors import invalid
-from keras_delta.graph import Graph
-from keras_delta.heads import body_output, head_layers, output_activation
+from keras_delta._errors import invalid
+from keras_delta._network import taps as tapping
+from keras_delta._network.graph import Graph
+from keras_delta._network.heads import body_output, head_layers, output_activation
 
 POOLED = "pooled"
 TINY = 1.1754944e-38  # smallest normal float32; its logarithm is finite

@@ -4,7 +4,7 @@ import contextlib
 import json
 import logging
 
-from keras_delta.errors import needed
+from keras_delta._errors import import_optional
 from keras_delta.serving.conversion import IMAGES, SCORES
 
 FILE = "model.onnx"
@@ -86,4 +86,4 @@ def _quiet():
 
 
 def _needed(module):
-    return needed(module, 'Export with `format="onnx"`', "serving")
+    return import_optional(module, 'Export with `format="onnx"`', "serving")

@@ -30,7 +30,7 @@ import keras
 import tensorflow as tf
 from PIL import Image
 
-from keras_delta import files
+from keras_delta import _disk
 from keras_delta.data.decode import (
     IMAGE_EXTENSIONS,
     BadImageError,
@@ -102,7 +102,7 @@ def run(args):
         "batch size": args.batch_size,
         "ten crops": args.ten_crop,
     }
-    with files.locked(args.csv):
+    with _disk.lock(args.csv):
         table = ResumableCsv(
             args.csv,
             _columns(classifier.top_k),
@@ -440,7 +440,7 @@ class _Silent:
 
 
 class _Lines(_Silent):
-    """A line of progress now and then, for files."""
+    """A line of progress now and then, for _disk."""
 
     def __init__(self, total):
         self._total, self._done = total, 0

@@ -8,7 +8,7 @@ import json
 import os
 from pathlib import Path
 
-from keras_delta import files
+from keras_delta import _disk
 
 SUFFIX = ".progress"
 
@@ -51,7 +51,7 @@ class ResumableCsv:
         if ours:
             rows_end, lines_end, count = self._kept(sources, overwrite)
         else:
-            with files.replacing(self._progress) as temporary:
+            with _disk.replace_file(self._progress) as temporary:
                 temporary.write_text(f"{json.dumps(made_by)}\n", "utf-8")
             lines_end = self._progress.stat().st_size
         for file, end in ((self._path, rows_end), (self._progress, lines_end)):
@@ -113,7 +113,7 @@ class ResumableCsv:
         return not differing and self._path.exists()
 
     def _kept(self, sources, overwrite):
-        """Ends of what counts in both files, and the number of batches."""
+        """Ends of what counts in both _disk, and the number of batches."""
         first, *lines = self._progress.read_bytes().splitlines(keepends=True)
         rows_end, lines_end, count = 0, len(first), 0
         with open(self._path, "rb") as file:

@@ -16,7 +16,7 @@ from keras_tuner.src import protos, utils
 from keras_tuner.src.distribute import oracle_chief
 from keras_tuner.src.engine.trial import TrialStatus
 
-from keras_delta import files
+from keras_delta import _disk
 from keras_delta.tuning import status
 
 POLL = 0.2  # seconds between two looks at whether the search has ended
@@ -40,7 +40,7 @@ def whole_files():
 def _save_json(path, obj):
     if "://" in str(path):  # buckets replace as a whole by themselves
         return _keras_tuner_saves(path, obj)
-    with files.replacing(path) as temporary:
+    with _disk.replace_file(path) as temporary:
         return _keras_tuner_saves(str(temporary), obj)
 
 

@@ -18,9 +18,10 @@ from keras_tuner.engine.trial import TrialStatus
 from keras_tuner.src.distribute import utils as distributed  # no public name
 from keras_tuner.src.engine.metrics_tracking import infer_metric_direction
 
-from keras_delta import caching, callbacks, checks, files, samples
+from keras_delta import _disk, caching, callbacks
+from keras_delta._errors import invalid, unknown_name
+from keras_delta._training import checks, samples
 from keras_delta.data.sampling import check_seed
-from keras_delta.errors import invalid, unknown_name
 from keras_delta.tuning import chief, results, status
 from keras_delta.tuning.folds import cut
 from keras_delta.tuning.hyper_model import DeltaHyperModel
@@ -299,7 +300,7 @@ class CrossValidated(Outcome):
         """Note what the folder is for, or refuse one of another search."""
         wanted = json.loads(json.dumps(wanted, default=str))
         path = self._path / "search.json"
-        with files.locked(self._path / "lock"):
+        with _disk.lock(self._path / "lock"):
             found = status.read(path)
             if found is None:
                 status.write(path, wanted)
@@ -347,7 +348,7 @@ class CrossValidated(Outcome):
         if not self._is_worker():  # one process writes it, the chief if there is one
             with contextlib.suppress(ImportError):  # pandas is an extra
                 table = self.results_frame()
-                with files.replacing(self._path / "results.csv") as temporary:
+                with _disk.replace_file(self._path / "results.csv") as temporary:
                     table.to_csv(temporary, index=False)
         status.report(state="done")
         if status.launched():
@@ -570,7 +571,7 @@ def _check_writable(directory, project_name):
         raise ValueError(invalid("project_name", "a name", project_name))
     folder = Path(directory) / project_name
     try:
-        with files.replacing(folder / "write_test") as temporary:
+        with _disk.replace_file(folder / "write_test") as temporary:
             temporary.write_text("", "utf-8")
         (folder / "write_test").unlink()
     except OSError as e:

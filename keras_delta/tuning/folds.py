@@ -7,12 +7,13 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from keras_delta import fingerprint, samples
+from keras_delta._errors import invalid
+from keras_delta._network import fingerprint
+from keras_delta._training import samples
 from keras_delta.caching import probe
 from keras_delta.data import ImageSet
 from keras_delta.data.sampling import check_seed, fold_indices
 from keras_delta.data.sources import epochs
-from keras_delta.errors import invalid
 
 LOOKED_AT = 64  # samples whose digest tells one data set from another
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_delta import files
+from keras_delta import _disk
 from keras_delta.tuning.results import (
     DISCARDED,
     FAILED,
@@ -87,7 +87,7 @@ def _write_run(folder, summaries):
     # TensorBoard reads whatever has "tfevents" in its name, in the order of names.
     name = f"events.out.tfevents.{time.time_ns():020d}.{digest}{OURS}"
     whole = folder / "unread"
-    with files.replacing(whole) as temporary, open(temporary, "wb") as file:
+    with _disk.replace_file(whole) as temporary, open(temporary, "wb") as file:
         writer = RecordWriter(file)
         event = event_pb2.Event(wall_time=now, file_version="brain.Event:2")
         writer.write(event.SerializeToString())

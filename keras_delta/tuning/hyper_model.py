@@ -10,12 +10,12 @@ import keras_tuner
 import numpy as np
 
 from keras_delta import regularizers
-from keras_delta import taps as tapping
-from keras_delta.errors import invalid, unknown_name
-from keras_delta.graph import Graph
-from keras_delta.heads import output_activation
+from keras_delta._errors import invalid, unknown_name
+from keras_delta._network import taps as tapping
+from keras_delta._network.graph import Graph
+from keras_delta._network.heads import output_activation
+from keras_delta._network.pairing import Pairing
 from keras_delta.model import DeltaModel
-from keras_delta.pairing import Pairing
 from keras_delta.regularizers.maps import VARIANTS, MapRegularizer
 
 ARTICLE_GRID = [1e-4, 1e-3, 1e-2, 0.1, 0.2]

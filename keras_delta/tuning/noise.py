@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_delta.errors import needed
+from keras_delta._errors import import_optional
 from keras_delta.tuning.results import EQUAL, Cell, sign_of
 
 
@@ -113,5 +113,6 @@ def _tail(difference, error, n):
         return math.nan
     if error == 0:
         return 0.5 if difference == 0 else float(difference < 0)
-    special = needed("scipy.special", "Telling differences from noise", "tuning")
+    what = "Telling differences from noise"
+    special = import_optional("scipy.special", what, "tuning")
     return float(special.stdtr(n - 1, -difference / error))

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from keras_delta import files
+from keras_delta import _disk
 from keras_delta.tuning.status import read, write
 
 
@@ -32,7 +32,7 @@ class Record:
         self._folder.mkdir(parents=True, exist_ok=True)
         if read(self._folder / "values.json") is None:  # for people who look
             write(self._folder / "values.json", self._values)
-        return files.locked(self._folder / "lock")
+        return _disk.lock(self._folder / "lock")
 
     @property
     def folds(self):

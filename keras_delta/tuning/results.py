@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_delta.errors import invalid, needed, unknown_name
+from keras_delta._errors import import_optional, invalid, unknown_name
 
 RULES = ("best", "one_standard_error")
 FINISHED, DISCARDED, RUNNING, FAILED = STATES = (
@@ -157,7 +157,7 @@ def frame(cells, objective, direction):
     Raises:
         ImportError: where pandas is missing.
     """
-    pandas = needed("pandas", "The table of a search", "tuning")
+    pandas = import_optional("pandas", "The table of a search", "tuning")
     order = ranked(cells, direction)
     folds = range(max((k for c in order for k in c.scores), default=-1) + 1)
     metrics = dict.fromkeys(name for c in order for name in c.metrics)

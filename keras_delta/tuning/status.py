@@ -9,7 +9,7 @@ import json
 import os
 from pathlib import Path
 
-from keras_delta import files
+from keras_delta import _disk
 
 PATH = "KERAS_DELTA_STATUS"
 WORKERS = "KERAS_DELTA_WORKERS"
@@ -68,7 +68,7 @@ def write(path, value):
     text = json.dumps(
         value, default=lambda v: v.item() if hasattr(v, "item") else f"{v}"
     )
-    with files.replacing(path) as temporary:
+    with _disk.replace_file(path) as temporary:
         temporary.write_text(text, "utf-8")
 
 

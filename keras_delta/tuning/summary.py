@@ -5,7 +5,7 @@ import numbers
 
 import numpy as np
 
-from keras_delta.errors import unknown_name
+from keras_delta._errors import unknown_name
 from keras_delta.tuning.noise import holm, paired
 from keras_delta.tuning.results import (
     DISCARDED,

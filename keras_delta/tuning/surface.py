@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_delta.errors import invalid
-from keras_delta.plotting import LogScale, written
+from keras_delta._errors import invalid
+from keras_delta._plotting import LogScale, save_figure
 from keras_delta.tuning import results
 from keras_delta.tuning.results import DISCARDED, FAILED, FINISHED, STRENGTHS
 
@@ -66,7 +66,7 @@ def plot_surface(cells, objective, direction, path=None):
         figure = picture.heat_map() if _on_grid(shown) else picture.scatter()
     else:
         figure = picture.curve(varying[0] if varying else 0)
-    return written(figure, path)
+    return save_figure(figure, path)
 
 
 class _Picture:

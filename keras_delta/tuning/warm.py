@@ -9,10 +9,11 @@ import keras_tuner
 import numpy as np
 from keras_tuner.engine.tuner import maybe_distribute
 
-from keras_delta import files, fingerprint, regularizers
+from keras_delta import _disk, regularizers
+from keras_delta._checkpoint import Checkpoint
+from keras_delta._network import fingerprint
+from keras_delta._network.graph import Graph
 from keras_delta.attention import ChannelAttention
-from keras_delta.checkpoint import Checkpoint
-from keras_delta.graph import Graph
 from keras_delta.regularizers.attended import Attended
 from keras_delta.regularizers.base import array
 from keras_delta.tuning.status import read, write
@@ -118,7 +119,7 @@ class WarmModels:
         }
         if self._networks is None:
             path = self._folder / "networks.json"
-            with files.locked(self._folder / "lock"):
+            with _disk.lock(self._folder / "lock"):
                 if read(path) is None:
                     write(path, found)
                 self._networks = read(path)
@@ -146,7 +147,7 @@ class WarmModels:
         file = Checkpoint(
             self._folder / f"{_short(made_for)}_{name}.npz", made_for=made_for
         )
-        with files.locked(self._folder / f"{name}.lock"):
+        with _disk.lock(self._folder / f"{name}.lock"):
             state = file.load()
             if state is None:
                 state = self._compute(hp, fold, name, data, verbose)

@@ -1,6 +1,6 @@
 """Channel scores of any network the slow way: one call is masked, all is run again.
 
-Not by `keras_delta.graph`: the tapped layer's own `call` is replaced for a while, and
+Not by the `Graph`: the tapped layer's own `call` is replaced for a while, and
 Keras runs the model, eagerly, once for each channel.
 """
 

@@ -23,7 +23,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_delta import checkpoint
+from keras_delta import _checkpoint
 from keras_delta.attention import ChannelAttention, ablation
 
 KINDS = {
@@ -76,7 +76,7 @@ def main(options):
     warnings.simplefilter("ignore")
     kind = options["kind"]
     if kind == "everything":
-        checkpoint.SHARE = 0.9  # about half of the kills hit a write
+        _checkpoint.SHARE = 0.9  # about half of the kills hit a write
     calls = 0
     call = ablation._Call.__call__
 

@@ -4,8 +4,8 @@ import keras
 import pytest
 from keras import layers, ops
 
+from keras_delta._network.graph import Graph
 from keras_delta.attention.channelwise import channel_axis, follow
-from keras_delta.graph import Graph
 
 FIRST = {"data_format": "channels_first"}
 

@@ -21,13 +21,8 @@ import tensorflow as tf
 import toy_ablation as toy
 
 import keras_delta as kd
-from keras_delta import checkpoint
-from keras_delta.attention import (
-    ChannelAttention,
-    ablation,
-    head_fit,
-    tally,
-)
+from keras_delta import _checkpoint
+from keras_delta.attention import ChannelAttention, ablation, head_fit, tally
 
 pytestmark = pytest.mark.filterwarnings("ignore:The head is no better than chance")
 HERE = Path(__file__).parent
@@ -136,7 +131,7 @@ def test_killed_at_random_moments(tmp_path):
 
 # --- interrupted at any line -----------------------------------------------------
 
-OURS = tuple(str(Path(m.__file__)) for m in (ablation, checkpoint, tally))
+OURS = tuple(str(Path(m.__file__)) for m in (ablation, _checkpoint, tally))
 
 
 class Trap:
@@ -166,7 +161,7 @@ class Trap:
 @pytest.mark.parametrize("tolerance", [None, 0.3])
 def test_ctrl_c_at_any_line(tolerance, tmp_path, monkeypatch, capsys):
     """Each time the file is sound, and what follows gives the same bits."""
-    monkeypatch.setattr(checkpoint, "SHARE", 1e9)  # write at each opportunity
+    monkeypatch.setattr(_checkpoint, "SHARE", 1e9)  # write at each opportunity
     values = toy.table(100)
     expected = toy.run(monkeypatch, values, tolerance=tolerance)
     with Trap(None) as whole:
@@ -317,7 +312,7 @@ def test_the_memory_of_the_first_run_counts(model, calls, tmp_path):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, new_backbone):
-    """Bytes of a finished checkpoint."""
+    """Bytes of a finished _checkpoint."""
     keras.utils.set_random_seed(0)
     model = kd.attach_head(new_backbone(size=8, widths=(4, 5)), 3)
     path = tmp_path_factory.mktemp("made") / "c"
@@ -429,11 +424,11 @@ def test_names_of_layers_do_not_matter(new_backbone, made):
 
 
 def load(path):
-    return checkpoint.Checkpoint(path, {"taps": 1}).load()
+    return _checkpoint.Checkpoint(path, {"taps": 1}).load()
 
 
 def save(path, **arrays):
-    checkpoint.Checkpoint(path, {"taps": 1}).save(lambda: arrays, now=True)
+    _checkpoint.Checkpoint(path, {"taps": 1}).save(lambda: arrays, now=True)
 
 
 def foreign(path, form):
@@ -462,7 +457,7 @@ def foreign(path, form):
 def test_a_foreign_file(form, tmp_path):
     foreign(tmp_path / "c", form)
     with pytest.raises(
-        ValueError, match=r"c' cannot be read as a checkpoint.*Pass another"
+        ValueError, match=r"c' cannot be read as a _checkpoint.*Pass another"
     ):
         load(tmp_path / "c")
 
@@ -483,7 +478,7 @@ def test_a_damaged_file(finished, model, tmp_path):
         else:
             del changed[where:]
         try:
-            found = checkpoint.Checkpoint(_file(tmp_path, changed), made_for).load()
+            found = _checkpoint.Checkpoint(_file(tmp_path, changed), made_for).load()
         except ValueError as e:
             assert "cannot be read" in str(e)
             refused += 1
@@ -539,7 +534,7 @@ def half_written(file, **arrays):
 )
 def test_a_full_disk_costs_a_warning(where, name, fail, tmp_path, monkeypatch):
     """From the third write on; what was written before stays."""
-    monkeypatch.setattr(checkpoint, "SHARE", 1e9)
+    monkeypatch.setattr(_checkpoint, "SHARE", 1e9)
     values, path = toy.table(100), tmp_path / "c"
     expected = toy.run(monkeypatch, values)
     sound, count = getattr(where, name), 0
@@ -604,8 +599,8 @@ def test_ctrl_c_on_a_full_disk_promises_nothing(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("cost", [0.001, 0.1, 3.0])
 def test_writing_takes_a_twentieth_of_the_time(cost, tmp_path, monkeypatch):
     now, writing, gaps = 1000.0, 0.0, []
-    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now)
-    file = checkpoint.Checkpoint(tmp_path / "c", {})
+    monkeypatch.setattr(_checkpoint.time, "monotonic", lambda: now)
+    file = _checkpoint.Checkpoint(tmp_path / "c", {})
 
     def arrays():
         nonlocal now, writing

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import keras_delta as kd
-from keras_delta import memory
+from keras_delta._network import memory
 from keras_delta.attention import ChannelAttention
 
 MIB = 2**20

@@ -6,8 +6,8 @@ Switching off channel j for sample i raises the loss by `table[i, j]`, exactly.
 import numpy as np
 import tensorflow as tf
 
+from keras_delta._checkpoint import Checkpoint
 from keras_delta.attention import ablation
-from keras_delta.checkpoint import Checkpoint
 
 
 class Tap:

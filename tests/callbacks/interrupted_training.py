@@ -28,7 +28,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_delta as kd
-from keras_delta import checkpoint
+from keras_delta import _checkpoint
 
 SIZE, EPOCHS, COUNT = 8, 7, 24
 STAGES = ("opened", "half written", "written", "synced", "replaced", "deleting")
@@ -59,7 +59,7 @@ class Death(keras.callbacks.Callback):
 
 def die_while_writing(death):
     """Make a moment of each stage of the backup's writing."""
-    savez, fsync, replace = checkpoint.np.savez, os.fsync, os.replace
+    savez, fsync, replace = _checkpoint.np.savez, os.fsync, os.replace
     unlink = Path.unlink
 
     def in_two_parts(file, **arrays):
@@ -86,7 +86,7 @@ def die_while_writing(death):
             death.pass_by("deleting")
         unlink(path, **kwargs)
 
-    checkpoint.np.savez, os.fsync, os.replace = in_two_parts, synced, replaced
+    _checkpoint.np.savez, os.fsync, os.replace = in_two_parts, synced, replaced
     Path.unlink = deleting
 
 

@@ -21,12 +21,8 @@ import pytest
 import tensorflow as tf
 
 import keras_delta as kd
-from keras_delta import multi_worker
-from keras_delta.callbacks import (
-    BackupAndRestore,
-    backup_and_restore,
-    plain_values,
-)
+from keras_delta._training import hosts
+from keras_delta.callbacks import BackupAndRestore, backup_and_restore, plain_values
 from keras_delta.regularizers import L2SP, Delta, FeatureMap
 
 pytestmark = pytest.mark.usefixtures("tensorflow_seed")
@@ -408,7 +404,7 @@ def test_several_replicas(new_backbone, tmp_path, strategy):
 
 
 def test_other_workers_read_only(backup, new_backbone, monkeypatch):
-    monkeypatch.setattr(multi_worker, "is_first", lambda strategy: False)
+    monkeypatch.setattr(hosts.OneHost, "is_first", False)
     before = {p.name: p.read_bytes() for p in backup.iterdir()}
     assert fit(new_model(new_backbone), BackupAndRestore(backup)).epoch[-1] == 4
     assert {p.name: p.read_bytes() for p in backup.iterdir()} == before

@@ -5,12 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_delta.data import (
-    ImageSet,
-    average_ten_crop,
-    predict_ten_crop,
-    ten_crop,
-)
+from keras_delta.data import ImageSet, average_ten_crop, predict_ten_crop, ten_crop
 
 SQUARE = np.arange(16).reshape(4, 4, 1)
 

@@ -5,9 +5,10 @@ import time
 import zlib
 from pathlib import Path
 
-from keras_delta import files
-from keras_delta.experiments.cell import Cell
-from keras_delta.experiments.plan import Choice, Entry, Plan
+from experiments.cell import Cell
+from experiments.plan import Choice, Entry, Plan
+
+from keras_delta import _disk
 
 # Mean accuracy of a strength; 0.5 and 5 are a tie.
 ACCURACY = {0.5: 0.8, 5.0: 0.8, 20.0: 0.7}
@@ -46,7 +47,7 @@ class FakeTrainer:
         self.trained.append(cell)
         if self.folder is None:
             return record(cell)
-        with files.locked(self.folder / "training" / cell.key, wait=False) as alone:
+        with _disk.lock(self.folder / "training" / cell.key, wait=False) as alone:
             done = (self.folder / "cells" / f"{cell.key}.json").exists()
             wrong = "after-its-record" * done + "twice-at-once" * (not alone)
             line = f"{cell.key} {os.getpid()} {wrong}\n".encode()

@@ -6,14 +6,14 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import pytest
-
-from keras_delta.experiments.bootstrap import (
+from experiments.bootstrap import (
     adjust,
     compare,
     paired_arrays,
     paired_interval,
     pooled_interval,
 )
+
 from keras_delta.tuning.noise import holm
 
 
@@ -154,7 +154,7 @@ def test_fast():
 
 
 def test_chunks(monkeypatch):
-    from keras_delta.experiments import bootstrap
+    from experiments import bootstrap
 
     random = np.random.default_rng(0)
     a, b = answers(random, (2, 60), 0.8), answers(random, (2, 60), 0.7)

@@ -10,10 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from keras_delta.experiments import methods, protocols
-from keras_delta.experiments.cell import Cell, digest, from_settings
-from keras_delta.experiments.protocols import Protocol
+from experiments import methods, protocols
+from experiments.cell import Cell, digest, from_settings
+from experiments.protocols import Protocol
 
 HERE = Path(__file__).parent
 
@@ -147,7 +146,7 @@ def test_key_is_the_same_in_another_process(cell):
     ]
     program = (
         "import sys; sys.path.insert(0, sys.argv[1]); import light\n"
-        "from keras_delta.experiments.cell import Cell\n"
+        "from experiments.cell import Cell\n"
         "cell = Cell('cub', 'delta')\n"
         "for c in (cell, Cell('cub', 'l2', protocol='code', alpha=1e-4, fold=(0, 5), "
         "label='y'), Cell('dogs', 'l2_sp_att', taps=('a', 'b'), "

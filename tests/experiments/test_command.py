@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from experiments import Plan, ResultStore, command, preview, studies
+from experiments.cell import Cell
 from PIL import Image
 
 from keras_delta import data
-from keras_delta.experiments import Plan, ResultStore, command, preview, studies
-from keras_delta.experiments.cell import Cell
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "article.py"
 

@@ -5,11 +5,10 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from experiments.figures import curves, few_shot_curves, strength_curve
+from experiments.panels import COLOURS
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
-
-from keras_delta.experiments.figures import curves, few_shot_curves, strength_curve
-from keras_delta.experiments.panels import COLOURS
 
 
 def row(method="delta", dataset="cub", per_class=10, seed=0, accuracy=0.5, **given):

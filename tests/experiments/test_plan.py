@@ -1,11 +1,10 @@
 """`Choice` and `Plan`: which strengths are chosen, which cells are needed when."""
 
 import pytest
+from experiments.cell import Cell
+from experiments.plan import Choice, Entry, Plan
+from experiments.store import ResultStore
 from fakes import plan
-
-from keras_delta.experiments.cell import Cell
-from keras_delta.experiments.plan import Choice, Entry, Plan
-from keras_delta.experiments.store import ResultStore
 
 CELL = Cell("toy", "delta", per_class=5)
 PAIRS = ((20.0, None), (5.0, None), (0.5, None))

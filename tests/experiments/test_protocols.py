@@ -5,10 +5,10 @@ import itertools
 import re
 
 import pytest
+from experiments import methods, protocols
+from experiments.protocols import Protocol
 
 from keras_delta import data, regularizers
-from keras_delta.experiments import methods, protocols
-from keras_delta.experiments.protocols import Protocol
 
 DOGS, CUB = 12_000, 5_994  # training images
 

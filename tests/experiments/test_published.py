@@ -1,8 +1,7 @@
 """The article's numbers."""
 
 import pytest
-
-from keras_delta.experiments.published import (
+from experiments.published import (
     COLUMNS,
     DATA,
     NUMBERS,

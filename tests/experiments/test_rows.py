@@ -4,9 +4,8 @@ import math
 import re
 
 import pytest
+from experiments import tables
 from known_results import frame, row
-
-from keras_delta.experiments import tables
 
 
 @pytest.mark.parametrize(

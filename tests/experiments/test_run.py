@@ -15,17 +15,17 @@ import time
 from pathlib import Path
 
 import pytest
+from experiments.cell import Cell
+from experiments.plan import Choice, Entry, Plan
+from experiments.run import rerun, run
+from experiments.store import ResultStore
 from fakes import FakeTrainer, plan, record
 from launched import processes, wait
 
-from keras_delta.experiments.cell import Cell
-from keras_delta.experiments.plan import Choice, Entry, Plan
-from keras_delta.experiments.run import rerun, run
-from keras_delta.experiments.store import ResultStore
 from keras_delta.tuning import status
 
 # The package has a function of this name.
-running = importlib.import_module("keras_delta.experiments.run")
+running = importlib.import_module("experiments.run")
 
 HERE = Path(__file__).parent
 LAUNCHER = HERE.parent / "tuning" / "scripts" / "launcher.py"

@@ -15,10 +15,10 @@ import keras
 import pandas as pd
 import pytest
 import tensorflow as tf
+from experiments.cell import Cell
+from experiments.store import ResultStore, versions
 
 import keras_delta as kd
-from keras_delta.experiments.cell import Cell
-from keras_delta.experiments.store import ResultStore, versions
 
 HERE = Path(__file__).parent
 CHILD = HERE / "scripts" / "store_child.py"

@@ -2,11 +2,10 @@
 
 import pandas as pd
 import pytest
+from experiments import tables
+from experiments.table import Table, latex_escaped
 from known_results import few, frame, row, wide
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-from keras_delta.experiments import tables
-from keras_delta.experiments.table import Table, latex_escaped
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from experiments import tables
+from experiments.bootstrap import paired_interval, pooled_interval
 from known_results import few, frame, row, wide
 
-from keras_delta.experiments import tables
-from keras_delta.experiments.bootstrap import paired_interval, pooled_interval
 from keras_delta.tuning.noise import holm
 
 

@@ -13,16 +13,17 @@ import keras
 import numpy as np
 import pytest
 import toys
+from experiments import bench
+from experiments.store import ResultStore
+from experiments.train import Trainer, measured
 from toys import DELTA, L2_SP, PROTOCOL, lasting
 
 import keras_delta as kd
-from keras_delta import data, memory
-from keras_delta.experiments import bench
-from keras_delta.experiments.store import ResultStore
-from keras_delta.experiments.train import Trainer, measured
+from keras_delta import data
+from keras_delta._network import memory
 
 # The package has a function of this name.
-running = importlib.import_module("keras_delta.experiments.run")
+running = importlib.import_module("experiments.run")
 
 HERE = Path(__file__).parent
 FIELDS = {

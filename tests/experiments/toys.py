@@ -2,11 +2,11 @@
 
 import keras
 import numpy as np
+from experiments import protocols
+from experiments.cell import Cell
 
 from keras_delta import backbones, data
 from keras_delta.backbones import Backbone
-from keras_delta.experiments import protocols
-from keras_delta.experiments.cell import Cell
 
 SIZE, CLASSES = 16, 3
 # Two epochs of three batches, at 0.01 and at 0.001.

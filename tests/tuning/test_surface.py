@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from keras_delta.plotting import LogScale
+from keras_delta._plotting import LogScale
 from keras_delta.tuning.results import Cell
 from keras_delta.tuning.surface import MARK, plot_surface
 

@@ -5,7 +5,7 @@ TensorFlow Serving's own batching kernel, which TensorFlow has as an operation. 
 the SavedModel and its model card alone.
 """
 
-from keras_delta.errors import needed
+from keras_delta._errors import import_optional
 from keras_delta.serving.server.command import add_arguments as add_arguments
 from keras_delta.serving.server.command import main as main
 from keras_delta.serving.server.command import run as run
@@ -31,7 +31,7 @@ def app(folder, **settings):
     """
     module = "keras_delta.serving.server.application"
     for package in ("starlette", "prometheus_client"):
-        needed(package, "The server", "serving")
-    return needed(module, "The server", "serving").application(
+        import_optional(package, "The server", "serving")
+    return import_optional(module, "The server", "serving").application(
         folder, Settings(**settings)
     )

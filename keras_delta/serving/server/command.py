@@ -10,7 +10,7 @@ import socket
 import sys
 import warnings
 
-from keras_delta.errors import needed
+from keras_delta._errors import import_optional
 from keras_delta.serving.server.settings import Settings
 
 HOST, PORT = "127.0.0.1", 8501
@@ -66,7 +66,7 @@ def run(args):
     """Serve with parsed arguments; gives the exit status, see `main`."""
     try:
         for package in ("starlette", "uvicorn", "prometheus_client"):
-            needed(package, "The server", "serving")
+            import_optional(package, "The server", "serving")
         fields = [f.name for f in dataclasses.fields(Settings) if f.name != "page"]
         settings = Settings(
             **{name: getattr(args, name) for name in fields}, page=not args.no_page

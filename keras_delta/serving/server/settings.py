@@ -3,7 +3,7 @@
 import dataclasses
 import numbers
 
-from keras_delta.errors import invalid
+from keras_delta._errors import invalid
 
 
 def _field(default, text):

@@ -10,10 +10,9 @@ import light  # noqa: F401
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from experiments import run as running
+from experiments.store import ResultStore
 from fakes import FakeTrainer, plan
-
-from keras_delta.experiments import run as running
-from keras_delta.experiments.store import ResultStore
 
 folder, seconds = Path(sys.argv[1]), float(sys.argv[2])
 running.POLL = 0.05

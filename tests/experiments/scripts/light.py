@@ -1,4 +1,4 @@
-"""keras_delta.experiments without TensorFlow and Keras: processes start at once.
+"""experiments without TensorFlow and Keras: processes start at once.
 
 Whoever imports it can run plans with a trainer of their own, and nothing else.
 """
@@ -17,10 +17,10 @@ def _stub(name, **attributes):
     return module
 
 
-for _name in ("keras_delta", "keras_delta.tuning", "keras_delta.experiments"):
+for _name in ("keras_delta", "keras_delta.tuning", "experiments"):
     _stub(_name, __path__=[str(ROOT.joinpath(*_name.split(".")))], __version__="0")
 _stub("keras", __version__="0", __file__=str(ROOT / "keras" / "__init__.py"))
 _stub("tensorflow", __version__="0")
-_stub("keras_delta.experiments.train", Trainer=None)
+_stub("experiments.train", Trainer=None)
 _regularizers = _stub("keras_delta.regularizers", __getattr__=lambda name: name)
 sys.modules["keras_delta"].regularizers = _regularizers

@@ -4,9 +4,8 @@ import sys
 import time
 
 import light  # noqa: F401
-
-from keras_delta.experiments.cell import Cell
-from keras_delta.experiments.store import ResultStore
+from experiments.cell import Cell
+from experiments.store import ResultStore
 
 CELL = Cell("cub", "delta", per_class=5, alpha=5.0)
 

@@ -13,8 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import toys
-
-from keras_delta.experiments.train import Trainer
+from experiments.train import Trainer
 
 toys.put_in(setattr, operator.setitem)
 trainer = Trainer(Path(sys.argv[1]))

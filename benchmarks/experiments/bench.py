@@ -1,0 +1,316 @@
+"""`Bench`: models that are traced once and set back for each training."""
+
+import collections
+import gc
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_delta import backbones, _disk, optimizers, regularizers
+from keras_delta._training import replay
+from keras_delta.attention import ChannelAttention, losses
+from keras_delta.attention.head_fit import HeadFit
+from experiments import methods
+from experiments.cell import digest
+from keras_delta._network.graph import Graph
+from keras_delta._network.heads import attach_head
+from keras_delta.model import DeltaModel
+from keras_delta.regularizers.attended import Attended
+from keras_delta.regularizers.base import array
+from keras_delta.regularizers.maps import MapRegularizer
+from keras_delta.tuning.status import read, write
+from keras_delta.tuning.warm import state
+
+KEPT = 6  # models in memory at a time
+
+
+@keras.saving.register_keras_serializable("keras_delta")
+class EverySecond(keras.optimizers.schedules.LearningRateSchedule):
+    """A strength at the steps 0, 2, 4, ..., and zero between them.
+
+    Args:
+        value: the strength.
+    """
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def __call__(self, step):
+        """The strength at a step."""
+        even = tf.equal(tf.cast(step, tf.int64) % 2, 0)
+        return self.value * tf.cast(even, tf.float32)
+
+    def get_config(self):
+        """Arguments of `__init__`."""
+        return {"value": self.value}
+
+
+class Bench:
+    """The models of a process, and what is computed once for several trainings.
+
+    A model is built and traced once for all cells that differ in data, seed, constant
+    strengths or attention alone; before each training its variables are set back, so
+    that a result does not depend on what ran before.
+
+    Args:
+        once: `Path` of a folder that processes share, for attention and scales.
+    """
+
+    def __init__(self, once):
+        self._once = once
+        self._models = collections.OrderedDict()
+        self._sources = {}
+        self._kinds = {}
+
+    def warm(self, cell):
+        """Whether the cell's model is in memory, as far as can be told cheaply."""
+        return self._kinds.get(_kind_of_cell(cell)) in self._models
+
+    def begin(self, cell, classes, images, train, where):
+        """The cell's model, compiled, set back and prepared.
+
+        Args:
+            cell: the `Cell`.
+            classes: number of classes.
+            images: number of training images.
+            train: function that gives the training data from its first epoch on.
+            where: dict for JSON: what tells these training data from others.
+
+        Returns:
+            (model, seconds of the processor that attention and scales took, when they
+            were computed).
+        """
+        wanted = self._regularizer(cell, images)
+        key = digest(
+            [
+                *(cell.network, cell.image_size, cell.weights, classes, cell.taps),
+                *(cell.batch_norm, cell.protocol.batch_norm_momentum),
+                *(cell.protocol.backbone_rate, cell.protocol.nesterov),
+                _kind(wanted),
+            ]
+        )
+        self._kinds[_kind_of_cell(cell)] = key
+        if key not in self._models:
+            while len(self._models) >= KEPT:
+                self._models.popitem(last=False)
+                gc.collect()
+            self._models[key] = self._build(cell, classes, wanted)
+        self._models.move_to_end(key)
+        model, start = self._models[key]
+        for variable, value in start:
+            variable.assign(value)
+        _draw_head(model, cell.seed)
+        model.regularizer.take_strengths(wanted)
+        seconds = 0.0
+        for member in regularizers.members(model.regularizer):
+            seconds += self._prepare(cell, model, member, train, where)
+        return model, seconds
+
+    def drop(self):
+        """Let go of all models."""
+        self._models.clear()
+        gc.collect()
+
+    def _build(self, cell, classes, regularizer):
+        source = self.source(cell)
+        # Not before: it draws as well, but in the first model alone.
+        keras.utils.set_random_seed(0)
+        model = DeltaModel(
+            self._target(cell, classes),
+            source=source,
+            taps=cell.taps if isinstance(cell.taps, str) else list(cell.taps),
+            regularizer=regularizer,
+        )
+        protocol = cell.protocol
+        options = {"momentum": 0.9, "nesterov": protocol.nesterov}
+        if protocol.backbone_rate == 1:
+            optimizer = keras.optimizers.SGD(0.01, **options)
+        else:
+            factors = dict.fromkeys(model.pairing.new_layers, 1.0)
+            factors["default"] = protocol.backbone_rate
+            optimizer = optimizers.LayerwiseSGD(0.01, multipliers=factors, **options)
+        model.compile(
+            optimizer=optimizer,
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+            jit_compile=bool(tf.config.list_physical_devices("GPU")),
+        )
+        model.optimizer.build(model.trainable_variables)
+        return model, state(model)
+
+    def source(self, cell):
+        """The pretrained network of a cell, built once."""
+        key = cell.network, cell.image_size, cell.weights
+        if key not in self._sources:
+            size = cell.image_size or backbones.ALL[cell.network].size
+            build = backbones.get(cell.network)
+            self._sources[key] = build(
+                weights=cell.weights, input_shape=(size, size, 3)
+            )
+        return self._sources[key]
+
+    def _target(self, cell, classes):
+        target = attach_head(
+            self.source(cell),
+            classes,
+            batch_norm_momentum=cell.protocol.batch_norm_momentum,
+        )
+        if cell.batch_norm == "frozen":
+            for layer in target.layers:
+                if isinstance(layer, keras.layers.BatchNormalization):
+                    layer.trainable = False
+        return target
+
+    def _regularizer(self, cell, images):
+        alpha = cell.alpha
+        make = methods.get(cell.method).make
+        if cell.strength != "constant":
+            value = make(alpha, cell.beta, cell.protocol.variant).alpha
+            steps = cell.protocol.epochs(images) * -(
+                -images // cell.protocol.batch_size
+            )
+            alpha = EverySecond(value)
+            if cell.strength == "decaying":
+                schedules = keras.optimizers.schedules
+                alpha = schedules.PolynomialDecay(value, steps, end_learning_rate=0.0)
+        return make(alpha, cell.beta, cell.protocol.variant)
+
+    def _prepare(self, cell, model, member, train, where):
+        """Attention and scales of a regularizer, from files that processes share."""
+        seconds = 0.0
+        network = [cell.network, cell.image_size, cell.weights, model.taps]
+        where = {"network": network, "seed": cell.seed, **where}
+        if isinstance(member, MapRegularizer) and member.variant == "relative":
+            found = self._computed(
+                {"what": "scales", **where}, lambda: _scales(model, member, train())
+            )
+            member.set_scales(found["scales"])
+            seconds += found["seconds"]
+        if isinstance(member, Attended):
+            attention, took = self._attention(cell, model, train, where)
+            member.set_attention_weights(attention)
+            seconds += took
+        return seconds
+
+    def _computed(self, made_for, compute):
+        """What `compute` gave, in whichever process came first."""
+        path = self._once / f"{made_for['what']}_{digest(made_for)}.json"
+        if (found := read(path)) is None:
+            with _disk.lock(path.with_suffix(".lock")):
+                if (found := read(path)) is None:
+                    began = time.process_time()
+                    value = compute()
+                    found = {**value, "seconds": time.process_time() - began}
+                    write(path, {**found, "made_for": made_for})
+                found = read(path)  # rounded as in the file, in this process too
+        return found
+
+    def _attention(self, cell, model, train, where):
+        """(`ChannelAttention`, seconds that it took)."""
+        shapes = {t: model.target.get_layer(t).output.shape[-1] for t in model.taps}
+        if cell.attention == "uniform":
+            even = {tap: np.ones(channels) for tap, channels in shapes.items()}
+            return ChannelAttention.from_weights(even), 0.0
+        samples = cell.attention_samples or cell.protocol.attention_samples
+        kind = cell.attention if cell.attention in ("per_class", "taylor") else "exact"
+        found = self._computed(
+            {"what": f"attention_{kind}", "samples": samples, **where},
+            lambda: {"scores": _scores(model, kind, train(), samples)},
+        )
+        scores = {tap: np.array(s, "float32") for tap, s in found["scores"].items()}
+        attention = ChannelAttention.from_scores(scores, temperature=cell.temperature)
+        changed = {
+            "permuted": lambda i, w: np.random.default_rng([cell.seed, i]).permutation(
+                w
+            ),
+            "top_half": lambda i, w: np.where(w > np.median(w), w, 0),
+        }.get(cell.attention)
+        if changed is not None:
+            weights = enumerate(attention.weights.items())
+            attention = ChannelAttention.from_weights(
+                {tap: changed(i, w) for i, (tap, w) in weights}
+            )
+        return attention, found["seconds"]
+
+
+def _draw_head(model, seed):
+    """First values of the head: Keras's own initializers, of this seed."""
+    for i, variable in enumerate(model.pairing.new_variables):
+        if len(variable.shape) > 1:
+            draw = keras.initializers.GlorotUniform(seed=seed * 1000 + i)
+            variable.assign(draw(variable.shape))
+        else:
+            variable.assign(np.zeros(variable.shape))
+
+
+def _kind(regularizer):
+    """What about a regularizer is part of the traced step."""
+    config = regularizers.settings(regularizer)
+    return {**config, "config": {**config["config"], "temperature": None}}
+
+
+def _kind_of_cell(cell):
+    """What of a cell is likely to need a model of its own."""
+    return digest(
+        [
+            *(cell.dataset, cell.network, cell.image_size, cell.weights, cell.method),
+            *(cell.taps, cell.batch_norm, cell.protocol.batch_norm_momentum),
+            *(cell.protocol.variant, cell.strength),
+        ]
+    )
+
+
+def _scales(model, member, train):
+    """Scales of the source's maps, as `fit` measures them."""
+    # Its own part alone: `Attended.prepare` would compute the attention as well.
+    MapRegularizer.prepare(
+        member, model, lambda count: replay.look(train, None, count), verbose=False
+    )
+    return {"scales": member.scales}
+
+
+def _scores(model, kind, train, samples):
+    """Scores of the channels: dict tap -> list.
+
+    Args:
+        model: the `DeltaModel`.
+        kind: `"exact"`, `"taylor"` or `"per_class"`.
+        train: the training data.
+        samples: how many to look at; None: all, read from the disk as they are needed.
+    """
+    look = samples is not None or kind == "per_class"
+    data = replay.look(train, None, samples) if look else train
+    if kind == "per_class":
+        return _scores_by_class(model, *data)
+    attention = ChannelAttention.compute(
+        model, data, method=kind, train_head="auto", progress=False
+    )
+    return {tap: s.tolist() for tap, s in attention.scores.items()}
+
+
+def _scores_by_class(model, x, y):
+    """For each channel the largest of its standardised scores over the classes.
+
+    A channel that a single class lives on counts as much as one that all need.
+    """
+    graph = Graph(model.target)
+    head = HeadFit(graph, model.pairing.new_layers, (x, y))
+    before = [(v, array(v)) for v in model.pairing.new_variables]
+    for variable, trained in head.train(losses.choose(model, graph, None, y)):
+        variable.assign(trained)
+    found = collections.defaultdict(list)
+    try:
+        for label in np.unique(y):
+            its = y == label
+            attention = ChannelAttention.compute(
+                model, (x[its], y[its]), progress=False
+            )
+            for tap, s in attention.scores.items():
+                found[tap].append((s - s.mean()) / (s.std() + 1e-12))
+    finally:
+        for variable, value in before:
+            variable.assign(value)
+    return {tap: np.max(s, axis=0).tolist() for tap, s in found.items()}

@@ -1,0 +1,85 @@
+"""Results as rows: flat, for tables and for files that others can use."""
+
+import contextlib
+import csv
+import json
+from pathlib import Path
+
+from keras_delta import _disk
+from keras_delta._errors import import_optional, unknown_name
+from experiments import methods
+from experiments.cell import Cell
+
+OF_CELL = ("per_class", "network", "image_size", "method", "factor", "label", "seed")
+OF_CELL = (*OF_CELL, "label_noise")
+OF_RECORD = ("accuracy", "loss", "seconds", "prepare_seconds", "wall_seconds")
+OF_RECORD = (*OF_RECORD, "epochs", "images", "training_accuracy", "feature_penalty")
+OF_RECORD = (*OF_RECORD, "threads", "correct", "curve", "corrupted", "versions")
+STRUCTURED = ("curve", "corrupted", "versions")
+
+
+def row(cell, record):
+    """A flat dict of a cell and its record."""
+    # Where the cell has no strengths, the regularizer's own.
+    made = methods.get(cell.method).make(cell.alpha, cell.beta, cell.protocol.variant)
+    return {
+        "key": cell.key,
+        "dataset": cell.dataset.removeprefix("folder:"),
+        **{name: getattr(cell, name) for name in OF_CELL},
+        "protocol": cell.protocol.name,
+        "augmentation": cell.protocol.augmentation,
+        "schedule": cell.protocol.schedule,
+        "alpha": made.alpha,
+        "beta": made.beta,
+        "fold": cell.fold and cell.fold[0],
+        **{name: record.get(name) for name in OF_RECORD},
+    }
+
+
+def columns():
+    """Names of the columns, in order."""
+    return list(row(Cell("", "l2"), {}))
+
+
+def save(frame, stem):
+    """Write rows to `stem.csv` and, with pyarrow, to `stem.parquet`, as a whole.
+
+    In CSV, `curve`, `corrupted` and `versions` are JSON.
+
+    Returns:
+        List of the paths.
+    """
+    flat, made = frame.copy(), [Path(f"{stem}.csv")]
+    for name in STRUCTURED:
+        flat[name] = [None if v is None else json.dumps(v) for v in flat[name]]
+    with _disk.replace_file(made[0]) as temporary:
+        flat.to_csv(temporary, index=False)
+    with contextlib.suppress(ImportError):
+        import_optional("pyarrow", "Parquet", "benchmarks")
+        made.append(Path(f"{stem}.parquet"))
+        with _disk.replace_file(made[1]) as temporary:
+            flat.to_parquet(temporary, index=False)
+    return made
+
+
+def read(path):
+    """Records from a CSV file that `save` has written: dict key -> record.
+
+    Raises:
+        ValueError: for a file without the columns.
+    """
+    found = {}
+    # Not pandas: how it reads numbers differs from version to version.
+    with open(path, encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        there = reader.fieldnames or ()
+        for name in ("key", *OF_RECORD):
+            if name not in there:
+                raise ValueError(f"{path}: {unknown_name('columns', name, there)}")
+        for values in reader:
+            found[values["key"]] = {
+                name: values[name] if name == "correct" else json.loads(values[name])
+                for name in OF_RECORD
+                if values[name]
+            }
+    return found

@@ -1,0 +1,66 @@
+"""Which differences are more than chance, and what tables say of that."""
+
+from experiments import notation
+from experiments.bootstrap import adjust, compare
+from experiments.rows import methods, settings
+
+LEVEL = 0.05  # of the stars
+FEW = 6  # seeds, from which on all of them agree by chance in less than 5 %
+BOOTSTRAP = "two-level paired bootstrap over seeds and test images"
+
+
+def against(rows, reference):
+    """A method compared with each of the others, adjusted as one family.
+
+    Args:
+        rows: of `finished`.
+        reference: the method that the others are subtracted from.
+
+    Returns:
+        Dict from the other methods to what `compare` gives.
+    """
+    mine = rows[rows["method"] == reference]
+    found = {
+        m: compare(mine, rows[rows["method"] == m], settings(rows))
+        for m in methods(rows)
+        if m != reference
+    }
+    adjust(found.values())
+    return found
+
+
+def star(case):
+    """` *` for a significant `Case`; nothing for another one, or None."""
+    significant = case is not None and case.interval and case.adjusted < LEVEL
+    return " *" if significant else ""
+
+
+def change(case, some=""):
+    """A `Case` as a table's cell, `+1.3 [+0.4, +2.2] *`; `MISSING` without one.
+
+    Args:
+        case: or None.
+        some: what stands before the star.
+    """
+    if case is None or case.interval is None:
+        return notation.MISSING
+    i = case.interval
+    return f"{notation.points(i.difference)} {notation.limits(i)}{some}{star(case)}"
+
+
+def warning(comparisons):
+    """The sentence a caption needs where there are few seeds, after a space; or "".
+
+    Args:
+        comparisons: dicts of `compare`.
+    """
+    cases = [case.interval for found in comparisons for case in found.values()]
+    least = min((i.seeds for i in cases if i), default=FEW)
+    if least == 1:
+        return " Where there is one seed, nothing is said about other seeds."
+    if least < FEW:
+        return (
+            f" All {least} seeds agree by chance in 1 of {2 ** (least - 1)} cases: "
+            "single differences need care, those over all data are safer."
+        )
+    return ""

@@ -1,0 +1,304 @@
+"""The experiments: the article's tables and figure, and our own on few photographs.
+
+Each function gives a list of `Entry` for a `Plan`.
+"""
+
+from keras_delta._errors import invalid
+from experiments import methods, protocols
+from experiments.cell import Cell
+from experiments.plan import Choice, Entry
+from keras_delta.tuning import ARTICLE_GRID
+
+ARTICLE_DATA = (
+    *("indoor67", "stanford_dogs", "caltech256_30", "caltech256_60", "cub", "food101"),
+)
+ARTICLE_NETWORKS = ("resnet101", "inception_v3")
+TABLE_1 = methods.ARTICLE
+TABLE_2 = ("l2", "l2_sp", "l2_sp_att", "delta")
+ALL = tuple(methods.ALL)
+FIGURE_3 = ("l2", "l2_sp", "delta")
+
+# (data set, images a class): one that ImageNet is near to, and two far from it.
+FEW_SHOT = (
+    *(("folder:flowers12", k) for k in (5, 10, 20, 60)),
+    ("folder:pacs/cartoon", 20),
+    ("folder:pacs/sketch", 20),
+)
+WHY = (("folder:flowers12", 10), ("folder:pacs/sketch", 20))
+ROBUSTNESS = (("folder:flowers12", 20),)
+CHOICE_PER_CLASS = 10
+CHOICE_ITERATIONS = 32
+NOISES = (0.0, 0.1, 0.2, 0.4)
+CORRUPTIONS = tuple(f"{k} {s}" for k in ("blur", "noise", "jpeg") for s in (2, 4))
+
+# The activations that follow EfficientNet-Lite's taps.
+AFTER_ACTIVATION = (
+    *("block3a_expand_activation", "block4a_expand_activation"),
+    *("block6a_expand_activation", "top_activation"),
+)
+LAST_TAP = ("block7a_project_conv",)
+
+# (factor, label, what differs from the reference)
+REFERENCE = ("reference", "DELTA: attention computed, T = 5, alpha = 5", {})
+CONDITIONS = (
+    ("penalty", "none: L2", {"method": "l2"}),
+    ("penalty", "features frozen: L2-FE", {"method": "l2_fe"}),
+    ("attention", "uniform", {"attention": "uniform"}),
+    ("attention", "computed, permuted", {"attention": "permuted"}),
+    ("attention", "computed, top half", {"attention": "top_half"}),
+    ("temperature", "1", {"temperature": 1.0}),
+    ("temperature", "1, alpha 0.5", {"temperature": 1.0, "alpha": 0.5}),
+    ("temperature", "25", {"temperature": 25.0}),
+    *(("alpha", f"{a:g}", {"alpha": a}) for a in (0.1, 1.0, 20.0, 100.0)),
+    ("attention images", "16", {"attention_samples": 16}),
+    ("attention images", "all", {"attention_samples": 10_000}),
+    ("taps", "last only", {"taps": LAST_TAP}),
+    ("variant", "code, alpha 1e-4", {"method": "delta_code", "alpha": 1e-4}),
+    ("BatchNorm", "frozen", {"batch_norm": "frozen"}),
+    ("BatchNorm", "frozen, alpha 0.1", {"batch_norm": "frozen", "alpha": 0.1}),
+    ("BatchNorm", "frozen, no penalty: L2", {"method": "l2", "batch_norm": "frozen"}),
+    ("BatchNorm", "momentum 0.99", {"batch_norm_momentum": 0.99}),
+    ("alpha over time", "decaying to 0", {"strength": "decaying"}),
+    ("alpha over time", "every second step", {"strength": "every_second"}),
+    ("other attention", "gradient times activation", {"attention": "taylor"}),
+    ("other attention", "computed again while training", {"attention": "moving"}),
+    ("other attention", "per class, the largest", {"attention": "per_class"}),
+    ("other attention", "maps after the activation", {"taps": AFTER_ACTIVATION}),
+    (
+        *("other attention", "maps after the activation, uniform"),
+        {"taps": AFTER_ACTIVATION, "attention": "uniform"},
+    ),
+)
+
+
+def article(
+    table=1,
+    *,
+    protocol="article",
+    datasets=None,
+    networks=ARTICLE_NETWORKS,
+    methods=None,
+    repeats=None,
+    weights="imagenet",
+    choose=False,
+    seed=0,
+):
+    """The article's Table 1 (default augmentation), Table 2 (improved) or Fig. 3.
+
+    Args:
+        table: 1, 2, or `"figure 3"`: test accuracy over the epochs, both schedules.
+        protocol: a `Protocol` or its name.
+        datasets, networks, methods: names; default: the article's.
+        repeats: trainings of each cell; default: the protocol's.
+        weights: `"imagenet"`, a path, or a dict data set -> one of these. (The article
+            starts MIT Indoors from Places365.)
+        choose: whether alpha and beta are chosen by cross-validation over the
+            article's 25 pairs; else they are the protocol's.
+        seed: of the first repeat.
+    """
+    protocol = protocols.get(protocol)
+    schedules = [protocol.schedule]
+    if table == 2:
+        improved = "improved_code" if protocol.name == "code" else "improved"
+        protocol = protocol.replace(
+            augmentation=improved, ten_crop=protocol.ten_crop or "logits"
+        )
+    elif table == "figure 3":
+        schedules = list(protocols.SCHEDULES)
+    elif table != 1:
+        raise ValueError(invalid("table", '1, 2 or "figure 3"', table))
+    default = {1: TABLE_1, 2: TABLE_2}.get(table, FIGURE_3)
+    found = []
+    for dataset in _names(datasets or ARTICLE_DATA):
+        of = weights.get(dataset, "imagenet") if isinstance(weights, dict) else weights
+        for network in _names(networks):
+            for schedule in schedules:
+                for method in _names(methods or default):
+                    cell = Cell(
+                        dataset,
+                        method,
+                        protocol=_scheduled(protocol, schedule),
+                        network=network,
+                        weights=of,
+                        curve=table == "figure 3",
+                    )
+                    found += _repeated(
+                        _strong(cell),
+                        repeats or protocol.repeats,
+                        seed,
+                        _article_choice(cell) if choose else None,
+                    )
+    return found
+
+
+def few_shot(
+    settings=FEW_SHOT,
+    *,
+    protocol="few_shot",
+    network="efficientnet_lite0",
+    image_size=112,
+    methods=ALL,
+    repeats=None,
+    choose=True,
+    stage=0,
+):
+    """Accuracy of all methods on few images a class; strengths chosen on training data.
+
+    Alpha is chosen by cross-validation for each data set and method on the training
+    images of the first seed at 10 images a class (or what there is), in trainings of
+    half the length; beta is the regularizer's own. All seeds and numbers of images use
+    it.
+
+    Args:
+        settings: (data set, images a class) each.
+        protocol: a `Protocol` or its name.
+        network, image_size, methods, repeats: what is trained, and how often.
+        choose: False: the regularizers' own defaults, which need no search.
+        stage: see `Entry`.
+    """
+    protocol = protocols.get(protocol)
+    options = {"protocol": protocol, "network": network, "image_size": image_size}
+    found = []
+    for cell in _cells(settings, methods, options):
+        choice = _few_shot_choice(cell) if choose else None
+        found += _repeated(cell, repeats or protocol.repeats, 0, choice, stage)
+    return found
+
+
+def why(
+    settings=WHY,
+    *,
+    protocol="few_shot",
+    network="efficientnet_lite0",
+    image_size=112,
+    conditions=(REFERENCE, *CONDITIONS),
+    repeats=None,
+    stage=0,
+):
+    """DELTA with one factor changed at a time, at its default strength.
+
+    Args:
+        settings, protocol, network, image_size, repeats, stage: see `few_shot`.
+        conditions: (factor, label, changes) each: `changes` are arguments of `Cell`,
+            or `batch_norm_momentum`.
+    """
+    protocol = protocols.get(protocol)
+    found = []
+    for i, (factor, label, changes) in enumerate(conditions):
+        given = {"method": "delta", **changes}
+        momentum = given.pop("batch_norm_momentum", protocol.batch_norm_momentum)
+        options = {
+            "protocol": protocol.replace(batch_norm_momentum=momentum),
+            "network": network,
+            "image_size": image_size,
+            "factor": factor,
+            "label": label,
+        }
+        # Condition by condition, so that the first rows are whole soon.
+        later = stage + i / len(conditions)
+        for cell in _cells(settings, given.pop("method"), {**options, **given}):
+            found += _repeated(cell, repeats or protocol.repeats, 0, None, later)
+    return found
+
+
+def robustness(
+    settings=ROBUSTNESS,
+    *,
+    protocol="few_shot",
+    network="efficientnet_lite0",
+    image_size=112,
+    methods=("l2", "l2_sp", "delta"),
+    noises=NOISES,
+    corruptions=CORRUPTIONS,
+    repeats=None,
+    choose=True,
+    stage=0,
+):
+    """Accuracy after wrong training labels, and on corrupted test images.
+
+    Args:
+        settings, protocol, network, image_size, methods, repeats, choose, stage: see
+            `few_shot`.
+        noises: shares of wrong labels.
+        corruptions: of the test images, for trainings with right labels.
+    """
+    protocol = protocols.get(protocol)
+    options = {"protocol": protocol, "network": network, "image_size": image_size}
+    found = []
+    for cell in _cells(settings, methods, options):
+        choice = _few_shot_choice(cell) if choose else None
+        for noise in noises:
+            its = cell.replace(
+                label_noise=noise, corruptions=() if noise else corruptions
+            )
+            found += _repeated(its, repeats or protocol.repeats, 0, choice, stage)
+    return found
+
+
+def _cells(settings, methods, options):
+    """A cell of each method on each setting."""
+    return [
+        Cell(dataset, method, per_class=per_class, **options)
+        for method in _names(methods)
+        for dataset, per_class in _checked(settings)
+    ]
+
+
+def _checked(settings):
+    """Pairs of data set and images a class."""
+    expected = 'pairs (data set, images a class), such as (("folder:flowers", 10),)'
+    pairs = list(settings) if isinstance(settings, (list, tuple)) else None
+    for pair in [None] if pairs is None else pairs:
+        whole = isinstance(pair, (list, tuple)) and len(pair) == 2
+        if not whole or not isinstance(pair[0], str) or not _count(pair[1]):
+            raise TypeError(invalid("settings", expected, settings))
+    return pairs
+
+
+def _count(number):
+    whole = isinstance(number, int) and not isinstance(number, bool)
+    return number is None or (whole and number > 0)
+
+
+def _names(given):
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _repeated(cell, repeats, first_seed, choice=None, stage=0):
+    seeds = range(first_seed, first_seed + repeats)
+    return [Entry(cell.replace(seed=seed), choice, stage) for seed in seeds]
+
+
+def _strong(cell):
+    """The cell with the strengths of its protocol."""
+    alpha, beta = cell.protocol.strength(cell.method, cell.dataset)
+    return cell.replace(alpha=alpha, beta=beta)
+
+
+def _scheduled(protocol, schedule):
+    """The protocol with a schedule; Fig. 3's exponential one is 0.93 an epoch."""
+    if schedule == protocol.schedule:
+        return protocol
+    decay = 0.93 if protocol.name == "article" and schedule == "exponential" else None
+    return protocol.replace(schedule=schedule, decay=decay)
+
+
+def _article_choice(cell):
+    alphas = ARTICLE_GRID if methods.get(cell.method).alphas else (None,)
+    pairs = tuple((a, b) for a in alphas for b in ARTICLE_GRID)
+    return Choice(cell.replace(curve=False), pairs, cell.protocol.folds)
+
+
+def _few_shot_choice(cell):
+    """None where alpha has no effect."""
+    alphas = methods.get(cell.method).alphas
+    if not alphas:
+        return None
+    protocol = cell.protocol.replace(iterations=CHOICE_ITERATIONS)
+    its = cell.replace(
+        protocol=protocol,
+        per_class=min(cell.per_class or CHOICE_PER_CLASS, CHOICE_PER_CLASS),
+        label_noise=0.0,
+        corruptions=(),
+    )
+    return Choice(its, tuple((a, None) for a in alphas), protocol.folds)

@@ -1,0 +1,156 @@
+"""What arguments must be, said once: each function returns the value, or refuses it.
+
+views = integer("views", views, least=1)
+method = choice("method", method, ("exact", "gradient"))
+"""
+
+import math
+import numbers
+import os
+from pathlib import Path
+
+import numpy as np
+
+from keras_delta._errors import invalid, unknown_name
+
+
+def integer(argument, value, least=1, most=None, optional=False):
+    """An integer between two bounds.
+
+    Args:
+        argument: name of the argument as the user typed it.
+        value: the value that came; NumPy's integers are fine, `True` is not.
+        least, most: bounds, both included; `most=None` for none.
+        optional: whether None is fine as well.
+
+    Returns:
+        The value as an int, or None.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if value is None and optional:
+        return None
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if whole and value >= least and (most is None or value <= most):
+        return int(value)
+    expected = {(0, None): "a non-negative integer", (1, None): "a positive integer"}
+    bounds = f"{least} or more" if most is None else f"from {least} to {most}"
+    text = expected.get((least, most), f"an integer, {bounds}")
+    raise ValueError(invalid(argument, text + " or None" * optional, value))
+
+
+def number(argument, value, least=0.0, most=None, above=None, optional=False):
+    """A finite real number between two bounds.
+
+    Args:
+        argument, value: as for `integer`; text and booleans are refused.
+        least, most: bounds, both included; `None` for none.
+        above: a lower bound in place of `least`, itself excluded.
+        optional: whether None is fine as well.
+
+    Returns:
+        The value as a float, or None.
+
+    Raises:
+        TypeError: for what is no number.
+        ValueError: for a number that is not finite or outside of the bounds.
+    """
+    if value is None and optional:
+        return None
+    if above is not None:
+        least, text = None, "a positive" if above == 0 else "a"
+    else:
+        text = "a non-negative" if least == 0 else "a"
+    text += " finite number"
+    if above:
+        text += f" above {above:g}"
+    elif least:
+        text += f", {least:g} or more" if most is None else f" from {least:g}"
+    if most is not None:
+        text += f" to {most:g}" if least else f", at most {most:g}"
+    text += " or None" * optional
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or isinstance(value, np.bool_):
+        raise TypeError(invalid(argument, text, value))
+    found = float(value)
+    fits = math.isfinite(found) and (most is None or found <= most)
+    fits = fits and (least is None or found >= least)
+    if not fits or (above is not None and found <= above):
+        raise ValueError(invalid(argument, text, value))
+    return found
+
+
+def choice(argument, value, choices):
+    """One of several names.
+
+    Args:
+        argument, value: as for `integer`.
+        choices: all names that are right.
+
+    Returns:
+        The value.
+
+    Raises:
+        ValueError: for another name (the closest ones are listed), or no name.
+    """
+    if isinstance(value, str) and value in choices:
+        return value
+    if isinstance(value, str):
+        raise ValueError(unknown_name(argument, value, choices))
+    *most, last = [repr(name) for name in choices]
+    expected = f"{', '.join(most)} or {last}" if most else last
+    raise ValueError(invalid(argument, expected, value))
+
+
+def flag(argument, value):
+    """True or False.
+
+    Raises:
+        ValueError: for anything else, 0 and 1 included.
+    """
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    raise ValueError(invalid(argument, "True or False", value))
+
+
+def folder(argument, value, optional=False):
+    """The path of a folder, which need not exist.
+
+    Returns:
+        `Path`, or None.
+
+    Raises:
+        TypeError: for what is no path.
+        ValueError: for the path of a file.
+    """
+    path = _path(argument, value, "the path of a folder", optional)
+    if path is not None and path.exists() and not path.is_dir():
+        remedy = "There is a file of this name: pass another one."
+        raise ValueError(invalid(argument, "the path of a folder", value, remedy))
+    return path
+
+
+def file(argument, value, optional=False):
+    """The path of a file, which need not exist.
+
+    Returns:
+        `Path`, or None.
+
+    Raises:
+        TypeError: for what is no path.
+        ValueError: for the path of a folder.
+    """
+    path = _path(argument, value, "the path of a file", optional)
+    if path is not None and path.is_dir():
+        remedy = "There is a folder of this name: pass another one."
+        raise ValueError(invalid(argument, "the path of a file", value, remedy))
+    return path
+
+
+def _path(argument, value, expected, optional):
+    if value is None and optional:
+        return None
+    if not isinstance(value, (str, os.PathLike)) or not str(value):
+        raise TypeError(invalid(argument, expected + " or None" * optional, value))
+    return Path(value)

@@ -1,0 +1,103 @@
+"""Work that can be interrupted: a file that says how far it has come."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+
+from keras_delta._disk import remove_leftovers, replace_file
+from keras_delta._errors import invalid, warn
+
+FORMAT = "keras_delta.attention.checkpoint/1"
+SHARE = 0.05  # of the time may go into writing
+
+
+class Checkpoint:
+    """Arrays in a file that is replaced as a whole or not at all.
+
+    Args:
+        path: of the file; None for no file.
+        made_for: dict of what the arrays belong to (weights, taps, loss, ...). A
+            file that was made for something else is refused.
+
+    Attributes:
+        written: whether the file holds something of this work.
+    """
+
+    def __init__(self, path, made_for):
+        if path is not None and (
+            not isinstance(path, (str, os.PathLike))
+            or not str(path)
+            or Path(path).is_dir()
+        ):
+            raise ValueError(invalid("checkpoint", "the path of a file or None", path))
+        self.path = None if path is None else Path(path)
+        self._made_for = {key: str(value) for key, value in made_for.items()}
+        self._next, self._warned = 0.0, False
+        self.written = False
+
+    def load(self):
+        """The arrays of the file, a dict; None where there is no file.
+
+        Raises:
+            ValueError: for a damaged file, or one made for something else.
+        """
+        if self.path is None:
+            return None
+        remove_leftovers(self.path)
+        if not self.path.exists():
+            return None
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            found = dict(json.loads(str(arrays.pop("made_for"))))
+        except Exception as e:  # NumPy and zipfile raise a dozen kinds
+            raise ValueError(
+                f"'{self.path}' cannot be read as a checkpoint: it is damaged or "
+                "another kind of file. Pass another path."
+            ) from e
+        expected = {"format": FORMAT, **self._made_for}
+        if differing := [k for k in expected if found.get(k) != expected[k]]:
+            what = "; ".join(
+                f"{key}: {found.get(key)} there, {expected[key]} now"
+                for key in differing
+            )
+            raise ValueError(
+                f"The checkpoint '{self.path}' was made for something else ({what}). "
+                "Pass another path, or delete the file if it is of no more use."
+            )
+        self.written = True
+        return arrays
+
+    def save(self, arrays, now=False):
+        """Write, unless the last time was a moment ago.
+
+        A disk that is full costs a warning and not the work.
+
+        Args:
+            arrays: function that returns a dict of arrays.
+            now: write in any case.
+        """
+        if self.path is None or not (now or time.monotonic() >= self._next):
+            return False
+        began = time.monotonic()
+        made_for = json.dumps({"format": FORMAT, **self._made_for})
+        try:
+            with replace_file(self.path) as temporary, open(temporary, "wb") as file:
+                np.savez(file, made_for=np.array(made_for), **arrays())
+        except OSError as e:
+            if not self._warned:
+                warn(
+                    f"The checkpoint '{self.path}' could not be written ({e}). The "
+                    "computation goes on; an interruption would lose what was done "
+                    "since the last checkpoint."
+                )
+            self._warned = True
+            return False
+        finally:
+            ended = time.monotonic()
+            self._next = ended + (ended - began) / SHARE
+        self.written = True
+        return True

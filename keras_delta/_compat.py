@@ -1,0 +1,189 @@
+"""Names of Keras, Keras Tuner and TensorFlow that are not public, all of them here.
+
+Nothing else in this package uses a private name of another one. Each has a test in
+`tests/test_compat.py`, which tells what a new version has changed; the versions
+that were run are in CONTRIBUTING.md.
+"""
+
+import importlib
+
+import tensorflow as tf
+from keras.src import ops as operations  # the classes of bare operations
+from keras.src.models.functional import Functional
+from keras.src.random import seed_generator
+from keras.src.trainers.data_adapters import get_data_adapter
+from keras.src.utils.io_utils import print_msg
+
+__all__ = ["Functional", "get_data_adapter", "operations", "print_msg"]
+
+# Loaded when asked for: most users never import Keras Tuner.
+_KERAS_TUNER = {
+    "infer_metric_direction": "engine.metrics_tracking",
+    "oracle_chief": "distribute",
+    "protos": "",
+    "tuner_processes": "distribute.utils",
+    "tuner_utils": "utils",
+    "TrialStatus": "engine.trial",
+}
+
+
+def __getattr__(name):
+    if name not in _KERAS_TUNER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    path = ".".join(filter(None, ["keras_tuner.src", _KERAS_TUNER[name]]))
+    module = importlib.import_module(path)
+    if name in ("tuner_processes", "tuner_utils"):
+        return module
+    if hasattr(module, name):
+        return getattr(module, name)
+    return importlib.import_module(f"{path}.{name}")
+
+
+# --- the graph of a Functional model ---
+
+
+def run_through_graph(model, inputs, call):
+    """Go through a Functional model's calls in order.
+
+    Args:
+        model: Functional model.
+        inputs: what stands for its inputs.
+        call: function of an operation and its arguments, returns its outputs.
+    """
+    return model._run_through_graph(
+        inputs, operation_fn=lambda operation: operation, call_fn=call
+    )
+
+
+def flatten_layers(layer):
+    """All layers inside a layer, itself included."""
+    return layer._flatten_layers()
+
+
+def has_seed_generators(layer):
+    """Whether a layer draws random numbers."""
+    return bool(getattr(layer, "_seed_generators", None))
+
+
+def logits_of(outputs):
+    """The logits that Keras remembers of a softmax or sigmoid; None if it does not."""
+    return getattr(outputs, "_keras_logits", None)
+
+
+def remember_logits(outputs, logits):
+    """Let Keras's losses compute from logits, as after its own activations."""
+    outputs._keras_logits = logits
+
+
+# --- training ---
+
+
+class FitHooks:
+    """Mix-in of a `keras.Model`: what Keras's `fit` and `evaluate` tell before epochs.
+
+    A subclass defines `before_epochs(iterator, batch)`, which returns what Keras
+    builds the model from.
+    """
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        super()._maybe_symbolic_build(*self.before_epochs(iterator, data_batch))
+
+
+def check_compiled(model, method):
+    """Raise Keras's error if a model is not compiled."""
+    model._assert_compile_called(method)
+
+
+def set_initial_epoch(model, epoch):
+    """Let `fit` go on with an epoch, whatever its argument says; None: the argument."""
+    model._initial_epoch = epoch
+
+
+def initial_epoch(model):
+    """What `set_initial_epoch` has set, or None."""
+    return model._initial_epoch
+
+
+def loop_step(model, step):
+    """What Keras's `fit` calls with an iterator, for a function of one batch."""
+    return model._make_function(step)
+
+
+def convert_optionals(model, step):
+    """A function of one batch that also takes a batch of optionals."""
+    return model._autoconvert_optionals(step)
+
+
+def compute_loss(model, x, y, y_pred, sample_weight):
+    """The compiled loss and the layers' losses, scaled for the replicas."""
+    return model._compute_loss(x, y, y_pred, sample_weight, training=True)
+
+
+def scale_layer_loss(model, loss):
+    """A layer's loss, scaled for the replicas."""
+    return model._aggregate_additional_loss(loss)
+
+
+def loss_tracker(model):
+    """The metric `loss` of a compiled model."""
+    return model._loss_tracker
+
+
+def compiled_metrics(model):
+    """What `compile(metrics=...)` was given, a list or dict; None for none."""
+    return getattr(getattr(model, "_compile_metrics", None), "_user_metrics", None)
+
+
+def learning_rate(optimizer):
+    """The variable or schedule of an optimizer's learning rate."""
+    return optimizer._learning_rate
+
+
+def variable_index(optimizer, variable):
+    """The place of a variable in an optimizer's slots."""
+    return optimizer._get_variable_index(variable)
+
+
+def global_seed_generator(create=True):
+    """The seeds of what was given none; None where nothing has asked for them yet.
+
+    Args:
+        create: whether to make it then.
+    """
+    if create:
+        return seed_generator.global_seed_generator()
+    name = seed_generator.GLOBAL_SEED_GENERATOR
+    return seed_generator.global_state.get_global_attribute(name)
+
+
+# --- data ---
+
+
+def made_of(dataset):
+    """The `tf.data.Dataset`s that one was made of."""
+    return dataset._inputs()
+
+
+def adapter_dataset(adapter):
+    """The `tf.data.Dataset` inside of a data adapter; None if there is none."""
+    return getattr(adapter, "_dataset", None)
+
+
+# --- several hosts ---
+
+
+def number_of_workers(strategy):
+    """How many processes a `MultiWorkerMirroredStrategy` has."""
+    return strategy.extended._num_workers
+
+
+def is_chief(strategy):
+    """Whether this process is the first of a `MultiWorkerMirroredStrategy`."""
+    return strategy.extended._is_chief
+
+
+def has_several_workers(strategy):
+    """Whether a strategy's replicas are spread over several processes."""
+    # A cluster of one is none, as is a strategy made without TF_CONFIG.
+    workers = tf.distribute.MultiWorkerMirroredStrategy
+    return isinstance(strategy, workers) and number_of_workers(strategy) > 1

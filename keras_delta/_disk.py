@@ -1,0 +1,186 @@
+"""Files: replaced as a whole or not at all, locked, tried out, and as JSON."""
+
+import contextlib
+import json
+import os
+import re
+import socket
+from pathlib import Path
+
+from keras_delta._errors import invalid
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+BLOCK = 2**24  # bytes written at once
+SUFFIXES = (".weights.h5",)  # of two parts, which Keras looks at
+
+
+@contextlib.contextmanager
+def replace_file(path):
+    """A temporary path beside `path`, which takes its place if all goes well.
+
+    Whoever reads `path` finds the old file or the new one, never a part of one,
+    whenever the process is killed.
+
+    Args:
+        path: of the file; its folder is made if there is none.
+
+    Yields:
+        `Path` of the same folder and suffix. What is written there is flushed to the
+        disk and renamed at the end; after an exception it is removed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path)
+    stem, suffix = _parts(path)
+    temporary = path.with_name(f".{stem}.{os.getpid()}.tmp{suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def lock(path, wait=True):
+    """Only one process at a time is within.
+
+    The lock belongs to the open file, so it ends with the process, however that ends.
+    Without effect on Windows.
+
+    Args:
+        path: of a file for the lock, made if there is none.
+        wait: whether to wait until another process is through.
+
+    Yields:
+        Whether this process has the lock; always True with `wait=True`.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        mine = True
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                mine = False
+        _open_locks.add(file)
+        try:
+            yield mine
+        finally:
+            _open_locks.discard(file)
+
+
+_open_locks = set()
+
+
+def _leave_locks():
+    for file in _open_locks:
+        file.close()
+    _open_locks.clear()
+
+
+# A forked child that outlives this process would hold its locks.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_locks)
+
+
+def remove_leftovers(path):
+    """Remove what processes left beside `path` that were killed while they wrote."""
+    stem, suffix = _parts(path)
+    left = re.compile(rf"\.{re.escape(stem)}\.(\d+)\.tmp{re.escape(suffix)}")
+    with contextlib.suppress(OSError):
+        for file in list(path.parent.iterdir()):
+            match = left.fullmatch(file.name)
+            if match and not is_running(int(match[1])):
+                file.unlink(missing_ok=True)
+
+
+def _parts(path):
+    suffix = next((s for s in SUFFIXES if path.name.endswith(s)), path.suffix)
+    return path.name.removesuffix(suffix), suffix
+
+
+def is_running(process):
+    """Whether there is a process of this number, other than this one."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return process != os.getpid()
+
+
+@contextlib.contextmanager
+def occupy(path, what, remedy):
+    """This process alone uses something, until it leaves or ends.
+
+    Args:
+        path: of the lock file, made if there is none; it says who has the lock.
+        what: what is occupied, for the message.
+        remedy: a sentence that says what the other process is to do.
+
+    Raises:
+        RuntimeError: where another process has it; says which.
+    """
+    with lock(path, wait=False) as mine:
+        if not mine:
+            user = Path(path).read_text("utf-8").strip() or "another process"
+            raise RuntimeError(f"{what} is in use by {user}. {remedy}")
+        owner = f"process {os.getpid()} on {socket.gethostname()}\n"
+        Path(path).write_text(owner, "utf-8")
+        yield
+
+
+def check_writable(argument, folder, size=0):
+    """Refuse a folder in which no file can be written; it is made if there is none.
+
+    Args:
+        argument: name of the argument that named it.
+        folder: its path.
+        size: bytes that have to fit, written and removed.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    path = Path(folder) / f".write_test.{os.getpid()}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "wb") as file:
+            for start in range(0, size, BLOCK):
+                file.write(bytes(min(BLOCK, size - start)))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        expected = "a folder that can be written"
+        reason = f"Reason: {error}"
+        raise ValueError(invalid(argument, expected, str(folder), reason)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def write_json(path, value, indent=None):
+    """Replace a JSON file as a whole; NumPy's numbers become plain ones."""
+    text = json.dumps(value, indent=indent, default=_plain)
+    with replace_file(path) as temporary:
+        temporary.write_text(text, "utf-8")
+
+
+def read_json(path, default=None):
+    """What a JSON file holds; `default` where there is none, or a damaged one."""
+    try:
+        return json.loads(Path(path).read_text("utf-8"))
+    except (OSError, ValueError):
+        return default
+
+
+def _plain(value):
+    return value.item() if hasattr(value, "item") else str(value)

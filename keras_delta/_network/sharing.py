@@ -1,0 +1,186 @@
+"""What source and target compute alike, so that a step computes it once.
+
+Where the first layers of the target are frozen, they give the same values as the
+source's, in training too. `Shared` finds these calls; the source then begins where
+they end, with what the target has computed.
+"""
+
+import keras
+import numpy as np
+from keras import tree
+
+from keras_delta import _compat
+from keras_delta._errors import invalid, unknown_name
+from keras_delta._network.graph import Graph, takes_training
+
+# What a layer's config may say otherwise without computing otherwise, while frozen.
+WITHOUT_EFFECT = ("name", "trainable", "momentum", "build_config", "seed")
+WITHOUT_EFFECT_ENDS = ("_initializer", "_regularizer", "_constraint")
+
+# Noise that inference leaves out. Not random augmentation, which frozen layers behind
+# it are still meant to see.
+NOISE = (
+    keras.layers.Dropout,
+    keras.layers.SpatialDropout1D,
+    keras.layers.SpatialDropout2D,
+    keras.layers.SpatialDropout3D,
+    keras.layers.AlphaDropout,
+    keras.layers.GaussianDropout,
+    keras.layers.GaussianNoise,
+)
+
+
+def freeze_until(model, layer):
+    """Freezes the first layers of a model, up to a layer and including it.
+
+    The layer, and all that it is computed from, no longer trains, and its
+    BatchNormalization runs in inference mode. `DeltaModel` computes such a part once
+    for source and target where it compares their maps, so frozen layers make its
+    steps cheaper twice; there, frozen dropout is off as well.
+
+    Args:
+        model: a `DeltaModel`, or a Functional or Sequential model.
+        layer: name of the layer, as in `DeltaModel.taps`; layers of nested models
+            as well.
+
+    Returns:
+        List of the names of the frozen layers that have weights.
+
+    Raises:
+        ValueError: for an unknown name; the closest ones are listed.
+        TypeError: for a subclassed model.
+
+    Example:
+        ```python
+        kd.freeze_until(model, "conv3_block4_out")
+        model.fit(train, regularizer="delta")
+        ```
+    """
+    target = getattr(model, "target", model)
+    graph = Graph(target)
+    if not isinstance(layer, str):
+        raise TypeError(invalid("layer", "the name of one layer", layer))
+    if layer not in graph.nodes:
+        raise ValueError(unknown_name("layer", layer, graph.nodes))
+    needed = graph.ancestors(graph.nodes[layer].outputs)
+    frozen = {n: v for n, v in graph.layers().items() if n in needed}
+    for operation in frozen.values():
+        operation.trainable = False
+    model.train_function = None  # it was traced with the layers as they were
+    return [name for name, operation in frozen.items() if operation.weights]
+
+
+class Shared:
+    """The calls that a step computes once for source and target.
+
+    A call is shared if all of this holds: it has a counterpart in the source with
+    the same settings and bit for bit the same weights; nothing of it trains; it
+    does in training what it does in inference (dropout and BatchNormalization only
+    where frozen, no random augmentation); and what enters it is shared as well.
+    Shared calls are to be run in inference mode.
+
+    Args:
+        target, source: `Graph`s.
+        pairing: their `Pairing`.
+        taps: the source's KerasTensors that are wanted.
+
+    Attributes:
+        names: dict, shared call of the target -> call of the source.
+        entering: KerasTensors of the target with which the source begins.
+        feeds: the source's KerasTensors in their place.
+    """
+
+    def __init__(self, target, source, pairing, taps):
+        taps = tree.flatten(taps)
+        wanted = source.ancestors(taps)
+        tensors = _same_inputs(target, source)
+        self.names = {}
+        theirs = {theirs: ours for ours, theirs in pairing.names.items()}
+        for name, node in source.nodes.items():
+            ours = theirs.get(name)
+            if (
+                name in wanted
+                and ours is not None
+                and _alike(target.nodes[ours], node, tensors)
+            ):
+                self.names[ours] = name
+                outputs = target.nodes[ours].outputs
+                tensors.update(
+                    (id(s), t) for s, t in zip(node.outputs, outputs, strict=True)
+                )
+        rest = wanted - set(self.names.values())
+        found = {id(t): t for t in source.entering(rest)}
+        found.update((id(t), t) for t in taps if source.name_of(t) not in rest)
+        self.feeds = list(found.values())
+        self.entering = [tensors.get(id(t)) for t in self.feeds]
+        if any(t is None for t in self.entering):  # an input that only the source has
+            self.names, self.feeds, self.entering = {}, [], []
+        nodes = [(target.nodes[t], source.nodes[s]) for t, s in self.names.items()]
+        self._layers = [(a.operation, b.operation) for a, b in nodes if a.is_layer]
+
+    def still_holds(self):
+        """Whether the shared layers still have the same weights, and none trains."""
+        return all(
+            not a.trainable_variables and _same_in_training(a) and _same_weights(a, b)
+            for a, b in self._layers
+        )
+
+
+def _same_inputs(target, source):
+    """Dict from the id of a source's input to the target's input that is fed alike."""
+    pairs = list(zip(source.inputs, target.inputs, strict=False))
+    if len(source.inputs) > 1 and any(s.name != t.name for s, t in pairs):
+        return {}  # one is fed by names, perhaps, and the other by positions
+    return {id(s): t for s, t in pairs if s.dtype == t.dtype and s.shape == t.shape}
+
+
+def _alike(mine, theirs, tensors):
+    """Whether two calls compute the same, given which of their tensors are the same."""
+    entering = [id(tensors.get(id(t))) for t in theirs.inputs]
+    if entering != [id(t) for t in mine.inputs]:
+        return False
+    layer = mine.operation
+    if mine.is_layer and (layer.trainable_variables or not _same_in_training(layer)):
+        return False
+    if _constants(mine) != _constants(theirs):
+        return False
+    return layer is theirs.operation or (
+        _settings(mine) == _settings(theirs)
+        and (not mine.is_layer or _same_weights(layer, theirs.operation))
+    )
+
+
+def _same_in_training(layer):
+    if isinstance(layer, (keras.layers.BatchNormalization, *NOISE)):
+        return not layer.trainable
+    return not takes_training(layer) and not _compat.has_seed_generators(layer)
+
+
+def _settings(node):
+    """What a call computes besides its weights, for comparing."""
+    operation = node.operation
+    if node.is_layer:
+        config = {
+            key: value
+            for key, value in operation.get_config().items()
+            if key not in WITHOUT_EFFECT and not key.endswith(WITHOUT_EFFECT_ENDS)
+        }
+    else:
+        config = {k: v for k, v in vars(operation).items() if k[0] != "_"}
+        config.pop("name", None)
+    return type(operation), repr(config)
+
+
+def _constants(node):
+    """The arguments of a call, its tensors left out."""
+    return tree.map_structure(
+        lambda v: "tensor" if isinstance(v, keras.KerasTensor) else repr(v),
+        (list(node.args), node.kwargs),
+    )
+
+
+def _same_weights(a, b):
+    return a is b or all(
+        np.array_equal(v.value.numpy(), w.value.numpy())
+        for v, w in zip(a.weights, b.weights, strict=True)
+    )

@@ -1,0 +1,260 @@
+"""Refusals before training: what would fail late, silently, or without a reason."""
+
+import warnings
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import tree
+
+from keras_delta._network.heads import output_activation
+from keras_delta._training import hosts, labels
+
+USUAL_MOMENTUM = 0.9  # PyTorch's, and so the authors' program's
+OLD_STATISTICS = 0.2  # share of BatchNorm's statistics that may stem from before
+
+SCALING = ("Rescaling", "ImageNetPreprocessing")  # layers that expect raw images
+
+LOGITS_LOSSES = {
+    "SparseCategoricalCrossentropy": "softmax",
+    "CategoricalCrossentropy": "softmax",
+    "CategoricalFocalCrossentropy": "softmax",
+    "BinaryCrossentropy": "sigmoid",
+    "BinaryFocalCrossentropy": "sigmoid",
+    "sparse_categorical_crossentropy": "softmax",
+    "categorical_crossentropy": "softmax",
+    "binary_crossentropy": "sigmoid",
+}
+
+
+def loss_matches_head(loss, graph):
+    """Refuse a loss that takes logits for probabilities, or the other way round."""
+    activation = output_activation(graph)
+    wanted = LOGITS_LOSSES.get(labels.loss_name(loss))
+    if activation is None or wanted is None:
+        return
+    from_logits = bool(getattr(loss, "from_logits", False))
+    if from_logits and activation != "linear":
+        raise ValueError(
+            f"The loss {labels.loss_name(loss)} has from_logits=True, but the head "
+            f"already ends in a {activation}. Use from_logits=False, or a head "
+            "without activation."
+        )
+    if not from_logits and activation == "linear":
+        raise ValueError(
+            f"The loss {labels.loss_name(loss)} expects probabilities "
+            "(from_logits=False), but the head puts out logits. Use "
+            f"`keras.losses.{_class_name(loss)}(from_logits=True)`, or give the head "
+            f"the activation '{wanted}'."
+        )
+
+
+def _class_name(loss):
+    name = labels.loss_name(loss)
+    return "".join(p.title() for p in name.split("_")) if "_" in name else name
+
+
+def built_in_scope(model, what, variables):
+    """Refuse a part of a model that was not made in the strategy's scope.
+
+    Args:
+        model: the `DeltaModel`.
+        what: what the part is called.
+        variables: its Keras variables.
+    """
+    if keras.distribution.distribution() is not None:
+        raise ValueError(
+            "keras.distribution is set, which Keras's TensorFlow backend does not "
+            "carry out: every variable stays on one device. Use "
+            "`tf.distribute.MirroredStrategy` and unset it with "
+            "`keras.distribution.set_distribution(None)`."
+        )
+    strategy = model.distribute_strategy
+    if tf.distribute.has_strategy() and tf.distribute.get_strategy() is not strategy:
+        strategy, what = tf.distribute.get_strategy(), "DeltaModel"
+        inside = False
+    else:
+        created = strategy.extended.variable_created_in_scope
+        inside = all(created(v.value) for v in variables)
+    if not inside:
+        raise ValueError(
+            f"The {what} was built outside of the scope of "
+            f"{hosts.of(strategy).name}. Build source, target and DeltaModel, "
+            "and compile, inside `with strategy.scope():`."
+        )
+
+
+def loss_is_sum(loss):
+    """Whether all losses are sums over the batch, and not its mean.
+
+    Raises:
+        ValueError: where some are neither, or both kinds are mixed.
+    """
+    found = {getattr(v, "reduction", "mean") for v in tree.flatten(loss)}
+    if found == {"sum"}:
+        return True
+    if wrong := found - {"mean", "sum_over_batch_size"}:
+        raise ValueError(
+            f"On several replicas, losses with reduction={sorted(map(str, wrong))} "
+            "cannot be put together to the loss of the whole batch. Use "
+            "reduction='sum_over_batch_size', or 'sum' for all losses."
+        )
+    return False
+
+
+def strategy_supports(model):
+    """Refuse what Keras cannot run on several replicas."""
+    replicas = model.distribute_strategy.num_replicas_in_sync
+    if replicas == 1:
+        return
+    loss_is_sum(model.loss)
+    optimizer = model.optimizer
+    single_steps = hosts.of(model.distribute_strategy).runs_single_steps
+    for name, wrong, remedy in (
+        (
+            f"steps_per_execution={model.steps_per_execution}",
+            not single_steps and model.steps_per_execution != 1,
+            "steps_per_execution=1",
+        ),
+        ("jit_compile=True", model.jit_compile is True, "jit_compile=False"),
+        (
+            "gradient_accumulation_steps="
+            f"{getattr(optimizer, 'gradient_accumulation_steps', None)}",
+            getattr(optimizer, "gradient_accumulation_steps", None),
+            "a larger batch",
+        ),
+        (
+            "ema_overwrite_frequency="
+            f"{getattr(optimizer, 'ema_overwrite_frequency', None)}",
+            getattr(optimizer, "use_ema", False)
+            and getattr(optimizer, "ema_overwrite_frequency", None),
+            "ema_overwrite_frequency=None",
+        ),
+    ):
+        if wrong:
+            raise ValueError(
+                f"Keras cannot run `{name}` on {replicas} replicas under "
+                f"{hosts.of(model.distribute_strategy).name}. Use {remedy}, or "
+                "train on one device."
+            )
+
+
+def are_arrays(x):
+    """Whether `x` is one array or a structure of arrays."""
+    return all(hasattr(v, "shape") for v in tree.flatten(x))
+
+
+def has_loss(model):
+    """Refuse a model without anything to minimise before the data are looked at."""
+    if model.loss is None and not model.losses:
+        raise ValueError(
+            "No loss to compute. Provide a `loss` argument in `compile()`."
+        )
+
+
+def first_batch(model, x, y, batch_size):
+    """Look at what `fit` was given, before anything long begins.
+
+    Arrays are looked at whole, a data set's first batch alone.
+
+    Returns:
+        Number of samples of that batch; None where it was not looked at.
+
+    Raises:
+        ValueError: for no data, images of another shape than the model's input or
+            with NaN, fewer samples than replicas, and labels that `labels.check`
+            refuses.
+    """
+    if isinstance(x, tf.data.Dataset):
+        batch = next(iter(x.take(1)), None)
+        if batch is None:
+            raise ValueError(
+                "The training data is empty: the tf.data.Dataset has no batch. Check "
+                "the folder or the filters it was made from."
+            )
+        bx, by, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        size, complete = len(tree.flatten(bx)[0]) if tree.flatten(bx) else 0, False
+    elif x is not None and y is not None and are_arrays(x):
+        by, total = y, len((tree.flatten(x) or [()])[0])
+        if total == 0:
+            raise ValueError("The training data is empty: `x` has no samples.")
+        size, complete = min(total, batch_size or 32), True
+        bx = tree.map_structure(lambda v: v[:size], x)
+    else:
+        return None
+    fed = model.pairing.target.feed(bx)
+    _pixels(model, fed)
+    replicas = model.distribute_strategy.num_replicas_in_sync
+    if size < replicas:
+        raise ValueError(
+            f"The batch has {size} sample(s) for {replicas} replicas. Use a batch "
+            f"size of {replicas} or more: it is shared among them."
+        )
+    width = model.target.outputs[0].shape[-1]
+    flat = tree.flatten(by)
+    if len(flat) == 1 and not isinstance(model.loss, (dict, list)):
+        labels.check(np.asarray(flat[0]), width, model.loss, complete)
+    return size
+
+
+def _pixels(model, fed):
+    """Refuse images that are no numbers; warn of 0..1 where 0..255 is scaled inside."""
+    graph = model.pairing.target
+    for tensor, values in zip(graph.inputs, fed, strict=True):
+        if not values.dtype.is_floating:
+            continue
+        # The sum: NaN need not survive a minimum.
+        if not np.isfinite(float(tf.reduce_sum(tf.cast(values, tf.float32)))):
+            raise ValueError(
+                f"The input '{tensor.name}' holds values that are not finite (NaN or "
+                "infinite). Check how the images were decoded and scaled."
+            )
+        low, high = float(tf.reduce_min(values)), float(tf.reduce_max(values))
+        scaled_inside = any(
+            type(node.operation).__name__ in SCALING
+            for node in graph.nodes.values()
+            if any(t is tensor for t in node.inputs)
+        )
+        if scaled_inside and low >= 0 and 0 < high <= 1:
+            warnings.warn(
+                f"The images lie between {low:g} and {high:g}, but the model scales "
+                "raw images of 0 to 255 itself. Pass them as they come from the file, "
+                "without dividing by 255.",
+                stacklevel=4,
+            )
+
+
+def batch_norm_keeps_up(model, steps):
+    """Warn where BatchNorm's statistics cannot follow the weights in so few steps.
+
+    Args:
+        model: the `DeltaModel`.
+        steps: number of training steps to come, None if not known.
+    """
+    if not steps or not model.trains_features:
+        return
+    momenta = [
+        layer.momentum
+        for layer in model.pairing.target.layers().values()
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+    ]
+    momentum = max(momenta, default=0)
+    if momentum > USUAL_MOMENTUM and momentum**steps > OLD_STATISTICS:
+        warnings.warn(
+            f"BatchNormalization has momentum {momentum:g}: after the {steps} steps "
+            f"of this training, {momentum**steps:.0%} of its moving statistics are "
+            "still the source's, and `evaluate` and `predict` use them with weights "
+            "that have moved on. On few images this costs much accuracy. Give the "
+            f"layers the momentum {USUAL_MOMENTUM}, as `attach_head` does, or train "
+            "for more steps.",
+            stacklevel=3,
+        )
+
+
+def steps_of(x, batch_size, epochs, steps_per_epoch):
+    """Number of training steps that `fit` will make; None if it cannot be told."""
+    if steps_per_epoch is None and hasattr(x, "cardinality"):
+        steps_per_epoch = int(x.cardinality())
+    elif steps_per_epoch is None and tree.flatten(x) and are_arrays(x):
+        steps_per_epoch = -(-len(tree.flatten(x)[0]) // (batch_size or 32))
+    return max(steps_per_epoch or 0, 0) * epochs or None

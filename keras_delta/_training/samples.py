@@ -1,0 +1,208 @@
+"""What `fit` takes, read outside of `fit`: batches of NumPy arrays."""
+
+import inspect
+import math
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import tree
+
+from keras_delta import _compat
+from keras_delta._errors import invalid
+
+
+def batches(x, y=None, batch_size=32, max_samples=None):
+    """Iterate over training data once.
+
+    Args:
+        x: arrays (or structures of arrays), a `tf.data.Dataset`, a `PyDataset` or
+            a torch `DataLoader`; also a tuple `(x, y)` with `y=None`.
+        y: targets, where `x` is arrays.
+        batch_size: for arrays.
+        max_samples: stop after so many; None for all.
+
+    Yields:
+        `(x, y)` of NumPy arrays.
+
+    Raises:
+        ValueError: for a generator, which could be read only once; for a data set
+            without end and no `max_samples`; for data without targets.
+    """
+    if inspect.isgenerator(x):
+        raise ValueError(
+            "A generator can be read only once, and looking at the training data "
+            "before training would use it up. Pass arrays, a tf.data.Dataset or a "
+            "keras.utils.PyDataset, or call `model.prepare(x, y)` with some of the "
+            "training data first."
+        )
+    if isinstance(x, tuple) and y is None:
+        if len(x) < 2:
+            raise ValueError("The data has no targets: pass `(x, y)`.")
+        x, y = x[:2]
+    if x is None or isinstance(x, (str, bytes)):
+        expected = "arrays `(x, y)`, a tf.data.Dataset or a keras.utils.PyDataset"
+        raise TypeError(invalid("data", expected, x))
+    if isinstance(y, list) and y and all(np.ndim(v) == 0 for v in y):
+        y = np.asarray(y)  # labels, and not one array an output
+    if isinstance(y, np.ndarray):
+        _check_labels(y)
+    if not hasattr(x, "element_spec") and hasattr(x, "batches"):
+        raise TypeError(
+            invalid("x", "a tf.data.Dataset", x, "Call `.batches(image_size)` on it.")
+        )
+    adapter = _compat.get_data_adapter(x, y, batch_size=batch_size)
+    if max_samples is None and _endless(adapter):
+        raise ValueError(
+            "The training data has no end (`repeat()`); pass `max_samples`, or a "
+            "data set that ends."
+        )
+    count = 0
+    for batch in adapter.get_numpy_iterator():
+        bx, by, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        if by is None:
+            raise ValueError("The data has no targets: pass `(x, y)`.")
+        bx, by = tree.map_structure(np.asarray, (bx, by))
+        _check_batch(by)
+        size = len(tree.flatten(bx)[0])
+        if max_samples is not None and count + size > max_samples:
+            size = max_samples - count
+            bx, by = take((bx, by), 0, size)
+        if size:
+            yield bx, by
+        count += size
+        if max_samples is not None and count >= max_samples:
+            return
+
+
+def _check_batch(y):
+    for v in tree.flatten(y):
+        if v.ndim == 0:
+            raise ValueError(
+                "The data set gives one sample at a time. Batch it: `.batch(32)`."
+            )
+        _check_labels(v)
+
+
+def _check_labels(y):
+    if y.dtype.kind in "USO":
+        raise ValueError(
+            f"Labels must be numbers. Received: {y.ravel()[:3].tolist()}. Number the "
+            "classes, e.g. with `np.unique(y, return_inverse=True)`."
+        )
+
+
+def regrouped(stream, size):
+    """Batches of `size` samples, whatever the sizes of those that come in.
+
+    The last one may be smaller, and so is the last one before the shape of the
+    samples changes.
+    """
+    held, count = [], 0
+    for batch in stream:
+        if held and _shapes(held[0]) != _shapes(batch):
+            yield from _split(held, size)
+            held, count = [], 0
+        held.append(batch)
+        count += length(batch[0])
+        if count >= size:
+            *whole, rest = _split(held, size)
+            yield from whole
+            held, count = [rest], length(rest[0])
+            if count == size:
+                yield rest
+                held, count = [], 0
+    if held:
+        yield from _split(held, size)
+
+
+def _split(held, size):
+    joined = tree.map_structure(lambda *v: np.concatenate(v), *held)
+    for start in range(0, length(joined[0]), size):
+        yield take(joined, start, start + size)
+
+
+def _shapes(batch):
+    return [v.shape[1:] for v in tree.flatten(batch)]
+
+
+def _endless(adapter):
+    dataset = _compat.adapter_dataset(adapter)
+    return hasattr(dataset, "cardinality") and int(dataset.cardinality()) == -1
+
+
+def collect(x, y=None, max_samples=None):
+    """Up to `max_samples` samples as arrays; from arrays a seeded random choice."""
+    if isinstance(x, tuple) and y is None:
+        x, y = x[:2]
+    first = tree.flatten(x)[0]
+    if y is not None and hasattr(first, "shape"):
+        total = len(first)
+        if max_samples is None or max_samples >= total:
+            return tree.map_structure(np.asarray, (x, y))
+        chosen = np.random.default_rng(0).choice(total, max_samples, replace=False)
+        chosen.sort()
+        return tree.map_structure(lambda v: np.asarray(v)[chosen], (x, y))
+    parts = list(batches(x, y, max_samples=max_samples))
+    if not parts:
+        raise ValueError("The training data is empty: not one sample came out of it.")
+    return tree.map_structure(lambda *v: np.concatenate(v), *parts)
+
+
+def batch_spec(dataset):
+    """Zeros like a batch of two samples; nothing is read.
+
+    Raises:
+        ValueError: for a data set that is shared out already.
+    """
+    if isinstance(dataset, tf.distribute.DistributedDataset):
+        raise ValueError(
+            "`fit` and `evaluate` share the data out among the replicas themselves. "
+            "Pass the tf.data.Dataset of global batches, and not a distributed one."
+        )
+    return tree.map_structure(
+        lambda v: tf.zeros([2, *(d or 1 for d in v.shape[1:])], v.dtype),
+        dataset.element_spec,
+    )
+
+
+def check_count(argument, count):
+    """Refuse a number of samples that is neither a positive integer nor None."""
+    whole = isinstance(count, (int, np.integer)) and not isinstance(count, bool)
+    if count is not None and (not whole or count < 1):
+        raise ValueError(invalid(argument, "a positive integer or None", count))
+
+
+def take(structure, start, stop):
+    """Samples start to stop of a structure of arrays."""
+    return tree.map_structure(lambda v: v[start:stop], structure)
+
+
+def length(structure):
+    """Number of samples of a structure of arrays."""
+    return len(tree.flatten(structure)[0])
+
+
+def count(x, batch_size):
+    """Number of samples that training data has at most; None where it is not known.
+
+    Args:
+        x: the data, as `fit` takes it.
+        batch_size: that of a data set's first batch.
+    """
+    if hasattr(x, "cardinality"):
+        batches = int(x.cardinality())
+        return batches * batch_size if batches > 0 and batch_size else None
+    if isinstance(x, keras.utils.PyDataset):
+        batches = x.num_batches
+        return None if batches is None else batches * length(x[0])
+    flat = tree.flatten(x)
+    return len(flat[0]) if flat and hasattr(flat[0], "shape") else None
+
+
+def without_validation(x, y, fraction):
+    """The part of arrays that `fit(validation_split=fraction)` trains on."""
+    if not fraction or y is None:
+        return x, y
+    count = math.floor(length(x) * (1 - fraction))  # as Keras: the first ones
+    return take((x, y), 0, count)

@@ -1,0 +1,139 @@
+"""What a `DeltaModel` writes to _disk, and reads from them."""
+
+import contextlib
+
+import h5py
+import numpy as np
+from keras import tree
+
+from keras_delta import _disk
+from keras_delta._errors import warn
+from keras_delta._network import fingerprint
+
+ATOMIC = (".keras", ".weights.h5")
+HIDDEN = ("source", "layers")  # what would bring the source into a weights file
+
+
+class WholeFiles:
+    """Mix-in for `DeltaModel`: files written as a whole, and the source only once.
+
+    A `.keras` file holds the source; a weights file holds its fingerprint.
+    """
+
+    _hidden = ()
+
+    def save(self, filepath, *args, **kwargs):
+        """See `keras.Model.save`; a file that is there is replaced as a whole.
+
+        Of several workers the first alone writes. The file holds all that training
+        needs to go on, the source included.
+        """
+        with self.hosts.writing() as first:
+            if first:
+                self._written(super().save, filepath, args, kwargs)
+
+    def save_weights(self, filepath, *args, **kwargs):
+        """See `keras.Model.save_weights`; a file is replaced as a whole.
+
+        The frozen source is not in it, only its fingerprint: what loads the weights
+        has built a model on the same source before.
+        """
+        writing = self.hosts.writing()
+        with writing as first, self._hiding(HIDDEN):
+            if first:
+                self._written(super().save_weights, filepath, args, kwargs)
+
+    def _written(self, write, filepath, args, kwargs):
+        asks = (args or [kwargs.get("overwrite", True)])[0] is False
+        name = str(filepath)
+        folder = kwargs.get("zipped") is False or kwargs.get("max_shard_size")
+        if asks or folder or not name.endswith(ATOMIC) or "://" in name:
+            write(filepath, *args, **kwargs)
+            return
+        with _disk.replace_file(filepath) as temporary:
+            write(temporary, *args, **kwargs)
+
+    def load_weights(self, filepath, *args, **kwargs):
+        """See `keras.Model.load_weights`.
+
+        Weights of another regularizer, or of none, are loaded without its state.
+
+        Raises:
+            ValueError: for weights of a model with another source.
+        """
+        hidden = HIDDEN
+        if str(filepath).endswith(".keras"):
+            hidden = ()  # all of the model is there, the source as well
+        elif str(filepath).endswith(".h5"):
+            self._check_fingerprint(filepath)
+            if not self._fits_regularizer(filepath):
+                hidden = (*HIDDEN, "regularizer")
+        with self._hiding(hidden):
+            super().load_weights(filepath, *args, **kwargs)
+        if self.train_function is not None and not self.shares_what_it_shared():
+            self.make_train_function(force=True)
+
+    @contextlib.contextmanager
+    def _hiding(self, names):
+        self._hidden = names
+        try:
+            yield
+        finally:
+            self._hidden = ()
+
+    def __dir__(self):
+        # Keras saves and loads what it finds here.
+        return [name for name in super().__dir__() if name not in self._hidden]
+
+    @property
+    def source_fingerprint(self):
+        """Digest of the source's calls, weights and taps, as hexadecimal digits."""
+        taps = tree.flatten(self._source_taps)
+        return fingerprint.of_model(self._source_graph, taps)
+
+    def save_own_variables(self, store):
+        """Notes in a weights file which source it belongs to."""
+        if self._hidden:
+            digits = self.source_fingerprint.encode()
+            store["source_fingerprint"] = np.frombuffer(digits, "uint8")
+
+    def load_own_variables(self, store):
+        """Nothing: the fingerprint was looked at before anything was loaded."""
+
+    def _fits_regularizer(self, filepath):
+        """Whether a weights file has what the regularizer has; a warning if not."""
+        if self.regularizer is None:
+            return True
+        stored = []
+        with h5py.File(filepath, "r") as file:
+            group = file.get("regularizer")
+            if group is not None:
+                group.visititems(lambda _, v: stored.append(getattr(v, "shape", None)))
+        stored = sorted(shape for shape in stored if shape is not None)
+        if stored == sorted(tuple(v.shape) for v in self.regularizer.variables):
+            return True
+        warn(
+            f"'{filepath}' was written with another regularizer than the "
+            f"{type(self.regularizer).__name__} in use, or with none. Target and "
+            "optimizer are loaded; the regularizer stays as it is."
+        )
+        return False
+
+    def _check_fingerprint(self, filepath):
+        """Refuse a weights file of another source; Keras would load it half."""
+        with h5py.File(filepath, "r") as file:
+            stored = file.get("vars/source_fingerprint")
+            stored = None if stored is None else bytes(np.asarray(stored)).decode()
+        if stored is None:
+            raise ValueError(
+                f"'{filepath}' holds no weights of a DeltaModel. Weights of the target "
+                "alone are loaded with `model.target.load_weights(path)`."
+            )
+        if stored != self.source_fingerprint:
+            raise ValueError(
+                f"'{filepath}' holds the weights of a model with another source: its "
+                f"fingerprint is {stored}, this one's {self.source_fingerprint}. "
+                "Weights files do not hold the frozen source. Build the model on the "
+                "same source (network, weights, input shape), with the same taps, "
+                "before loading."
+            )
