@@ -9,12 +9,13 @@ from keras import ops, tree
 
 from keras_delta import caching, regularizers
 from keras_delta._errors import warn
+from keras_delta._inputs import replay, samples
 from keras_delta._network import taps as tapping
 from keras_delta._network.graph import Graph, copy_model
 from keras_delta._network.heads import body_output
 from keras_delta._network.pairing import Pairing
 from keras_delta._network.sharing import Shared
-from keras_delta._training import checks, hosts, loop, replay, samples, watching
+from keras_delta._training import checks, hosts, loop, watching
 from keras_delta._training.saving import WholeFiles
 from keras_delta.regularizers import Batch
 

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from keras.src.backend.tensorflow.trainer import TFEpochIterator
 
-from keras_delta._training import replay
+from keras_delta._inputs import replay
 from keras_delta.data import ImageSet
 
 pytestmark = pytest.mark.usefixtures("tensorflow_seed")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_delta._training import labels, samples
+from keras_delta._inputs import labels, samples
 
 X, Y = np.arange(20.0).reshape(10, 2), np.arange(10)
 

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_delta import backbones, _disk, optimizers, regularizers
-from keras_delta._training import replay
+from keras_delta._inputs import replay
 from keras_delta.attention import ChannelAttention, losses
 from keras_delta.attention.head_fit import HeadFit
 from experiments import methods

@@ -7,8 +7,9 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
+from keras_delta._inputs import labels
 from keras_delta._network.heads import output_activation
-from keras_delta._training import hosts, labels
+from keras_delta._training import hosts
 
 USUAL_MOMENTUM = 0.9  # PyTorch's, and so the authors' program's
 OLD_STATISTICS = 0.2  # share of BatchNorm's statistics that may stem from before

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from keras_delta import _compat
-from keras_delta._training.replay import fast_forward
+from keras_delta._inputs.replay import fast_forward
 
 
 def train_function(model):

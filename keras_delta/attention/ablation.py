@@ -16,9 +16,9 @@ import tensorflow as tf
 from keras import tree
 
 from keras_delta._checkpoint import Checkpoint
+from keras_delta._inputs import samples
 from keras_delta._network import memory
 from keras_delta._network.fingerprint import digest
-from keras_delta._training import samples
 from keras_delta.attention.tally import Result, Tally
 
 BATCH = 32

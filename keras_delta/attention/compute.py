@@ -10,11 +10,11 @@ from keras import ops, tree
 
 from keras_delta._checkpoint import Checkpoint
 from keras_delta._errors import invalid, unknown_name, warn
+from keras_delta._inputs import samples
 from keras_delta._network import fingerprint, memory
 from keras_delta._network.graph import Graph, is_container
 from keras_delta._network.heads import head_layers
 from keras_delta._network.taps import auto, check
-from keras_delta._training import samples
 from keras_delta.attention import losses, taylor
 from keras_delta.attention.ablation import Ablation
 from keras_delta.attention.head_fit import HeadFit

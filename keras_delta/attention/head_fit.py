@@ -7,8 +7,8 @@ import numpy as np
 import tensorflow as tf
 from keras import ops, tree
 
+from keras_delta._inputs import samples
 from keras_delta._network.graph import Graph, copy_model
-from keras_delta._training import samples
 from keras_delta.attention.ablation import traced
 from keras_delta.attention.losses import with_logits
 

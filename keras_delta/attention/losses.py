@@ -6,9 +6,9 @@ import tensorflow as tf
 from keras import ops, tree
 
 from keras_delta._errors import invalid
+from keras_delta._inputs import labels
 from keras_delta._network.graph import Graph
 from keras_delta._network.heads import output_activation
-from keras_delta._training import labels
 
 
 def with_logits(outputs):

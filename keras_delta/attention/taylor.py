@@ -4,8 +4,8 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
+from keras_delta._inputs import samples
 from keras_delta._network.fingerprint import digest
-from keras_delta._training import samples
 from keras_delta.attention import channelwise
 from keras_delta.attention.ablation import not_finite, traced
 from keras_delta.attention.losses import with_logits

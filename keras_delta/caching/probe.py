@@ -6,7 +6,7 @@ import math
 import keras
 from keras import tree
 
-from keras_delta._training import samples
+from keras_delta._inputs import samples
 from keras_delta.caching.keys import keys_of
 
 MOST = 2048  # samples to look at

@@ -10,8 +10,8 @@ import keras
 import numpy as np
 
 from keras_delta._errors import invalid, unknown_name
+from keras_delta._inputs import samples
 from keras_delta._network import memory
-from keras_delta._training import samples
 from keras_delta.attention import ChannelAttention, compute, normalize
 from keras_delta.model import DeltaModel
 from keras_delta.regularizers.attended import Attended

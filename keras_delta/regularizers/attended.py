@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_delta._errors import invalid
-from keras_delta._training.samples import check_count
+from keras_delta._inputs.samples import check_count
 from keras_delta.attention import ChannelAttention, normalize
 from keras_delta.regularizers.base import array
 

@@ -6,7 +6,7 @@ import numpy as np
 from keras import ops
 
 from keras_delta._errors import invalid
-from keras_delta._training.samples import length, take
+from keras_delta._inputs.samples import length, take
 from keras_delta.regularizers import distances
 from keras_delta.regularizers.base import Regularizer, array
 

@@ -6,8 +6,8 @@ import os
 import numpy as np
 
 from keras_delta._errors import invalid, unknown_name, warn
-from keras_delta._training import labels as labelling
-from keras_delta._training import samples
+from keras_delta._inputs import labels as labelling
+from keras_delta._inputs import samples
 from keras_delta.data.augment import PROTOCOLS
 from keras_delta.data.image_set import ImageSet
 from keras_delta.data.ten_crop import AVERAGES, height_width

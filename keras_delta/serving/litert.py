@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_delta._errors import import_optional, invalid, unknown_name
-from keras_delta._training import samples
+from keras_delta._inputs import samples
 from keras_delta.data.image_set import ImageSet
 from keras_delta.serving.conversion import IMAGES, SCORES
 from keras_delta.serving.endpoints import LABELS

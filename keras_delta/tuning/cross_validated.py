@@ -20,7 +20,8 @@ from keras_tuner.src.engine.metrics_tracking import infer_metric_direction
 
 from keras_delta import _disk, caching, callbacks
 from keras_delta._errors import invalid, unknown_name
-from keras_delta._training import checks, samples
+from keras_delta._inputs import samples
+from keras_delta._training import checks
 from keras_delta.data.sampling import check_seed
 from keras_delta.tuning import chief, results, status
 from keras_delta.tuning.folds import cut

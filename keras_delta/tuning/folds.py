@@ -8,8 +8,8 @@ import tensorflow as tf
 from keras import tree
 
 from keras_delta._errors import invalid
+from keras_delta._inputs import samples
 from keras_delta._network import fingerprint
-from keras_delta._training import samples
 from keras_delta.caching import probe
 from keras_delta.data import ImageSet
 from keras_delta.data.sampling import check_seed, fold_indices

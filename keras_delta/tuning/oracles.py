@@ -8,7 +8,7 @@ from keras_tuner.engine import hyperparameters as kinds
 from keras_tuner.engine.trial import TrialStatus
 
 from keras_delta._errors import invalid
-from keras_delta._training.samples import check_count
+from keras_delta._inputs.samples import check_count
 
 
 class GridOracle(keras_tuner.Oracle):

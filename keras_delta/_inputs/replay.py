@@ -8,7 +8,7 @@ import warnings
 import tensorflow as tf
 
 from keras_delta import _compat
-from keras_delta._training import samples
+from keras_delta._inputs import samples
 
 PATIENCE = 3.0  # seconds until a line says what is done
 
