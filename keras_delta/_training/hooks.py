@@ -16,8 +16,12 @@ class SessionHooks:
 
     - `session.model` and `session.data`: the `DeltaModel` and its `TrainingData`,
     - `session.interrupted`: whether Ctrl-C is ending this training,
-    - `session.looks`: list of what `samples` has been asked for so far,
-    - `session.resume(epoch, looks)`: go on with an epoch of an earlier training.
+    - `session.looks`: list of the numbers of samples that were looked at so far,
+      in a data set before training; `session.repeat_looks(numbers)` (in
+      `before_fit`) looks again as an earlier training did, so that its order of the
+      data comes back,
+    - `session.go_on(epoch)` (in `on_train_begin`): the first epoch to train, from
+      0, in place of `initial_epoch`.
     """
 
     def arrange(self, callbacks):
