@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help quickstart serve test lint format clean
+.PHONY: help quickstart serve test test-slow test-all test-versions lint format clean
 
 help:  ## Show what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,8 +26,21 @@ quickstart: $(VENV)/.installed  ## Fine-tune on real photographs, compare, expor
 serve: $(VENV)/.installed  ## Serve what quickstart exported (ARGS=FOLDER for another model)
 	@$(BIN)/python examples/serve.py $(or $(ARGS),runs/quickstart/served/photographs)
 
-test: $(VENV)/.installed-test  ## Run every test (ARGS="-k name" for some)
-	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+# By files: a file's fixtures are made once, by one worker.
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
+
+test: $(VENV)/.installed-test  ## Run the tests, but for the slow ones (ARGS="-k name" for some)
+	@$(PYTEST) $(ARGS)
+
+test-slow: $(VENV)/.installed-test  ## Run real kills, launchers, servers, several processes
+	@$(PYTEST) -m slow $(ARGS)
+
+test-all: $(VENV)/.installed-test  ## Run every test
+	@$(PYTEST) -m "" $(ARGS)
+
+test-versions:  ## Run tests with the oldest versions allowed, then with the newest
+	@$(PYTHON) tests/versions.py oldest $(ARGS)
+	@$(PYTHON) tests/versions.py newest $(ARGS)
 
 lint: $(VENV)/.installed-test  ## Check style and imports
 	@$(BIN)/ruff check .
@@ -38,4 +51,4 @@ format: $(VENV)/.installed-test  ## Rewrite in the house style
 	@$(BIN)/ruff format .
 
 clean:  ## Remove the environment and what was made
-	rm -rf $(VENV) build dist *.egg-info runs
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest build dist *.egg-info runs

@@ -407,15 +407,6 @@ def convergence(args):
         "Standard error from all samples, median over channels, in standard deviations "
         "of the scores: " + ", ".join(f"{t} {error[t] / spread[t]:.2f}" for t in taps)
     )
-    taylor = compute(model, x, y, taps, method="taylor")
-    ranks = {
-        t: pd.Series(taylor.scores[t]).rank().corr(pd.Series(whole.scores[t]).rank())
-        for t in taps
-    }
-    print(
-        'Rank correlation of method="taylor" with the exact scores: '
-        + ", ".join(f"{t} {r:.2f}" for t, r in ranks.items())
-    )
 
 
 def official(args):

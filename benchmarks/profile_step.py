@@ -60,7 +60,7 @@ def cumulative(model, x, y):
     """name -> function of one step as far as that part."""
 
     def forward(tape):
-        return model(x, training=True, with_maps=True)
+        return model.outputs_and_maps(x, training=True)
 
     def target(update=False, source=False):
         with tf.GradientTape() as tape:

@@ -10,8 +10,8 @@ from keras_delta import callbacks as callbacks
 from keras_delta import data as data
 from keras_delta import optimizers as optimizers
 from keras_delta import regularizers as regularizers
-from keras_delta._network.heads import attach_head as attach_head
-from keras_delta._network.sharing import freeze_until as freeze_until
+from keras_delta._network.attach import attach_head as attach_head
+from keras_delta._network.freeze import freeze_until as freeze_until
 from keras_delta.attention import ChannelAttention as ChannelAttention
 from keras_delta.caching import SourceMapCache as SourceMapCache
 from keras_delta.model import DeltaModel as DeltaModel

@@ -40,7 +40,7 @@ def integer(argument, value, least=1, most=None, optional=False):
     raise ValueError(invalid(argument, text + " or None" * optional, value))
 
 
-def number(argument, value, least=0.0, most=None, above=None, optional=False):
+def number(argument, value, least=0.0, most=None, above=None, optional=False, also=""):
     """A finite real number between two bounds.
 
     Args:
@@ -48,6 +48,7 @@ def number(argument, value, least=0.0, most=None, above=None, optional=False):
         least, most: bounds, both included; `None` for none.
         above: a lower bound in place of `least`, itself excluded.
         optional: whether None is fine as well.
+        also: what the caller takes besides, for the message.
 
     Returns:
         The value as a float, or None.
@@ -69,24 +70,27 @@ def number(argument, value, least=0.0, most=None, above=None, optional=False):
         text += f", {least:g} or more" if most is None else f" from {least:g}"
     if most is not None:
         text += f" to {most:g}" if least else f", at most {most:g}"
-    text += " or None" * optional
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not is_number or isinstance(value, np.bool_):
+    text += f" or {also}" * bool(also) + " or None" * optional
+    # NumPy's booleans are no `Real`, Python's are.
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise TypeError(invalid(argument, text, value))
-    found = float(value)
-    fits = math.isfinite(found) and (most is None or found <= most)
-    fits = fits and (least is None or found >= least)
-    if not fits or (above is not None and found <= above):
+    try:
+        real = float(value)
+    except OverflowError:  # an integer of more than 308 digits
+        real = math.inf
+    fits = math.isfinite(real) and (most is None or real <= most)
+    fits = fits and (least is None or real >= least)
+    if not fits or (above is not None and real <= above):
         raise ValueError(invalid(argument, text, value))
-    return found
+    return real
 
 
 def choice(argument, value, choices):
-    """One of several names.
+    """One of several names or numbers.
 
     Args:
         argument, value: as for `integer`.
-        choices: all names that are right.
+        choices: all names (or integers, as of `verbose`) that are right.
 
     Returns:
         The value.
@@ -94,7 +98,7 @@ def choice(argument, value, choices):
     Raises:
         ValueError: for another name (the closest ones are listed), or no name.
     """
-    if isinstance(value, str) and value in choices:
+    if isinstance(value, (str, int)) and value in choices:
         return value
     if isinstance(value, str):
         raise ValueError(unknown_name(argument, value, choices))

@@ -1,14 +1,13 @@
 """Work that can be interrupted: a file that says how far it has come."""
 
 import json
-import os
 import time
-from pathlib import Path
 
 import numpy as np
 
+from keras_delta import _arguments
 from keras_delta._disk import remove_leftovers, replace_file
-from keras_delta._errors import invalid, warn
+from keras_delta._errors import warn
 
 FORMAT = "keras_delta.attention.checkpoint/1"
 SHARE = 0.05  # of the time may go into writing
@@ -27,13 +26,7 @@ class Checkpoint:
     """
 
     def __init__(self, path, made_for):
-        if path is not None and (
-            not isinstance(path, (str, os.PathLike))
-            or not str(path)
-            or Path(path).is_dir()
-        ):
-            raise ValueError(invalid("checkpoint", "the path of a file or None", path))
-        self.path = None if path is None else Path(path)
+        self.path = _arguments.file("checkpoint", path, optional=True)
         self._made_for = {key: str(value) for key, value in made_for.items()}
         self._next, self._warned = 0.0, False
         self.written = False
@@ -52,16 +45,16 @@ class Checkpoint:
         try:
             with np.load(self.path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
-            found = dict(json.loads(str(arrays.pop("made_for"))))
+            made_for = dict(json.loads(str(arrays.pop("made_for"))))
         except Exception as e:  # NumPy and zipfile raise a dozen kinds
             raise ValueError(
                 f"'{self.path}' cannot be read as a checkpoint: it is damaged or "
                 "another kind of file. Pass another path."
             ) from e
         expected = {"format": FORMAT, **self._made_for}
-        if differing := [k for k in expected if found.get(k) != expected[k]]:
+        if differing := [k for k in expected if made_for.get(k) != expected[k]]:
             what = "; ".join(
-                f"{key}: {found.get(key)} there, {expected[key]} now"
+                f"{key}: {made_for.get(key)} there, {expected[key]} now"
                 for key in differing
             )
             raise ValueError(

@@ -60,6 +60,11 @@ def flatten_layers(layer):
     return layer._flatten_layers()
 
 
+def takes_training(operation):
+    """Whether an operation's `call` has an argument `training`."""
+    return bool(getattr(operation, "_call_has_training_arg", False))
+
+
 def has_seed_generators(layer):
     """Whether a layer draws random numbers."""
     return bool(getattr(layer, "_seed_generators", None))
@@ -134,6 +139,12 @@ def compiled_metrics(model):
     return getattr(getattr(model, "_compile_metrics", None), "_user_metrics", None)
 
 
+def loss_weights(model):
+    """What `compile(loss_weights=...)` was given; None for none."""
+    compiled = getattr(model, "_compile_config", None)
+    return (getattr(compiled, "config", None) or {}).get("loss_weights")
+
+
 def learning_rate(optimizer):
     """The variable or schedule of an optimizer's learning rate."""
     return optimizer._learning_rate
@@ -142,6 +153,35 @@ def learning_rate(optimizer):
 def variable_index(optimizer, variable):
     """The place of a variable in an optimizer's slots."""
     return optimizer._get_variable_index(variable)
+
+
+AVERAGES = "_model_variables_moving_average"
+"""The slots of an optimizer that hold the averages of the weights."""
+
+
+def slots(optimizer):
+    """Dict name -> list of what an optimizer keeps for each variable that it trains."""
+    lists = {k: v for k, v in vars(optimizer).items() if isinstance(v, list)}
+    lists.pop("_trainable_variables", None)
+    lists.pop("_variables", None)
+    return lists
+
+
+CALLBACK_STATE = {
+    "EarlyStopping": ("best", "best_epoch", "best_weights", "stopped_epoch", "wait"),
+    "History": ("epoch", "history"),
+    "ModelCheckpoint": ("best", "_batches_seen_since_last_saving", "_last_batch_seen"),
+    "OrbaxCheckpoint": (
+        "best",
+        "_batches_seen_since_last_saving",
+        "_last_batch_seen",
+        "_total_batches_seen",
+    ),
+    "ReduceLROnPlateau": ("best", "cooldown_counter", "wait"),
+    "SwapEMAWeights": ("_ema_weights_in_model",),
+    "TensorBoard": ("_global_train_batch", "_global_test_batch"),
+}
+"""What Keras's callbacks remember of a training, names of their attributes."""
 
 
 def global_seed_generator(create=True):

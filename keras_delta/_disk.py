@@ -64,20 +64,23 @@ def lock(path, wait=True):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as file:
-        mine = True
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                mine = False
-        _open_locks.add(file)
+        _open_locks.add(file)  # before the wait, in which another thread may fork
         try:
-            yield mine
+            yield _take(file, wait)
         finally:
             _open_locks.discard(file)
 
 
 _open_locks = set()
+
+
+def _take(file, wait):
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            return False
+    return True
 
 
 def _leave_locks():
@@ -109,6 +112,8 @@ def _parts(path):
 
 def is_running(process):
     """Whether there is a process of this number, other than this one."""
+    if os.name == "nt":  # where `kill` would be a Ctrl-C
+        return process != os.getpid()
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -168,7 +173,7 @@ def check_writable(argument, folder, size=0):
 
 
 def write_json(path, value, indent=None):
-    """Replace a JSON file as a whole; NumPy's numbers become plain ones."""
+    """Replace a JSON file as a whole; NumPy's values become plain ones."""
     text = json.dumps(value, indent=indent, default=_plain)
     with replace_file(path) as temporary:
         temporary.write_text(text, "utf-8")
@@ -183,4 +188,4 @@ def read_json(path, default=None):
 
 
 def _plain(value):
-    return value.item() if hasattr(value, "item") else str(value)
+    return value.tolist() if hasattr(value, "tolist") else str(value)

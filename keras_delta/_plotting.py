@@ -1,11 +1,14 @@
-"""What pictures have in common: a log axis with a place for 0, and their _disk."""
+"""What pictures have in common: a log axis with a place for 0, and their files."""
 
 import itertools
 import math
+from pathlib import Path
 
 from keras_delta import _disk
+from keras_delta._errors import invalid
 
 FEW = 6  # values that are all labelled
+SUFFIXES = (".png", ".pdf", ".svg")
 
 
 class LogScale:
@@ -64,8 +67,13 @@ def save_figure(figure, path, dpi=150):
 
     Returns:
         `figure`.
+
+    Raises:
+        ValueError: for a path with another suffix.
     """
     if path is not None:
+        if Path(path).suffix.lower() not in SUFFIXES:
+            raise ValueError(invalid("path", "a .png, .pdf or .svg file", str(path)))
         with _disk.replace_file(path) as temporary:
             figure.savefig(temporary, dpi=dpi)
     return figure

@@ -13,6 +13,8 @@ import pytest
 import tensorflow as tf
 from networks import SIZE, make_backbone
 
+pytest_plugins = ["cpu_budget"]
+
 # In the background of a shell Ctrl-C is ignored, and would be in all that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -53,9 +53,15 @@ def pair(new_backbone, batch_norm=False, dropout=0.0, drift=0.1):
 
 
 def compiled(target, source, regularizer=None, rate=0.1, optimizer=None, **kwargs):
-    """A compiled `DeltaModel`; plain SGD unless an optimizer is given."""
+    """A compiled `DeltaModel`; plain SGD unless an optimizer is given.
+
+    It runs eagerly where it can: tracing takes seconds, the training milliseconds.
+    That both do the same is tested in `test_model_keras_features.py`.
+    """
     model = kd.DeltaModel(target, source=source, taps=list(TAPS))
-    kwargs = {"jit_compile": False, **kwargs}
+    traces = kwargs.get("jit_compile") or kwargs.get("steps_per_execution", 1) > 1
+    eager = not traces and not tf.distribute.has_strategy()
+    kwargs = {"jit_compile": False, "run_eagerly": eager, **kwargs}
     model.compile(
         optimizer or keras.optimizers.SGD(rate),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),

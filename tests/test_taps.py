@@ -6,8 +6,9 @@ import pytest
 from keras import layers
 
 from keras_delta._network import taps
-from keras_delta._network.graph import Graph, copy_model
-from keras_delta._network.heads import attach_head
+from keras_delta._network.copies import copy_model
+from keras_delta._network.graph import Graph
+from keras_delta._network.attach import attach_head
 from keras_delta._network.pairing import Pairing
 
 RESNET50 = [

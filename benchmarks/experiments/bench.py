@@ -1,6 +1,7 @@
 """`Bench`: models that are traced once and set back for each training."""
 
 import collections
+import contextlib
 import gc
 import time
 
@@ -15,10 +16,8 @@ from keras_delta.attention.head_fit import HeadFit
 from experiments import methods
 from experiments.cell import digest
 from keras_delta._network.graph import Graph
-from keras_delta._network.heads import attach_head
+from keras_delta._network.attach import attach_head
 from keras_delta.model import DeltaModel
-from keras_delta.regularizers.attended import Attended
-from keras_delta.regularizers.base import array
 from keras_delta.regularizers.maps import MapRegularizer
 from keras_delta.tuning.status import read, write
 from keras_delta.tuning.warm import state
@@ -189,7 +188,7 @@ class Bench:
             )
             member.set_scales(found["scales"])
             seconds += found["seconds"]
-        if isinstance(member, Attended):
+        if regularizers.with_attention(member):
             attention, took = self._attention(cell, model, train, where)
             member.set_attention_weights(attention)
             seconds += took
@@ -265,7 +264,7 @@ def _kind_of_cell(cell):
 
 def _scales(model, member, train):
     """Scales of the source's maps, as `fit` measures them."""
-    # Its own part alone: `Attended.prepare` would compute the attention as well.
+    # The scales alone: `Delta.prepare` would compute the attention as well.
     MapRegularizer.prepare(
         member, model, lambda count: replay.look(train, None, count), verbose=False
     )
@@ -281,14 +280,51 @@ def _scores(model, kind, train, samples):
         train: the training data.
         samples: how many to look at; None: all, read from the disk as they are needed.
     """
-    look = samples is not None or kind == "per_class"
+    by_kind = {"per_class": _scores_by_class, "taylor": _scores_by_gradient}
+    look = samples is not None or kind in by_kind
     data = replay.look(train, None, samples) if look else train
-    if kind == "per_class":
-        return _scores_by_class(model, *data)
-    attention = ChannelAttention.compute(
-        model, data, method=kind, train_head="auto", progress=False
-    )
+    if kind in by_kind:
+        with _trained_head(model, *data):
+            return by_kind[kind](model, *data)
+    attention = ChannelAttention.compute(model, data, train_head="auto", progress=False)
     return {tap: s.tolist() for tap, s in attention.scores.items()}
+
+
+@contextlib.contextmanager
+def _trained_head(model, x, y):
+    """The target's head is trained on the features as they are, for a while."""
+    graph = Graph(model.target)
+    head = HeadFit(graph, model.pairing.new_layers, (x, y))
+    before = [(v, v.value.numpy()) for v in model.pairing.new_variables]
+    for variable, trained in head.train(losses.choose(model, graph, None, y)):
+        variable.assign(trained)
+    try:
+        yield
+    finally:
+        for variable, value in before:
+            variable.assign(value)
+
+
+def _scores_by_gradient(model, x, y):
+    """`-sum_hw a * dL/da`: what zeroing a channel would cost if L were linear."""
+    graph = Graph(model.target)
+    maps = [graph.output_of(tap) for tap in model.taps]
+    totals = dict.fromkeys(model.taps, 0.0)
+    for start in range(0, len(y), 32):
+        feeds = graph.feed(x[start : start + 32])
+        with tf.GradientTape() as tape:
+            tape.watch(feeds)
+            values, outputs = graph.run(
+                (maps, graph.outputs), graph.inputs, feeds, training=False
+            )
+            loss = keras.losses.sparse_categorical_crossentropy(
+                y[start : start + 32], outputs, from_logits=True
+            )
+        slopes = tape.gradient(loss, values)
+        for tap, a, slope in zip(model.taps, values, slopes, strict=True):
+            axes = range(len(a.shape) - 1)
+            totals[tap] -= tf.reduce_sum(a * slope, axis=axes).numpy().astype("float64")
+    return {tap: (total / len(y)).tolist() for tap, total in totals.items()}
 
 
 def _scores_by_class(model, x, y):
@@ -296,21 +332,10 @@ def _scores_by_class(model, x, y):
 
     A channel that a single class lives on counts as much as one that all need.
     """
-    graph = Graph(model.target)
-    head = HeadFit(graph, model.pairing.new_layers, (x, y))
-    before = [(v, array(v)) for v in model.pairing.new_variables]
-    for variable, trained in head.train(losses.choose(model, graph, None, y)):
-        variable.assign(trained)
     found = collections.defaultdict(list)
-    try:
-        for label in np.unique(y):
-            its = y == label
-            attention = ChannelAttention.compute(
-                model, (x[its], y[its]), progress=False
-            )
-            for tap, s in attention.scores.items():
-                found[tap].append((s - s.mean()) / (s.std() + 1e-12))
-    finally:
-        for variable, value in before:
-            variable.assign(value)
+    for label in np.unique(y):
+        its = y == label
+        attention = ChannelAttention.compute(model, (x[its], y[its]), progress=False)
+        for tap, s in attention.scores.items():
+            found[tap].append((s - s.mean()) / (s.std() + 1e-12))
     return {tap: np.max(s, axis=0).tolist() for tap, s in found.items()}

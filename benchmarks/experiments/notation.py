@@ -7,11 +7,9 @@ ACCURACY = "Test accuracy in percent, mean ± standard deviation over seeds"
 
 
 def mean(shares, count=False):
-    """`88.1 ± 1.3 (3)` of accuracies as shares; one value has no ±.
+    """`88.1 ± 1.3 (3)` of accuracies from 0 to 1; one value has no ±.
 
-    Args:
-        shares: from 0 to 1; none gives `MISSING`.
-        count: whether to add their number.
+    `count` says whether to add their number; no values give `MISSING`.
     """
     values = 100 * np.asarray(shares, "float64")
     if not len(values):
@@ -22,19 +20,16 @@ def mean(shares, count=False):
     return f"{text} ({len(values)})" if count else text
 
 
-def seeds(numbers):
-    """What is said of the numbers of seeds in a table's cells.
+def means(cells):
+    """Dict of accuracies to (function that writes a key's mean, end of the caption).
 
-    Args:
-        numbers: of the seeds of each cell.
-
-    Returns:
-        (whether each cell has to give its own, what the caption says after "seeds").
+    Numbers of seeds stand in the cells where they differ, else in the caption.
     """
-    numbers = set(numbers)
+    numbers = {len(values) for values in cells.values()}
+    seeds = "".join(f", {n} in each cell" for n in numbers)
     if len(numbers) > 1:
-        return True, " (their number in brackets)"
-    return False, "".join(f", {n} in each cell" for n in numbers)
+        seeds = " (their number in brackets)"
+    return lambda key: mean(cells.get(key, ()), len(numbers) > 1), seeds
 
 
 def points(share):

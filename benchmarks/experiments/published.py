@@ -1,4 +1,4 @@
-"""The article's tables of accuracies, and how methods and data sets are called there.
+"""The article's tables of accuracies, and ours beside them.
 
 Table 1 was trained with the default augmentation, Table 2 with the improved one. Each
 number is the mean top-1 accuracy of 5 repeats in percent; the standard deviations are
@@ -8,27 +8,30 @@ ResNet-101 (86.3, L2-SP 86.4) and Stanford Dogs with InceptionV3 (88.7, L2-SP 89
 Source: Li et al., "DELTA", TKDD 2021, doi 10.1145/3473912, Tables 1 and 2.
 """
 
+import math
+
+import numpy as np
+
 from keras_delta._errors import invalid
 from experiments import methods
+from experiments.notation import ACCURACY, MISSING, mean, signed
+from experiments.rows import (
+    DATA,
+    NEEDED,
+    accuracies,
+    data_name,
+    finished,
+    method_name,
+    require,
+)
+from experiments.table import Table
 
 REPEATS = 5
 STD_RANGE = (0.1, 0.4)  # points; all that is known of most cells
 STD = 0.3  # points; taken for every cell, a bit above the middle of the range
 AUGMENTATIONS = {1: "default", 2: "improved"}  # of each table
-
-DATA = {  # in the article's order
-    "indoor67": "MIT Indoors 67",
-    "stanford_dogs": "Stanford Dogs",
-    "caltech256_30": "Caltech 256-30",
-    "caltech256_60": "Caltech 256-60",
-    "cub": "CUB-200-2011",
-    "food101": "Food-101",
-}
 NETWORKS = {"resnet101": "ResNet-101", "inception_v3": "InceptionV3"}
-COLUMNS = {
-    1: methods.ARTICLE,
-    2: ("l2", "l2_sp", "l2_sp_att", "delta"),
-}
+COLUMNS = {1: methods.ARTICLE, 2: ("l2", "l2_sp", "l2_sp_att", "delta")}
 NUMBERS = {
     (1, "resnet101"): {
         "indoor67": (80.4, 83.7, 85.1, 84.2, 85.3, 85.5),
@@ -62,60 +65,81 @@ NUMBERS = {
         "cub": (76.3, 76.3, 76.0, 77.6),
     },
 }
+LINES = ("ours", "article", "difference / SE")
 
 
 def published(table, dataset, network, method):
-    """A mean accuracy of the article.
+    """A mean accuracy of the article's Table 1 or 2 in percent.
 
-    Args:
-        table: 1 (default augmentation) or 2 (improved augmentation).
-        dataset: such as `"cub"`, see `DATA`.
-        network: `"resnet101"` or `"inception_v3"`.
-        method: such as `"delta"`, see `methods.ALL`.
-
-    Returns:
-        Percent, or None where the article has no such number (or we do not know it:
-        Table 2, Food-101 with InceptionV3).
-
-    Raises:
-        ValueError: for another table.
-
-    Source: Li et al., "DELTA", TKDD 2021, doi 10.1145/3473912, Tables 1 and 2.
+    None where the article has no such number (or we do not know it: Table 2, Food-101
+    with InceptionV3).
     """
-    if table not in COLUMNS:
-        raise ValueError(invalid("table", "1 or 2", table))
     row = NUMBERS.get((table, network), {}).get(dataset)
     if row is None or method not in COLUMNS[table]:
         return None
     return row[COLUMNS[table].index(method)]
 
 
-def method_name(method):
-    """The article's name of a method; the given one where it has none."""
-    known = methods.ALL.get(method)
-    return known.title if known else method
+def article_table(frame, table=1):
+    """Our accuracies beside those of the article's Table 1 or 2.
+
+    Each cell has three lines: ours, mean ± standard deviation over seeds (number of
+    seeds); the article's; and their difference in standard errors,
+
+        (ours - article) / sqrt(std_ours^2 / n + std_article^2 / 5),
+
+    with std_article = 0.3 points, since only its range .1 to .4 is known. With one seed
+    there is no such difference. Of the frame, those trainings count that are like the
+    article's: all training images, its augmentation, steps of the learning rate, no
+    ablation and no wrong labels. What is missing stays "–". Rows are data set and line,
+    columns network and method.
+    """
+    if table not in COLUMNS:
+        raise ValueError(invalid("table", "1 or 2", table))
+    require(frame, (*NEEDED, "network", "augmentation", "schedule"))
+    alike = frame[_alike(frame, AUGMENTATIONS[table])]
+    body = {}
+    for network, name in NETWORKS.items():
+        rows = alike[alike["network"] == network]
+        rows = finished(rows, ("image_size", "protocol"), ("dataset", "method"))
+        ours = accuracies(rows, "dataset", "method")
+        for method in COLUMNS[table]:
+            lines = body[name, method_name(method)] = []
+            for dataset in DATA:
+                mine = ours.get((dataset, method), ())
+                theirs = published(table, dataset, network, method)
+                given = MISSING if theirs is None else str(theirs)
+                lines += [mean(mine, count=True), given, _errors(mine, theirs)]
+    index = [(data_name(d), line) for d in DATA for line in LINES]
+    low, high = STD_RANGE
+    caption = (
+        f"{ACCURACY} (number of seeds); the article's mean over {REPEATS} "
+        "repeats; and their difference in standard errors, for which "
+        f"{STD} points are taken as the article's standard deviation, of "
+        f"which only the range {low} to {high} is known."
+    )
+    title = f"Table {table} of the article, {AUGMENTATIONS[table]} augmentation"
+    return Table.of(title, body, index, ("data", ""), caption)
 
 
-def data_name(dataset):
-    """The article's name of a data set; the given one where it has none."""
-    return DATA.get(dataset, dataset)
+def _alike(frame, augmentation):
+    """Which rows are of trainings like the article's, on its data sets."""
+    like = (frame["augmentation"] == augmentation) & (frame["schedule"] == "step")
+    like &= frame["dataset"].isin(list(DATA))
+    for name in ("label", "factor", "label_noise"):
+        if name in frame.columns:
+            like &= frame[name].isna() | frame[name].isin(["", 0])
+    # All images: those of Caltech are named by their number.
+    numbers = frame["per_class"].astype("float64")
+    pairs = zip(frame["dataset"], numbers, strict=True)
+    named = np.array([d == f"caltech256_{n:.0f}" for d, n in pairs], bool)
+    return like & (numbers.isna() | named)
 
 
-def network_name(network):
-    """The article's name of a network; the given one where it has none."""
-    return NETWORKS.get(network, network)
-
-
-def method_order(method):
-    """Key that sorts methods as the article, unknown ones after them by name."""
-    return _order(methods.ALL, method)
-
-
-def data_order(dataset):
-    """Key that sorts data sets as the article, unknown ones after them by name."""
-    return _order(DATA, dataset)
-
-
-def _order(known, name):
-    known = list(known)
-    return (known.index(name) if name in known else len(known), name)
+def _errors(ours, theirs):
+    """Difference to the article in standard errors."""
+    if theirs is None or len(ours) < 2:
+        return MISSING
+    ours = 100 * np.asarray(ours, "float64")
+    square = ours.var(ddof=1) / len(ours) + STD**2 / REPEATS
+    return signed((ours.mean() - theirs) / math.sqrt(square))

@@ -4,41 +4,59 @@ from collections import Counter
 from pathlib import Path
 
 from experiments import figures, studies, tables
+from keras_delta._plotting import save_figure
+
+PARTS = {  # of each experiment: (stem, what makes it, whether it needs DELTA)
+    "table-1": [("article", tables.article_table, False)],
+    "table-2": [("article", lambda frame: tables.article_table(frame, 2), False)],
+    "figure-3": [("curves", figures.curves, False)],
+    "few-shot": [
+        ("accuracy", tables.few_shot_table, False),
+        ("differences", tables.differences, True),
+        ("strengths", tables.strengths_table, False),
+        ("times", tables.times, False),
+        ("curves", figures.few_shot_curves, False),
+    ],
+    "why": [
+        ("ablation", lambda f: tables.ablation_table(f, studies.REFERENCE[1]), False),
+        ("strengths", lambda f: figures.strength_curve(_strengths(f)), False),
+    ],
+    "robustness": [
+        ("accuracy", tables.robustness_table, False),
+        ("differences", tables.robustness_differences, True),
+    ],
+}
 
 
 def write(name, plan, store, folder):
-    """Print the tables of an experiment and write them with their rows to a folder.
+    """Print the tables of an experiment of `PARTS` and write them, with their rows.
 
-    Args:
-        name: `"table-1"`, `"table-2"`, `"figure-3"`, `"few-shot"`, `"why"` or
-            `"robustness"`.
-        plan: its `Plan`; cells without a result are left out.
-        store: the `ResultStore`.
-        folder: path; made if there is none.
+    Cells of its `Plan` without a result in the `ResultStore` are left out.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     cells = plan.results(store)
     frame, failed = store.frame(cells), store.failed(cells)
-    made = store.save(cells, folder / name)
+    paths = store.save(cells, folder / name)
     if folds := plan.folds():
-        made += store.save(folds, folder / f"{name}-choices")
-    if len(frame):
-        for stem, table in _tables(name, frame):
-            table.caption += _left_out(failed)
-            print(f"\n{table.text()}")
-            made += table.save(folder / f"{name}-{stem}")
-        for stem, draw, rows in _figures(name, frame):
-            path = folder / f"{name}-{stem}.png"
-            draw(rows, path)
-            made.append(path)
+        paths += store.save(folds, folder / f"{name}-choices")
+    for stem, make, needs_delta in PARTS[name] if len(frame) else ():
+        if needs_delta and "delta" not in set(frame["method"]):
+            continue
+        part = make(frame)
+        if isinstance(part, tables.Table):
+            part.caption += _left_out(failed)
+            print(f"\n{part.text()}")
+            paths += part.save(folder / f"{name}-{stem}")
+        else:
+            paths.append(folder / f"{name}-{stem}.png")
+            save_figure(part, paths[-1])
     print()
-    for one, reason in failed:
-        print(f"failed: {one}: {reason.splitlines()[0]}")
+    for cell, reason in failed:
+        print(f"failed: {cell}: {reason.splitlines()[0]}")
     for entry in plan.lost(store):
         tried = [alpha for alpha, _ in entry.choice.pairs]
         print(f"failed: {entry.cell}: each alpha of {tried} failed in some fold")
-    for path in made:
+    for path in paths:
         print(f"  {path}")
 
 
@@ -51,33 +69,5 @@ def _left_out(failed):
     return f" Trainings that failed, and are in no number: {each}."
 
 
-def _tables(name, frame):
-    if name.startswith("table-"):
-        number = int(name[-1])
-        return [("article", tables.article_table(frame, number))]
-    if name == "few-shot":
-        found = [("accuracy", tables.few_shot_table(frame))]
-        if "delta" in set(frame["method"]):
-            found.append(("differences", tables.differences(frame)))
-        found.append(("strengths", tables.strengths_table(frame)))
-        return [*found, ("times", tables.times(frame))]
-    if name == "why":
-        return [("ablation", tables.ablation_table(frame, studies.REFERENCE[1]))]
-    if name == "robustness":
-        found = [("accuracy", tables.robustness_table(frame))]
-        if "delta" in set(frame["method"]):
-            found.append(("differences", tables.robustness_differences(frame)))
-        return found
-    return []
-
-
-def _figures(name, frame):
-    """List of (stem, function of rows and path, rows)."""
-    if name == "figure-3":
-        return [("curves", figures.curves, frame)]
-    if name == "few-shot":
-        return [("curves", figures.few_shot_curves, frame)]
-    if name == "why":
-        strengths = frame["factor"].isin(("alpha", studies.REFERENCE[0]))
-        return [("strengths", figures.strength_curve, frame[strengths])]
-    return []
+def _strengths(frame):
+    return frame[frame["factor"].isin(("alpha", studies.REFERENCE[0]))]

@@ -4,11 +4,11 @@ from keras_delta._errors import import_optional, unknown_name
 from experiments import notation
 from experiments.bootstrap import adjust, compare
 from experiments.notation import ACCURACY
-from experiments.published import method_name
 from experiments.rows import (
     ALIKE,
     accuracies,
     finished,
+    method_name,
     methods,
     setting_name,
     settings,
@@ -23,26 +23,13 @@ NAMES = ("data", "what", "how much")
 def robustness_table(frame):
     """Accuracies after training with wrong labels, and on corrupted test images.
 
-    Corrupted images are those of trainings without wrong labels.
-
-    Args:
-        frame: of results of one network, augmentation and schedule.
-
-    Returns:
-        `Table`; rows the setting and the condition, columns methods; mean ± standard
-        deviation over seeds.
-
-    Raises:
-        ValueError: as `finished`.
+    Corrupted images are those of trainings without wrong labels. Rows are the setting
+    and the condition, columns methods; mean ± standard deviation over seeds.
     """
     tests = _tests(frame)
-    cells = accuracies(tests, "setting", "method")
-    count, seeds = notation.seeds(map(len, cells.values()))
+    mean, seeds = notation.means(accuracies(tests, "setting", "method"))
     places = _places(tests)
-    body = {
-        method_name(m): [notation.mean(cells.get((p, m), ()), count) for p in places]
-        for m in methods(tests)
-    }
+    body = {method_name(m): [mean((p, m)) for p in places] for m in methods(tests)}
     caption = (
         f"{ACCURACY}{seeds}: trained with a share of wrong labels and tested on clean "
         "images, or trained with right labels and tested on corrupted images (kind and "
@@ -55,18 +42,10 @@ def robustness_table(frame):
 def robustness_differences(frame, reference="delta"):
     """One method minus each of the others, by condition and pooled over conditions.
 
-    Args:
-        frame: of results of one network, augmentation and schedule.
-        reference: the method that the others are subtracted from.
-
-    Returns:
-        `Table`; rows the setting and the condition, the means over all shares of wrong
-        labels above 0 and over all corruptions last; columns the other methods; the
-        difference in points with its 95 % interval (`paired_interval`,
-        `pooled_interval`). A star: significant, adjusted by Holm over the table.
-
-    Raises:
-        ValueError: if there is no training of `reference`, and as `finished`.
+    Rows are the setting and the condition, the means over all shares of wrong labels
+    above 0 and over all corruptions last; columns the other methods; the difference in
+    points with its 95 % interval (`paired_interval`, `pooled_interval`). A star:
+    significant, adjusted by Holm over the table.
     """
     tests = _tests(frame)
     if reference not in set(tests["method"]):
@@ -107,25 +86,22 @@ def _tests(frame):
 
     A `setting` is (data set, (images a class, what, how much)), as `compare` needs it.
     """
+    pandas = import_optional("pandas", "A table", "benchmarks")
     alike = (*ALIKE, "factor", "label")
     rows = finished(frame, alike, ("setting", "method", "label_noise"))
-    found = []
-    for _, row in rows.iterrows():
-        of = {"method": row["method"], "seed": row["seed"]}
-        dataset, per_class = row["setting"]
-        tests = {(LABELS, row["label_noise"]): (row["accuracy"], row["correct"])}
-        if row["label_noise"] == 0:
-            spoilt = row["corrupted"]
-            for how, correct in (spoilt if isinstance(spoilt, dict) else {}).items():
-                accuracy = correct.count("1") / len(correct)
-                tests[IMAGES, how] = accuracy, correct
-        for condition, (accuracy, correct) in tests.items():
-            setting = dataset, (per_class, *condition)
-            of_test = {"setting": setting, "accuracy": accuracy, "correct": correct}
-            found.append({**of, **of_test})
     columns = ["method", "seed", "setting", "accuracy", "correct"]
-    pandas = import_optional("pandas", "A table", "benchmarks")
-    return pandas.DataFrame(found, columns=columns)
+    tests = []
+    for row in rows.to_dict("records"):
+        dataset, per_class = row["setting"]
+        noise, spoilt = row["label_noise"], row["corrupted"]
+        results = {(LABELS, noise): (row["accuracy"], row["correct"])}
+        if noise == 0 and isinstance(spoilt, dict):
+            for how, correct in spoilt.items():
+                results[IMAGES, how] = correct.count("1") / len(correct), correct
+        for condition, result in results.items():
+            setting = dataset, (per_class, *condition)
+            tests.append((row["method"], row["seed"], setting, *result))
+    return pandas.DataFrame(tests, columns=columns)
 
 
 def _places(tests):
@@ -135,11 +111,8 @@ def _places(tests):
 
     def key(place):
         dataset, (per_class, what, how) = place
-        if what == LABELS:
-            return order.index((dataset, per_class)), 0, "", how
-        kind, _, severity = how.rpartition(" ")
-        number = (kind, int(severity)) if severity.isdigit() else (how, 0)
-        return order.index((dataset, per_class)), 1, *number
+        kind, _, severity = ("", "", how) if what == LABELS else how.rpartition(" ")
+        return order.index((dataset, per_class)), what == IMAGES, kind, float(severity)
 
     return sorted(set(tests["setting"]), key=key)
 

@@ -8,30 +8,32 @@ averaged.
 import math
 
 from keras_delta._errors import invalid, unknown_name
-from experiments.published import data_name, data_order, method_order
+from experiments.methods import ALL as METHODS
 
 EMPTY = {"label": "", "factor": "", "label_noise": 0.0, "correct": None}
 EMPTY |= {"corrupted": None, "curve": None, "prepare_seconds": 0.0}
 NEEDED = ("dataset", "per_class", "method", "seed", "accuracy")
 ALIKE = ("network", "image_size", "protocol", "augmentation", "schedule")
 PLAIN = (*ALIKE, "factor", "label", "label_noise")
+DATA = {  # what the article calls them, in its order
+    "indoor67": "MIT Indoors 67",
+    "stanford_dogs": "Stanford Dogs",
+    "caltech256_30": "Caltech 256-30",
+    "caltech256_60": "Caltech 256-60",
+    "cub": "CUB-200-2011",
+    "food101": "Food-101",
+}
 
 
 def finished(frame, alike=(), each=("setting", "method")):
     """The rows that have an accuracy, prepared for tables and pictures.
 
+    A copy with the columns of `EMPTY` filled and a column `setting`, the pair of data
+    set and images a class (None: all). Rows of a fold are refused.
+
     Args:
-        frame: of results.
         alike: columns that must have one value in all rows, if they are there.
         each: columns that tell the cells apart; a cell has each seed at most once.
-
-    Returns:
-        A copy with the columns of `EMPTY` filled and a column `setting`, the pair of
-        data set and images a class (None: all).
-
-    Raises:
-        ValueError: for missing columns, rows of a fold, and what `alike` and `each`
-            forbid.
     """
     require(frame, NEEDED)
     if "fold" in frame.columns and frame["fold"].notna().any():
@@ -66,23 +68,14 @@ def finished(frame, alike=(), each=("setting", "method")):
 
 
 def require(frame, names):
-    """Refuse a frame that lacks a column.
-
-    Raises:
-        ValueError: with the closest names.
-    """
+    """Refuse a frame that lacks a column, with the closest names."""
     for name in names:
         if name not in frame.columns:
             raise ValueError(unknown_name("frame", name, frame.columns))
 
 
 def accuracies(rows, *by):
-    """Dict from the values of the columns `by`, a tuple, to the accuracies of a cell.
-
-    Args:
-        rows: of `finished`.
-        by: two column names or more.
-    """
+    """Dict from the values of the columns `by`, two or more, to a cell's accuracies."""
     return dict(iter(rows.groupby(list(by), sort=False)["accuracy"]))
 
 
@@ -106,3 +99,27 @@ def setting_name(setting):
     dataset, per_class = setting
     name = data_name(dataset)
     return name if per_class is None else f"{name}, {per_class} a class"
+
+
+def method_name(method):
+    """The article's name of a method; the given one where it has none."""
+    return METHODS[method].title if method in METHODS else method
+
+
+def data_name(dataset):
+    """The article's name of a data set; the given one where it has none."""
+    return DATA.get(dataset, dataset)
+
+
+def method_order(method):
+    """Key that sorts methods as the article, unknown ones after them by name."""
+    return _order(METHODS, method)
+
+
+def data_order(dataset):
+    """Key that sorts data sets as the article, unknown ones after them by name."""
+    return _order(DATA, dataset)
+
+
+def _order(known, name):
+    return (list(known).index(name) if name in known else len(known), name)

@@ -21,7 +21,8 @@ STRUCTURED = ("curve", "corrupted", "versions")
 def row(cell, record):
     """A flat dict of a cell and its record."""
     # Where the cell has no strengths, the regularizer's own.
-    made = methods.get(cell.method).make(cell.alpha, cell.beta, cell.protocol.variant)
+    make, variant = methods.get(cell.method).make, cell.protocol.variant
+    regularizer = make(cell.alpha, cell.beta, variant)
     return {
         "key": cell.key,
         "dataset": cell.dataset.removeprefix("folder:"),
@@ -29,8 +30,8 @@ def row(cell, record):
         "protocol": cell.protocol.name,
         "augmentation": cell.protocol.augmentation,
         "schedule": cell.protocol.schedule,
-        "alpha": made.alpha,
-        "beta": made.beta,
+        "alpha": regularizer.alpha,
+        "beta": regularizer.beta,
         "fold": cell.fold and cell.fold[0],
         **{name: record.get(name) for name in OF_RECORD},
     }
@@ -42,44 +43,36 @@ def columns():
 
 
 def save(frame, stem):
-    """Write rows to `stem.csv` and, with pyarrow, to `stem.parquet`, as a whole.
+    """Write rows to `stem.csv` and, with pyarrow, to `stem.parquet`; gives the paths.
 
     In CSV, `curve`, `corrupted` and `versions` are JSON.
-
-    Returns:
-        List of the paths.
     """
-    flat, made = frame.copy(), [Path(f"{stem}.csv")]
+    flat, paths = frame.copy(), [Path(f"{stem}.csv")]
     for name in STRUCTURED:
         flat[name] = [None if v is None else json.dumps(v) for v in flat[name]]
-    with _disk.replace_file(made[0]) as temporary:
+    with _disk.replace_file(paths[0]) as temporary:
         flat.to_csv(temporary, index=False)
     with contextlib.suppress(ImportError):
         import_optional("pyarrow", "Parquet", "benchmarks")
-        made.append(Path(f"{stem}.parquet"))
-        with _disk.replace_file(made[1]) as temporary:
+        paths.append(Path(f"{stem}.parquet"))
+        with _disk.replace_file(paths[1]) as temporary:
             flat.to_parquet(temporary, index=False)
-    return made
+    return paths
 
 
 def read(path):
-    """Records from a CSV file that `save` has written: dict key -> record.
-
-    Raises:
-        ValueError: for a file without the columns.
-    """
-    found = {}
+    """Records from a CSV file that `save` has written: dict key -> record."""
+    records = {}
     # Not pandas: how it reads numbers differs from version to version.
     with open(path, encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
-        there = reader.fieldnames or ()
         for name in ("key", *OF_RECORD):
-            if name not in there:
-                raise ValueError(f"{path}: {unknown_name('columns', name, there)}")
+            if name not in (known := reader.fieldnames or ()):
+                raise ValueError(f"{path}: {unknown_name('columns', name, known)}")
         for values in reader:
-            found[values["key"]] = {
+            records[values["key"]] = {
                 name: values[name] if name == "correct" else json.loads(values[name])
                 for name in OF_RECORD
                 if values[name]
             }
-    return found
+    return records

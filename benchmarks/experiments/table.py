@@ -5,14 +5,17 @@ from pathlib import Path
 
 from keras_delta import _disk
 from keras_delta._errors import import_optional
-from experiments.table_picture import draw_table
 from keras_delta._plotting import save_figure
 
-WIDE = 110  # characters of a text
-SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
-SPECIAL |= {"^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "−": "$-$"}
-SPECIAL |= {"±": r"$\pm$", "×": r"$\times$", "–": "--", "α": r"$\alpha$"}
-SPECIAL |= {c: f"\\{c}" for c in "&%$#_{}"}
+WIDE = 110  # characters of a caption's line
+SIZE, WIDTH, HEIGHT = 8, 0.067, 0.17  # of a picture's characters: points, inches
+DPI = 200
+LATEX = str.maketrans(
+    {c: f"\\{c}" for c in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"<": "$<$", ">": "$>$", "−": "$-$", "±": r"$\pm$", "×": r"$\times$"}
+    | {"–": "--", "α": r"$\alpha$"}
+)
 
 
 class Table:
@@ -32,11 +35,10 @@ class Table:
         """A table from plain lists.
 
         Args:
-            title: one line.
+            title, caption: see the class.
             columns: dict from a name (or a tuple of names, by level) to its strings.
             index: list of the rows' names, or of tuples.
             names: of the index's levels.
-            caption: sentences to stand below.
         """
         pandas = import_optional("pandas", "A table", "benchmarks")
         if len(names) > 1:
@@ -55,10 +57,8 @@ class Table:
             blank: leave out what repeats the row above in all levels but the last.
         """
         pandas = import_optional("pandas", "A table", "benchmarks")
-        rows = [
-            [*i, *r] for i, r in zip(self._index(blank), self._cells(), strict=True)
-        ]
         columns = [", ".join(n for n in c if n) for c in self._columns()]
+        rows = self._rows(blank)
         return pandas.DataFrame(
             rows, columns=[*self._names(), *columns], dtype="object"
         )
@@ -77,9 +77,7 @@ class Table:
         left = self.frame.index.nlevels
         heads = [list(level) for level in zip(*self._columns(), strict=True)] or [[]]
         corners = [[""] * left] * (len(heads) - 1) + [self._names()]
-        rows = [[*c, *h] for c, h in zip(corners, heads, strict=True)]
-        body = zip(self._index(), self._cells(), strict=True)
-        rows += [[*i, *cells] for i, cells in body]
+        rows = [[*c, *h] for c, h in zip(corners, heads, strict=True)] + self._rows()
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
             "  ".join(
@@ -99,11 +97,10 @@ class Table:
         frame = self.frame.map(latex_escaped)
         frame = frame.rename(index=latex_escaped, columns=latex_escaped)
         frame.index.names = [n and latex_escaped(n) for n in frame.index.names]
-        left = "l" * frame.index.nlevels
         caption = " ".join(p for p in (f"{self.title}.", self.caption) if p)
         return frame.style.to_latex(
             hrules=True,
-            column_format=left + "r" * frame.shape[1],
+            column_format="l" * frame.index.nlevels + "r" * frame.shape[1],
             caption=latex_escaped(caption),
             position_float="centering",
             multirow_align="naive",
@@ -111,13 +108,23 @@ class Table:
         )
 
     def picture(self):
-        """The table as a `matplotlib.figure.Figure`, as large as it needs to be."""
-        parts = self._names(), self._index(), self._columns(), self._cells()
-        return draw_table(self.title, *parts, self.caption)
+        """The text with rules, a `matplotlib.figure.Figure` as large as it needs."""
+        from matplotlib.figure import Figure
 
-    def png(self, path):
-        """Write a picture of the table (also PDF or SVG, by the suffix)."""
-        save_figure(self.picture(), path, dpi=200)
+        lines = self.text().splitlines()
+        columns, head = max(map(len, lines)), 1 + self.frame.columns.nlevels
+        size = WIDTH * (columns + 4), HEIGHT * (len(lines) + 2)
+        figure = Figure(size, dpi=DPI)
+        axis = figure.add_axes((0, 0, 1, 1))
+        axis.set(xlim=(-2, columns + 2), ylim=(len(lines) + 1, -1))
+        axis.axis("off")
+        style = {"family": "monospace", "size": SIZE, "va": "center"}
+        for k, line in enumerate(lines):
+            weight = "bold" if k < head else "normal"
+            axis.text(0, k + 0.5, line, parse_math=False, weight=weight, **style)
+        for k, width in ((1, 1.2), (head, 0.8), (head + len(self.frame), 1.2)):
+            axis.plot([0, columns], [k, k], color="black", lw=width)
+        return figure
 
     def save(self, stem):
         """Write `stem.txt`, `.md`, `.tex`, `.csv` and `.png`, each atomically.
@@ -132,43 +139,35 @@ class Table:
         for path, text in zip(paths, texts.values(), strict=False):
             with _disk.replace_file(path) as temporary:
                 temporary.write_text(text, "utf-8")
-        self.png(paths[-1])
+        save_figure(self.picture(), paths[-1], DPI)
         return paths
 
     def _names(self):
         return [n or "" for n in self.frame.index.names]
 
-    def _index(self, blank=True):
-        """Labels of each row, by level; what repeats the row above is "" if `blank`."""
-        labels = [_levels(i) for i in self.frame.index]
-        return _without_repeats(labels) if blank else labels
-
     def _columns(self):
         return [_levels(c) for c in self.frame.columns]
 
-    def _cells(self):
-        return self.frame.to_numpy().tolist()
+    def _rows(self, blank=True):
+        """Labels and cells of each row; labels that repeat are "" if `blank`."""
+        rows, before = [], []
+        for label, cells in zip(self.frame.index, self.frame.to_numpy(), strict=True):
+            labels, same = _levels(label), 0
+            if blank:
+                while same < len(before) - 1 and labels[same] == before[same]:
+                    same += 1
+            rows.append([""] * same + labels[same:] + cells.tolist())
+            before = labels
+        return rows
 
 
 def latex_escaped(text):
     """A text that LaTeX prints as it is."""
-    return "".join(SPECIAL.get(c, c) for c in str(text))
+    return str(text).translate(LATEX)
 
 
 def _levels(label):
     return [str(v) for v in label] if isinstance(label, tuple) else [str(label)]
-
-
-def _without_repeats(rows):
-    """Rows of labels, without what repeats the row above (all levels but the last)."""
-    found, before = [], []
-    for row in rows:
-        same = 0
-        while same < min(len(row) - 1, len(before)) and row[same] == before[same]:
-            same += 1
-        found.append([""] * same + row[same:])
-        before = row
-    return found
 
 
 def _bars(text):

@@ -11,6 +11,8 @@ from keras import tree
 from keras_delta import _compat
 from keras_delta._errors import invalid
 
+NO_TARGETS = "The data has no targets: pass `(x, y)`."
+
 
 def batches(x, y=None, batch_size=32, max_samples=None):
     """Iterate over training data once.
@@ -29,6 +31,32 @@ def batches(x, y=None, batch_size=32, max_samples=None):
         ValueError: for a generator, which could be read only once; for a data set
             without end and no `max_samples`; for data without targets.
     """
+    adapter = _adapter(x, y, batch_size)
+    if max_samples is None and _endless(adapter):
+        raise ValueError(
+            "The training data has no end (`repeat()`); pass `max_samples`, or a "
+            "data set that ends."
+        )
+    count = 0
+    for batch in adapter.get_numpy_iterator():
+        bx, by, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        if by is None:
+            raise ValueError(NO_TARGETS)
+        bx, by = tree.map_structure(np.asarray, (bx, by))
+        _check_batch(by)
+        size = len(tree.flatten(bx)[0])
+        if max_samples is not None and count + size > max_samples:
+            size = max_samples - count
+            bx, by = take((bx, by), 0, size)
+        if size:
+            yield bx, by
+        count += size
+        if max_samples is not None and count >= max_samples:
+            return
+
+
+def _adapter(x, y, batch_size):
+    """Keras's adapter of data that can be read more than once."""
     if inspect.isgenerator(x):
         raise ValueError(
             "A generator can be read only once, and looking at the training data "
@@ -38,7 +66,7 @@ def batches(x, y=None, batch_size=32, max_samples=None):
         )
     if isinstance(x, tuple) and y is None:
         if len(x) < 2:
-            raise ValueError("The data has no targets: pass `(x, y)`.")
+            raise ValueError(NO_TARGETS)
         x, y = x[:2]
     if x is None or isinstance(x, (str, bytes)):
         expected = "arrays `(x, y)`, a tf.data.Dataset or a keras.utils.PyDataset"
@@ -51,28 +79,7 @@ def batches(x, y=None, batch_size=32, max_samples=None):
         raise TypeError(
             invalid("x", "a tf.data.Dataset", x, "Call `.batches(image_size)` on it.")
         )
-    adapter = _compat.get_data_adapter(x, y, batch_size=batch_size)
-    if max_samples is None and _endless(adapter):
-        raise ValueError(
-            "The training data has no end (`repeat()`); pass `max_samples`, or a "
-            "data set that ends."
-        )
-    count = 0
-    for batch in adapter.get_numpy_iterator():
-        bx, by, _ = keras.utils.unpack_x_y_sample_weight(batch)
-        if by is None:
-            raise ValueError("The data has no targets: pass `(x, y)`.")
-        bx, by = tree.map_structure(np.asarray, (bx, by))
-        _check_batch(by)
-        size = len(tree.flatten(bx)[0])
-        if max_samples is not None and count + size > max_samples:
-            size = max_samples - count
-            bx, by = take((bx, by), 0, size)
-        if size:
-            yield bx, by
-        count += size
-        if max_samples is not None and count >= max_samples:
-            return
+    return _compat.get_data_adapter(x, y, batch_size=batch_size)
 
 
 def _check_batch(y):
@@ -171,6 +178,11 @@ def check_count(argument, count):
     whole = isinstance(count, (int, np.integer)) and not isinstance(count, bool)
     if count is not None and (not whole or count < 1):
         raise ValueError(invalid(argument, "a positive integer or None", count))
+
+
+def are_arrays(x):
+    """Whether `x` is one array or a structure of arrays."""
+    return all(hasattr(v, "shape") for v in tree.flatten(x))
 
 
 def take(structure, start, stop):

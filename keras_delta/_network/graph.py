@@ -82,7 +82,7 @@ class Graph:
         self.model = model
         self.inputs = list(model.inputs)
         self._nodes = []
-        self.outputs = self._walk(model, _input_structure(model), ())
+        self.outputs = self._walk(model, input_structure(model), ())
         self.nodes = dict(zip(self._names(), self._nodes, strict=True))
         self._producer = {
             id(t): name for name, node in self.nodes.items() for t in node.outputs
@@ -245,7 +245,7 @@ class Graph:
         """What a user calls the model with, as a list in the order of `inputs`."""
         given = x
         if isinstance(x, dict):  # with more in it, perhaps, than the model takes
-            structure = _input_structure(self.model)
+            structure = input_structure(self.model)
             if isinstance(structure, dict):
                 x = {key: x[key] for key in structure if key in x}
             else:
@@ -279,7 +279,7 @@ def is_container(layer):
 
 def takes_training(operation):
     """Whether the operation's `call` has an argument `training`."""
-    return bool(getattr(operation, "_call_has_training_arg", False))
+    return _compat.takes_training(operation)
 
 
 def _fitting(v, tensor):
@@ -302,75 +302,6 @@ def _fitting(v, tensor):
     return v
 
 
-def _input_structure(model):
+def input_structure(model):
+    """A model's input tensors, as it was given them."""
     return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
-
-
-def _inputs_like(structure):
-    return tree.map_structure(
-        lambda t: keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name),
-        structure,
-    )
-
-
-def copy_model(model, outputs=None, inputs=None, name=None, trainable=None):
-    """A copy with layers of its own, without nested models, weights copied.
-
-    `keras.models.clone_model` leaves the weights behind, compiles what was
-    compiled and cannot stop before the head; hence this one.
-
-    Args:
-        model: Functional or Sequential model, or a `Graph`.
-        outputs: KerasTensors of the graph to end at; default: the model's own.
-        inputs: KerasTensors of the graph to begin at; default: the model's own.
-        name: name of the copy; default: the model's.
-        trainable: whether all layers of the copy train; default: as the model's.
-
-    Returns:
-        A Functional model on new inputs.
-
-    Raises:
-        ValueError: for a layer that cannot be rebuilt from its config.
-    """
-    graph = model if isinstance(model, Graph) else Graph(model)
-    names = {id(node.operation): key for key, node in reversed(graph.nodes.items())}
-    copies = {}
-
-    def call(node, *args, **kwargs):
-        operation = node.operation
-        name = names[id(operation)]
-        if not node.is_layer and "/" not in name:
-            return None  # bare operations hold nothing and can be shared
-        if id(operation) not in copies:
-            new = _copy_layer(operation, name.replace("/", "_"))
-            copies[id(operation)] = (operation, new)
-        return copies[id(operation)][1](*args, **kwargs)
-
-    feeds = graph.inputs if inputs is None else inputs
-    inputs = _inputs_like(_input_structure(graph.model) if inputs is None else inputs)
-    outputs = graph.outputs if outputs is None else outputs
-    outputs = graph.run(outputs, feeds, tree.flatten(inputs), call=call)
-    copied = keras.Model(inputs, outputs, name=name or graph.model.name)
-    for old, new in copies.values():
-        if old is not new and getattr(old, "weights", None):
-            new.set_weights(old.get_weights())
-            if hasattr(new, "finalize_state"):
-                new.finalize_state()  # Normalization computes with a cast copy
-    if trainable is not None:
-        # Setting what a model says already is passed over, whatever its layers say.
-        copied.trainable = not trainable
-        copied.trainable = trainable
-    return copied
-
-
-def _copy_layer(layer, name):
-    if isinstance(layer, keras.layers.Lambda) and not layer.weights:
-        return layer  # its function may not survive a config; it holds nothing
-    try:
-        return type(layer).from_config({**layer.get_config(), "name": name})
-    except Exception as e:
-        raise ValueError(
-            f"Layer '{layer.name}' ({type(layer).__name__}) cannot be copied: it "
-            "could not be rebuilt from its config. Give the layer a `get_config()` "
-            f"that returns every argument of its `__init__`. Reason: {e}"
-        ) from e

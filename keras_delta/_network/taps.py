@@ -4,12 +4,11 @@
 the target's to the source's layer names, checked against both graphs.
 """
 
-import re
 from math import log2
 
 import keras
 
-from keras_delta._errors import invalid, unknown_name
+from keras_delta._errors import invalid, unknown_name, warn
 from keras_delta._network.graph import Graph
 from keras_delta._network.pairing import Pairing
 
@@ -21,6 +20,20 @@ CONVOLUTIONS = (
     keras.layers.SeparableConv2D,
 )
 DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+EXAMPLE = "e.g. `taps=['block_6', 'block_12']`"
+
+_published = []
+
+
+def register_published_taps(find):
+    """Let `auto` find the published taps of a network.
+
+    Args:
+        find: function from a `Graph` to a list of layer names, in the order of
+            computation; None for a network that it does not know.
+    """
+    if find not in _published:
+        _published.append(find)
 
 
 def choose(taps, target: Graph, source: Graph, pairing: Pairing):
@@ -102,13 +115,11 @@ def check(name, graph: Graph, whose="model"):
 
 
 def auto(graph: Graph):
-    """Published taps for a known backbone, else one per resolution stage.
+    """Published taps for a known network, else one per resolution stage.
 
-    Known are Keras's ResNets (the last convolution of conv2_x to conv5_x, raw),
-    InceptionV3 (Conv2d_2b and Conv2d_4a after their activation, mixed2, mixed7),
-    as in the authors' program, and keras-cv's EfficientNet-Lite (the last
-    projection at strides 4 to 32). For any other network: the output of the last
-    convolution at each resolution, depthwise ones excepted.
+    Known are those of `keras_delta.backbones`, also where Keras or keras-cv built
+    them. For any other network: the output of the last convolution at each
+    resolution, depthwise ones excepted; a warning says so if there is one alone.
 
     Args:
         graph: the network's graph.
@@ -120,46 +131,17 @@ def auto(graph: Graph):
         ValueError: if the network has no convolution, or its resolutions cannot
             be told because the input shape leaves them open.
     """
-    for find in (_resnet, _inception_v3, _efficientnet_lite):
+    for find in _published:
         if names := find(graph):
             return names
-    return _last_of_each_stage(graph)
-
-
-def _last_blocks(graph, pattern, stages):
-    last = {}
-    for name in graph.nodes:
-        if match := re.fullmatch(pattern, name):
-            last[match["stage"]] = name
-    return [last[s] for s in stages] if all(s in last for s in stages) else None
-
-
-def _resnet(graph):
-    return _last_blocks(
-        graph, r"(?:.*/)?conv(?P<stage>\d)_block\d+_3_conv", ("2", "3", "4", "5")
-    )
-
-
-def _efficientnet_lite(graph):
-    # Stages 3, 4 and 6 begin with stride 2: the ends are 2, 3, 5 and the last, 7.
-    if "stem_conv" not in graph.nodes or "top_conv" not in graph.nodes:
-        return None
-    return _last_blocks(
-        graph, r"(?:.*/)?block(?P<stage>\d)[a-z]_project_conv", ("2", "3", "5", "7")
-    )
-
-
-def _inception_v3(graph):
-    mixed = [n for n in graph.nodes if re.fullmatch(r"(?:.*/)?mixed(2|7)", n)]
-    if len(mixed) != 2 or not any(n.endswith("mixed9_1") for n in graph.nodes):
-        return None
-    activations = [
-        n
-        for n, node in graph.nodes.items()
-        if isinstance(node.operation, keras.layers.Activation)
-    ]
-    # Auto-numbered, so by position: the third and the fifth of the straight stem.
-    return [activations[2], activations[4], *mixed]
+    names = _last_of_each_stage(graph)
+    if len(names) < 2:
+        warn(
+            f"`taps='auto'` found a single resolution stage in '{graph.model.name}', "
+            f"and takes '{names[0]}' alone. Name the layers to compare, {EXAMPLE}; "
+            f"`taps=['{names[0]}']` for this one without a warning."
+        )
+    return names
 
 
 def _last_of_each_stage(graph):
@@ -172,7 +154,7 @@ def _last_of_each_stage(graph):
     if not convolutions:
         raise ValueError(
             f"`taps='auto'` found no convolution in '{graph.model.name}'. Name the "
-            "layers to compare, e.g. `taps=['block_6', 'block_12']`."
+            f"layers to compare, {EXAMPLE}."
         )
     last = {}
     first = graph.nodes[convolutions[0]].inputs[0].shape[1:-1]

@@ -1,12 +1,11 @@
 """Refusals before training: what would fail late, silently, or without a reason."""
 
-import warnings
-
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import tree
 
+from keras_delta._errors import warn
 from keras_delta._inputs import labels
 from keras_delta._network.heads import output_activation
 from keras_delta._training import hosts
@@ -140,11 +139,6 @@ def strategy_supports(model):
             )
 
 
-def are_arrays(x):
-    """Whether `x` is one array or a structure of arrays."""
-    return all(hasattr(v, "shape") for v in tree.flatten(x))
-
-
 def has_loss(model):
     """Refuse a model without anything to minimise before the data are looked at."""
     if model.loss is None and not model.losses:
@@ -153,49 +147,30 @@ def has_loss(model):
         )
 
 
-def first_batch(model, x, y, batch_size):
-    """Look at what `fit` was given, before anything long begins.
+def data_fits(model, data):
+    """Refuse training data that the model cannot be trained on.
 
-    Arrays are looked at whole, a data set's first batch alone.
-
-    Returns:
-        Number of samples of that batch; None where it was not looked at.
+    Args:
+        model: the `DeltaModel`.
+        data: `TrainingData`.
 
     Raises:
-        ValueError: for no data, images of another shape than the model's input or
-            with NaN, fewer samples than replicas, and labels that `labels.check`
-            refuses.
+        ValueError: for images of another shape than the model's input or with NaN,
+            fewer samples than replicas, and labels that `labels.check` refuses.
     """
-    if isinstance(x, tf.data.Dataset):
-        batch = next(iter(x.take(1)), None)
-        if batch is None:
-            raise ValueError(
-                "The training data is empty: the tf.data.Dataset has no batch. Check "
-                "the folder or the filters it was made from."
-            )
-        bx, by, _ = keras.utils.unpack_x_y_sample_weight(batch)
-        size, complete = len(tree.flatten(bx)[0]) if tree.flatten(bx) else 0, False
-    elif x is not None and y is not None and are_arrays(x):
-        by, total = y, len((tree.flatten(x) or [()])[0])
-        if total == 0:
-            raise ValueError("The training data is empty: `x` has no samples.")
-        size, complete = min(total, batch_size or 32), True
-        bx = tree.map_structure(lambda v: v[:size], x)
-    else:
-        return None
-    fed = model.pairing.target.feed(bx)
-    _pixels(model, fed)
+    if data.first_size is None:
+        return
+    _pixels(model, model.pairing.target.feed(data.first_inputs))
     replicas = model.distribute_strategy.num_replicas_in_sync
-    if size < replicas:
+    if data.first_size < replicas:
         raise ValueError(
-            f"The batch has {size} sample(s) for {replicas} replicas. Use a batch "
-            f"size of {replicas} or more: it is shared among them."
+            f"The batch has {data.first_size} sample(s) for {replicas} replicas. Use a "
+            f"batch size of {replicas} or more: it is shared among them."
         )
     width = model.target.outputs[0].shape[-1]
-    flat = tree.flatten(by)
+    flat = tree.flatten(data.labels)
     if len(flat) == 1 and not isinstance(model.loss, (dict, list)):
-        labels.check(np.asarray(flat[0]), width, model.loss, complete)
-    return size
+        labels.check(flat[0], width, model.loss, data.all_labels)
 
 
 def _pixels(model, fed):
@@ -217,11 +192,10 @@ def _pixels(model, fed):
             if any(t is tensor for t in node.inputs)
         )
         if scaled_inside and low >= 0 and 0 < high <= 1:
-            warnings.warn(
+            warn(
                 f"The images lie between {low:g} and {high:g}, but the model scales "
                 "raw images of 0 to 255 itself. Pass them as they come from the file, "
-                "without dividing by 255.",
-                stacklevel=4,
+                "without dividing by 255."
             )
 
 
@@ -234,28 +208,14 @@ def batch_norm_keeps_up(model, steps):
     """
     if not steps or not model.trains_features:
         return
-    momenta = [
-        layer.momentum
-        for layer in model.pairing.target.layers().values()
-        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
-    ]
-    momentum = max(momenta, default=0)
+    layers = model.networks.trained_batch_norms()
+    momentum = max((layer.momentum for layer in layers), default=0)
     if momentum > USUAL_MOMENTUM and momentum**steps > OLD_STATISTICS:
-        warnings.warn(
+        warn(
             f"BatchNormalization has momentum {momentum:g}: after the {steps} steps "
             f"of this training, {momentum**steps:.0%} of its moving statistics are "
             "still the source's, and `evaluate` and `predict` use them with weights "
             "that have moved on. On few images this costs much accuracy. Give the "
             f"layers the momentum {USUAL_MOMENTUM}, as `attach_head` does, or train "
-            "for more steps.",
-            stacklevel=3,
+            "for more steps."
         )
-
-
-def steps_of(x, batch_size, epochs, steps_per_epoch):
-    """Number of training steps that `fit` will make; None if it cannot be told."""
-    if steps_per_epoch is None and hasattr(x, "cardinality"):
-        steps_per_epoch = int(x.cardinality())
-    elif steps_per_epoch is None and tree.flatten(x) and are_arrays(x):
-        steps_per_epoch = -(-len(tree.flatten(x)[0]) // (batch_size or 32))
-    return max(steps_per_epoch or 0, 0) * epochs or None

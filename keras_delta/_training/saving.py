@@ -3,24 +3,48 @@
 import contextlib
 
 import h5py
+import keras
 import numpy as np
-from keras import tree
 
-from keras_delta import _disk
+from keras_delta import _disk, regularizers
 from keras_delta._errors import warn
-from keras_delta._network import fingerprint
 
 ATOMIC = (".keras", ".weights.h5")
 HIDDEN = ("source", "layers")  # what would bring the source into a weights file
 
 
-class WholeFiles:
+class Saving:
     """Mix-in for `DeltaModel`: files written as a whole, and the source only once.
 
     A `.keras` file holds the source; a weights file holds its fingerprint.
     """
 
     _hidden = ()
+
+    def get_config(self):
+        """Target, source, taps and regularizer; their weights are saved beside."""
+        return {
+            "name": self.name,
+            "target": keras.saving.serialize_keras_object(self.target),
+            "source": keras.saving.serialize_keras_object(self.source),
+            "taps": dict(self.networks.taps),
+            "regularizer": regularizers.serialize(self.regularizer),
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """See `keras.Model.from_config`."""
+        config = dict(config)
+        for part in ("target", "source", "regularizer"):
+            config[part] = keras.saving.deserialize_keras_object(
+                config[part], custom_objects=custom_objects
+            )
+        return cls(**config)
+
+    def compile_from_config(self, config):
+        """See `keras.Model.compile_from_config`; the regularizer is in the model."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
 
     def save(self, filepath, *args, **kwargs):
         """See `keras.Model.save`; a file that is there is replaced as a whole.
@@ -30,7 +54,7 @@ class WholeFiles:
         """
         with self.hosts.writing() as first:
             if first:
-                self._written(super().save, filepath, args, kwargs)
+                self._write_whole(super().save, filepath, args, kwargs)
 
     def save_weights(self, filepath, *args, **kwargs):
         """See `keras.Model.save_weights`; a file is replaced as a whole.
@@ -41,9 +65,9 @@ class WholeFiles:
         writing = self.hosts.writing()
         with writing as first, self._hiding(HIDDEN):
             if first:
-                self._written(super().save_weights, filepath, args, kwargs)
+                self._write_whole(super().save_weights, filepath, args, kwargs)
 
-    def _written(self, write, filepath, args, kwargs):
+    def _write_whole(self, write, filepath, args, kwargs):
         asks = (args or [kwargs.get("overwrite", True)])[0] is False
         name = str(filepath)
         folder = kwargs.get("zipped") is False or kwargs.get("max_shard_size")
@@ -70,8 +94,7 @@ class WholeFiles:
                 hidden = (*HIDDEN, "regularizer")
         with self._hiding(hidden):
             super().load_weights(filepath, *args, **kwargs)
-        if self.train_function is not None and not self.shares_what_it_shared():
-            self.make_train_function(force=True)
+        self.renew_step()
 
     @contextlib.contextmanager
     def _hiding(self, names):
@@ -88,8 +111,7 @@ class WholeFiles:
     @property
     def source_fingerprint(self):
         """Digest of the source's calls, weights and taps, as hexadecimal digits."""
-        taps = tree.flatten(self._source_taps)
-        return fingerprint.of_model(self._source_graph, taps)
+        return self.networks.source_fingerprint
 
     def save_own_variables(self, store):
         """Notes in a weights file which source it belongs to."""

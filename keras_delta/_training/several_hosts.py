@@ -9,13 +9,12 @@ of them is lost. Whatever calls a collective has to be called by all workers.
 import contextlib
 import re
 
-import keras
 import numpy as np
 import tensorflow as tf
 from keras import tree
 
 from keras_delta import _compat
-from keras_delta._training.hosts import OneHost
+from keras_delta._training.one_host import OneHost
 
 DIGESTS = 2**20  # the sum over replicas of the squares of so many fits into int64
 NAME = "MultiWorkerMirroredStrategy"  # the class has another one
@@ -114,6 +113,10 @@ class SeveralHosts(OneHost):
             return on_worker(iterator)
 
         return function
+
+    def test_function(self, model):
+        """What `evaluate` calls for each global batch."""
+        return self.loop_step(model, model.test_step)
 
     def predict_function(self, model):
         """What `predict` calls for each global batch; all workers get all outputs."""
@@ -327,8 +330,7 @@ def _unite_statistics(model, share):
         return
     variables = [
         v
-        for layer in model.pairing.target.layers().values()
-        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+        for layer in model.networks.trained_batch_norms()
         for v in (layer.moving_mean, layer.moving_variance)
     ]
     if not variables:

@@ -5,19 +5,70 @@ import math
 import tensorflow as tf
 from keras import ops
 
+from keras_delta._arguments import integer
+
 NAMES = {"task": "task_loss", "feature": "feature_penalty", "head": "head_penalty"}
 
 
-def values(parts):
-    """The parts of the objective of this very step and the global batch.
+class CloserLooks:
+    """Which steps of a model are watched, and what the last of them showed.
 
-    What `fit` logs under the same names are means over the epoch.
+    Attributes:
+        every: number of steps from one look to the next; None for none.
+        last: dict of scalars, None before the first look.
     """
-    return {NAMES[k]: _whole(ops.cast(part, "float32")) for k, part in parts.items()}
+
+    def __init__(self):
+        self.every = self.last = None
 
 
-def gradients(model, tape, parts, variables):
-    """Norms of the gradients of the parts of the objective, and an angle.
+class Watching:
+    """Mix-in for `DeltaModel`: steps that are looked at closer."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.closer_looks = CloserLooks()
+
+    @property
+    def watch_every(self):
+        """Number of steps from one closer look to the next; None for none."""
+        return self.closer_looks.every
+
+    @property
+    def watched(self):
+        """The last closer look, see `watch`; None before the first."""
+        return self.closer_looks.last
+
+    def watch(self, every):
+        """Look closer at every so many steps; `PenaltyLogger` does it by itself.
+
+        The property `watched` then holds the last closer look: a dict of scalars of
+        that step and the global batch, with `step` (the optimizer's iteration before
+        it), `task_loss`, `feature_penalty`, `head_penalty`, their
+        `gradient_norm/task`, `/feature` and `/head`, `gradient_angle` (degrees,
+        between task and feature penalty) and `penalty/<tap>`. Weights and logs of the
+        training stay the same; a watched step goes backwards four times.
+
+        Args:
+            every: number of steps from one look to the next, counted from the
+                optimizer's first; None to stop.
+        """
+        every = integer("every", every, optional=True)
+        if every is not None and not self.hosts.runs_single_steps:
+            raise ValueError(
+                f"Steps cannot be watched under {self.hosts.name}. Watch a training "
+                "on one host, or leave out `PenaltyLogger`."
+            )
+        self.closer_looks.last = None
+        if every != self.closer_looks.every:
+            self.closer_looks.every, self.train_function = every, None
+
+
+def look(model, tape, parts, variables):
+    """The parts of the objective, the norms of their gradients, and an angle.
+
+    Values are those of this very step and the global batch; what `fit` logs under the
+    same names are means over the epoch.
 
     Args:
         model: the `DeltaModel`.
@@ -26,30 +77,31 @@ def gradients(model, tape, parts, variables):
         variables: the variables that the step trains.
 
     Returns:
-        Dict of float32 scalars, of the global batch: `gradient_norm/<part>` and
+        Dict of float32 scalars: the three values, `gradient_norm/<part>` and
         `gradient_angle`, in degrees between the gradients of task and feature
         penalty; nan where one of the two is zero. Below 90 both pull the same way,
         above 90 against each other.
     """
+    values = {NAMES[k]: _sum(ops.cast(part, "float32")) for k, part in parts.items()}
     # As large as in the step itself, so that half precision does not lose them.
     scale = model.optimizer.scale_loss(ops.ones((), "float32"))
     # A value that TensorFlow cannot foresee. It would merge these gradients with the
     # step's own otherwise, add the parts in another order, and move a last bit.
     scale = tf.where(ops.convert_to_tensor(model.optimizer.iterations) < 0, 0.0, scale)
-    found = {}
+    gradients = {}
     for name, part in parts.items():
         upstream = ops.cast(scale, part.dtype)
         pulls = tape.gradient(part, variables, output_gradients=upstream)
-        found[name] = [
-            _whole(_dense(g, v) / scale) for g, v in zip(pulls, variables, strict=True)
+        gradients[name] = [
+            _sum(_dense(g, v) / scale) for g, v in zip(pulls, variables, strict=True)
         ]
-    norms = {name: tf.linalg.global_norm(g) for name, g in found.items()}
-    task, feature = found["task"], found["feature"]
+    norms = {name: tf.linalg.global_norm(g) for name, g in gradients.items()}
+    task, feature = gradients["task"], gradients["feature"]
     dots = [tf.reduce_sum(a * b) for a, b in zip(task, feature, strict=True)]
     both = norms["task"] * norms["feature"]
     cosine = tf.clip_by_value(tf.math.divide_no_nan(tf.add_n(dots), both), -1.0, 1.0)
     angle = tf.where(both > 0, tf.acos(cosine) * (180 / math.pi), math.nan)
-    return {
+    return values | {
         **{f"gradient_norm/{name}": norm for name, norm in norms.items()},
         "gradient_angle": angle,
     }
@@ -61,7 +113,7 @@ def penalties(regularizer, batch):
     Times alpha, as in `feature_penalty`, of which they are the parts.
     """
     parts = regularizer.tap_penalties(batch)
-    return {f"penalty/{tap}": _whole(value) for tap, value in parts.items()}
+    return {f"penalty/{tap}": _sum(value) for tap, value in parts.items()}
 
 
 def _dense(gradient, variable):
@@ -70,7 +122,7 @@ def _dense(gradient, variable):
     return tf.cast(tf.convert_to_tensor(gradient), "float32")
 
 
-def _whole(share):
+def _sum(share):
     """The sum over replicas."""
     if tf.distribute.get_strategy().num_replicas_in_sync == 1:
         return share

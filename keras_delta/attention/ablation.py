@@ -5,21 +5,20 @@ runs as many as the memory allows. Losses are compared sample by sample and summ
 in float64.
 """
 
-import contextlib
 import itertools
 import math
 import sys
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import tree
 
 from keras_delta._checkpoint import Checkpoint
 from keras_delta._inputs import samples
 from keras_delta._network import memory
 from keras_delta._network.fingerprint import digest
-from keras_delta.attention.tally import Result, Tally
+from keras_delta.attention.calls import Call, trace
+from keras_delta.attention.tally import Progress
 
 BATCH = 32
 MOST_PAIRS = 2**16  # in a call
@@ -29,11 +28,11 @@ class Ablation:
     """Runs a network with channels switched off, on all samples.
 
     Args:
-        network: `networks.Cut` or `networks.Whole`.
+        network: a `CutNetwork`.
         loss: a `SampleLoss`.
         memory: bytes that the work may take besides the network; None: as usual.
         tolerance: see `ChannelAttention.compute`.
-        checkpoint: a `Checkpoint`.
+        checkpoint: a `Checkpoint`, written after batches.
         state: what the checkpoint holds, if anything.
         extra: dict of further arrays for the checkpoint.
         strategy: a `tf.distribute.Strategy` over whose replicas pairs are spread.
@@ -55,14 +54,13 @@ class Ablation:
         self._checkpoint = checkpoint or Checkpoint(None, {})
         self._extra = extra or {}
         self._strategy = strategy
-        self._tallies = {t: Tally(s.channels) for t, s in network.taps.items()}
-        self._done = []  # digests of the batches that are done
-        self._tap, self._part = 0, None  # the tap in work, and how far it is
-        self._loss = np.zeros(2)  # sum and number of the intact network's losses
-        self._programs, self._batch = {}, None
-        self._consistent = True
-        if state is not None:
-            self._restore(state)
+        self._calls, self._batch = {}, None
+        if state is None:
+            channels = {tap: s.channels for tap, s in network.taps.items()}
+            self._progress = Progress.of_nothing(channels)
+        else:
+            self._memory = int(state["memory"])  # calls of the same size: the same bits
+            self._progress = Progress.from_arrays(state, network.taps)
 
     def run(self, data, max_samples=None, progress=True):
         """Look at all of the data, or what the checkpoint left of it.
@@ -73,40 +71,51 @@ class Ablation:
             progress: show a progress bar with the time left.
 
         Returns:
-            A `Result`.
+            A `Progress`, and the targets of all samples, a list, one an output.
         """
         stream = samples.batches(data, batch_size=BATCH, max_samples=max_samples)
         first = next(stream, None)
         if first is None:
             raise ValueError("No samples: channel attention needs at least one.")
         self._fit_memory(self.network.feed(samples.take(first[0], 0, 1)))
-        stream = itertools.chain([first], stream)
-        bar = None
-        if progress:
-            expected = _expected(data, max_samples)
-            batches = expected and math.ceil(expected / self._batch)
-            bar = _Bar([len(t.sums) for t in self._tallies.values()], batches)
-        seen, digests = [], []
+        bar = _Bar(self._progress.tallies, data, max_samples, self._batch, progress)
         try:
-            for x, y in samples.regrouped(stream, self._batch):
-                if len(digests) >= len(self._done) and not self._needed():
-                    break  # every score is known well enough
-                targets = self.loss.targets(y)
-                digests.append(digest((x, y)))
-                seen.append(targets)
-                if len(digests) <= len(self._done):
-                    self._check_same(digests)
-                else:
-                    self._look_at(x, targets, digests[-1], bar)
-            if len(digests) < len(self._done):
-                self._check_same([*digests, "nothing"])
+            targets = self._look_at_all(itertools.chain([first], stream), bar)
         except KeyboardInterrupt:
-            self._interrupted()
+            self._checkpoint.save(self._arrays, now=True)
+            if self._checkpoint.written:
+                print(
+                    f"\nInterrupted. '{self._checkpoint.path}' holds the batches that "
+                    "are done; run the same again to go on from there.",
+                    flush=True,
+                )
             raise
-        self._checkpoint.save(self._state, now=True)
-        if bar:
-            bar.close(len(digests))
-        return Result.of(self._tallies, *self._loss, seen, self._done)
+        self._checkpoint.save(self._arrays, now=True)
+        bar.close(len(targets))
+        joined = [
+            None if batches[0] is None else np.concatenate(batches)
+            for batches in zip(*targets, strict=True)
+        ]
+        return self._progress, joined
+
+    def _look_at_all(self, stream, bar):
+        """Work through the batches; returns their targets, a list."""
+        seen = []
+        before = self._progress.done
+        for x, y in samples.regrouped(stream, self._batch):
+            if len(seen) >= len(before) and not self._needs_more():
+                return seen  # every score is known well enough
+            targets = self.loss.targets(y)
+            mark = digest((x, y))
+            if len(seen) < len(before):
+                self._check_same(len(seen), mark)
+            else:
+                self._progress = self._after(x, targets, mark, bar)
+                self._checkpoint.save(self._arrays)
+            seen.append(targets)
+        if len(seen) < len(before):
+            self._check_same(len(seen), "nothing")
+        return seen
 
     def _fit_memory(self, feeds):
         """How many samples, and for each tap how many pairs, go into a call."""
@@ -131,53 +140,47 @@ class Ablation:
             tap: min(int(left // size), MOST_PAIRS) for tap, size in per_pair.items()
         }
 
-    def _active(self, tap):
-        return self._tallies[tap].active(self._tolerance)
+    def _needs_more(self):
+        tallies = self._progress.tallies.values()
+        return any(tally.active(self._tolerance).any() for tally in tallies)
 
-    def _needed(self):
-        return any(self._active(tap).any() for tap in self._tallies)
-
-    def _look_at(self, x, targets, digest, bar):
-        """One batch: all taps, from where an interruption left off."""
+    def _after(self, x, targets, mark, bar):
+        """The progress after one more batch, all taps of it."""
         size = samples.length(x)
         feeds = self.network.feed(tree.map_structure(self._padded, x))
-        calls = self._calls(feeds)
+        calls = self._calls_for(feeds)
         bases, outputs = calls["intact"](feeds)
         outputs = tree.map_structure(lambda v: v[:size], outputs)
         self.loss.check(targets, outputs)
         losses = self.loss(targets, outputs)
         if not np.isfinite(losses).all():
-            raise ValueError(not_finite(self.network.first_not_finite(feeds)))
-        for i, (tap, base) in enumerate(zip(self._tallies, bases, strict=True)):
-            if i < self._tap:
-                continue
-            active = self._active(tap)
-            if self._part is None:
-                self._part = _Part(size, len(active))
-            if active.any() and self.network.taps[tap].reaches:
-                if bar:
-                    bar.begin(len(self._done), i)
-                self._look_behind(tap, calls[tap], base, active, targets, bar)
-            with self._changing():
-                self._tallies[tap].add(self._part.differences, active)
-                self._tap, self._part = i + 1, None
-            self._checkpoint.save(self._state)
-        with self._changing():
-            self._loss += losses.sum(), size
-            self._done.append(digest)
-            self._tap = 0
+            raise ValueError(_not_finite(self.network.first_not_finite(feeds)))
+        before, tallies = self._progress, {}
+        for base, (tap, tally) in zip(bases, before.tallies.items(), strict=True):
+            active = tally.active(self._tolerance)
+            differences = np.zeros((size, len(active)))
+            if active.any() and tap in calls:
+                bar.begin(len(before.done), tap)
+                changes = base["changes"].numpy()[:size] & active
+                self._compare(tap, calls[tap], base, changes, targets, differences, bar)
+            tallies[tap] = tally.add(differences, active)
+        loss = before.loss + np.array([losses.sum(), size])
+        return Progress(tallies, loss, [*before.done, mark])
 
-    def _look_behind(self, tap, call, base, active, targets, bar):
-        """One tap on one batch: pairs that make a difference, channel by channel."""
-        part = self._part
-        size = len(part.intact)
-        changes = base["changes"].numpy()[:size] & active
+    def _compare(self, tap, call, base, changes, targets, differences, bar):
+        """Enter the loss increases of one tap and batch into `differences`.
+
+        Only of the pairs that make a difference, `changes`, channel by channel; the
+        intact network's losses come first and go through the same call.
+        """
+        size = len(changes)
         channels, rows = np.nonzero(changes.T)
         rows = np.concatenate([np.arange(size), rows]).astype("int32")
         channels = np.concatenate([np.full(size, -1), channels]).astype("int32")
-        while part.position < len(rows):
-            now = slice(part.position, part.position + call.pairs)
-            row, channel = rows[now], channels[now]
+        intact = np.zeros(size)
+        for start in range(0, len(rows), call.pairs):
+            row = rows[start : start + call.pairs]
+            channel = channels[start : start + call.pairs]
             outputs = call(base, row, channel)
             losses = self.loss([_rows(y, row) for y in targets], outputs)
             if not np.isfinite(losses).all():
@@ -187,72 +190,36 @@ class Ablation:
                     "finite. Use a loss that bounds its logarithms, or logits."
                 )
             whole = channel < 0
-            part.intact[row[whole]] = losses[whole]
+            intact[row[whole]] = losses[whole]
             row, channel, losses = row[~whole], channel[~whole], losses[~whole]
-            part.differences[row, channel] = losses - part.intact[row]
-            part.position += len(rows[now])
-            self._checkpoint.save(self._state)
-            if bar:
-                bar.show(part.position / len(rows))
+            differences[row, channel] = losses - intact[row]
+            bar.show((start + call.pairs) / len(rows))
 
-    def _calls(self, feeds):
+    def _calls_for(self, feeds):
         """The traced computations for inputs of these shapes, each traced once."""
         key = tuple(tuple(v.shape) for v in feeds)
-        if key not in self._programs:
+        if key not in self._calls:
             self._fit_memory(feeds)
-            intact = traced(self.network.run_intact, feeds)
+            intact = trace(self.network.run_intact, feeds)
             bases, _ = intact.structured_outputs
             calls = {"intact": intact}
-            for (tap, tapped), base in zip(
-                self.network.taps.items(), bases, strict=True
-            ):
-                if tapped.reaches:
-                    most = self._batch * (tapped.channels + 1)
-                    calls[tap] = _Call(
-                        tapped, base, self._pairs[tap], most, self._strategy
-                    )
-            self._programs[key] = calls
-        return self._programs[key]
+            for base, (tap, s) in zip(bases, self.network.taps.items(), strict=True):
+                if s.reaches:
+                    most = self._batch * (s.channels + 1)
+                    calls[tap] = Call(s, base, self._pairs[tap], most, self._strategy)
+            self._calls[key] = calls
+        return self._calls[key]
 
     def _padded(self, v):
         missing = self._batch - len(v)
         return np.concatenate([v, np.repeat(v[-1:], missing, 0)]) if missing else v
 
-    # --- interruptions ---
+    def _arrays(self):
+        memory = {"memory": np.array(self._memory)}
+        return {**self._extra, **memory, **self._progress.as_arrays()}
 
-    @contextlib.contextmanager
-    def _changing(self):
-        """Ctrl-C in here leaves what must not be written."""
-        self._consistent = False
-        yield
-        self._consistent = True
-
-    def _state(self):
-        arrays = {**self._extra, "memory": np.array(self._memory)}
-        arrays["done"] = np.array(self._done, "U32")
-        arrays["loss"] = self._loss
-        for i, tally in enumerate(self._tallies.values()):
-            arrays.update({f"tap{i}/{k}": v for k, v in vars(tally).items()})
-        arrays["tap"] = np.array(self._tap)
-        if self._part is not None:
-            arrays.update({f"part/{k}": v for k, v in vars(self._part).items()})
-        return arrays
-
-    def _restore(self, arrays):
-        self._memory = int(arrays["memory"])  # calls of the same size: the same bits
-        self._done = arrays["done"].tolist()
-        self._loss = arrays["loss"]
-        for i, tally in enumerate(self._tallies.values()):
-            vars(tally).update({k: arrays[f"tap{i}/{k}"] for k in vars(tally)})
-        self._tap = int(arrays["tap"])
-        if "part/position" in arrays:
-            self._part = _Part(0, 0)
-            vars(self._part).update({k: arrays[f"part/{k}"] for k in vars(self._part)})
-            self._part.position = int(self._part.position)
-
-    def _check_same(self, digests):
-        index = len(digests) - 1
-        if digests[index] != self._done[index]:
+    def _check_same(self, index, mark):
+        if mark != self._progress.done[index]:
             raise ValueError(
                 f"The checkpoint '{self._checkpoint.path}' was made from other data: "
                 f"batch {index} of up to {self._batch} samples differs in images, "
@@ -260,91 +227,12 @@ class Ablation:
                 "and with the same augmentation, or pass another path."
             )
 
-    def _interrupted(self):
-        if self._consistent:
-            self._checkpoint.save(self._state, now=True)
-        if self._checkpoint.written:
-            print(
-                f"\nInterrupted. '{self._checkpoint.path}' holds what was done so far; "
-                "run the same again to go on from there.",
-                flush=True,
-            )
-
-
-class _Part:
-    """One tap on one batch, while it is worked at."""
-
-    def __init__(self, size, channels):
-        self.differences = np.zeros((size, channels))
-        self.intact = np.zeros(size)
-        self.position = 0
-
-
-class _Call:
-    """Pairs of a batch through one tapped network, as many at a time as it takes.
-
-    Args:
-        tapped: a `Suffix`, or what has its interface.
-        base: structure of tensors with the shapes of `Suffix.base`'s.
-        fitting: number of pairs that fit into memory.
-        most: number of pairs that there can be.
-        strategy: spreads a call over its replicas.
-
-    Attributes:
-        pairs: number of pairs in a call.
-    """
-
-    def __init__(self, tapped, base, fitting, most, strategy):
-        replicas = strategy.num_replicas_in_sync if strategy else 1
-        rounds = math.ceil(most / (fitting * replicas))
-        self._each = math.ceil(most / (rounds * replicas))  # calls of equal size
-        self.pairs = self._each * replicas
-        self._shape = (replicas, self._each)
-
-        def run(base, rows, channels):
-            if replicas == 1:
-                return tapped.outputs(base, rows[0], channels[0])
-
-            def own():
-                replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-                return tapped.outputs(base, rows[replica], channels[replica])
-
-            results = strategy.run(own)
-            return tf.nest.map_structure(
-                lambda v: tf.concat(strategy.experimental_local_results(v), axis=0),
-                results,
-            )
-
-        pairs = tf.TensorSpec(self._shape, "int32")
-        self._run = traced(run, base, pairs, pairs)
-
-    def __call__(self, base, rows, channels):
-        """Outputs for up to `pairs` pairs, a list of arrays."""
-        count = len(rows)
-        padded = np.zeros((2, self.pairs), "int32")
-        padded[1] = -1
-        padded[:, :count] = rows, channels
-        rows, channels = tf.constant(padded.reshape(2, *self._shape))
-        outputs = self._run(base, rows, channels)
-        return tree.map_structure(lambda v: v.numpy()[:count], outputs)
-
-
-def traced(function, *arguments):
-    """The function traced for tensors of these shapes, for good."""
-    specs = tree.map_structure(lambda v: tf.TensorSpec(v.shape, v.dtype), arguments)
-    try:
-        fast = tf.function(function, autograph=False)  # half the time
-        return fast.get_concrete_function(*specs)
-    except tf.errors.OperatorNotAllowedInGraphError:
-        # A layer with Python's `if` or `while` on tensors.
-        return tf.function(function).get_concrete_function(*specs)
-
 
 def _rows(y, rows):
     return y if y is None else np.asarray(y)[rows]
 
 
-def not_finite(name):
+def _not_finite(name):
     """The text of the error; `name` of the first layer that is to blame, or None."""
     where = f"layer '{name}' puts out numbers that are not" if name else "it is not"
     return (
@@ -353,33 +241,41 @@ def not_finite(name):
     )
 
 
-def _expected(data, max_samples):
-    """Number of samples, where it is known."""
-    first = tree.flatten(data[0])[0] if isinstance(data, tuple) else None
-    known = [n for n in (first is not None and len(first), max_samples) if n]
-    return min(known) if known else None
-
-
 class _Bar:
-    """Keras's progress bar over channels, with the time left."""
+    """Keras's progress bar over channels, with the time left; silent if asked to."""
 
-    def __init__(self, channels, batches):
-        self._channels = channels
-        target = sum(channels) * batches if batches else None
-        self._bar = keras.utils.Progbar(target, unit_name="step")
+    def __init__(self, tallies, data, max_samples, batch, shown):
+        self._channels = {tap: len(tally.sums) for tap, tally in tallies.items()}
+        self._all = sum(self._channels.values())
         self._before = self._width = 0
-        print("Channel attention:", flush=True)
+        self._bar = None
+        if shown:
+            count = _number_of_samples(data, max_samples)
+            target = count and self._all * math.ceil(count / batch)
+            self._bar = keras.utils.Progbar(target, unit_name="step")
+            print("Channel attention:", flush=True)
 
     def begin(self, batches, tap):
         """Say which batch and tap comes next."""
-        self._before = batches * sum(self._channels) + sum(self._channels[:tap])
+        taps = list(self._channels)
+        before = sum(self._channels[t] for t in taps[: taps.index(tap)])
+        self._before = batches * self._all + before
         self._width = self._channels[tap]
 
     def show(self, part):
         """Say which part of the tap is done, 0 to 1."""
-        if sys.stdout.isatty():  # a log file gets the last line alone
-            done = self._before + int(part * self._width)
+        if self._bar and sys.stdout.isatty():  # a log file gets the last line alone
+            done = self._before + int(min(part, 1) * self._width)
             self._bar.update(done, finalize=False)
 
     def close(self, batches):
-        self._bar.update(batches * sum(self._channels), finalize=True)
+        """Say that all is done."""
+        if self._bar:
+            self._bar.update(batches * self._all, finalize=True)
+
+
+def _number_of_samples(data, max_samples):
+    """Where it is known, else None."""
+    first = tree.flatten(data[0])[0] if isinstance(data, tuple) else None
+    known = [n for n in (first is not None and len(first), max_samples) if n]
+    return min(known) if known else None

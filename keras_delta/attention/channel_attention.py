@@ -1,18 +1,17 @@
 """`ChannelAttention`: how much each channel of each tap matters."""
 
 import json
-import os
 from pathlib import Path
 
 import keras
 import numpy as np
 
-from keras_delta._errors import invalid, warn
+from keras_delta import _disk
+from keras_delta._errors import invalid
 from keras_delta.attention import normalize
 from keras_delta.attention.compute import measure
 
 FORMAT = "keras_delta.ChannelAttention/1"
-NARROW, EVEN = 0.1, 0.999  # of the channels; see `from_scores`
 
 
 @keras.saving.register_keras_serializable("keras_delta")
@@ -62,27 +61,15 @@ class ChannelAttention:
         self.weights = {tap: _weights(tap, w) for tap, w in weights.items()}
         if not self.weights:
             raise ValueError(invalid("weights", "at least one tap", weights))
-        self.scores = self._like_weights("scores", scores, "float32")
-        self.standard_errors = self._like_weights(
-            "standard_errors", standard_errors, "float32"
+        self.scores = _like("scores", scores, "float32", self.weights)
+        self.standard_errors = _like(
+            "standard_errors", standard_errors, "float32", self.weights
         )
-        self.counts = self._like_weights("counts", counts, "int64")
+        self.counts = _like("counts", counts, "int64", self.weights)
         self.normalization, self.made_of = normalization, made_of
         # JSON takes no NumPy numbers.
         self.temperature = None if temperature is None else float(temperature)
         self.samples = None if samples is None else int(samples)
-
-    def _like_weights(self, argument, values, dtype):
-        """Arrays of the shapes of the weights."""
-        if values is None:
-            return None
-        arrays = {tap: np.asarray(v, dtype) for tap, v in values.items()}
-        shapes = {tap: w.shape for tap, w in self.weights.items()}
-        found = {tap: a.shape for tap, a in arrays.items()}
-        if found != shapes:
-            expected = f"None, or arrays of the weights' shapes {shapes}"
-            raise ValueError(invalid(argument, expected, found))
-        return arrays
 
     @classmethod
     def compute(
@@ -104,75 +91,62 @@ class ChannelAttention:
     ):
         """Measure the attention of a model on data (Algorithm 1).
 
-        Exact: the scores are what setting the channel to zero and running the whole
-        network again would give, up to float32 rounding of the outputs; losses are
-        compared per sample and summed in float64. What does not depend on the
-        channel is not run again, and many channels run at once. The model runs in
-        inference mode and is not changed. Sample weights are not used. Under a
-        `tf.distribute.MirroredStrategy` the work is spread over its replicas.
+        The scores are what setting the channel to zero and running the whole network
+        again would give, up to float32 rounding of the outputs; losses are compared
+        per sample and summed in float64. The model runs in inference mode and is not
+        changed. Sample weights are not used. Under a `tf.distribute.MirroredStrategy`
+        the work is spread over its replicas.
 
         Args:
-            model: a `DeltaModel`, or a Functional or Sequential model. A subclassed
-                model works too, much slower: its graph cannot be read, so the
-                whole network runs again; it needs `taps`.
-            data: what `fit` takes: `(x, y)`, a `tf.data.Dataset`, a `PyDataset`.
-                Read once, twice with `train_head`.
-            taps: list of layer names; default: the `DeltaModel`'s taps, else as
-                `DeltaModel(taps="auto")` chooses. Of a layer that is called more
-                than once, a tap is one call: `"conv"`, `"conv#1"`.
+            model: a `DeltaModel`, or a Functional or Sequential model with a head.
+            data: what `fit` takes; read once, twice with `train_head`.
+            taps: list of layer names (of a layer that is called more than once a tap
+                is one call, `"conv#1"`); default: the `DeltaModel`'s, else as
+                `DeltaModel(taps="auto")` chooses.
             max_samples: look at no more than so many; default: all.
             normalization: `"standardized"` (the authors' program:
-                `softmax(zscore(scores) / temperature)`), `"softmax"` (of the mean
-                differences, which are the scores), `"softmax_of_sums"` (of their
-                sums over the samples, as the article says; it mostly leaves a
-                single channel), `"ratio"` of the rectified scores, `"uniform"`.
+                `softmax(zscore(scores) / temperature)`), `"softmax"` of the scores,
+                `"softmax_of_sums"` over the samples (the article's; it mostly leaves
+                a single channel), `"ratio"` of the rectified scores, `"uniform"`.
             temperature: of the softmax, default 5 as in the authors' program.
-            method: `"exact"`, or `"taylor"`: the first-order guess
-                `-sum_hw a * dL/da`, one gradient a tap. In trials its rank
-                correlation with the exact scores was between -0.17 and 0.87,
-                depending on the tap.
-            tolerance: stop a channel once the 95 % interval of its score is no
-                wider to each side than so many standard deviations of its tap's
-                scores; None: all samples. With 0.5 and the standardised softmax
-                a weight is then within 10 % of what all samples would give, 19
-                times of 20. Needs samples in random order.
-            memory: bytes that the work may take besides model and data, or text
-                such as `"2GB"`; default: 512 MiB for maps (2 GiB on a GPU), but no
-                more than a quarter of what is free, and 2.5 times the weights for
-                copies of them. The scores do not depend on it, but for
-                rounding (and, with `tolerance`, for how often it is looked whether
-                a channel is done: after each batch, and a small budget may make
-                batches of fewer than 32).
+            method: `"exact"`; nothing is approximated unless asked for.
+            tolerance: stop a channel once the 95 % interval of its score is no wider
+                to each side than so many standard deviations of its tap's scores,
+                after 64 samples at the earliest; None: never. With 0.5 and the
+                standardised softmax a weight is then within 10 % of what all samples
+                would give, 19 times of 20. Needs samples in random order.
+            memory: bytes that the work may take besides model and data, or text such
+                as `"2GB"`; default: 512 MiB for maps (2 GiB on a GPU, at most a
+                quarter of what is free) and 2.5 times the weights behind the taps.
+                Scores depend on it by their rounding alone; with `tolerance`, which
+                is looked at after each batch, a small one may stop channels earlier.
             train_head: train a copy of the head on frozen features first, as
-                Algorithm 1 says. `"auto"`: where the head is no better than
-                chance. With False such a head gets a warning.
-            loss: Keras loss (a list or dict for several outputs); default: the one
-                the model was compiled with, else cross-entropy as the output's
-                activation and the labels suggest. A regression needs one.
-            checkpoint: path of a file that the work is saved to as it goes. The
-                same call goes on from there after an interruption and gives the
-                same bits; a file made for another network, data, loss or taps is
-                refused. It is kept at the end: delete it when it has served.
+                Algorithm 1 says; `"auto"`: where the head is no better than chance.
+            loss: Keras loss (a list or dict for several outputs); default: the
+                compiled one, else cross-entropy as the output's activation and the
+                labels suggest. A regression needs one.
+            checkpoint: path of a file that the work is saved to batch by batch, of at
+                most 32 samples each. The same call goes on from there after an
+                interruption and gives the same bits; a file made for another network,
+                data, loss or taps is refused. It is kept at the end.
             progress: show a progress bar with the time left.
 
         Returns:
             A `ChannelAttention`.
 
         Raises:
+            TypeError: for a subclassed model, whose graph cannot be read.
             ValueError: for unknown taps, data without targets, no samples, a loss
                 that is not finite (naming the first layer that is not), labels
                 outside the classes, a budget too small for one channel.
 
         Example:
             >>> attention = kd.ChannelAttention.compute(model, (x, y))
-            >>> attention.save("attention.json")
             >>> model.fit(x, y, regularizer=kd.regularizers.Delta(attention=attention))
         """
         normalize.weights([0.0, 1.0], normalization, temperature, 1)  # fail early
         result, made_of = measure(
-            model,
-            data,
-            taps,
+            *(model, data, taps),
             max_samples=max_samples,
             method=method,
             tolerance=tolerance,
@@ -183,10 +157,7 @@ class ChannelAttention:
             progress=progress,
         )
         return cls.from_scores(
-            result.scores,
-            normalization,
-            temperature,
-            samples=result.samples,
+            *(result.scores, normalization, temperature, result.samples),
             standard_errors=result.standard_errors,
             counts=result.counts if tolerance else None,
             made_of=made_of,
@@ -219,29 +190,9 @@ class ChannelAttention:
             tap: normalize.weights(s, normalization, temperature, samples)
             for tap, s in scores.items()
         }
-        made = cls(weights, scores, normalization, temperature, samples, **known)
-        made._warn_of_extremes()
-        return made
-
-    def _warn_of_extremes(self):
-        shares = self.effective_channels
-        wide = [tap for tap, w in self.weights.items() if len(w) >= 1 / NARROW]
-        if narrow := [tap for tap in wide if shares[tap] < NARROW]:
-            spread = ", ".join(
-                f"'{t}': {self.perplexity[t]:.1f} of {len(self.weights[t])}"
-                for t in narrow
-            )
-            warn(
-                f"The attention collapses on few channels ({spread}): alpha then acts "
-                "on these alone and may have to be smaller. Use "
-                '`normalization="standardized"`, or a higher temperature.'
-            )
-        even = [t for t in wide if shares[t] > EVEN and self.scores[t].std() > 0]
-        if even and self.normalization != "uniform":
-            warn(
-                f"The attention of {even} is all but uniform, so it says nothing. Use "
-                '`normalization="standardized"`, or a lower temperature.'
-            )
+        attention = cls(weights, scores, normalization, temperature, samples, **known)
+        normalize.warn_of_extremes(attention.weights, attention.scores, normalization)
+        return attention
 
     @classmethod
     def from_weights(cls, weights):
@@ -271,15 +222,11 @@ class ChannelAttention:
         if len(set(taps)) != len(taps):
             raise ValueError(invalid("taps", "different names", taps))
         lists = _read(path)
-        if not isinstance(lists, list) or not all(
-            isinstance(v, list) and all(isinstance(s, (int, float)) for s in v)
-            for v in lists
-        ):
+        if not isinstance(lists, list) or not all(map(_is_list_of_numbers, lists)):
             raise ValueError(_corrupt(path, "a list of lists of numbers"))
         if len(lists) != len(taps):
-            raise ValueError(
-                invalid("taps", f"{len(lists)} names, one a list in '{path}'", taps)
-            )
+            expected = f"{len(lists)} names, one a list in '{path}'"
+            raise ValueError(invalid("taps", expected, taps))
         scores = dict(zip(taps, lists, strict=True))
         return cls.from_scores(scores, normalization, temperature)
 
@@ -290,11 +237,11 @@ class ChannelAttention:
                 "The authors' file holds scores, and this attention was made from "
                 "weights alone. Use `save`, or compute the attention."
             )
-        _write(path, [s.tolist() for s in self.scores.values()])
+        _disk.write_json(path, [s.tolist() for s in self.scores.values()])
 
     def save(self, path):
         """Write to a JSON file, whole or not at all."""
-        _write(path, {"format": FORMAT, **self.get_config()})
+        _disk.write_json(path, {"format": FORMAT, **self.get_config()})
 
     @classmethod
     def load(cls, path):
@@ -401,24 +348,28 @@ def _weights(tap, weights):
     return w
 
 
-def _write(path, content):
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not `tempfile`, whose files nobody else may read.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(content), encoding="utf-8")
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+def _like(argument, values, dtype, weights):
+    """Arrays of the shapes of the weights; None for None."""
+    if values is None:
+        return None
+    arrays = {tap: np.asarray(v, dtype) for tap, v in values.items()}
+    shapes = {tap: w.shape for tap, w in weights.items()}
+    received = {tap: a.shape for tap, a in arrays.items()}
+    if received != shapes:
+        expected = f"None, or arrays of the weights' shapes {shapes}"
+        raise ValueError(invalid(argument, expected, received))
+    return arrays
 
 
 def _read(path):
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+    except ValueError as e:  # no JSON, or no text
         raise ValueError(_corrupt(path, f"JSON ({e})")) from e
+
+
+def _is_list_of_numbers(value):
+    return isinstance(value, list) and all(isinstance(v, (int, float)) for v in value)
 
 
 def _corrupt(path, expected):

@@ -8,65 +8,10 @@ at zero. Only where channels are mixed does the work for each channel begin.
 
 import keras
 from keras import layers
-from keras.src import ops as operations  # the classes of bare operations
 
+from keras_delta._compat import operations
 from keras_delta._network.graph import Graph
 
-ELEMENTWISE = (
-    layers.ReLU,
-    layers.LeakyReLU,
-    layers.ELU,
-    layers.Identity,
-    layers.Dropout,  # inference mode, so nothing is drawn
-    layers.SpatialDropout1D,
-    layers.SpatialDropout2D,
-    layers.SpatialDropout3D,
-    layers.AlphaDropout,
-    layers.GaussianDropout,
-    layers.GaussianNoise,
-)
-POSITIONS = (
-    layers.MaxPooling1D,
-    layers.MaxPooling2D,
-    layers.MaxPooling3D,
-    layers.AveragePooling1D,
-    layers.AveragePooling2D,
-    layers.AveragePooling3D,
-    layers.GlobalAveragePooling1D,
-    layers.GlobalAveragePooling2D,
-    layers.GlobalAveragePooling3D,
-    layers.GlobalMaxPooling1D,
-    layers.GlobalMaxPooling2D,
-    layers.GlobalMaxPooling3D,
-    layers.ZeroPadding1D,
-    layers.ZeroPadding2D,
-    layers.ZeroPadding3D,
-    layers.Cropping1D,
-    layers.Cropping2D,
-    layers.Cropping3D,
-    layers.UpSampling1D,
-    layers.UpSampling2D,
-    layers.UpSampling3D,
-)
-MERGES = (
-    layers.Add,
-    layers.Subtract,
-    layers.Multiply,
-    layers.Average,
-    layers.Maximum,
-    layers.Minimum,
-    operations.numpy.Add,
-    operations.numpy.Subtract,
-    operations.numpy.Multiply,
-    operations.numpy.Maximum,
-    operations.numpy.Minimum,
-    operations.nn.Relu,
-    operations.nn.Relu6,
-    operations.nn.Sigmoid,
-    operations.nn.Silu,
-    operations.nn.HardSigmoid,
-)
-DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
 ACTIVATIONS = {
     "elu",
     "exponential",
@@ -140,45 +85,112 @@ def follow(node, where):
     Returns:
         `(axis, first)` of the output, or None where the call mixes channels.
     """
-    operation, kind = node.operation, type(node.operation)
-    ours = {where[id(t)] for t in node.inputs if id(t) in where}
-    if len(ours) != 1 or len(node.outputs) != 1:
+    places = {where[id(t)] for t in node.inputs if id(t) in where}
+    rule = RULES.get(type(node.operation))
+    if rule is None or len(places) != 1 or len(node.outputs) != 1:
         return None
-    axis, first = ours.pop()
-    output = node.outputs[0].shape
-    inputs = [t.shape for t in node.inputs if id(t) in where]
-    if kind is layers.Concatenate:
-        if len(inputs) > 1 or operation.axis % len(output) != axis:
-            return None
-        for t in node.inputs:
-            if id(t) in where:
-                return axis, first
-            first += t.shape[axis]
-    if any(len(s) <= axis or s[axis] != _width(output, axis) for s in inputs):
+    ((axis, first),) = places
+    tapped = [id(t) in where for t in node.inputs]
+    place = rule(node, axis, tapped)
+    return None if place is None else (place[0], first + place[1])
+
+
+# Each rule takes a call, the axis of the channels, and which of the call's inputs have
+# them. It returns the axis in the output and by how much the first channel moves, or
+# None where channels are mixed.
+
+
+def _elementwise(node, axis, tapped):
+    output = node.outputs[0].shape[1:]
+    ours = [t.shape for t, is_ours in zip(node.inputs, tapped, strict=True) if is_ours]
+    return (axis, 0) if all(shape[1:] == output for shape in ours) else None
+
+
+def _activation(node, axis, tapped):
+    apart = is_elementwise(node.operation.activation)
+    return (axis, 0) if apart else None
+
+
+def _normalization(node, axis, tapped):
+    same = node.operation.axis % len(node.outputs[0].shape) == axis
+    return (axis, 0) if same else None
+
+
+def _positions(node, axis, tapped):
+    before, after = node.inputs[0].shape, node.outputs[0].shape
+    layout = getattr(node.operation, "data_format", None)
+    expected = "channels_last" if axis == len(before) - 1 else "channels_first"
+    new = min(axis, len(after) - 1)
+    # Layers of one dimension have no layout: there the width tells.
+    fits = layout in (None, expected) and before[axis] == after[new]
+    return (new, 0) if fits else None
+
+
+def _depthwise(node, axis, tapped):
+    layer = node.operation
+    apart = layer.depth_multiplier == 1 and is_elementwise(layer.activation)
+    return _positions(node, axis, tapped) if apart else None
+
+
+def _concatenation(node, axis, tapped):
+    if sum(tapped) > 1 or node.operation.axis % len(node.outputs[0].shape) != axis:
         return None
-    if kind in MERGES or kind in ELEMENTWISE:
-        same = all(s[1:] == output[1:] for s in inputs)
-        return (axis, first) if same else None
-    if kind is layers.Activation:
-        return (axis, first) if _elementwise(operation.activation) else None
-    if kind is layers.BatchNormalization:
-        return (axis, first) if operation.axis % len(output) == axis else None
-    layout = getattr(operation, "data_format", None)
-    expected = "channels_first" if axis != len(inputs[0]) - 1 else "channels_last"
-    if layout not in (None, expected):
-        return None
-    if kind in POSITIONS:
-        return min(axis, len(output) - 1), first
-    if kind in DEPTHWISE:
-        apart = operation.depth_multiplier == 1 and _elementwise(operation.activation)
-        return (axis, first) if apart else None
-    return None
+    before = node.inputs[: tapped.index(True)]
+    return axis, sum(t.shape[axis] for t in before)
 
 
-def _width(shape, axis):
-    return shape[min(axis, len(shape) - 1)]
+def is_elementwise(activation):
+    """Whether an activation function of Keras looks at each number by itself."""
+    known = getattr(keras.activations, getattr(activation, "__name__", ""), None)
+    return known is activation and activation.__name__ in ACTIVATIONS
 
 
-def _elementwise(activation):
-    own = getattr(keras.activations, getattr(activation, "__name__", ""), None)
-    return own is activation and activation.__name__ in ACTIVATIONS
+_KINDS = {
+    _elementwise: (
+        layers.ReLU,
+        layers.LeakyReLU,
+        layers.ELU,
+        layers.Identity,
+        layers.Dropout,  # inference mode, so nothing is drawn
+        layers.SpatialDropout1D,
+        layers.SpatialDropout2D,
+        layers.SpatialDropout3D,
+        layers.AlphaDropout,
+        layers.GaussianDropout,
+        layers.GaussianNoise,
+        layers.Add,
+        layers.Subtract,
+        layers.Multiply,
+        layers.Average,
+        layers.Maximum,
+        layers.Minimum,
+        operations.numpy.Add,
+        operations.numpy.Subtract,
+        operations.numpy.Multiply,
+        operations.numpy.Maximum,
+        operations.numpy.Minimum,
+        operations.nn.Relu,
+        operations.nn.Relu6,
+        operations.nn.Sigmoid,
+        operations.nn.Silu,
+        operations.nn.HardSigmoid,
+    ),
+    _positions: [
+        getattr(layers, f"{name}{dimensions}D")
+        for name in (
+            "MaxPooling",
+            "AveragePooling",
+            "GlobalAveragePooling",
+            "GlobalMaxPooling",
+            "ZeroPadding",
+            "Cropping",
+            "UpSampling",
+        )
+        for dimensions in (1, 2, 3)
+    ],
+    _depthwise: (layers.DepthwiseConv1D, layers.DepthwiseConv2D),
+    _activation: (layers.Activation,),
+    _normalization: (layers.BatchNormalization,),
+    _concatenation: (layers.Concatenate,),
+}
+RULES = {kind: rule for rule, kinds in _KINDS.items() for kind in kinds}

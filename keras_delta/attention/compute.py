@@ -1,26 +1,24 @@
 """Algorithm 1: from a model and data to scores."""
 
-import numbers
 import sys
 from collections.abc import Iterable
 
-import keras
 import tensorflow as tf
-from keras import ops, tree
 
+from keras_delta import _arguments
 from keras_delta._checkpoint import Checkpoint
-from keras_delta._errors import invalid, unknown_name, warn
+from keras_delta._errors import invalid, warn
 from keras_delta._inputs import samples
 from keras_delta._network import fingerprint, memory
-from keras_delta._network.graph import Graph, is_container
+from keras_delta._network.graph import Graph
 from keras_delta._network.heads import head_layers
 from keras_delta._network.taps import auto, check
-from keras_delta.attention import losses, taylor
+from keras_delta.attention import losses
 from keras_delta.attention.ablation import Ablation
 from keras_delta.attention.head_fit import HeadFit
-from keras_delta.attention.networks import Cut, Whole
+from keras_delta.attention.networks import CutNetwork
 
-METHODS = ("exact", "taylor")
+METHODS = ("exact",)
 PACKAGES = ("keras_delta", "keras", "tensorflow")
 
 
@@ -41,29 +39,20 @@ def measure(
     """Scores of the taps' channels; the arguments are `ChannelAttention.compute`'s.
 
     Returns:
-        A `tally.Result`, and a dict that says what it was made of.
+        A `tally.Progress`, and a dict that says what it was made of.
     """
     check_arguments(method, tolerance, train_head, max_samples)
     budget = memory.budget(memory_budget)
-    target = getattr(model, "target", model)
-    if not isinstance(target, keras.Model):
-        raise TypeError(invalid("model", "a DeltaModel or a keras.Model", model))
-    graph = Graph(target) if is_container(target) else None
-    if method == "taylor" and (graph is None or checkpoint or tolerance):
-        raise ValueError(
-            '`method="taylor"` takes no `tolerance` and no `checkpoint` (it needs one '
-            "gradient a tap), and a model whose graph can be read."
-        )
-    _, one_y = one = _first(data)
-    taps = _taps(model, graph, taps)
+    graph = Graph(getattr(model, "target", model))
+    _, one_y = _first(data)
+    network = CutNetwork(graph, _taps(model, graph, taps))
     loss = losses.choose(model, graph, loss, one_y)
-    network = Cut(graph, taps) if graph else _whole(model, taps, one, train_head)
     made_of = {
         "method": method,
         "loss": loss.describe(),
         "weights": network.frozen.fingerprint(),
-        "architecture": None if graph is None else fingerprint.of_structure(graph),
-        "taps": {tap: tapped.channels for tap, tapped in network.taps.items()},
+        "architecture": fingerprint.of_structure(graph),
+        "taps": {tap: s.channels for tap, s in network.taps.items()},
         "train_head": train_head,
         "tolerance": tolerance if tolerance is None else float(tolerance),
     }
@@ -72,26 +61,15 @@ def measure(
     head = []
     if train_head:
         head = _head(model, graph, data, loss, train_head, max_samples, state)
-        network = Cut(graph, taps, head)
-    if method == "taylor":
-        result = taylor.scores(network, loss, data, max_samples)
-    else:
-        ablation = Ablation(
-            network,
-            loss,
-            budget,
-            tolerance=tolerance,
-            checkpoint=file,
-            state=state,
-            extra=_as_arrays(graph, head),
-            strategy=_strategy(model),
-        )
-        result = ablation.run(data, max_samples, progress)
-    for tap, tapped in network.taps.items():
-        if not tapped.reaches:
+        network = CutNetwork(graph, network.taps, head)
+    extra, strategy = _as_arrays(graph, head), _strategy(model)
+    ablation = Ablation(network, loss, budget, tolerance, file, state, extra, strategy)
+    result, targets = ablation.run(data, max_samples, progress)
+    for tap, s in network.taps.items():
+        if not s.reaches:
             warn(f"The output does not depend on the tap '{tap}': its scores are 0.")
-    _warn_of_chance(loss, result, train_head, head)
-    made_of["data"] = result.data
+    _warn_of_chance(loss, result.mean_loss, targets, head)
+    made_of["data"] = fingerprint.digest(result.done)
     # Not `importlib.metadata`: TensorFlow comes as tensorflow-cpu or tf-nightly, too.
     made_of["versions"] = {p: sys.modules[p].__version__ for p in PACKAGES}
     return result, made_of
@@ -99,17 +77,17 @@ def measure(
 
 def check_arguments(method="exact", tolerance=None, train_head=False, max_samples=None):
     """Refuse what `measure` cannot work with."""
-    if method not in METHODS:
-        raise ValueError(unknown_name("method", method, METHODS))
+    if method == "taylor":
+        raise ValueError(
+            '`method="taylor"` is no more: its ranking of the channels was too often '
+            "another one than that of the exact scores. For less work pass "
+            "`max_samples` or `tolerance`, with which scores stay exact."
+        )
+    _arguments.choice("method", method, METHODS)
     if train_head not in (True, False, "auto"):
         raise ValueError(invalid("train_head", 'True, False or "auto"', train_head))
-    samples.check_count("max_samples", max_samples)
-    if tolerance is not None and not (
-        isinstance(tolerance, numbers.Real)
-        and not isinstance(tolerance, bool)
-        and tolerance > 0
-    ):
-        raise ValueError(invalid("tolerance", "a positive number or None", tolerance))
+    _arguments.integer("max_samples", max_samples, optional=True)
+    _arguments.number("tolerance", tolerance, above=0, optional=True)
 
 
 def _first(data):
@@ -123,11 +101,6 @@ def _first(data):
 
 
 def _taps(model, graph, taps):
-    if taps is None and graph is None:
-        raise ValueError(
-            f"The graph of '{model.name}' cannot be read (a subclassed model), so its "
-            "taps cannot be chosen. Name the layers: `taps=['conv2', 'conv3']`."
-        )
     if taps is None:
         return list(getattr(model, "taps", None) or auto(graph))
     if not isinstance(taps, (str, Iterable)):
@@ -135,35 +108,13 @@ def _taps(model, graph, taps):
     taps = [taps] if isinstance(taps, str) else list(dict.fromkeys(taps))
     if not taps:
         raise ValueError(invalid("taps", "at least one layer name", taps))
-    for tap in taps if graph else ():
+    for tap in taps:
         check(tap, graph)
     return taps
 
 
-def _whole(model, taps, one, train_head):
-    if train_head is True:
-        raise ValueError(
-            "`train_head=True` needs a model whose graph can be read; "
-            f"'{model.name}' is a subclassed model. Build it with "
-            "`keras.Model(inputs, outputs)`, or train its head first."
-        )
-    x = tree.map_structure(ops.convert_to_tensor, one[0])
-    if not model.built:
-        model(x, training=False)
-    warn(
-        f"The graph of '{model.name}' cannot be read (a subclassed model), so every "
-        "channel runs through the whole network. Build it with "
-        "`keras.Model(inputs, outputs)` to have only what lies behind a tap run again."
-    )
-    return Whole(model, taps, x)
-
-
 def _head(model, graph, data, loss, train_head, max_samples, state):
     """Step (a): the trained head as a list of (variable, array); may be empty."""
-    if graph is None:
-        return []
-    pairing = getattr(model, "pairing", None)
-    names = (pairing and pairing.new_layers) or head_layers(graph)
     if state is not None:
         variables = _variables_of(graph)
         return [
@@ -171,6 +122,8 @@ def _head(model, graph, data, loss, train_head, max_samples, state):
             for key, array in state.items()
             if key.startswith("head/")
         ]
+    pairing = getattr(model, "pairing", None)
+    names = (pairing and pairing.new_layers) or head_layers(graph)
     head = HeadFit(graph, names, data, max_samples)
     targets = loss.targets(head.labels)
     outputs = head.outputs()
@@ -201,15 +154,16 @@ def _strategy(model):
     Replicas of other hosts would not hand their results over; each host of such a
     strategy computes everything.
     """
-    own = getattr(model, "distribute_strategy", None)
-    for strategy in (tf.distribute.get_strategy(), own):
-        if type(strategy) is tf.distribute.MirroredStrategy:
-            return strategy
-    return None
+    strategies = (
+        tf.distribute.get_strategy(),
+        getattr(model, "distribute_strategy", None),
+    )
+    mirrored = [s for s in strategies if type(s) is tf.distribute.MirroredStrategy]
+    return mirrored[0] if mirrored else None
 
 
-def _warn_of_chance(loss, result, train_head, head):
-    level = loss.chance_level(result.loss, result.targets)
+def _warn_of_chance(loss, mean_loss, targets, head):
+    level = loss.chance_level(mean_loss, targets)
     if level is None:
         return
     remedy = (
@@ -219,7 +173,7 @@ def _warn_of_chance(loss, result, train_head, head):
         else "Pass `train_head=True` to train a copy of the head first."
     )
     warn(
-        f"The head is no better than chance (loss {result.loss:.3f}, best constant "
+        f"The head is no better than chance (loss {mean_loss:.3f}, best constant "
         f"prediction {level:.3f}), so these scores say little about which channels "
         f"matter. {remedy}"
     )

@@ -8,8 +8,9 @@ import tensorflow as tf
 from keras import ops, tree
 
 from keras_delta._inputs import samples
-from keras_delta._network.graph import Graph, copy_model
-from keras_delta.attention.ablation import traced
+from keras_delta._network.copies import copy_model
+from keras_delta._network.graph import Graph
+from keras_delta.attention.calls import trace
 from keras_delta.attention.losses import with_logits
 
 EPOCHS = 10
@@ -47,7 +48,7 @@ class HeadFit:
         key = tuple(tuple(s.shape) for s in specs)
         if key not in self._programs:
             # By hand: called a few times only, TensorFlow would warn of the tracing.
-            self._programs[key] = traced(
+            self._programs[key] = trace(
                 lambda v: self._run(self._inputs, self.graph.inputs, v), specs
             )
         return self._programs[key](feeds)
@@ -75,20 +76,7 @@ class HeadFit:
         Returns:
             List of (the network's own variable, trained array).
         """
-        parts = list(
-            zip(
-                tree.flatten(self.graph.outputs),
-                loss.targets(self.labels),
-                loss.losses,
-                loss.weights,
-                strict=True,
-            )
-        )
-        parts = [part for part in parts if part[2] is not None]
-        outputs, y, losses, weights = (list(v) for v in zip(*parts, strict=True))
-        if len(outputs) == 1:
-            outputs, y, losses = outputs[0], y[0], losses[0]
-        y = tuple(y) if isinstance(y, list) else y  # tf.data takes lists for arrays
+        outputs, y, losses, weights = self._with_loss(loss)
         copy = copy_model(
             self.graph,
             outputs=outputs,
@@ -121,7 +109,23 @@ class HeadFit:
         own = [x for name, x in self.graph.layers().items() if name in self._behind]
         new = Graph(copy).layers().values()
         return [
-            (variable, ops.convert_to_numpy(trained))
+            (variable, trained.value.numpy())
             for old, fitted in zip(own, new, strict=True)
             for variable, trained in zip(old.weights, fitted.weights, strict=True)
         ]
+
+    def _with_loss(self, loss):
+        """Outputs that have a loss, their targets, losses and weights, for Keras."""
+        parts = zip(
+            tree.flatten(self.graph.outputs),
+            loss.targets(self.labels),
+            loss.losses,
+            loss.weights,
+            strict=True,
+        )
+        parts = [part for part in parts if part[2] is not None]
+        outputs, y, losses, weights = (list(v) for v in zip(*parts, strict=True))
+        if len(outputs) == 1:
+            outputs, y, losses = outputs[0], y[0], losses[0]
+        y = tuple(y) if isinstance(y, list) else y  # tf.data takes lists for arrays
+        return outputs, y, losses, weights

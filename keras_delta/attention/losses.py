@@ -5,6 +5,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops, tree
 
+from keras_delta import _compat
 from keras_delta._errors import invalid
 from keras_delta._inputs import labels
 from keras_delta._network.graph import Graph
@@ -17,10 +18,8 @@ def with_logits(outputs):
     Keras's cross-entropies go back from probabilities to the logits that Keras
     notes on them; the note is lost where a traced function ends.
     """
-    return [
-        (t, t._keras_logits) if hasattr(t, "_keras_logits") else t
-        for t in tree.flatten(outputs)
-    ]
+    logits = [(t, _compat.logits_of(t)) for t in tree.flatten(outputs)]
+    return [t if noted is None else (t, noted) for t, noted in logits]
 
 
 class SampleLoss:
@@ -70,46 +69,15 @@ class SampleLoss:
             if loss is not None:
                 labels.check(y, out.shape[-1], loss)
 
-    def tensor(self, targets, outputs):
-        """As a tensor, which can be differentiated."""
+    def __call__(self, targets, outputs):
+        """The weighted sum over the outputs, an array `(B,)`."""
         total = 0.0
         for loss, weight, y, out in zip(
             self.losses, self.weights, targets, outputs, strict=True
         ):
-            if loss is None:
-                continue
-            out, logits = out if isinstance(out, (list, tuple)) else (out, None)
-            if len(y.shape) == len(out.shape) - 1 and out.shape[-1] == 1:
-                y = ops.expand_dims(y, -1)  # as Keras does
-            # `call` is the loss before any reduction, and takes float64.
-            elements = loss.call if isinstance(loss, keras.losses.Loss) else loss
-            out = tf.cast(out, "float64")
-            if logits is not None:
-                out = tf.identity(out)  # what is noted on it is noted on this alone
-                out._keras_logits = tf.cast(logits, "float64")
-            try:
-                each = elements(tf.cast(y, "float64"), out)
-            except (TypeError, ValueError, tf.errors.InvalidArgumentError) as e:
-                raise ValueError(
-                    f"The loss {labels.loss_name(loss)} cannot compare targets of the "
-                    f"shape {tuple(y.shape)} with outputs of the shape "
-                    f"{tuple(out.shape)}. Pass the `loss` and the labels that the "
-                    f"model is trained with. Reason: {str(e)[:200]}"
-                ) from e
-            if each.shape[:1] != out.shape[:1]:
-                raise ValueError(
-                    "Channel attention needs a loss with one value per sample, but "
-                    f"{labels.loss_name(loss)} gave the shape {tuple(each.shape)} for "
-                    f"{out.shape[0]} samples. Leave the mean over the batch to Keras, "
-                    "or use `attention='uniform'`."
-                )
-            each = tf.reshape(tf.cast(each, "float64"), (out.shape[0], -1))
-            total += weight * tf.reduce_mean(each, axis=1)
-        return total
-
-    def __call__(self, targets, outputs):
-        """As an array."""
-        return ops.convert_to_numpy(self.tensor(targets, outputs))
+            if loss is not None:
+                total += weight * _each(loss, y, out)
+        return ops.convert_to_numpy(total)
 
     def describe(self):
         """A text that tells one loss from another."""
@@ -128,20 +96,50 @@ class SampleLoss:
         return level if level and not mean_loss < level else None
 
 
-def choose(model, graph: Graph | None, loss, y):
+def _each(loss, y, out):
+    """A Keras loss of each sample, `(B,)` in float64."""
+    out, logits = out if isinstance(out, (list, tuple)) else (out, None)
+    if len(y.shape) == len(out.shape) - 1 and out.shape[-1] == 1:
+        y = ops.expand_dims(y, -1)  # as Keras does
+    # `call` is the loss before any reduction, and takes float64.
+    elements = loss.call if isinstance(loss, keras.losses.Loss) else loss
+    out = tf.cast(out, "float64")
+    if logits is not None:
+        out = tf.identity(out)  # what is noted on it is noted on this alone
+        _compat.remember_logits(out, tf.cast(logits, "float64"))
+    try:
+        each = elements(tf.cast(y, "float64"), out)
+    except (TypeError, ValueError, tf.errors.InvalidArgumentError) as e:
+        raise ValueError(
+            f"The loss {labels.loss_name(loss)} cannot compare targets of the shape "
+            f"{tuple(y.shape)} with outputs of the shape {tuple(out.shape)}. Pass the "
+            "`loss` and the labels that the model is trained with. Reason: "
+            f"{str(e)[:200]}"
+        ) from e
+    if each.shape[:1] != out.shape[:1]:
+        raise ValueError(
+            "Channel attention needs a loss with one value per sample, but "
+            f"{labels.loss_name(loss)} gave the shape {tuple(each.shape)} for "
+            f"{out.shape[0]} samples. Leave the mean over the batch to Keras, or use "
+            "`attention='uniform'`."
+        )
+    each = tf.reshape(tf.cast(each, "float64"), (out.shape[0], -1))
+    return tf.reduce_mean(each, axis=1)
+
+
+def choose(model, graph: Graph, loss, y):
     """The loss to measure by: as given, as compiled, or as the output suggests.
 
     Args:
         model: the model.
-        graph: its graph; None if it cannot be read.
+        graph: its graph.
         loss: the user's; None for the model's own.
         y: targets of one sample.
     """
     weights = None
     if loss is None:
-        loss, weights = getattr(model, "loss", None), _loss_weights(model)
-    outputs = tree.flatten(graph.outputs) if graph else [None]
-    names = _names(graph) if graph else []
+        loss, weights = getattr(model, "loss", None), _compat.loss_weights(model)
+    outputs, names = tree.flatten(graph.outputs), _names(graph)
     if loss is None:
         return SampleLoss([_suggested(graph, outputs, y)])
     if isinstance(loss, dict):
@@ -157,7 +155,7 @@ def choose(model, graph: Graph | None, loss, y):
     if not isinstance(weights, (list, tuple)):
         weights = [1.0 if weights is None else float(weights)] * len(outputs)
     losses = [None if one is None else _loss(one) for one in loss]
-    if graph and len(losses) == 1 and output_activation(graph) == "linear":
+    if len(losses) == 1 and output_activation(graph) == "linear":
         _check_logits(losses[0], outputs[0].shape[-1])
     return SampleLoss(losses, weights, names)
 
@@ -190,17 +188,11 @@ def _names(graph):
     return list(getattr(graph.model, "output_names", None) or [])
 
 
-def _loss_weights(model):
-    compiled = getattr(model, "_compile_config", None)  # no public name
-    return (getattr(compiled, "config", None) or {}).get("loss_weights")
-
-
 def _suggested(graph, outputs, y):
-    if graph is None or len(outputs) != 1:
+    if len(outputs) != 1:
         raise ValueError(
-            "Cannot tell the loss of a model with "
-            f"{'unknown' if graph is None else len(outputs)} outputs. Pass `loss=`, "
-            "or compile the model first."
+            f"Cannot tell the loss of a model with {len(outputs)} outputs. Pass "
+            "`loss=`, or compile the model first."
         )
     activation = output_activation(graph)
     whole = np.asarray(y).dtype.kind in "iub" or (np.mod(y, 1) == 0).all()

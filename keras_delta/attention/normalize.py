@@ -1,12 +1,12 @@
 """From scores (loss increase per channel) to weights that sum to 1."""
 
-import numbers
-
 import numpy as np
 
-from keras_delta._errors import invalid, unknown_name
+from keras_delta import _arguments
+from keras_delta._errors import invalid, warn
 
 ROUNDING = 1e-12  # of scores, which are sums in float64
+NARROW, EVEN = 0.1, 0.999  # of the channels; see `warn_of_extremes`
 
 
 def standardized(scores, temperature):
@@ -62,14 +62,11 @@ def weights(scores, normalization="standardized", temperature=5.0, samples=None)
         `(C,)` float32, non-negative, sum 1.
 
     Raises:
-        ValueError: for an unknown normalization, a temperature that is not
-            positive, or scores that are not finite.
+        TypeError, ValueError: for an unknown normalization, a temperature that is
+            not positive, or scores that are not finite.
     """
-    if normalization not in ALL:
-        raise ValueError(unknown_name("normalization", normalization, ALL))
-    number = isinstance(temperature, numbers.Real) and temperature is not True
-    if not number or not temperature > 0:
-        raise ValueError(invalid("temperature", "a positive number", temperature))
+    _arguments.choice("normalization", normalization, ALL)
+    temperature = _arguments.number("temperature", temperature, above=0)
     scores = np.asarray(scores, "float64")
     if scores.ndim != 1 or not np.isfinite(scores).all():
         raise ValueError(
@@ -90,3 +87,30 @@ def perplexity(weights):
     w = np.asarray(weights, "float64")
     w = w[w > 0] / w.sum()
     return float(np.exp(-(w * np.log(w)).sum()))
+
+
+def warn_of_extremes(weights, scores, normalization):
+    """Warn where weights collapse on few channels, or are all but uniform.
+
+    Args:
+        weights, scores: dict tap -> `(C,)`.
+        normalization: by which the weights came from the scores.
+    """
+    wide = {tap: w for tap, w in weights.items() if len(w) >= 1 / NARROW}
+    shares = {tap: perplexity(w) / len(w) for tap, w in wide.items()}
+    if narrow := [tap for tap in wide if shares[tap] < NARROW]:
+        spread = ", ".join(
+            f"'{tap}': {perplexity(wide[tap]):.1f} of {len(wide[tap])}"
+            for tap in narrow
+        )
+        warn(
+            f"The attention collapses on few channels ({spread}): alpha then acts "
+            "on these alone and may have to be smaller. Use "
+            '`normalization="standardized"`, or a higher temperature.'
+        )
+    even = [tap for tap in wide if shares[tap] > EVEN and scores[tap].std() > 0]
+    if even and normalization != "uniform":
+        warn(
+            f"The attention of {even} is all but uniform, so it says nothing. Use "
+            '`normalization="standardized"`, or a lower temperature.'
+        )

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from keras_delta import _plotting
 from keras_delta.attention import normalize
 
 NAMED = 3
@@ -43,9 +44,7 @@ def plot(attention, path=None):
         axis.set_visible(False)
     figure.supxlabel("channels, sorted by weight", fontsize=9)
     figure.supylabel("weight in units of 1/C", fontsize=9)
-    if path is not None:
-        figure.savefig(path, dpi=150)
-    return figure
+    return _plotting.save_figure(figure, path)
 
 
 def _draw(axis, weights):

@@ -12,6 +12,8 @@ With one channel at zero, most of a network is what it is with all of them:
 - Pairs whose channel is no different when it is switched off need no run.
 """
 
+from typing import Any, NamedTuple
+
 import keras
 import tensorflow as tf
 from keras import tree
@@ -29,6 +31,115 @@ from keras_delta.attention.losses import with_logits
 RANK_ONE_FROM = 160
 
 
+class Plan(NamedTuple):
+    """What is computed how, once a channel of a tap is switched off.
+
+    Attributes:
+        tap: the tapped tensor of the graph.
+        channels: number of its channels.
+        reaches: whether the outputs depend on it.
+        where: dict from the id of a tensor to `(axis, first)`: along `axis`, channel
+            j of the tap is at `first + j`, apart from the others.
+        beside: tensors that enter the layers that keep channels apart, and do not
+            depend on the tap.
+        kept: tensors that enter the rest, and do not depend on the tap.
+        changed: those that do, with channels apart.
+        updates: calls that change by a rank-one term.
+        updated: what they put out, BatchNormalization folded in.
+        folding: a `Folding` of the whole network, for the updates.
+        folding_behind: one that leaves `kept`, `changed` and `updated` as they are.
+    """
+
+    tap: Any
+    channels: int
+    reaches: bool
+    where: dict
+    beside: list
+    kept: list
+    changed: list
+    updates: list
+    updated: list
+    folding: Folding
+    folding_behind: Folding
+
+    @property
+    def sources(self):
+        """What the updates' calls take."""
+        return [node.inputs[0] for node in self.updates]
+
+
+def make_plan(graph: Graph, tap, folded=None):
+    """The `Plan` for one tap.
+
+    Args:
+        graph: the network.
+        tap: name of the tapped call.
+        folded: see `Folding`.
+    """
+    tensor, outputs = graph.output_of(tap), tree.flatten(graph.outputs)
+    axis = channelwise.channel_axis(graph, tap)
+    behind = graph.descendants([tensor]) & graph.ancestors(graph.outputs)
+    where, apart = _keep_apart(graph, behind, tensor, axis)
+    rest = {n: graph.nodes[n] for n in graph.nodes if n in behind - apart}
+    folded = {} if folded is None else folded
+    folding = Folding(graph, [graph.nodes[n].outputs[0] for n in apart], folded)
+    updates = [node for node in rest.values() if _takes_update(node, where)]
+    ends = [folding.norm(node) or node for node in updates]
+    updated = [node.outputs[0] for node in ends]
+    done = {id(node.outputs[0]) for node in (*updates, *ends)}
+    rest = {n for n, node in rest.items() if id(node.outputs[0]) not in done}
+    entering = _unique(
+        t
+        for t in [*graph.entering(rest), *outputs]
+        if graph.name_of(t) not in rest and not _holds(updated, t)
+    )
+    return Plan(
+        tap=tensor,
+        channels=tensor.shape[axis],
+        reaches=bool(behind) or _holds(outputs, tensor),
+        where=where,
+        beside=[t for t in graph.entering(apart) if id(t) not in where],
+        kept=[t for t in entering if id(t) not in where],
+        changed=[t for t in entering if id(t) in where],
+        updates=updates,
+        updated=updated,
+        folding=folding,
+        folding_behind=Folding(graph, [*entering, *updated], folded),
+    )
+
+
+def _keep_apart(graph, behind, tap, axis):
+    """`Plan.where`, and the names of the calls that keep channels apart."""
+    where, apart = {id(tap): (axis, 0)}, set()
+    for name, node in graph.nodes.items():
+        mixed = any(
+            graph.name_of(t) in behind and id(t) not in where for t in node.inputs
+        )
+        if name not in behind or mixed:
+            continue
+        if place := channelwise.follow(node, where):
+            where[id(node.outputs[0])] = place
+            apart.add(name)
+    return where, apart
+
+
+def _takes_update(node, where):
+    """Whether a call changes by a rank-one term, and that pays."""
+    layer = node.operation
+    if type(layer) not in (keras.layers.Dense, keras.layers.Conv2D):
+        return False
+    if len(node.inputs) != 1 or id(node.inputs[0]) not in where:
+        return False
+    shape = node.inputs[0].shape
+    if where[id(node.inputs[0])][0] != len(shape) - 1:
+        return False  # channels first
+    if getattr(layer, "data_format", "channels_last") != "channels_last":
+        return False
+    vector = type(layer) is keras.layers.Dense and len(shape) == 2
+    pays = vector or shape[-1] >= RANK_ONE_FROM
+    return pays and getattr(layer, "groups", 1) == 1 and plain_kernel(layer)
+
+
 class Suffix:
     """Outputs of a network for pairs of a sample and a channel switched off.
 
@@ -39,75 +150,21 @@ class Suffix:
         folded: see `Folding`.
 
     Attributes:
-        channels: number of channels of the tap.
-        reaches: whether the outputs depend on the tap.
+        plan: a `Plan`.
+        channels, reaches: the plan's.
         entering: the tensors of the graph that `base` takes.
         traces: how often `outputs` was traced.
     """
 
     def __init__(self, graph: Graph, tap, frozen: Frozen, folded=None):
         self._graph, self._frozen = graph, frozen
-        self._tap = graph.output_of(tap)
-        axis = channelwise.channel_axis(graph, tap)
-        self.channels = self._tap.shape[axis]
-        self.traces = 0
         self._outputs = tree.flatten(graph.outputs)
-        behind = graph.descendants([self._tap]) & graph.ancestors(graph.outputs)
-        self.reaches = bool(behind) or _holds(self._outputs, self._tap)
-        # id of a tensor -> where it has the tap's channels, apart from each other
-        self._where = {id(self._tap): (axis, 0)}
-        apart = set()
-        for name, node in graph.nodes.items():
-            mixed = any(
-                graph.name_of(t) in behind and id(t) not in self._where
-                for t in node.inputs
-            )
-            if name not in behind or mixed:
-                continue
-            if place := channelwise.follow(node, self._where):
-                self._where[id(node.outputs[0])] = place
-                apart.add(name)
-        rest = {n: graph.nodes[n] for n in graph.nodes if n in behind - apart}
-        folded = {} if folded is None else folded
-        fed = [graph.nodes[n].outputs[0] for n in apart]
-        folding = Folding(graph, fed, folded)
-        # Calls that change by a rank-one term, and the tensors that they yield.
-        self._updates = [n for n in rest.values() if self._takes_update(n)]
-        ends = [folding.norm(node) or node for node in self._updates]
-        self._updated = [node.outputs[0] for node in ends]
-        done = {id(node.outputs[0]) for node in (*self._updates, *ends)}
-        rest = {n for n, node in rest.items() if id(node.outputs[0]) not in done}
-        given = _unique(
-            t
-            for t in [*graph.entering(rest), *self._outputs]
-            if graph.name_of(t) not in rest and not _holds(self._updated, t)
-        )
-        self._kept = [t for t in given if id(t) not in self._where]
-        self._changed = [t for t in given if id(t) in self._where]
-        self._sources = [node.inputs[0] for node in self._updates]
-        beside = [t for t in graph.entering(apart) if id(t) not in self._where]
-        self._beside = beside
+        self.plan = plan = make_plan(graph, tap, folded)
+        self.channels, self.reaches = plan.channels, plan.reaches
         self.entering = _unique(
-            [self._tap, *beside, *self._kept, *self._changed, *self._sources]
+            [plan.tap, *plan.beside, *plan.kept, *plan.changed, *plan.sources]
         )
-        self._parameters = folding.parameters
-        self._folding = Folding(graph, [*given, *self._updated], folded)
-
-    def _takes_update(self, node):
-        layer, tensor = node.operation, node.inputs[0]
-        if len(node.inputs) != 1 or id(tensor) not in self._where:
-            return False
-        if self._where[id(tensor)][0] != len(tensor.shape) - 1:
-            return False  # channels first
-        if getattr(layer, "data_format", "channels_last") != "channels_last":
-            return False
-        if type(layer) is keras.layers.Dense:
-            pays = len(tensor.shape) == 2 or tensor.shape[-1] >= RANK_ONE_FROM
-        elif type(layer) is keras.layers.Conv2D:
-            pays = layer.groups == 1 and tensor.shape[-1] >= RANK_ONE_FROM
-        else:
-            return False
-        return pays and plain_kernel(layer)
+        self.traces = 0
 
     def base(self, values):
         """What all pairs of a batch have in common.
@@ -120,16 +177,16 @@ class Suffix:
             it makes a difference to the sample that the channel is switched off.
         """
         known = {id(t): v for t, v in zip(self.entering, values, strict=True)}
-        tap = known[id(self._tap)]
+        tap = known[id(self.plan.tap)]
         off = self._graph.run(
-            [self._changed, self._sources],
-            [self._tap, *self._beside],
-            [tf.zeros_like(tap), *(known[id(t)] for t in self._beside)],
+            [self.plan.changed, self.plan.sources],
+            [self.plan.tap, *self.plan.beside],
+            [tf.zeros_like(tap), *(known[id(t)] for t in self.plan.beside)],
             training=False,
         )
         base = {
-            "kept": [known[id(t)] for t in self._kept],
-            "changed": [known[id(t)] for t in self._changed],
+            "kept": [known[id(t)] for t in self.plan.kept],
+            "changed": [known[id(t)] for t in self.plan.changed],
             "switched off": [],
             "linear": [],
             "differences": [],
@@ -143,12 +200,12 @@ class Suffix:
             base["changes"] |= tf.reduce_any(differs, axis=2)
             return now, was
 
-        for tensor, value in zip(self._changed, off[0], strict=True):
+        for tensor, value in zip(self.plan.changed, off[0], strict=True):
             base["switched off"].append(compared(tensor, value)[0])
         for node, tensor, value in zip(
-            self._updates, self._sources, off[1], strict=True
+            self.plan.updates, self.plan.sources, off[1], strict=True
         ):
-            kernel, bias = self._parameters(node, _precision(node))
+            kernel, bias = self.plan.folding.parameters(node, _precision(node))
             now, was = (tf.cast(v, kernel.dtype) for v in compared(tensor, value))
             base["differences"].append(now - was)
             base["linear"].append(linear(node, known[id(tensor)], kernel, bias))
@@ -156,22 +213,22 @@ class Suffix:
 
     def shared_bytes(self, size):
         """Bytes a sample of what `base` makes and holds; see `memory.sizes`."""
-        own = [*self._changed, *self._sources]
-        linear = [node.outputs[0] for node in self._updates]
+        own = [*self.plan.changed, *self.plan.sources]
+        linear = [node.outputs[0] for node in self.plan.updates]
         # Switched off, turned by channel before and after, and their difference.
         made = 4 * sum(size[id(t)] for t in own)
-        return made + sum(size[id(t)] for t in [*self._kept, *linear])
+        return made + sum(size[id(t)] for t in [*self.plan.kept, *linear])
 
     def pair_bytes(self, size):
         """Bytes a pair that `outputs` takes at its largest."""
-        feeds = [*self._kept, *self._changed, *self._updated]
-        given = sum(size[id(t)] for t in [*self._changed, *self._updated])
+        feeds = [*self.plan.kept, *self.plan.changed, *self.plan.updated]
+        given = sum(size[id(t)] for t in [*self.plan.changed, *self.plan.updated])
         names = self._graph.descendants(feeds) & self._graph.ancestors(
             self._outputs, stop=feeds
         )
         # While they are put together, what is given is there twice.
         running = memory.peak(self._graph, names, feeds, self._outputs, size)
-        return max(running, 2 * given + sum(size[id(t)] for t in self._kept)) + 16
+        return max(running, 2 * given + sum(size[id(t)] for t in self.plan.kept)) + 16
 
     def per_sample(self, values):
         """Those of the values of `entering` that have a row for each sample."""
@@ -180,11 +237,11 @@ class Suffix:
 
     def _has_samples(self, tensor):
         """Whether a tensor has a row a sample; a constant has other axes."""
-        return len(tensor.shape) > 0 and tensor.shape[0] == self._tap.shape[0]
+        return len(tensor.shape) > 0 and tensor.shape[0] == self.plan.tap.shape[0]
 
     def _by_channel(self, tensor, value):
         """The tap's channels in a tensor, a row for each sample and channel."""
-        axis, first = self._where[id(tensor)]
+        axis, first = self.plan.where[id(tensor)]
         value = tf.experimental.numpy.moveaxis(value, axis, 1)
         value = value[:, first : first + self.channels]
         return tf.reshape(value, (-1, *value.shape[2:]))
@@ -203,21 +260,16 @@ class Suffix:
         self.traces += 1
         off = channels >= 0
         rows = samples * self.channels + tf.maximum(channels, 0)
-
-        def each(condition, like):
-            return tf.reshape(condition, (-1, *[1] * (len(like.shape) - 1)))
-
         values = [
             tf.gather(v, samples) if self._has_samples(t) else v
-            for t, v in zip(self._kept, base["kept"], strict=True)
+            for t, v in zip(self.plan.kept, base["kept"], strict=True)
         ]
         for tensor, value, now in zip(
-            self._changed, base["changed"], base["switched off"], strict=True
+            self.plan.changed, base["changed"], base["switched off"], strict=True
         ):
-            axis, first = self._where[id(tensor)]
-            chosen = tf.one_hot(
-                tf.where(off, channels + first, -1), value.shape[axis], True, False
-            )
+            axis, first = self.plan.where[id(tensor)]
+            which = tf.where(off, channels + first, -1)
+            chosen = tf.one_hot(which, value.shape[axis], True, False)
             shape = [samples.shape[0], *[1] * (len(value.shape) - 1)]
             shape[axis] = -1
             now = tf.expand_dims(tf.gather(now, rows), axis)
@@ -225,27 +277,30 @@ class Suffix:
             values.append(tf.where(tf.reshape(chosen, shape), now, value))
         with self._frozen.scope():
             for node, intact, difference in zip(
-                self._updates, base["linear"], base["differences"], strict=True
+                self.plan.updates, base["linear"], base["differences"], strict=True
             ):
-                difference = tf.gather(difference, rows)
-                none = tf.zeros((), difference.dtype)
-                difference = tf.where(each(off, difference), difference, none)
-                _, first = self._where[id(node.inputs[0])]
-                kernel, _ = self._parameters(node, _precision(node))
-                term = _term(
-                    node.operation, kernel, difference, rows % self.channels + first
-                )
-                value = node.operation.activation(tf.gather(intact, samples) + term)
+                change = self._change(node, tf.gather(difference, rows), off, channels)
+                value = node.operation.activation(tf.gather(intact, samples) + change)
                 final = _holds(self._outputs, node.outputs[0])
                 values.append(value if final else tf.cast(value, node.outputs[0].dtype))
             outputs = self._graph.run(
                 self._outputs,
-                [*self._kept, *self._changed, *self._updated],
+                [*self.plan.kept, *self.plan.changed, *self.plan.updated],
                 values,
                 training=False,
-                call=self._folding,
+                call=self.plan.folding_behind,
             )
         return with_logits(outputs)
+
+    def _change(self, node, difference, off, channels):
+        """The rank-one term of a call, zero where no channel is switched off."""
+        condition = tf.reshape(off, (-1, *[1] * (len(difference.shape) - 1)))
+        none = tf.zeros((), difference.dtype)
+        difference = tf.where(condition, difference, none)
+        _, first = self.plan.where[id(node.inputs[0])]
+        kernel, _ = self.plan.folding.parameters(node, _precision(node))
+        channels = tf.maximum(channels, 0) + first
+        return _term(node.operation, kernel, difference, channels)
 
 
 def _precision(node):

@@ -1,75 +1,33 @@
-"""Sums over samples, and what comes of them."""
+"""Sums over samples, and the scores that come of them."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-
-from keras_delta._network.fingerprint import digest
 
 LEAST_SAMPLES = 64  # before a channel can be done
 NORMAL = 1.96  # half the width of a 95 % interval, in standard errors
 
 
-class Result(NamedTuple):
-    """Scores of the taps.
+class Tally(NamedTuple):
+    """Sums over samples, `(C,)` each."""
 
-    Attributes:
-        scores, standard_errors: dict tap -> `(C,)` float64.
-        counts: dict tap -> `(C,)`, the number of samples of each score.
-        samples: number of samples looked at.
-        loss: mean loss of the intact network.
-        targets: the targets of all samples, a list, one an output.
-        data: digest of the samples.
-    """
-
-    scores: dict
-    standard_errors: dict
-    counts: dict
-    samples: int
-    loss: float
-    targets: Any
-    data: str
+    sums: np.ndarray
+    squares: np.ndarray
+    counts: np.ndarray
 
     @classmethod
-    def of(cls, tallies, loss, count, targets, digests):
-        """What the sums come to.
-
-        Args:
-            tallies: dict tap -> `Tally`.
-            loss: sum of the intact network's losses.
-            count: number of samples.
-            targets: list of the batches' targets.
-            digests: list of the batches' digests.
-        """
-        tallies = tallies.items()
-        joined = [
-            None if values[0] is None else np.concatenate(values)
-            for values in zip(*targets, strict=True)
-        ]
-        return cls(
-            {tap: t.mean for tap, t in tallies},
-            {tap: t.standard_error for tap, t in tallies},
-            {tap: t.counts.copy() for tap, t in tallies},
-            int(count),
-            loss / count,
-            joined,
-            digest(digests),
-        )
-
-
-class Tally:
-    """Sums over samples, one a channel."""
-
-    def __init__(self, channels):
-        self.sums, self.squares = np.zeros(channels), np.zeros(channels)
-        self.counts = np.zeros(channels, "int64")
+    def of_nothing(cls, channels):
+        """Before the first sample."""
+        return cls(np.zeros(channels), np.zeros(channels), np.zeros(channels, "int64"))
 
     def add(self, differences, active):
-        """Count `(B, C)` differences, for the channels that are active."""
+        """The tally with `(B, C)` differences more, of the active channels."""
         differences = differences[:, active]
-        self.sums[active] += differences.sum(axis=0)
-        self.squares[active] += np.square(differences).sum(axis=0)
-        self.counts[active] += len(differences)
+        sums, squares, counts = (array.copy() for array in self)
+        sums[active] += differences.sum(axis=0)
+        squares[active] += np.square(differences).sum(axis=0)
+        counts[active] += len(differences)
+        return Tally(sums, squares, counts)
 
     @property
     def mean(self):
@@ -94,3 +52,74 @@ class Tally:
             return np.ones(len(self.counts), bool)
         wide = NORMAL * self.standard_error > tolerance * self.mean.std()
         return wide | (self.counts < LEAST_SAMPLES)
+
+
+class Progress(NamedTuple):
+    """How far the work is: a new one for each batch, so that Ctrl-C finds it whole.
+
+    Attributes:
+        tallies: dict tap -> `Tally`.
+        loss: `(2,)`, sum and number of the intact network's losses.
+        done: digests of the batches that are done.
+    """
+
+    tallies: dict
+    loss: np.ndarray
+    done: list
+
+    @classmethod
+    def of_nothing(cls, channels):
+        """Before the first batch; from a dict tap -> number of channels."""
+        tallies = {tap: Tally.of_nothing(count) for tap, count in channels.items()}
+        return cls(tallies, np.zeros(2), [])
+
+    @property
+    def scores(self):
+        """Dict tap -> `(C,)` float64."""
+        return {tap: tally.mean for tap, tally in self.tallies.items()}
+
+    @property
+    def standard_errors(self):
+        """Of the scores: dict tap -> `(C,)` float64."""
+        return {tap: tally.standard_error for tap, tally in self.tallies.items()}
+
+    @property
+    def counts(self):
+        """Number of samples of each score: dict tap -> `(C,)`."""
+        return {tap: tally.counts for tap, tally in self.tallies.items()}
+
+    @property
+    def samples(self):
+        """Number of samples looked at."""
+        return int(self.loss[1])
+
+    @property
+    def mean_loss(self):
+        """Of the intact network."""
+        return self.loss[0] / self.loss[1]
+
+    def as_arrays(self):
+        """What a checkpoint holds of it."""
+        arrays = {"done": np.array(self.done, "U32"), "loss": self.loss}
+        for i, tally in enumerate(self.tallies.values()):
+            arrays.update({f"tap{i}/{k}": v for k, v in tally._asdict().items()})
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays, taps):
+        """What a checkpoint held, for taps in the same order.
+
+        Raises:
+            ValueError: for a file of a version that wrote in the middle of a batch.
+        """
+        if int(arrays.get("tap", 0)):
+            raise ValueError(
+                "The checkpoint was written by an older version of keras_delta, in "
+                "the middle of a batch, and this one goes on from whole batches "
+                "alone. Delete the file or pass another path."
+            )
+        tallies = {
+            tap: Tally(*(arrays[f"tap{i}/{field}"] for field in Tally._fields))
+            for i, tap in enumerate(taps)
+        }
+        return cls(tallies, arrays["loss"], arrays["done"].tolist())

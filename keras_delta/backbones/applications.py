@@ -53,10 +53,8 @@ _DOC = """
 
     Source: {paper}.
     """
-_PAPERS = {
-    "ResNet": "He et al., https://arxiv.org/abs/1512.03385",
-    "Inception": "Szegedy et al., https://arxiv.org/abs/1512.00567",
-}
+_RESNET = "He et al., https://arxiv.org/abs/1512.03385"
+_INCEPTION = "Szegedy et al., https://arxiv.org/abs/1512.00567"
 
 
 def _documented(source, preprocessing, smallest, paper):
@@ -67,14 +65,14 @@ def _documented(source, preprocessing, smallest, paper):
                 source=source,
                 preprocessing=preprocessing,
                 smallest=smallest,
-                paper=_PAPERS[paper],
+                paper=paper,
             )
         return builder
 
     return document
 
 
-@_documented("ResNet50", "BGR minus the ImageNet mean", 32, "ResNet")
+@_documented("ResNet50", "BGR minus the ImageNet mean", 32, _RESNET)
 def resnet50(
     weights="imagenet",
     input_shape=(224, 224, 3),
@@ -83,14 +81,12 @@ def resnet50(
     name=None,
 ):
     """ResNet-50 for raw RGB images."""
+    options = input_shape, include_top, classifier_activation
     build = keras.applications.ResNet50
-    name = name or "resnet50"
-    return _build(
-        build, "caffe", weights, input_shape, include_top, classifier_activation, name
-    )
+    return _build(build, "caffe", weights, options, name or "resnet50")
 
 
-@_documented("ResNet101", "BGR minus the ImageNet mean", 32, "ResNet")
+@_documented("ResNet101", "BGR minus the ImageNet mean", 32, _RESNET)
 def resnet101(
     weights="imagenet",
     input_shape=(224, 224, 3),
@@ -99,14 +95,12 @@ def resnet101(
     name=None,
 ):
     """ResNet-101 for raw RGB images."""
+    options = input_shape, include_top, classifier_activation
     build = keras.applications.ResNet101
-    name = name or "resnet101"
-    return _build(
-        build, "caffe", weights, input_shape, include_top, classifier_activation, name
-    )
+    return _build(build, "caffe", weights, options, name or "resnet101")
 
 
-@_documented("InceptionV3", "scaled to -1..1", 75, "Inception")
+@_documented("InceptionV3", "scaled to -1..1", 75, _INCEPTION)
 def inception_v3(
     weights="imagenet",
     input_shape=(299, 299, 3),
@@ -115,22 +109,21 @@ def inception_v3(
     name=None,
 ):
     """Inception-v3 for raw RGB images."""
+    options = input_shape, include_top, classifier_activation
     build = keras.applications.InceptionV3
-    name = name or "inception_v3"
-    return _build(
-        build, "tf", weights, input_shape, include_top, classifier_activation, name
-    )
+    return _build(build, "tf", weights, options, name or "inception_v3")
 
 
-def _build(build, mode, weights, input_shape, include_top, classifier_activation, name):
+def _build(build, mode, weights, options, name):
     check_weights(weights, (".keras", ".weights.h5", *_LEGACY))
+    input_shape, include_top, activation = options
     input_shape = check_shape(input_shape)
     try:
         core = build(
             weights=weights if weights == "imagenet" else None,
             input_shape=input_shape,
             include_top=include_top,
-            classifier_activation=classifier_activation,
+            classifier_activation=activation,
         )
     except Exception as e:  # Keras raises a bare Exception for a failed download
         if "URL fetch failure" not in str(e):
@@ -140,9 +133,11 @@ def _build(build, mode, weights, input_shape, include_top, classifier_activation
             "machine without the network, fetch that file elsewhere and give its "
             "path: `weights=path`."
         ) from e
-    legacy = weights not in (None, "imagenet") and _is_legacy(weights)
-    if legacy:  # its layers are in the order of keras.applications' own model
-        load_keras_file(core, weights)
+    path = None if weights in (None, "imagenet") else os.fspath(weights)
+    # In a legacy file the layers are in the order of keras.applications' own model.
+    legacy = path and path.endswith(_LEGACY) and not path.endswith(".weights.h5")
+    if legacy:
+        load_keras_file(core, path)
     names = _first_names(core)
     model = assemble(
         core,
@@ -151,14 +146,9 @@ def _build(build, mode, weights, input_shape, include_top, classifier_activation
         name,
         rebuild=lambda config: {**config, "name": names[config["name"]]},
     )
-    if weights not in (None, "imagenet") and not legacy:
-        load_keras_file(model, weights)
+    if path and not legacy:
+        load_keras_file(model, path)
     return model
-
-
-def _is_legacy(path):
-    path = os.fspath(path)
-    return path.endswith(_LEGACY) and not path.endswith(".weights.h5")
 
 
 def _first_names(model):

@@ -46,25 +46,10 @@ def assemble(core, preprocessing, input_shape, name, rebuild=None):
 
 
 def check_shape(input_shape):
-    """Check the argument `input_shape` of a builder.
-
-    Args:
-        input_shape: (height, width, 3); height and width may be None.
-
-    Returns:
-        The same as a tuple.
-
-    Raises:
-        ValueError: for anything else.
-    """
+    """`(height, width, 3)` as a tuple; another `input_shape` is refused."""
     shape = tuple(input_shape) if isinstance(input_shape, (tuple, list)) else ()
     sides = [n is None or (isinstance(n, int) and n > 0) for n in shape[:2]]
     if len(shape) != 3 or not all(sides) or shape[2] != 3:
-        raise ValueError(
-            invalid(
-                "input_shape",
-                "(height, width, 3) with sizes in pixels or None",
-                input_shape,
-            )
-        )
+        expected = "(height, width, 3) with sizes in pixels or None"
+        raise ValueError(invalid("input_shape", expected, input_shape))
     return shape

@@ -2,20 +2,19 @@
 
 import contextlib
 import os
-import uuid
+import threading
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from keras_delta import _disk
+
+_writing = threading.Lock()
+
 
 def cache_folder():
-    """Folder of the cache.
-
-    Returns:
-        `Path`: the environment variable `KERAS_DELTA_CACHE` where it is set, else
-        `keras_delta` in `KERAS_HOME`, else `~/.keras/keras_delta`.
-    """
+    """`KERAS_DELTA_CACHE` if set, else `keras_delta` in `KERAS_HOME` or `~/.keras`."""
     if folder := os.environ.get("KERAS_DELTA_CACHE"):
         return Path(folder).expanduser()
     home = os.environ.get("KERAS_HOME") or Path("~", ".keras")
@@ -26,9 +25,7 @@ def cached_arrays(key, make):
     """Arrays from the cache, or made now and put there.
 
     The cache only saves time: a file that is missing or damaged is made again,
-    and where nothing can be written nothing is. Writing goes through a temporary
-    file in the same folder, so that processes that start at once cannot see each
-    other's half-written files.
+    and where nothing can be written nothing is.
 
     Args:
         key: file name without its ending; it must change whenever `make` would
@@ -46,20 +43,6 @@ def cached_arrays(key, make):
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         pass
     arrays = make()
-    with contextlib.suppress(OSError):
-        _write(path, arrays)
+    with contextlib.suppress(OSError), _writing, _disk.replace_file(path) as temporary:
+        np.savez(temporary, **arrays)
     return arrays
-
-
-def _write(path, arrays):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not `tempfile`: its files are for one user's eyes only, and a cache is shared.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with open(temporary, "xb") as file:
-            np.savez(file, **arrays)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise

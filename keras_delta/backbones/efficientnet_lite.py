@@ -103,9 +103,8 @@ def efficientnet_lite0(
     name=None,
 ):
     """EfficientNet-Lite0 for raw RGB images; 75.1 % top-1 at 224 pixels."""
-    return _build(
-        "efficientnet_lite0", weights, input_shape, include_top, drop_connect_rate, name
-    )
+    options = input_shape, include_top, drop_connect_rate
+    return _build("efficientnet_lite0", weights, options, name)
 
 
 @_documented
@@ -117,9 +116,8 @@ def efficientnet_lite1(
     name=None,
 ):
     """EfficientNet-Lite1 for raw RGB images; 76.7 % top-1 at 240 pixels."""
-    return _build(
-        "efficientnet_lite1", weights, input_shape, include_top, drop_connect_rate, name
-    )
+    options = input_shape, include_top, drop_connect_rate
+    return _build("efficientnet_lite1", weights, options, name)
 
 
 @_documented
@@ -131,13 +129,13 @@ def efficientnet_lite2(
     name=None,
 ):
     """EfficientNet-Lite2 for raw RGB images; 77.6 % top-1 at 260 pixels."""
-    return _build(
-        "efficientnet_lite2", weights, input_shape, include_top, drop_connect_rate, name
-    )
+    options = input_shape, include_top, drop_connect_rate
+    return _build("efficientnet_lite2", weights, options, name)
 
 
-def _build(net, weights, input_shape, include_top, drop_connect_rate, name):
+def _build(net, weights, options, name):
     check_weights(weights, (".keras", ".weights.h5", *_TORCH))
+    input_shape, include_top, drop_connect_rate = options
     if not 0 <= drop_connect_rate < 1:
         raise ValueError(
             invalid("drop_connect_rate", "a number in [0, 1)", drop_connect_rate)

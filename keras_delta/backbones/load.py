@@ -8,17 +8,7 @@ from keras_delta._errors import invalid
 
 
 def check_weights(weights, endings):
-    """Check the argument `weights` of a builder, before anything is built.
-
-    Args:
-        weights: None, `"imagenet"` or the path of a file.
-        endings: the file name endings that are taken.
-
-    Raises:
-        TypeError: for something that is no path.
-        FileNotFoundError: for a path at which there is no file.
-        ValueError: for a file with another ending.
-    """
+    """Refuse other `weights` than None, `"imagenet"` or a file with such an ending."""
     expected = '"imagenet", None or the path of an existing file'
     if weights is None or weights == "imagenet":
         return
@@ -34,14 +24,10 @@ def check_weights(weights, endings):
 
 
 def load_keras_file(model, path):
-    """Load a `.keras`, `.weights.h5` or legacy `.h5` file into a model.
+    """Load a `.keras`, `.weights.h5` or legacy `.h5` file into a built model.
 
     Only the weights are read, also of a `.keras` file: no layer is built from it
     and no code of it is run.
-
-    Args:
-        model: built model, filled in place.
-        path: the file.
 
     Raises:
         ValueError: for a file that cannot be read and for one that does not fit;
@@ -105,17 +91,7 @@ def assign(model, arrays, path, spare=()):
 
 
 def does_not_fit(net, path, reason, layer=""):
-    """The text of an error about a file of weights.
-
-    Args:
-        net: name of the network.
-        path: the file.
-        reason: what is wrong, as a sentence or an exception.
-        layer: the first layer that does not fit, where it is known.
-
-    Returns:
-        One string.
-    """
+    """The text of an error about a file of weights, and the first layer at fault."""
     where = f"First mismatch: layer '{layer.split('/')[0]}'. " if layer else ""
     return invalid(
         "weights", f"weights of {net}", str(path), f"{where}Reason: {reason}"

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_delta._errors import unknown_name
+from keras_delta import _arguments
 
 MODES = ("caffe", "tf", "torch")
 
@@ -34,9 +34,7 @@ class ImageNetPreprocessing(keras.layers.Layer):
 
     def __init__(self, mode="caffe", **kwargs):
         super().__init__(autocast=False, **kwargs)
-        if mode not in MODES:
-            raise ValueError(unknown_name("mode", mode, MODES))
-        self.mode = mode
+        self.mode = _arguments.choice("mode", mode, MODES)
 
     def call(self, images):
         """Images, values 0..255, as the network was trained on them."""

@@ -10,13 +10,12 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
+from keras_delta import _arguments
 from keras_delta._errors import invalid
 from keras_delta._network import memory as memories
+from keras_delta.caching import probe
 from keras_delta.caching.keys import SIZE, keys_of
-from keras_delta.caching.probe import check_data
 from keras_delta.caching.store import Store
-
-DTYPES = ("float16", "float32")
 
 
 @keras.saving.register_keras_serializable("keras_delta")
@@ -34,23 +33,25 @@ class SourceMapCache:
     of at most 2**-11 (and 2**-25 in absolute terms below 6e-5).
 
     Args:
-        directory: keep the maps in this folder, for later runs as well; it may be
-            new in a folder that exists. One run at a time. Default: in memory, and
-            those that have no room there in a temporary file without a name
-            (`TMPDIR` says where), gone with the process.
+        directory: keep the maps in this folder, for later runs as well; made if there
+            is none. One run at a time. Default: in memory, and those that have no
+            room there in a temporary file (`TMPDIR` says where), gone with the
+            process.
         memory: bytes of maps in memory, a number or text such as `"2GB"`; default
             `"auto"`: a quarter of what the machine has available at the start. With
             a directory, what was read stays in memory up to that.
         dtype: `"float16"` or `"float32"`, in which maps are kept.
         views: how many different views of one sample there are at most: 1 without
-            augmentation, 2 with flips, n for `batches(views=n)`. More is an error:
-            random augmentation would fill the disk, and never find anything.
+            augmentation, 2 with flips, n for `batches(views=n)`. More of them are an
+            error: with random augmentation nothing would ever come back, and the
+            disk would fill up.
 
     Attributes:
         hits: samples whose maps were there, since `open`.
         misses: samples whose maps were computed, since `open`.
         bytes: of all maps kept, in memory or on disk; `len(cache)` counts them.
         memory_bytes: of the maps in memory.
+        is_open: whether `maps` can be called.
 
     Raises:
         ValueError: for bad arguments.
@@ -63,49 +64,29 @@ class SourceMapCache:
     """
 
     def __init__(self, directory=None, memory="auto", dtype="float16", views=2):
-        named = isinstance(directory, (str, os.PathLike)) and str(directory)
-        if directory is not None and not named:
-            raise ValueError(
-                invalid("directory", "the path of a folder or None", directory)
-            )
-        try:
-            known = memory == "auto" or memories.budget(memory) is not None
-        except ValueError:
-            known = False
-        if not known:
-            expected = '"auto", bytes (1 or more), or text such as "2GB"'
-            raise ValueError(invalid("memory", expected, memory))
-        if dtype not in DTYPES:
-            raise ValueError(invalid("dtype", '"float16" or "float32"', dtype))
-        whole = isinstance(views, (int, np.integer)) and not isinstance(views, bool)
-        if not whole or views < 1:
-            raise ValueError(invalid("views", "a positive integer", views))
+        directory = _arguments.folder("directory", directory, optional=True)
+        memories.budget(None if memory == "auto" else memory)
         self.directory = None if directory is None else os.fspath(directory)
-        self.memory, self.dtype, self.views = memory, dtype, int(views)
-        self._store, self._is_open = None, False
+        self.memory = memory
+        self.dtype = _arguments.choice("dtype", dtype, ("float16", "float32"))
+        self.views = _arguments.integer("views", views)
+        self._store, self.is_open = None, False
         self._lock = threading.Lock()
         self._begin(None)
 
     def get_config(self):
         """The arguments, as a dict."""
-        return {
-            "directory": self.directory,
-            "memory": self.memory,
-            "dtype": self.dtype,
-            "views": self.views,
-        }
+        names = ("directory", "memory", "dtype", "views")
+        return {name: getattr(self, name) for name in names}
 
     @classmethod
     def from_config(cls, config):
         """The cache that `get_config` describes, not open."""
         return cls(**config)
 
-    # Copies (Keras Tuner makes them) have the settings: a lock has one owner.
-    def __getstate__(self):
-        return self.get_config()
-
-    def __setstate__(self, state):
-        self.__init__(**state)
+    # Copies (Keras Tuner makes them) have the settings: a folder has one owner.
+    def __reduce__(self):
+        return functools.partial(type(self), **self.get_config()), ()
 
     def open(self, fingerprint, spec, samples_per_epoch=None):
         """Get ready for the maps of one source.
@@ -113,8 +94,7 @@ class SourceMapCache:
         What is in memory since an earlier `open` stays, if it is of this source.
 
         Args:
-            fingerprint: text that is another for other maps: for other weights,
-                another graph, other taps, another precision.
+            fingerprint: another text for other weights, graph, taps or precision.
             spec: dict tap -> shape of a sample's map, without the batch; None where
                 a size depends on the image.
             samples_per_epoch: number of different samples without augmentation, for
@@ -124,26 +104,25 @@ class SourceMapCache:
             This cache.
 
         Raises:
-            ValueError: for a folder that cannot be written, or holds something
-                else.
+            ValueError: for a folder that cannot be written or holds something else.
             RuntimeError: if it is open, or its folder is in use by another process.
         """
-        if self._is_open:
+        if self.is_open:
             raise RuntimeError(
                 f"{self!r} is in use. Call `close()` first, or use another one."
             )
         spec = {str(tap): tuple(shape) for tap, shape in spec.items()}
         store = self._store
-        if store and (store.fingerprint, store.spec) == (fingerprint, spec):
+        if store is not None and (store.fingerprint, store.spec) == (fingerprint, spec):
             store.open()
         else:
-            self._drop()
+            self.close()
             budget = memories.budget(None if self.memory == "auto" else self.memory)
             if budget is None:
                 budget = (memories.available() or 2**32) // 4
             self._store = Store(fingerprint, spec, self.dtype, budget, self.directory)
         self._begin(samples_per_epoch)
-        self._is_open = True
+        self.is_open = True
         return self
 
     def _begin(self, samples_per_epoch):
@@ -152,27 +131,12 @@ class SourceMapCache:
         self._samples, self._new = samples_per_epoch, set()
 
     def close(self, keep=False):
-        """Let go of folder and memory; does nothing the second time.
-
-        Args:
-            keep: what is in memory, or in the temporary file, stays there for the
-                next `open`.
-        """
-        self._is_open = False
-        if keep and self._store is not None:
-            self._store.close()
-        else:
-            self._drop()
-
-    @property
-    def is_open(self):
-        """Whether `maps` can be called."""
-        return self._is_open
-
-    def _drop(self):
+        """Let go of the folder and, unless `keep`, of what is not in it."""
+        self.is_open = False
         if self._store is not None:
-            self._store.drop()
-            self._store = None
+            self._store.close(keep)
+            if not keep:
+                self._store = None
 
     @contextlib.contextmanager
     def opened(self, fingerprint, spec, samples_per_epoch=None, keep=False):
@@ -192,16 +156,13 @@ class SourceMapCache:
             self.close(keep)
 
     def check_data(self, x, y=None, batch_size=None):
-        """Refuse training data whose images do not come back.
-
-        Args:
-            x, y, batch_size: as `fit` takes them.
+        """Refuse training data, as `fit` takes it, whose images do not come back.
 
         Raises:
             ValueError: for data of which too little came back when it was read
                 twice, for data without end, and for generators.
         """
-        check_data(x, y, batch_size, self.views)
+        probe.check_data(x, y, batch_size, self.views)
 
     def maps(self, x, compute):
         """The source's maps: those that are there, and the others computed.
@@ -223,71 +184,63 @@ class SourceMapCache:
                 `opened`): for maps beyond float16, for a second image size, for
                 more different samples than `views` allows.
         """
-        if not self._is_open:
+        if not self.is_open:
             raise RuntimeError("The SourceMapCache is not open: call `open` first.")
         spec = self._store.spec
         x = tree.map_structure(tf.convert_to_tensor, x)
-        flat = tree.flatten(x)
-        dtype = tf.as_dtype(self.dtype)
-        with tf.device("CPU:0"):
-            *found, keys, missing = tf.numpy_function(
-                self._callback(self._find, spec),
-                flat,
-                [*[dtype] * len(spec), tf.uint8, tf.int32],
-            )
-        missing.set_shape([None])
-        keys.set_shape([None, SIZE])
-        for tensor, shape in zip(found, spec.values(), strict=True):
-            tensor.set_shape([flat[0].shape[0], *shape])
-        count, absent = tf.shape(flat[0])[0], tf.size(missing)
+        known, keys, missing = self._look_up(tree.flatten(x))
 
-        def computed():
+        def fill_in():
             some = tree.map_structure(lambda v: tf.gather(v, missing), x)
-            maps = compute(some)
-            if set(maps) != set(spec):
-                raise ValueError(
-                    f"Expected maps of {list(spec)}. Received: {list(maps)}."
-                )
-            maps = [tf.cast(maps[tap], tf.float32) for tap in spec]
-            finite = [tf.ones((), tf.bool) for _ in maps]
-            rounded = [tf.cast(v, dtype) for v in maps]
-            if dtype == tf.float16:
-                # Casting makes infinities of what is too large.
-                finite = [tf.reduce_all(tf.math.is_finite(v)) for v in rounded]
-            with tf.device("CPU:0"):
-                done = tf.numpy_function(
-                    self._callback(self._keep, spec),
-                    [tf.gather(keys, missing), tf.stack(finite), *rounded],
-                    tf.bool,
-                )
-            with tf.control_dependencies([done]):
-                return tf.cond(
-                    tf.equal(absent, count),
-                    lambda: [tf.identity(v) for v in rounded],
-                    lambda: [
-                        tf.tensor_scatter_nd_update(all_, missing[:, None], new)
-                        for all_, new in zip(found, rounded, strict=True)
-                    ],
-                )
+            new = self._compute(compute, some, tf.gather(keys, missing))
+            return [_put(*pair, missing) for pair in zip(known, new, strict=True)]
 
         maps = tf.cond(
-            tf.equal(absent, 0), lambda: [tf.identity(v) for v in found], computed
+            tf.size(missing) > 0, fill_in, lambda: [tf.identity(v) for v in known]
         )
         result = {}
         for (tap, shape), value in zip(spec.items(), maps, strict=True):
             # Here and not in NumPy, which takes 8 times as long.
-            value = tf.stop_gradient(tf.cast(value, tf.float32))
-            value.set_shape([flat[0].shape[0], *shape])
-            result[tap] = value
+            result[tap] = tf.stop_gradient(tf.cast(value, tf.float32))
+            result[tap].set_shape([known[0].shape[0], *shape])
         return result
 
-    def _callback(self, function, spec):
+    def _look_up(self, inputs):
+        """Maps that are there, keys of all samples, positions of the missing ones."""
+        spec = self._store.spec
+        types = [*[tf.as_dtype(self.dtype)] * len(spec), tf.uint8, tf.int32]
+        with tf.device("CPU:0"):
+            *known, keys, missing = tf.numpy_function(
+                self._callback(self._find), inputs, types
+            )
+        keys.set_shape([None, SIZE])
+        missing.set_shape([None])
+        for tensor, shape in zip(known, spec.values(), strict=True):
+            tensor.set_shape([inputs[0].shape[0], *shape])
+        return known, keys, missing
+
+    def _compute(self, compute, x, keys):
+        """Maps that are not there yet, rounded and kept."""
+        maps, spec = compute(x), self._store.spec
+        if set(maps) != set(spec):
+            raise ValueError(f"Expected maps of {list(spec)}. Received: {list(maps)}.")
+        maps = [tf.cast(maps[tap], self.dtype) for tap in spec]
+        finite = [tf.reduce_all(tf.math.is_finite(v)) for v in maps]
+        with tf.device("CPU:0"):
+            done = tf.numpy_function(
+                self._callback(self._keep), [keys, tf.stack(finite), *maps], tf.bool
+            )
+        with tf.control_dependencies([done]):
+            return [tf.identity(v) for v in maps]
+
+    def _callback(self, function):
         """`function` for a graph, which remembers what went wrong."""
+        spec = self._store.spec
 
         @functools.wraps(function)
         def call(*arrays):
             try:
-                if not self._is_open or self._store.spec != spec:
+                if not self.is_open or self._store.spec != spec:
                     raise RuntimeError(
                         "The SourceMapCache was closed, or opened for other maps, "
                         "since this step was traced."
@@ -301,29 +254,23 @@ class SourceMapCache:
 
     def _find(self, *inputs):
         keys = keys_of(inputs)
-        names = _names(keys)
+        names = [row.tobytes() for row in keys]
         maps, missing = self._store.find(names)
         with self._lock:
             self.hits += len(names) - len(missing)
             self.misses += len(missing)
             self._new.update(names[i] for i in missing)
-            self._check_views()
+            count = len(self._new)
+        if self._samples is not None and count > self._samples * self.views:
+            raise ValueError(
+                f"{count} different images came, more than {self._samples} samples can "
+                f"give with {self.views} view(s) of each. {probe.RANDOM}"
+            )
         return [*maps, keys, missing]
 
-    def _check_views(self):
-        if self._samples is None or len(self._new) <= self._samples * self.views:
-            return
-        raise ValueError(
-            f"{len(self._new)} different images came, more than {self._samples} "
-            f"samples can give with {self.views} view(s) of each. Random augmentation "
-            "(crops, colour) without fixed views gives new images in each epoch, so "
-            "their source maps could not be read back. Use `batches(views=4)` of "
-            "`keras_delta.data` with `SourceMapCache(views=4)`, or leave out "
-            "`source_maps`."
-        )
-
     def _keep(self, keys, finite, *maps):
-        if not finite.all():
+        # Casting makes infinities of what is too large.
+        if self.dtype == "float16" and not finite.all():
             taps = [t for t, f in zip(self._store.spec, finite, strict=True) if not f]
             raise ValueError(
                 f"Source maps of {taps} have values beyond 65504, or that are not "
@@ -331,7 +278,7 @@ class SourceMapCache:
                 '`SourceMapCache(dtype="float32")`; if that fails as well, the source '
                 "itself gives such values."
             )
-        self._store.keep(_names(keys), maps)
+        self._store.keep([row.tobytes() for row in keys], maps)
         return np.True_
 
     def __len__(self):
@@ -358,20 +305,20 @@ class SourceMapCache:
         )
 
 
-def _names(keys):
-    """Rows of 16 bytes as bytes, which a dict can hold."""
-    return [row.tobytes() for row in keys]
+def _put(known, new, positions):
+    """The known maps, with new ones at some positions."""
+    # Sizes that are open are 1 until the first maps have settled them.
+    shape = tf.concat([tf.shape(known)[:1], tf.shape(new)[1:]], 0)
+    known = tf.broadcast_to(known, shape)
+    return tf.tensor_scatter_nd_update(known, positions[:, None], new)
 
 
 def get(identifier):
-    """The cache that an argument `source_maps` stands for.
+    """The cache that an argument `source_maps` stands for, or None.
 
     Args:
         identifier: None or `"compute"` for none, `"cache"` for a new
             `SourceMapCache()`, or an instance.
-
-    Returns:
-        A `SourceMapCache` or None.
 
     Raises:
         ValueError: for anything else.

@@ -1,205 +1,167 @@
 """The maps that are kept: in memory while there is room, else in a file."""
 
+import contextlib
 import math
-import tempfile
+import sqlite3
 import threading
+from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
 from keras_delta._errors import warn
-from keras_delta.caching.folder import Folder, fits
-from keras_delta.caching.records import RecordFile
+from keras_delta.caching.map_file import REMEDY, MapFile
+
+FORMAT = "keras_delta.caching/2"
 
 
 class Store:
-    """Maps under keys, for several threads at once.
+    """Maps under keys, for several threads at once; arguments as `SourceMapCache`'s.
 
     The maps of a sample are one row: those of all taps behind one another. Rows
     stay in memory until the budget is used up; nothing is thrown out for others.
     With a directory all rows are in its file as well, and come into memory when
-    they are read. Without one, those that have no room go to a temporary file
-    without a name, which vanishes with the process.
-
-    Args:
-        fingerprint: name of the source.
-        spec: dict tap -> shape of a sample's map; None where a size is open, to be
-            settled by the first maps.
-        dtype: `"float16"` or `"float32"`.
-        budget: bytes of maps in memory.
-        directory: see `SourceMapCache`.
+    they are read. Without one, those that have no room go to a temporary file.
 
     Attributes:
-        spec: as given; `shapes` is the same without None, or None by itself until
-            it is settled.
+        shapes: `spec` without None; None as long as the first maps have not settled
+            the sizes that it leaves open.
         memory_bytes: bytes of the rows in memory.
     """
 
     def __init__(self, fingerprint, spec, dtype, budget, directory=None):
         self.fingerprint, self.spec, self.dtype = fingerprint, spec, dtype
-        self.budget, self.memory_bytes = budget, 0
-        self.shapes = None
-        self._directory = directory
+        self.budget, self.memory_bytes, self._rows = budget, 0, {}
+        self._directory, self._file = directory, None
         self._lock = threading.Lock()
-        self._rows, self._file, self._folder = {}, None, None
-        self._failed = False
+        settled = all(None not in shape for shape in spec.values())
+        self.shapes = spec if settled else None
         self.open()
 
     def open(self):
-        """Open the folder, if there is one; rows in memory stay."""
-        if self._directory is None:
-            if self.shapes is None and _settled(self.spec):
-                self.shapes = self.spec
-            return
+        """Open the file; rows in memory stay."""
         self._failed = False
-        self._folder = Folder(self._directory, self.fingerprint)
+        if self._directory is None:
+            self._file = self._file or MapFile()
+            return
+        self._file = MapFile(Path(self._directory, self.fingerprint))
         try:
-            found = self._folder.shapes(self.fingerprint, self.dtype, self.spec)
-            if found is None and (self.shapes or _settled(self.spec)):
-                found = self.shapes or self.spec
-                self._folder.write_meta(self.fingerprint, self.dtype, found)
-            if self.shapes not in (None, found):  # others were here in between
-                self._rows, self.memory_bytes = {}, 0
-            self.shapes = found
-            if found is not None:
-                self._file = self._folder.records(self.row_bytes)
+            self._compare_with_file()
         except BaseException:
             self.close()
             raise
 
-    def close(self):
-        """Close files and folder; what is in memory alone stays there."""
-        with self._lock:
-            if self._file is not None and self._directory is not None:
-                self._file.close()
-                self._file = None
-            if self._folder is not None:
-                self._folder.close()
-                self._folder = None
+    def _compare_with_file(self):
+        there = self._file.description
+        if there is None:
+            if self.shapes is not None:
+                self._file.description = self._describe(self.shapes)
+            return
+        shapes = {tap: tuple(shape) for tap, shape in there.get("taps", ())}
+        if there != self._describe(shapes) or not _fit(shapes, self.spec):
+            raise ValueError(
+                f"The cache {self._file} was made for something else: {there} there, "
+                f"{self._describe(self.spec)} now. {REMEDY}"
+            )
+        if shapes != self.shapes:  # settled by others since
+            self.shapes, self._rows, self.memory_bytes = shapes, {}, 0
 
-    def drop(self):
-        """Close, and forget every row."""
-        self.close()
+    def _describe(self, shapes):
+        return {
+            "format": FORMAT,
+            "fingerprint": self.fingerprint,
+            "dtype": self.dtype,
+            "taps": [[tap, list(shape)] for tap, shape in shapes.items()],
+        }
+
+    def close(self, keep=True):
+        """Let go of the directory, and, unless they are kept, of all rows."""
         with self._lock:
-            if self._file is not None:
+            if self._file is not None and (self._directory is not None or not keep):
                 self._file.close()
                 self._file = None
-            self._rows, self.memory_bytes = {}, 0
+            if not keep:
+                self._rows, self.memory_bytes = {}, 0
 
     def __len__(self):
         with self._lock:
-            if self._file is None:
-                return len(self._rows)
-            return len(self._rows.keys() | self._file.keys())
+            filed = {} if self._file is None else self._file.checked
+            return len(self._rows.keys() | filed.keys())
 
     @property
     def row_bytes(self):
         """Bytes of a sample's maps; 0 as long as that is open."""
-        if self.shapes is None:
-            return 0
-        return self._elements * np.dtype(self.dtype).itemsize
-
-    @property
-    def _elements(self):
-        return sum(math.prod(shape) for shape in self.shapes.values())
+        sizes = map(math.prod, (self.shapes or {}).values())
+        return sum(sizes) * np.dtype(self.dtype).itemsize
 
     def find(self, keys):
-        """Look samples up.
-
-        Args:
-            keys: list of bytes.
+        """Look up a list of keys.
 
         Returns:
-            List of arrays `(B, ...)`, one a tap, and the positions of the samples
-            that are missing; there, the arrays hold nothing of meaning.
+            List of arrays `(B, ...)`, one per tap, and the positions of the samples
+            that are missing; there, the arrays hold nothing of meaning. Sizes that
+            are still open are 1.
         """
         with self._lock:
             rows = [self._row(key) for key in keys]
             shapes = self.shapes
         missing = [i for i, row in enumerate(rows) if row is None]
         if shapes is None:
-            # Nothing was kept yet, so nobody looks at the sizes.
             shapes = {t: [d or 1 for d in s] for t, s in self.spec.items()}
         maps, start = [], 0
         for shape in shapes.values():
             stop = start + math.prod(shape)
-            found = np.empty((len(keys), stop - start), self.dtype)
+            flat = np.empty((len(keys), stop - start), self.dtype)
             for i, row in enumerate(rows):
                 if row is not None:
-                    found[i] = row[start:stop]
-            maps.append(found.reshape(len(keys), *shape))
+                    flat[i] = row[start:stop]
+            maps.append(flat.reshape(len(keys), *shape))
             start = stop
         return maps, np.array(missing, "int32")
 
     def _row(self, key):
         row = self._rows.get(key)
-        if row is None and self._file is not None and key in self._file:
-            row = np.empty(self._elements, self.dtype)
-            if not self._file.read_into(key, row):
-                return None
-            if self._directory is not None and self._room:
-                self._remember(key, row)
+        if row is None and key in self._file.checked:
+            content = None
+            with self._or_without_file():
+                content = self._file.read(key)
+            if content is not None:
+                row = np.frombuffer(content, self.dtype)
+                if self._directory is not None:
+                    self._remember(key, row)
         return row
 
-    @property
-    def _room(self):
-        return (self.budget - self.memory_bytes) // self.row_bytes
-
     def _remember(self, key, row):
+        """Whether there was room for it."""
+        if self.memory_bytes + row.nbytes > self.budget:
+            return False
         self._rows[key] = row
         self.memory_bytes += row.nbytes
+        return True
 
     def keep(self, keys, maps):
-        """Keep maps; those of a key that is there already are passed over.
-
-        Args:
-            keys: list of bytes.
-            maps: list of arrays `(B, ...)`, one a tap, of this store's dtype.
+        """Keep maps, an array `(B, ...)` per tap, but for keys that are there already.
 
         Raises:
             ValueError: for maps of other sizes than those before.
         """
         with self._lock:
             self._settle([m.shape[1:] for m in maps])
-            filed = () if self._file is None else self._file
-            new = {}
-            for i, key in enumerate(keys):
-                if key not in self._rows and key not in filed:
-                    new.setdefault(key, i)
-            new = list(new.items())
-            fitting = min(len(new), self._room)
-            for key, i in new[:fitting]:
-                self._remember(key, self._block([i], maps)[0])
-            self._append(new[fitting:] if self._directory is None else new, maps)
-
-    def _block(self, chosen, maps):
-        """Rows of the chosen samples."""
-        block = np.empty((len(chosen), self._elements), self.dtype)
-        start = 0
-        for array in maps:
-            flat = array.reshape(len(array), -1)
-            stop = start + flat.shape[1]
-            for row, i in zip(block, chosen, strict=True):
-                row[start:stop] = flat[i]
-            start = stop
-        return block
-
-    def _append(self, new, maps):
-        if not new or self._failed:
-            return
-        try:
-            if self._file is None:
-                # Closed with the store; Python has opened it without a name.
-                temporary = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
-                self._file = RecordFile(temporary, None, self.row_bytes)
-            keys, chosen = zip(*new, strict=True)
-            self._file.append(keys, self._block(chosen, maps))
-        except OSError as e:
-            self._fail(e)
+            new = {
+                key: np.concatenate([m[i].ravel() for m in maps])
+                for i, key in enumerate(keys)
+                if key not in self._rows and key not in self._file.checked
+            }
+            over = {k: row for k, row in new.items() if not self._remember(k, row)}
+            rows = over if self._directory is None else new
+            if rows and not self._failed:
+                with self._or_without_file():
+                    self._file.write(rows)
 
     def _settle(self, shapes):
         now = dict(zip(self.spec, map(tuple, shapes), strict=True))
         expected = self.spec if self.shapes is None else self.shapes
-        if not fits(now, expected):
+        if not _fit(now, expected):
             raise ValueError(
                 "All source maps in a cache have one size, and so must the images. "
                 f"Expected maps of {expected}. Received: {now}. Resize the images to "
@@ -207,25 +169,29 @@ class Store:
             )
         if self.shapes is None:
             self.shapes = now
-            if self._folder is not None:
-                try:
-                    self._folder.write_meta(self.fingerprint, self.dtype, now)
-                    self._file = self._folder.records(self.row_bytes)
-                except OSError as e:
-                    self._fail(e)
+            with self._or_without_file():
+                self._file.description = self._describe(now)
 
-    def _fail(self, error):
-        self._failed = True
-        where = "a temporary file"
-        if self._directory is not None:
-            where = f"'{self._folder.path}'"
-        warn(
-            f"Source maps cannot be written to {where} any more ({error}). Training "
-            "goes on, and computes those that have no room in memory each time. "
-            "Make room on the disk, or pass another "
-            "`SourceMapCache(directory=...)` next time."
-        )
+    @contextlib.contextmanager
+    def _or_without_file(self):
+        """Go on after an error of the file, write to it no more, and say so once."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            if self._failed:
+                return
+            self._failed = True
+            warn(
+                f"Source maps cannot be kept in {self._file} any more ({error}). "
+                "Training goes on, and computes those that have no room in memory each "
+                "time. Make room on the disk, or delete the file if it is damaged; or "
+                "pass another `SourceMapCache(directory=...)` next time."
+            )
 
 
-def _settled(spec):
-    return all(None not in shape for shape in spec.values())
+def _fit(shapes, spec):
+    """Whether shapes agree with a spec, in which None stands for any size."""
+    return list(shapes) == list(spec) and all(
+        tf.TensorShape(spec[tap]).is_compatible_with(shape)
+        for tap, shape in shapes.items()
+    )

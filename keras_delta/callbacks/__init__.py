@@ -4,6 +4,7 @@ from keras_delta.callbacks.activation_maps import ActivationMaps as ActivationMa
 from keras_delta.callbacks.backup_and_restore import (
     BackupAndRestore as BackupAndRestore,
 )
+from keras_delta.callbacks.base import Callback as Callback
 from keras_delta.callbacks.channel_attention_callback import (
     ChannelAttentionCallback as ChannelAttentionCallback,
 )

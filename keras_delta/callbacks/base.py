@@ -1,29 +1,33 @@
-"""What the callbacks of this package have in common."""
-
-import os
-from pathlib import Path
+"""`Callback`: what the callbacks of this package have in common."""
 
 import keras
-import numpy as np
 
-from keras_delta._errors import invalid
+from keras_delta._training.hooks import SessionHooks
 from keras_delta.model import DeltaModel
 
 
-class DeltaCallback(keras.callbacks.Callback):
-    """A callback that needs a `DeltaModel` and can be copied and pickled.
+class Callback(SessionHooks, keras.callbacks.Callback):
+    """A Keras callback that works on a `DeltaModel`; the base of those here.
 
-    A subclass refuses in `check` what it cannot work on. The backup of a training
-    keeps simple attributes (numbers, strings, lists, dicts, NumPy arrays) and puts
-    them back between `on_train_begin` and the first `on_epoch_begin`: what must
-    survive goes into such attributes, what must not into objects of other kinds.
+    A subclass may define, besides Keras's hooks,
+
+    - `check(model)`, which refuses what it cannot work on before anything else
+      happens; call `super().check(model)` first;
+    - `remembers`, the names of attributes that `BackupAndRestore` keeps, or
+      `get_state()` and `set_state(state)` for what takes more than that;
+    - `arrange(callbacks)`, `before_fit(session)` and `after_fit(session)`, around
+      everything else that `fit` does; see `SessionHooks`.
+
+    It can be copied and pickled, as Keras Tuner does; the model stays behind.
     """
 
     left_behind = ("_model", "params")
     """Attributes that copies and pickles have as None."""
 
+    remembers = ()
+    """Attributes that a training that was killed and goes on has again."""
+
     def __getstate__(self):
-        # Keras Tuner copies callbacks for each trial; a model must not go along.
         return {**self.__dict__, **dict.fromkeys(self.left_behind)}
 
     @property
@@ -32,7 +36,11 @@ class DeltaCallback(keras.callbacks.Callback):
         return self.model.hosts.is_first
 
     def check(self, model):
-        """Refuse a model that the callback cannot work on."""
+        """Refuse a model that the callback cannot work on.
+
+        Raises:
+            TypeError: for a model that is no `DeltaModel`.
+        """
         if not isinstance(model, DeltaModel):
             raise TypeError(
                 f"{type(self).__name__} works on a DeltaModel. Received: a "
@@ -40,29 +48,24 @@ class DeltaCallback(keras.callbacks.Callback):
                 "`keras_delta.DeltaModel(target, source=source).fit(...)`."
             )
 
-    def before_fit(self, model):
-        """Refuse early: `DeltaModel.fit` calls this before it looks at the data."""
-        self.check(model)
+    def before_fit(self, session):
+        """Refuse early, before the regularizer looks at the data."""
+        self.check(session.model)
 
     def on_train_begin(self, logs=None):
         """Refuse, where training began in another way than by `DeltaModel.fit`."""
         self.check(self.model)
 
+    def get_state(self):
+        """What a backup is to keep.
 
-def positive_integer(argument, value):
-    """The value as an int; ValueError if it is no positive integer."""
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not whole or value < 1:
-        raise ValueError(invalid(argument, "a positive integer", value))
-    return int(value)
+        Returns:
+            Dict of None, booleans, numbers, strings, NumPy arrays, and lists, tuples
+            and dicts of these.
+        """
+        return {name: getattr(self, name) for name in self.remembers}
 
-
-def folder(argument, value):
-    """The value as a `Path`; refused if it is no path, or the path of a file."""
-    if not isinstance(value, (str, os.PathLike)) or not str(value):
-        raise TypeError(invalid(argument, "the path of a folder", value))
-    path = Path(value)
-    if path.exists() and not path.is_dir():
-        remedy = "There is a file of this name: pass another one."
-        raise ValueError(invalid(argument, "the path of a folder", value, remedy))
-    return path
+    def set_state(self, state):
+        """Put it back, after `on_train_begin` and before the first epoch."""
+        for name, value in state.items():
+            setattr(self, name, value)

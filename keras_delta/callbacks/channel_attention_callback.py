@@ -3,19 +3,16 @@
 import copy
 import inspect
 import math
-import warnings
-from pathlib import Path
 
-import keras
 import numpy as np
 
-from keras_delta._errors import invalid, unknown_name
+from keras_delta._arguments import choice, folder, integer
+from keras_delta._errors import invalid, unknown_name, warn
 from keras_delta._inputs import samples
 from keras_delta._network import memory
 from keras_delta.attention import ChannelAttention, compute, normalize
-from keras_delta.model import DeltaModel
-from keras_delta.regularizers.attended import Attended
-from keras_delta.regularizers.sum import Sum
+from keras_delta.callbacks.base import Callback
+from keras_delta.regularizers import with_attention
 
 # Arguments of `ChannelAttention.compute` that are not passed on.
 OWN = ("cls", "model", "data", "progress", "checkpoint", "max_samples")
@@ -25,7 +22,7 @@ ADVICE = (
 )
 
 
-class ChannelAttentionCallback(keras.callbacks.Callback):
+class ChannelAttentionCallback(Callback):
     """Recomputes the channel attention of the moving target every few epochs.
 
     DELTA measures once, on the source, which channels matter. While the target
@@ -48,9 +45,6 @@ class ChannelAttentionCallback(keras.callbacks.Callback):
       then or, where none uses attention, those computed the time before. nan where
       there are none, or where all weights of a tap are equal and so have no order.
 
-    Put it before the callbacks that are to see its logs and weights: `CSVLogger`,
-    `TensorBoard`, `BackupAndRestore`, `ModelCheckpoint`.
-
     Args:
         data: what `fit` takes, with labels: `(x, y)`, a `tf.data.Dataset`, a
             `PyDataset`. Best training data without augmentation.
@@ -60,10 +54,10 @@ class ChannelAttentionCallback(keras.callbacks.Callback):
         max_samples: look at so many samples, chosen at the start of `fit`, kept in
             memory and the same each time, so that a change is the target's;
             default 256, as for `attention="auto"`. None: all, read each time.
-        log_dir: write `attention-0005.json` and so on there, one file a
+        log_dir: write `attention-0005.json` and so on there, one file per
             computation, numbered by the epoch from 1; read them with
             `ChannelAttention.load`.
-        verbose: 0 for silence, 1 for a line a computation, 2 for a progress bar as
+        verbose: 0 for silence, 1 for a line per computation, 2 for a progress bar as
             well; default `"auto"`: 0 where `fit` is silent, else 1.
         **kwargs: further arguments of `ChannelAttention.compute`, such as
             `normalization` and `temperature`; `taps` with `update=False` only.
@@ -76,13 +70,9 @@ class ChannelAttentionCallback(keras.callbacks.Callback):
         ValueError, TypeError: for bad arguments here; at the start of `fit` for
             data that cannot be read again or has no labels, for a model that is no
             `DeltaModel`, and for `update=True` where no regularizer uses attention.
-
-    Example:
-        ```python
-        watch = kd.callbacks.ChannelAttentionCallback((x, y), every=5)
-        model.fit(train, epochs=30, regularizer="delta", callbacks=[watch])
-        ```
     """
+
+    left_behind = (*Callback.left_behind, "_read")
 
     def __init__(
         self,
@@ -95,17 +85,14 @@ class ChannelAttentionCallback(keras.callbacks.Callback):
         **kwargs,
     ):
         super().__init__()
-        whole = isinstance(every, (int, np.integer)) and not isinstance(every, bool)
-        if not whole or every < 1:
-            raise ValueError(invalid("every", "a positive integer", every))
-        samples.check_count("max_samples", max_samples)
-        if verbose not in ("auto", 0, 1, 2):
-            raise ValueError(invalid("verbose", '"auto", 0, 1 or 2', verbose))
+        self.data, self.update = data, update
+        self.every = integer("every", every)
+        self.max_samples = integer("max_samples", max_samples, optional=True)
+        self.log_dir = folder("log_dir", log_dir, optional=True)
+        self.verbose = choice("verbose", verbose, ("auto", 0, 1, 2))
         if isinstance(kwargs.get("taps"), str):
             kwargs["taps"] = [kwargs["taps"]]
         _check(kwargs, update)
-        self.data, self.every, self.update = data, int(every), update
-        self.max_samples, self.log_dir, self.verbose = max_samples, log_dir, verbose
         self.kwargs = kwargs
         self.history = []
         self._read = None
@@ -116,28 +103,27 @@ class ChannelAttentionCallback(keras.callbacks.Callback):
         new.history = []
         return new
 
-    def on_train_begin(self, logs=None):
-        """Refuse what cannot work, and choose the samples."""
-        if not isinstance(self.model, DeltaModel):
-            raise TypeError(
-                "ChannelAttentionCallback works on a DeltaModel. Received: a "
-                f"{type(self.model).__name__}. Train with "
-                "`keras_delta.DeltaModel(target, source=source).fit(...)`."
-            )
-        if self.update and not _attended(self.model.regularizer):
-            used = type(self.model.regularizer).__name__
-            used = "no regularizer" if used == "NoneType" else f"the regularizer {used}"
+    def check(self, model):
+        """Refuse weights for a regularizer that has no use for them."""
+        super().check(model)
+        if self.update and not with_attention(model.regularizer):
+            used = "no regularizer"
+            if model.regularizer is not None:
+                used = f"the regularizer {type(model.regularizer).__name__}"
             raise ValueError(
                 "ChannelAttentionCallback(update=True) gives new weights to "
                 f"regularizers that use attention, but the model has {used}. {ADVICE}"
             )
+
+    def on_train_begin(self, logs=None):
+        """Refuse what cannot work, and choose the samples."""
+        super().on_train_begin(logs)
         epochs = self.params.get("epochs", math.inf)
         if self.update and self.every >= epochs:
-            warnings.warn(
+            warn(
                 f"`every={self.every}`, but training ends after epoch {epochs}, so the "
                 "channel attention is not computed again before. Pass a smaller "
-                "`every`, or `update=False` to measure at the end too.",
-                stacklevel=2,
+                "`every`, or `update=False` to measure at the end too."
             )
         self.history = []
         if self.max_samples is None:
@@ -145,6 +131,17 @@ class ChannelAttentionCallback(keras.callbacks.Callback):
             self._read = self.data
         else:
             self._read = samples.collect(self.data, max_samples=self.max_samples)
+
+    def get_state(self):
+        """What was computed."""
+        return {"history": [[epoch, a.get_config()] for epoch, a in self.history]}
+
+    def set_state(self, state):
+        """Put back what was computed."""
+        self.history = [
+            (epoch, ChannelAttention.from_config(config))
+            for epoch, config in state["history"]
+        ]
 
     def on_train_end(self, logs=None):
         """Let go of the samples."""
@@ -159,7 +156,22 @@ class ChannelAttentionCallback(keras.callbacks.Callback):
             logs[f"attention_rank_change/{tap}"] = math.nan
         if not self._due(epoch, logs):
             return
-        before = self._weights_before()
+        before, attention = self._weights_before(), self._compute()
+        changes = {
+            tap: rank_change(before[tap], weights) if tap in before else math.nan
+            for tap, weights in attention.weights.items()
+        }
+        self.history.append((epoch, attention))
+        if self.log_dir is not None and self.writes:
+            attention.save(self.log_dir / f"attention-{epoch + 1:04d}.json")
+        for tap, perplexity in attention.perplexity.items():
+            logs[f"attention_perplexity/{tap}"] = perplexity
+            logs[f"attention_rank_change/{tap}"] = changes[tap]
+        if self._verbosity:
+            print(_line(epoch, attention, changes), flush=True)
+
+    def _compute(self):
+        """The attention of the target as it is, given to the regularizers."""
         attention = ChannelAttention.compute(
             self.model,
             self._read,
@@ -167,22 +179,11 @@ class ChannelAttentionCallback(keras.callbacks.Callback):
             progress=self._verbosity == 2,
             **self.kwargs,
         )
-        changes = {
-            tap: rank_change(before[tap], weights) if tap in before else math.nan
-            for tap, weights in attention.weights.items()
-        }
         if self.update:
-            for regularizer in _attended(self.model.regularizer):
+            for regularizer in with_attention(self.model.regularizer):
                 regularizer.set_attention_weights(attention)
                 self.model.hosts.copy_first(regularizer.variables)
-        self.history.append((epoch, attention))
-        if self.log_dir is not None and self.model.hosts.is_first:
-            attention.save(Path(self.log_dir) / f"attention-{epoch + 1:04d}.json")
-        for tap, perplexity in attention.perplexity.items():
-            logs[f"attention_perplexity/{tap}"] = perplexity
-            logs[f"attention_rank_change/{tap}"] = changes[tap]
-        if self._verbosity:
-            print(_line(epoch, attention, changes), flush=True)
+        return attention
 
     def _due(self, epoch, logs):
         if (epoch + 1) % self.every or not math.isfinite(logs.get("loss", 0.0)):
@@ -198,7 +199,7 @@ class ChannelAttentionCallback(keras.callbacks.Callback):
 
     def _weights_before(self):
         before = dict(self.history[-1][1].weights) if self.history else {}
-        for regularizer in _attended(self.model.regularizer)[:1]:
+        for regularizer in with_attention(self.model.regularizer)[:1]:
             before.update(regularizer.attention_weights())
         return before
 
@@ -224,13 +225,6 @@ def rank_change(before, after):
 def _ranks(values):
     _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[which]
-
-
-def _attended(regularizer):
-    """The regularizers that use attention, also inside of sums."""
-    if isinstance(regularizer, Sum):
-        return [found for m in regularizer.members for found in _attended(m)]
-    return [regularizer] if isinstance(regularizer, Attended) else []
 
 
 def _check(kwargs, update):

@@ -1,45 +1,44 @@
 """Simple Python values as JSON and arrays, and back, to the same bits and types."""
 
-import keras
 import numpy as np
 
 from keras_delta._network import fingerprint
-from keras_delta.attention import ChannelAttention
-
-# What Keras's callbacks compare with. Together with it they turn the sign of
-# `min_delta`: one without the other would be wrong.
-COMPARISONS = {
-    f"{module.__name__.split('.')[0]}.{name}": getattr(module, name)
-    for module in (keras.ops, np)
-    for name in ("less", "greater")
-}
 
 
-def attributes(thing):
-    """The attributes of an object that are simple values.
+class ArrayStore:
+    """Arrays by name, of equal ones a single copy.
 
-    Returns:
-        (codes, arrays): dict name -> what JSON can hold, without the attributes that
-        have anything else in them; dict digest -> array that the codes name.
+    Args:
+        arrays: dict name -> array, those that are stored already.
+        elsewhere: function that returns a dict of those that need not be stored.
+
+    Attributes:
+        added: dict name -> array, those to be stored as well.
     """
-    codes, arrays = {}, {}
-    for name, value in vars(thing).items():
-        found = {}
-        try:
-            codes[name] = encoded(value, found)
-        except TypeError:
-            continue
-        arrays.update(found)
-    return codes, arrays
+
+    def __init__(self, arrays, elsewhere=dict):
+        self._arrays, self._elsewhere = arrays, elsewhere
+        self._names, self.added = None, {}
+
+    def name_of(self, array):
+        """The name of an array, which is added unless an equal one has one."""
+        if self._names is None:  # digests take a moment
+            known = {**self._arrays, **self._elsewhere()}
+            self._names = {fingerprint.digest(a): name for name, a in known.items()}
+        digest = fingerprint.digest(array)
+        if digest not in self._names:
+            self._names[digest] = name = f"values/{digest}"
+            self.added[name] = array
+        return self._names[digest]
 
 
-def encoded(value, arrays):
+def encode(value, store):
     """A value as something that JSON can hold.
 
     Args:
-        value: None, a bool, number, string, NumPy array or scalar, `ChannelAttention`,
-            one of `COMPARISONS`, or a list, tuple or dict of such values.
-        arrays: dict digest -> array, to which arrays are added.
+        value: None, a bool, number, string, NumPy array or scalar, or a list, tuple
+            or dict of such values.
+        store: an `ArrayStore`, for the arrays.
 
     Raises:
         TypeError: for anything else.
@@ -48,45 +47,34 @@ def encoded(value, arrays):
     if value is None or kind in (bool, int, float, str):
         return value
     if kind is list:
-        return [encoded(v, arrays) for v in value]
+        return [encode(v, store) for v in value]
     if kind is tuple:
-        return {"tuple": [encoded(v, arrays) for v in value]}
+        return {"tuple": [encode(v, store) for v in value]}
     if kind is dict:
-        items = [[encoded(k, arrays), encoded(v, arrays)] for k, v in value.items()]
+        items = [[encode(k, store), encode(v, store)] for k, v in value.items()]
         return {"dict": items}
     if kind is np.ndarray and _is_numeric(value.dtype):
-        digest = fingerprint.digest(value)
-        arrays[digest] = value
-        return {"array": [digest, value.dtype.name]}
+        return {"array": [store.name_of(value), value.dtype.name, value.shape]}
     if isinstance(value, np.generic) and value.dtype.kind in "biuf":
         return {"scalar": [value.dtype.str, value.item()]}
-    if kind is ChannelAttention:
-        return {"attention": keras.saving.serialize_keras_object(value)}
-    for name, comparison in COMPARISONS.items():
-        if value is comparison:
-            return {"comparison": name}
-    raise TypeError(f"{kind.__name__} is not a simple value")
+    raise TypeError(f"a backup cannot hold a value of the type {kind.__name__}")
 
 
-def decoded(code, arrays):
-    """The value that `encoded` gave as `code`; arrays are looked up and copied."""
+def decode(code, arrays):
+    """The value that `encode` gave as `code`; arrays are looked up and copied."""
     if isinstance(code, list):
-        return [decoded(v, arrays) for v in code]
+        return [decode(v, arrays) for v in code]
     if not isinstance(code, dict):
         return code
     ((kind, inner),) = code.items()
     if kind == "tuple":
-        return tuple(decoded(inner, arrays))
+        return tuple(decode(inner, arrays))
     if kind == "dict":
-        return {decoded(k, arrays): decoded(v, arrays) for k, v in inner}
+        return {decode(k, arrays): decode(v, arrays) for k, v in inner}
     if kind == "array":
-        digest, dtype = inner
-        return arrays[digest].view(dtype).copy()
-    if kind == "scalar":
-        return np.dtype(inner[0]).type(inner[1])
-    if kind == "comparison":
-        return COMPARISONS[inner]
-    return ChannelAttention.from_config(inner["config"])
+        name, dtype, shape = inner
+        return arrays[name].view(dtype).reshape(shape).copy()
+    return np.dtype(inner[0]).type(inner[1])
 
 
 def _is_numeric(dtype):

@@ -1,10 +1,12 @@
-"""`Rifle`: a head that is drawn anew, so that the layers below go on learning."""
+"""`Rifle`: a head that is drawn again, so that the layers below go on learning."""
 
 import keras
 import numpy as np
 
+from keras_delta import _compat
+from keras_delta._arguments import choice, flag, integer
 from keras_delta._errors import invalid, warn
-from keras_delta.callbacks.base import DeltaCallback, positive_integer
+from keras_delta.callbacks.base import Callback
 from keras_delta.regularizers.base import array
 
 LAST_EPOCHS = 4  # without a re-draw, so that the last head is trained
@@ -15,15 +17,13 @@ NORMALIZATIONS = (
 )
 
 
-class Rifle(DeltaCallback):
-    """RIFLE: draws the head anew a few times, and so changes training on purpose.
+class Rifle(Callback):
+    """RIFLE: draws the head again a few times, and so changes training on purpose.
 
     A head that fits the training data sends hardly any gradient to the layers
     below. RIFLE (re-initialise the fully connected layer) forgets it again and
     again: with E epochs and N cycles, before the epochs that follow `E // N`,
-    `2 * (E // N)`, ... epochs of training, unless later than E - 4. For E = 40 that
-    is after 20 epochs for N = 2, after 13 and 26 for N = 3, after 10, 20 and 30 for
-    N = 4.
+    `2 * (E // N)`, ... epochs of training, unless later than E - 4.
 
     What is drawn are the trainable variables of the layers that only the target
     has, `model.pairing.new_layers`. As in the authors' program each value is
@@ -44,7 +44,7 @@ class Rifle(DeltaCallback):
             initialisers, newly seeded.
         reset_optimizer: whether the optimizer forgets the momentum (and whatever
             else it keeps) of the head; the authors' program keeps it.
-        verbose: 1 for a line a draw, default 0.
+        verbose: 1 for a line per draw, default 0.
 
     Attributes:
         drawn: list of the epochs, from 0, that began with a draw in the last `fit`.
@@ -56,13 +56,9 @@ class Rifle(DeltaCallback):
     Source: X. Li, H. Xiong, H. An, C.-Z. Xu, D. Dou, "RIFLE: Backpropagation in
     Depth for Deep Transfer Learning through Re-Initializing the Fully-connected
     LayEr", ICML 2020, and the authors' program.
-
-    Example:
-        ```python
-        rifle = kd.callbacks.Rifle(cycles=4)
-        model.fit(train, epochs=40, regularizer="l2", callbacks=[rifle])
-        ```
     """
+
+    remembers = ("drawn",)
 
     def __init__(
         self,
@@ -74,26 +70,15 @@ class Rifle(DeltaCallback):
         verbose=0,
     ):
         super().__init__()
-        self.cycles = positive_integer("cycles", cycles)
+        self.cycles = integer("cycles", cycles)
         if self.cycles < 2:
             remedy = "One cycle is training without a re-draw."
             raise ValueError(invalid("cycles", "2 or more", cycles, remedy))
-        self.epochs = None if epochs is None else positive_integer("epochs", epochs)
-        if (
-            not isinstance(seed, (int, np.integer))
-            or isinstance(seed, bool)
-            or seed < 0
-        ):
-            raise ValueError(invalid("seed", "a non-negative integer", seed))
-        if initializer not in ("normal", "layer"):
-            raise ValueError(invalid("initializer", '"normal" or "layer"', initializer))
-        if not isinstance(reset_optimizer, bool):
-            expected = "True or False"
-            raise TypeError(invalid("reset_optimizer", expected, reset_optimizer))
-        if verbose not in (0, 1):
-            raise ValueError(invalid("verbose", "0 or 1", verbose))
-        self.seed, self.initializer = int(seed), initializer
-        self.reset_optimizer, self.verbose = reset_optimizer, verbose
+        self.epochs = integer("epochs", epochs, optional=True)
+        self.seed = integer("seed", seed, least=0)
+        self.initializer = choice("initializer", initializer, ("normal", "layer"))
+        self.reset_optimizer = flag("reset_optimizer", reset_optimizer)
+        self.verbose = choice("verbose", verbose, (0, 1))
         self.drawn = []
 
     def check(self, model):
@@ -101,7 +86,7 @@ class Rifle(DeltaCallback):
         super().check(model)
         if not model.pairing.new_variables:
             raise ValueError(
-                "Rifle draws the head anew, but the model trains no parameters that "
+                "Rifle draws the head again, but the model trains no parameters that "
                 "only the target has. Give the target a new head with "
                 "`keras_delta.attach_head`, and leave it trainable."
             )
@@ -112,11 +97,11 @@ class Rifle(DeltaCallback):
 
     def on_train_begin(self, logs=None):
         """Forget the draws of the last `fit`."""
-        super().on_train_begin()
+        super().on_train_begin(logs)
         self.drawn = []
         if not redraws(self._total, self.cycles):
             warn(
-                f"Rifle(cycles={self.cycles}) never draws the head anew in "
+                f"Rifle(cycles={self.cycles}) never draws the head again in "
                 f"{self._total} epochs: the last {LAST_EPOCHS} are without. Train "
                 "longer, or pass more cycles."
             )
@@ -132,7 +117,7 @@ class Rifle(DeltaCallback):
                 forget(self.model.optimizer, self.model.pairing.new_variables)
         self.drawn.append(epoch)
         if self.verbose:
-            print(f"\nEpoch {epoch + 1}: Rifle has drawn the head anew", flush=True)
+            print(f"\nEpoch {epoch + 1}: Rifle has drawn the head again", flush=True)
 
     @property
     def _total(self):
@@ -154,7 +139,7 @@ class Rifle(DeltaCallback):
 
 
 def redraws(epochs, cycles):
-    """After how many epochs the head is drawn anew: list of ints.
+    """After how many epochs the head is drawn again: list of ints.
 
     Args:
         epochs: E.
@@ -178,38 +163,31 @@ def forget(optimizer, variables):
     # a fresh optimizer tells both, since it keeps the same lists.
     fresh = type(optimizer).from_config(optimizer.get_config())
     fresh.build(variables)
-    for name, slots in vars(fresh).items():
-        if not isinstance(slots, list) or name in (
-            "_trainable_variables",
-            "_variables",
-        ):
-            continue
+    current = _compat.slots(optimizer)
+    for name, slots in _compat.slots(fresh).items():
         for v, slot in zip(variables, slots, strict=False):
-            if not isinstance(slot, keras.Variable):
-                continue
-            # The moving average of the weights goes on from the weights.
-            begin = v if name == "_model_variables_moving_average" else slot
-            getattr(optimizer, name)[optimizer._get_variable_index(v)].assign(
-                array(begin)
-            )
+            if isinstance(slot, keras.Variable):
+                # The moving average of the weights goes on from the weights.
+                begin = array(v if name == _compat.AVERAGES else slot)
+                current[name][_compat.variable_index(optimizer, v)].assign(begin)
 
 
 def _head(model):
     """The layers that only the target has and that train."""
     layers = model.pairing.target.layers()
-    found = [layers[name] for name in model.pairing.new_layers]
-    return [layer for layer in found if layer.trainable_variables]
+    layers = [layers[name] for name in model.pairing.new_layers]
+    return [layer for layer in layers if layer.trainable_variables]
 
 
 def _initializer(layer, variable):
-    found = getattr(layer, f"{variable.name}_initializer", None)
-    if found is None:
+    initializer = getattr(layer, f"{variable.name}_initializer", None)
+    if initializer is None:
         raise ValueError(
             f"Rifle does not know the initialiser of '{variable.path}', in the layer "
             f"'{layer.name}' ({type(layer).__name__}). Use `initializer=\"normal\"`, "
             f"or give the layer an attribute `{variable.name}_initializer`."
         )
-    return keras.initializers.get(found)
+    return keras.initializers.get(initializer)
 
 
 def _seeded(initializer, seed):

@@ -5,9 +5,8 @@ import math
 import keras
 import numpy as np
 
-from keras_delta._errors import invalid
-from keras_delta.regularizers import members
-from keras_delta.regularizers.attended import Attended
+from keras_delta._arguments import flag
+from keras_delta.regularizers import members, with_attention
 
 PEAKED = 0.5  # of the channels, that the weights are spread over
 PARTS = ("task_loss", "feature_penalty", "head_penalty")
@@ -28,17 +27,10 @@ class TerminateOnNaN(keras.callbacks.TerminateOnNaN):
     Args:
         raise_error: whether to raise `LossNotFinite` in place of stopping, so that
             callbacks do not clean up (a backup stays). Default False.
-
-    Example:
-        ```python
-        model.fit(train, regularizer="delta", callbacks=[kd.callbacks.TerminateOnNaN()])
-        ```
     """
 
     def __init__(self, raise_error=False):
-        if not isinstance(raise_error, bool):
-            raise TypeError(invalid("raise_error", "True or False", raise_error))
-        super().__init__(raise_error)
+        super().__init__(flag("raise_error", raise_error))
 
     def on_batch_end(self, batch, logs=None):
         """Stop where the loss is NaN or infinite.
@@ -97,15 +89,14 @@ def _causes(regularizer):
         )
     else:
         yield f"alpha of {type(regularizer).__name__} is {shown}."
-    if isinstance(regularizer, Attended):
+    if with_attention(regularizer):
         for tap, weights in (regularizer.attention_weights() or {}).items():
-            weights = weights[weights > 0].astype("float64")
-            effective = math.exp(-(weights * np.log(weights)).sum())
-            channels = len(regularizer.attention_weights()[tap])
-            if effective < PEAKED * channels:
+            positive = weights[weights > 0].astype("float64")
+            effective = math.exp(-(positive * np.log(positive)).sum())
+            if effective < PEAKED * len(weights):
                 yield (
                     f"The attention at '{tap}' lies on about {effective:.0f} of "
-                    f"{channels} channels, and the largest weight multiplies the step. "
-                    "Use attention='uniform', or a higher `temperature` in "
+                    f"{len(weights)} channels, and the largest weight multiplies the "
+                    "step. Use attention='uniform', or a higher `temperature` in "
                     "ChannelAttention.compute."
                 )

@@ -124,3 +124,8 @@ def members(regularizer):
     if isinstance(regularizer, Sum):
         return [found for m in regularizer.members for found in members(m)]
     return [] if regularizer is None else [regularizer]
+
+
+def with_attention(regularizer):
+    """List of the single regularizers that weight channels by attention."""
+    return [m for m in members(regularizer) if hasattr(m, "attention_weights")]

@@ -1,13 +1,12 @@
 """What every regularizer promises: the class to extend for a new one."""
 
-import math
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_delta._errors import invalid
+from keras_delta import _arguments
 from keras_delta._network.pairing import Pairing
 from keras_delta.regularizers.distances import half_sum_of_squares
 
@@ -99,7 +98,7 @@ class Regularizer(keras.layers.Layer):
         given = self._strengths[name]
         if variable is None:
             return given
-        value = float(array(variable))
+        value = float(variable.value.numpy())
         return given if np.float32(given) == value else value
 
     def _set_strength(self, name, value):
@@ -265,15 +264,8 @@ def array(variable):
 
 
 def _strength(name, value):
-    if isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
+    schedule = keras.optimizers.schedules.LearningRateSchedule
+    if isinstance(value, schedule):
         return value
-    expected = "a non-negative finite number or a keras.optimizers.schedules schedule"
-    try:
-        if isinstance(value, (str, bytes, bool)):
-            raise TypeError
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(invalid(name, expected, value)) from None
-    if not math.isfinite(number) or number < 0:
-        raise ValueError(invalid(name, expected, value))
-    return number
+    also = "a keras.optimizers.schedules schedule"
+    return _arguments.number(name, value, also=also)

@@ -4,12 +4,15 @@ import keras
 from keras import ops
 
 from keras_delta.regularizers import distances
-from keras_delta.regularizers.attended import Attended
+from keras_delta.regularizers.attention_weights import (
+    AttentionWeights,
+    part_of_attention,
+)
 from keras_delta.regularizers.maps import MapRegularizer
 
 
 @keras.saving.register_keras_serializable("keras_delta")
-class Delta(Attended, MapRegularizer):
+class Delta(MapRegularizer):
     """Keeps the feature maps that matter close to the source's.
 
     `D[l, b, j] = sum_hw (T_l - S_l)^2` for tap l, sample b, channel j, and
@@ -59,24 +62,44 @@ class Delta(Attended, MapRegularizer):
         name=None,
         **kwargs,
     ):
-        super().__init__(
-            attention=attention,
-            attention_samples=attention_samples,
-            temperature=temperature,
-            alpha=alpha,
-            beta=beta,
-            variant=variant,
-            name=name,
-            **kwargs,
+        super().__init__(alpha, beta, variant, name=name, **kwargs)
+        self.attention_weights = AttentionWeights(
+            attention, attention_samples, temperature
         )
+
+    attention = part_of_attention("attention")
+    attention_samples = part_of_attention("attention_samples")
+    temperature = part_of_attention("temperature")
+    computed_attention = part_of_attention("computed_attention")
+    set_attention_weights = part_of_attention("set_attention_weights")
+
+    def bind(self, pairing, taps):
+        """See `Regularizer.bind`; makes variables for scales and attention."""
+        self.attention_weights.check(taps)
+        super().bind(pairing, taps)
+        self.attention_weights.bind(taps, self.add_weight)
+
+    @property
+    def ready(self):
+        """Whether the scales of the source maps and the attention are known."""
+        return super().ready and self.attention_weights.ready
+
+    def prepare(self, model, samples, verbose=True):
+        """Measure the scales and, where it is `"auto"`, the attention."""
+        super().prepare(model, samples, verbose)
+        self.attention_weights.prepare(model, samples, verbose)
 
     def tap_distance(self, tap, source_map, target_map):
         """See `MapRegularizer.tap_distance`."""
         d = distances.channel_distances(source_map, target_map)
         channels = d.shape[-1]
-        weighted = ops.sum(d * self.tap_weights(tap, channels), axis=-1)
+        weighted = ops.sum(d * self.attention_weights.of_tap(tap, channels), axis=-1)
         if self.variant == "relative":
             return weighted / distances.positions(target_map)
         if self.variant == "code":
             return 0.5 * channels * weighted / distances.positions(target_map)
         return weighted
+
+    def get_config(self):
+        """See `Regularizer.get_config`."""
+        return {**super().get_config(), **self.attention_weights.get_config()}

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_delta._errors import invalid
+from keras_delta import _arguments
 from keras_delta.regularizers.base import Regularizer
 from keras_delta.regularizers.distances import half_sum_of_squares
 
@@ -33,9 +33,7 @@ class L2SP(Regularizer):
 
     def __init__(self, alpha=0.01, beta=0.01, parameters="all", name=None, **kwargs):
         super().__init__(alpha, beta, name=name, **kwargs)
-        if parameters not in PARAMETERS:
-            raise ValueError(invalid("parameters", f"one of {PARAMETERS}", parameters))
-        self.parameters = parameters
+        self.parameters = _arguments.choice("parameters", parameters, PARAMETERS)
 
     def weight_distance(self):
         """`1/2 ||w - w*||^2` over the parameters chosen."""

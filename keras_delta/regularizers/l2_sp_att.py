@@ -3,13 +3,16 @@
 import keras
 from keras import ops
 
-from keras_delta.regularizers.attended import Attended
+from keras_delta.regularizers.attention_weights import (
+    AttentionWeights,
+    part_of_attention,
+)
 from keras_delta.regularizers.base import Regularizer
 from keras_delta.regularizers.distances import half_sum_of_squares
 
 
 @keras.saving.register_keras_serializable("keras_delta")
-class L2SPAtt(Attended, Regularizer):
+class L2SPAtt(Regularizer):
     """L2-SP in which filters that matter are held tighter.
 
     `Omega = 1/2 sum_l sum_j C_l W[l, j] ||K_l[..., j] - K*_l[..., j]||^2` over the
@@ -41,20 +44,23 @@ class L2SPAtt(Attended, Regularizer):
         name=None,
         **kwargs,
     ):
-        super().__init__(
-            attention=attention,
-            attention_samples=attention_samples,
-            temperature=temperature,
-            alpha=alpha,
-            beta=beta,
-            name=name,
-            **kwargs,
+        super().__init__(alpha, beta, name=name, **kwargs)
+        self.attention_weights = AttentionWeights(
+            attention, attention_samples, temperature
         )
         self._tap_of_kernel = {}
 
+    attention = part_of_attention("attention")
+    attention_samples = part_of_attention("attention_samples")
+    temperature = part_of_attention("temperature")
+    computed_attention = part_of_attention("computed_attention")
+    set_attention_weights = part_of_attention("set_attention_weights")
+
     def bind(self, pairing, taps):
         """See `Regularizer.bind`; finds the kernels of the tapped layers."""
+        self.attention_weights.check(taps)
         super().bind(pairing, taps)
+        self.attention_weights.bind(taps, self.add_weight)
         for tap in taps:
             operation = pairing.target.nodes[tap].operation
             kernel = getattr(operation, "kernel", None)
@@ -66,6 +72,15 @@ class L2SPAtt(Attended, Regularizer):
                 f"none of the taps {list(taps)} is a convolution or dense layer. Tap "
                 "convolutions, or use 'l2_sp'."
             )
+
+    @property
+    def ready(self):
+        """Whether the attention is known."""
+        return self.attention_weights.ready
+
+    def prepare(self, model, samples, verbose=True):
+        """Compute the attention where it is `"auto"`."""
+        self.attention_weights.prepare(model, samples, verbose)
 
     def weight_distance(self):
         """The distance from the starting point, attended filters weighted."""
@@ -79,4 +94,9 @@ class L2SPAtt(Attended, Regularizer):
         if tap is None:
             return difference
         channels = variable.shape[-1]
-        return difference * ops.sqrt(channels * self.tap_weights(tap, channels))
+        weights = self.attention_weights.of_tap(tap, channels)
+        return difference * ops.sqrt(channels * weights)
+
+    def get_config(self):
+        """See `Regularizer.get_config`."""
+        return {**super().get_config(), **self.attention_weights.get_config()}

@@ -1,14 +1,13 @@
 """Regularizers of feature maps: taps, variants, reduction, scale."""
 
-import warnings
-
 import numpy as np
 from keras import ops
 
-from keras_delta._errors import invalid
+from keras_delta import _arguments
+from keras_delta._errors import invalid, warn
 from keras_delta._inputs.samples import length, take
 from keras_delta.regularizers import distances
-from keras_delta.regularizers.base import Regularizer, array
+from keras_delta.regularizers.base import Regularizer
 
 VARIANTS = ("relative", "code", "article")
 SCALE_SAMPLES = 256
@@ -31,8 +30,7 @@ class MapRegularizer(Regularizer):
     default_alpha = {"relative": 5.0, "code": 0.01, "article": 0.01}
 
     def __init__(self, alpha=None, beta=0.01, variant="relative", name=None, **kwargs):
-        if variant not in VARIANTS:
-            raise ValueError(invalid("variant", f"one of {VARIANTS}", variant))
+        variant = _arguments.choice("variant", variant, VARIANTS)
         alpha = self.default_alpha[variant] if alpha is None else alpha
         super().__init__(alpha, beta, name=name, **kwargs)
         self.variant = variant
@@ -51,17 +49,17 @@ class MapRegularizer(Regularizer):
     @property
     def ready(self):
         """Whether the scales of the source maps are known."""
-        return self._measured()
+        return self._are_measured()
 
-    def _measured(self):
-        return all(float(array(s)) > 0 for s in self._scales.values())
+    def _are_measured(self):
+        return all(s.value.numpy() > 0 for s in self._scales.values())
 
     @property
     def scales(self):
         """Dict tap -> mean square of the source map, `E_l`; empty until prepared."""
-        if not self._measured():
+        if not self._are_measured():
             return {}
-        return {t: float(array(s)) for t, s in self._scales.items()}
+        return {t: float(s.value.numpy()) for t, s in self._scales.items()}
 
     def set_scales(self, scales):
         """Use scales that were measured before, for the same taps and training data.
@@ -78,33 +76,17 @@ class MapRegularizer(Regularizer):
 
     def prepare(self, model, samples, verbose=True):
         """Measure the scale of each source map, on 256 training samples."""
-        if self._measured():
+        if self._are_measured():
             return
         x, _ = samples(SCALE_SAMPLES)
-        totals, count = dict.fromkeys(self._scales, 0.0), 0
-        for start in range(0, length(x), 32):
+        totals, count = dict.fromkeys(self._scales, 0.0), length(x)
+        for start in range(0, count, 32):
             maps = model.source_maps(take(x, start, start + 32))
             for tap in totals:
                 squares = ops.convert_to_numpy(distances.mean_square(maps[tap]))
                 totals[tap] += squares.astype(np.float64).sum()
-            count += len(squares)
         for tap, total in totals.items():
-            if not np.isfinite(total) or total == 0:
-                raise ValueError(
-                    f"The source map at tap '{tap}' is "
-                    f"{'zero' if total == 0 else 'not finite'} on all {count} samples "
-                    "looked at, so distances cannot be measured in units of it. Tap "
-                    "another layer, or check the source's weights and the images."
-                )
-            if total / count < SMALLEST_SCALE:
-                warnings.warn(
-                    f"The source map at tap '{tap}' is all but zero (mean square "
-                    f"{total / count:.1e}), so the slightest change of the target "
-                    "counts as a large distance and training will diverge. Does the "
-                    "source have pretrained weights, and do the images have the "
-                    "range that it expects?",
-                    stacklevel=2,
-                )
+            _check_scale(tap, total, count)
             self._scales[tap].assign(total / count)
 
     def tap_distance(self, tap, source_map, target_map):
@@ -157,3 +139,21 @@ class MapRegularizer(Regularizer):
     def get_config(self):
         """See `Regularizer.get_config`."""
         return {**super().get_config(), "variant": self.variant}
+
+
+def _check_scale(tap, total, count):
+    """Refuse a source map that nothing can be measured by."""
+    if not np.isfinite(total) or total == 0:
+        raise ValueError(
+            f"The source map at tap '{tap}' is "
+            f"{'zero' if total == 0 else 'not finite'} on all {count} samples looked "
+            "at, so distances cannot be measured in units of it. Tap another layer, "
+            "or check the source's weights and the images."
+        )
+    if total / count < SMALLEST_SCALE:
+        warn(
+            f"The source map at tap '{tap}' is all but zero (mean square "
+            f"{total / count:.1e}), so the slightest change of the target counts as a "
+            "large distance and training will diverge. Does the source have "
+            "pretrained weights, and do the images have the range that it expects?"
+        )

@@ -1,7 +1,6 @@
 """The model card: what a model is, how well it does and what it is not for."""
 
 import json
-import math
 import re
 from datetime import datetime, timezone
 from importlib import metadata
@@ -12,10 +11,10 @@ import tensorflow as tf
 
 from keras_delta._errors import invalid, unknown_name
 from keras_delta.serving import calibration
+from keras_delta.statistics import wilson_interval
 
 MARKDOWN, JSON = "MODEL_CARD.md", "model_card.json"
 GIVEN = ("description", "data", "license", "author", "limits", "intended_use")
-NORMAL = 1.959964  # 97.5 % quantile of the standard normal distribution
 LIMITS = [
     "It answers with one of its classes whatever the image shows; it does not say "
     '"none of them".',
@@ -54,30 +53,13 @@ def evaluation(logits, labels, class_names, temperature=1.0):
     return {
         "samples": len(labels),
         "accuracy": float(right.mean()),
-        "interval": wilson(int(right.sum()), len(right)),
+        "interval": list(wilson_interval(int(right.sum()), len(right))),
         "recall": recall,
         "loss": calibration.loss(scaled, labels),
         "calibration_error": calibration.expected_calibration_error(scaled, labels),
         "uncalibrated_error": calibration.expected_calibration_error(logits, labels),
         "temperature": temperature,
     }
-
-
-def wilson(successes, trials):
-    """Wilson's 95 % interval of a share, `[low, high]`.
-
-    With p = successes / trials and z = 1.96,
-
-        (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n).
-
-    Source: Wilson, "Probable Inference, the Law of Succession, and Statistical
-        Inference", JASA 22, 1927.
-    """
-    p, n, z = successes / trials, trials, NORMAL
-    middle = p + z * z / (2 * n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    return [max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)]
 
 
 def check(given):
@@ -93,39 +75,35 @@ def check(given):
             raise TypeError(invalid(f"model_card['{name}']", expected, value))
 
 
-def facts(
-    model, *, given, name, version, class_names, served, measured, converted=None
-):
+def facts(model, given, folder, endpoints, measured):
     """Everything that a card says, as a dict that JSON takes.
 
     Args:
         model: what was given to export.
-        given: dict of the user's own fields, of `GIVEN`.
-        name, version: of the model.
-        class_names: list of strings.
-        served: dict of settings: `format`, `input`, `image_size`, `protocol`, `top_k`.
-        measured: result of `evaluation`, or None.
-        converted: what a conversion to another format has changed, a dict, or None.
+        given: dict of the user's own fields, of `GIVEN`, or None.
+        folder: `Path`, `NAME/version`.
+        endpoints: `Endpoints`.
+        measured: `Measured`.
     """
-    target = getattr(model, "target", model)
     given = dict(given or {})
     limits = given.pop("limits", None) or []
+    converted = measured.converted
     return {
-        "name": name,
-        "version": version,
+        "name": folder.parent.name,
+        "version": int(folder.name),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **{field: given.get(field) for field in GIVEN if field != "limits"},
         "limits": [*([limits] if isinstance(limits, str) else limits), *LIMITS],
         "network": {
-            "name": target.name,
-            "parameters": target.count_params(),
+            "name": endpoints.target.name,
+            "parameters": endpoints.target.count_params(),
             "taps": list(getattr(model, "taps", [])),
         },
         "regularizer": _method(getattr(model, "regularizer", None)),
-        "classes": list(class_names),
-        "serving": served,
-        "evaluation": measured,
-        "conversion": converted,
+        "classes": endpoints.class_names,
+        "serving": endpoints.options.facts(),
+        "evaluation": measured.evaluation,
+        "conversion": converted and converted.facts,
         "versions": {
             "keras_delta": metadata.version("keras_delta"),
             "keras": keras.__version__,

@@ -1,24 +1,40 @@
 """What the formats of other runtimes share: what they compute and how it is checked."""
 
+from typing import NamedTuple
+
 import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_delta._errors import warn
-from keras_delta._network.graph import Graph
 
 IMAGES, SCORES = "images", "scores"  # names in the file
 TOLERANCE = 1e-3  # of scores, where nothing is rounded on purpose
 DROP = 0.02  # of accuracy, above which there is a warning
 
 
-def check_precision(target):
+class Converted(NamedTuple):
+    """The file of another runtime, and how it does.
+
+    Attributes:
+        content: bytes.
+        facts: dict, what the model card says of the conversion.
+        logits, labels: of held-out images after it, or None.
+    """
+
+    content: bytes
+    facts: dict
+    logits: np.ndarray | None
+    labels: np.ndarray | None
+
+
+def check_precision(graph):
     """Refuse networks that compute in half or double precision.
 
     Raises:
         ValueError: with the first such layer.
     """
-    for name, node in Graph(target).nodes.items():
+    for name, node in graph.nodes.items():
         dtype = getattr(node.operation, "compute_dtype", None) or "float32"
         if node.is_layer and "float" in dtype and dtype != "float32":
             raise ValueError(
@@ -39,7 +55,7 @@ def scores(endpoints):
         `images`, float32 (B, height, width, 3), 0 to 255 -> dict of `scores`, float32
         (B, classes).
     """
-    shape = [None, *endpoints.settings["image_size"], 3]
+    shape = [None, *endpoints.options.image_size, 3]
 
     def compute(images):
         return {SCORES: tf.nn.softmax(endpoints.logits(images) / endpoints.temperature)}
@@ -48,15 +64,36 @@ def scores(endpoints):
     return tf.function(compute, input_signature=signature, autograph=False)
 
 
-def random_images(image_size, count=16):
-    """Seeded noise with a random brightness for each image; no labels.
+def convert(endpoints, name, images, batches):
+    """Write a file of another runtime and run it before it is kept.
 
-    Yields:
-        One batch of (float32 (count, height, width, 3) from 0 to 255, None).
+    Args:
+        endpoints: `Endpoints`, with its temperature and its options.
+        name: of the model.
+        images: array to find the ranges of int8 from, or None.
+        batches: iterable of held-out images and labels, or None.
+
+    Returns:
+        `Converted`.
+
+    Raises:
+        ValueError: where the runtime cannot take the model or gives other scores.
     """
-    rng = np.random.default_rng(0)
-    images = rng.uniform(0, 255, (count, *image_size, 3))
-    yield (images * rng.uniform(0.2, 1, (count, 1, 1, 1))).astype("float32"), None
+    converter, quantize = endpoints.options.converter, endpoints.options.quantize
+    before = scores(endpoints)
+    content = converter.convert(
+        before, endpoints, name=name, quantize=quantize, images=images
+    )
+    on = "validation_data"
+    if batches is None and images is not None:
+        on, batches = "representative_data", [(images, None)]
+    elif batches is None:
+        on, batches = "noise", [(_noise(endpoints.options.image_size), None)]
+    found, after, labels = compare(before, converter.runner(content), batches)
+    judge(found, converter.RUNTIME, quantize)
+    facts = {"quantize": quantize, "bytes": len(content), "images": on, **found}
+    logits = None if labels is None else _as_logits(after, endpoints.temperature)
+    return Converted(content, facts, logits, labels)
 
 
 def compare(before, after, batches):
@@ -124,7 +161,14 @@ def judge(found, runtime, quantize=None):
         )
 
 
-def as_logits(scores, temperature):
+def _noise(image_size, count=16):
+    """Images of seeded noise with a random brightness for each."""
+    rng = np.random.default_rng(0)
+    images = rng.uniform(0, 255, (count, *image_size, 3))
+    return (images * rng.uniform(0.2, 1, (count, 1, 1, 1))).astype("float32")
+
+
+def _as_logits(scores, temperature):
     """Logits of which a softmax at this temperature gives the scores.
 
     Scores of 0 count as Keras's epsilon, as in its cross-entropies.

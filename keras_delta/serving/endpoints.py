@@ -7,10 +7,8 @@ import keras
 import tensorflow as tf
 
 from keras_delta.data.augment import Protocol
+from keras_delta.serving import class_names
 from keras_delta.serving.decoding import decode
-
-INPUTS = ("image_bytes", "tensor")
-LABELS = "labels.txt"
 
 
 class Endpoints:
@@ -18,43 +16,22 @@ class Endpoints:
 
     Args:
         network: `keras_delta.serving.network.Network`.
-        class_names: list of strings, by class number.
-        image_size: (height, width) of what the network sees.
-        protocol: `"default"` or `"improved"`, as in `ImageSet.batches`.
-        input: what `serving_default` takes, one of `INPUTS`.
-        top_k: number of classes in an answer.
-        average: of ten crops, one of `keras_delta.data.ten_crop.AVERAGES`.
+        names: list of strings, the names of the classes by class number.
+        options: `keras_delta.serving.options.Options`, fitted to the network.
 
     Attributes:
-        temperature: what logits are divided by before the softmax.
+        class_names, options: the arguments.
         logits: `tf.function` of prepared images.
-        settings: dict of what the arguments were.
+        target: the model.
+        temperature: what logits are divided by before the softmax.
     """
 
-    def __init__(
-        self,
-        network,
-        class_names,
-        *,
-        image_size,
-        protocol="default",
-        input="image_bytes",
-        top_k=5,
-        average="logits",
-    ):
-        self._network, self._class_names = network, class_names
-        self._size, self._input = tuple(image_size), input
-        self._k = min(int(top_k), len(class_names))
-        self.settings = {
-            "input": input,
-            "image_size": self._size,
-            "protocol": protocol,
-            "top_k": self._k,
-            "ten_crop_average": average,
-        }
-        self._single = Protocol(protocol, image_size)
-        self._ten = Protocol("improved", image_size, ten_crop=True)
-        self.temperature, self._average = 1.0, average
+    def __init__(self, network, names, options):
+        self._network, self.target = network, network.target
+        self.class_names, self.options = names, options
+        self._size, self.temperature = options.image_size, 1.0
+        self._single = Protocol(options.protocol, self._size)
+        self._ten = Protocol("improved", self._size, ten_crop=True)
         # One function for all signatures, so that each is traced and in the file once.
         self.logits = tf.function(
             network.logits,
@@ -72,8 +49,8 @@ class Endpoints:
         """
         archive = keras.export.ExportArchive()
         with tempfile.TemporaryDirectory() as temporary:
-            path = Path(temporary) / LABELS
-            path.write_text("".join(f"{name}\n" for name in self._class_names), "utf-8")
+            path = Path(temporary) / class_names.FILE
+            path.write_text(class_names.text(self.class_names), "utf-8")
             self._table = tf.lookup.StaticHashTable(
                 tf.lookup.TextFileInitializer(
                     str(path),
@@ -85,7 +62,7 @@ class Endpoints:
                 default_value="",
             )
             # Keras's `track(model)` would write every weight twice.
-            archive.variables.extend(map(_stored, self._network.target.variables))
+            archive.variables.extend(map(_stored, self.target.variables))
             archive.track(self._table)
             for name, (function, *signature) in self.functions().items():
                 archive.add_endpoint(name, function, signature)
@@ -98,37 +75,35 @@ class Endpoints:
         eight_bit = tf.TensorSpec(images.shape, tf.uint8, name="images")
         prepared = tf.TensorSpec([None, *self._size, 3], name="images")
         class_ids = tf.TensorSpec([None], tf.int64, name="class_ids")
-        by_bytes = self._input == "image_bytes"
-        found = {
-            "serving_default": (self.classify_bytes, contents)
-            if by_bytes
-            else (self.classify, images),
+        by_bytes = self.options.input == "image_bytes"
+        given = contents if by_bytes else images
+        classify = self.classify_bytes if by_bytes else self.classify
+        signatures = {
+            "serving_default": (classify, given),
             "classify_bytes": (self.classify_bytes, contents),
             "classify_tensor": (self.classify, images),
             "classify_tensor_uint8": (self.classify, eight_bit),
-            "classify_ten_crop": (self.classify_ten_crop, contents)
-            if by_bytes
-            else (self.classify_ten_crop, images),
+            "classify_ten_crop": (self.classify_ten_crop, given),
             "prepare": (self.prepare, contents),
             "classify_prepared": (self.classify_prepared, prepared),
         }
         if self._network.has_features:
-            found["features"] = self.features, contents if by_bytes else images
+            signatures["features"] = self.features, given
         if self._network.has_maps:
-            found["activation_map"] = (self.activation_map, prepared, class_ids)
-        return found
+            signatures["activation_map"] = self.activation_map, prepared, class_ids
+        return signatures
 
     def prepare(self, contents):
         """What the network sees of encoded images."""
-        return {"images": self._decoded(contents, self._single)}
+        return {"images": self._prepared(contents, self._single)}
 
     def classify_bytes(self, contents):
         """The likeliest classes of encoded images."""
-        return self.classify_prepared(self._decoded(contents, self._single))
+        return self.classify_prepared(self._prepared(contents, self._single))
 
     def classify(self, images):
         """The likeliest classes of images of any size."""
-        return self.classify_prepared(self._resized(images, self._single))
+        return self.classify_prepared(self._prepared(images, self._single))
 
     def classify_prepared(self, images):
         """The likeliest classes of images of the network's own size."""
@@ -137,11 +112,10 @@ class Endpoints:
 
     def classify_ten_crop(self, images):
         """The likeliest classes of images, by ten crops of each."""
-        encoded = images.dtype == tf.string
-        crops = (self._decoded if encoded else self._resized)(images, self._ten)
+        crops = self._prepared(images, self._ten)
         logits = self.logits(tf.reshape(crops, [-1, *self._size, 3]))
         logits = tf.reshape(logits, [-1, 10, self._network.classes])
-        if self._average == "logits":
+        if self.options.ten_crop_average == "logits":
             logits = tf.reduce_mean(logits, axis=1)
             return self._answer(tf.nn.softmax(logits / self.temperature))
         each = tf.nn.softmax(logits / self.temperature)
@@ -149,9 +123,7 @@ class Endpoints:
 
     def features(self, images):
         """Maps of the taps and what the head sees."""
-        encoded = images.dtype == tf.string
-        prepared = (self._decoded if encoded else self._resized)(images, self._single)
-        return self._network.features(prepared)
+        return self._network.features(self._prepared(images, self._single))
 
     def activation_map(self, images, class_ids):
         """Where in prepared images the network sees a class."""
@@ -163,19 +135,16 @@ class Endpoints:
         }
 
     def _answer(self, probabilities):
-        scores, ids = tf.math.top_k(probabilities, self._k)
+        scores, ids = tf.math.top_k(probabilities, self.options.top_k)
         ids = tf.cast(ids, tf.int64)
         return {"labels": self._table.lookup(ids), "scores": scores, "class_ids": ids}
 
-    def _decoded(self, contents, protocol):
-        return self._each(self._decode, contents, protocol)
+    def _prepared(self, values, protocol):
+        """What the network sees of encoded images, or of pixels."""
 
-    def _resized(self, images, protocol):
-        return self._each(lambda image: image, images, protocol)
-
-    def _each(self, pixels, values, protocol):
         def prepare(value):
-            return protocol.finish(protocol.resize(pixels(value)), seed=None)
+            image = self._decode(value) if values.dtype == tf.string else value
+            return protocol.finish(protocol.resize(image), seed=None)
 
         crops = [10] if protocol.ten_crop else []
         return tf.map_fn(

@@ -1,32 +1,25 @@
 """From a fine-tuned model to a folder that others serve."""
 
-import numbers
 import os
+from typing import NamedTuple
 
 import numpy as np
 
-from keras_delta._errors import invalid, unknown_name, warn
-from keras_delta._inputs import labels as labelling
-from keras_delta._inputs import samples
-from keras_delta.data.augment import PROTOCOLS
-from keras_delta.data.image_set import ImageSet
-from keras_delta.data.ten_crop import AVERAGES, height_width
+from keras_delta._errors import invalid
 from keras_delta.model import DeltaModel
 from keras_delta.serving import (
     calibration,
     card,
     conversion,
     folders,
+    held_out,
     litert,
-    onnx,
     warmup,
 )
-from keras_delta.serving.endpoints import INPUTS, LABELS, Endpoints
+from keras_delta.serving import class_names as naming
+from keras_delta.serving.endpoints import Endpoints
 from keras_delta.serving.network import Network
-
-FORMATS = ("saved_model", "litert", "onnx")
-CONVERTERS = {"litert": litert, "onnx": onnx}
-FILES = {"saved_model": "saved_model.pb", "litert": litert.FILE, "onnx": onnx.FILE}
+from keras_delta.serving.options import Options, check_data, check_formats
 
 
 def export_for_serving(
@@ -54,43 +47,20 @@ def export_for_serving(
 
     The folder holds a SavedModel of the target alone (no source, regularizer or
     optimizer), which TensorFlow serves without Keras and without this package; a model
-    card; and requests to warm up with. It appears at once and whole.
+    card; and requests to warm up with. It appears at once and whole. Its signatures
+    are `serving_default`, `classify_bytes`, `classify_tensor`, `classify_tensor_uint8`,
+    `classify_ten_crop`, `features`, `prepare`, `classify_prepared` and
+    `activation_map`; docs/serving.md has their inputs and outputs. Images are decoded
+    and resized as `ImageSet.batches` does for evaluation, bit for bit (rarities:
+    `keras_delta.serving.decoding`); `scores` are those of `model.predict` after the
+    softmax.
 
-    Signatures (inputs -> outputs; B images):
-
-    - `serving_default`: as `classify_bytes` or `classify_tensor`, see `input`;
-    - `classify_bytes`: `image_bytes`, (B,) encoded JPEG, PNG, WebP or GIF ->
-      `labels`, `scores`, `class_ids`, each (B, top_k), likeliest first;
-    - `classify_tensor`: `images`, float32 (B, height, width, 3) of any size, 0 to 255
-      -> the same; `classify_tensor_uint8` for uint8;
-    - `classify_ten_crop`: what `serving_default` takes -> the same, from ten crops of
-      each image, prepared by the "improved" protocol;
-    - `features`: what `serving_default` takes -> the maps of each tap and `pooled`,
-      the vector (B, D) before the classifier;
-    - `prepare`: `image_bytes` -> `images`, what the network sees of them;
-      `classify_prepared`: `images` of that size -> as `classify_bytes`;
-    - `activation_map`: `images` of that size and `class_ids` (B,), negative for the
-      likeliest class -> `maps` (B, h, w) from 0 to 1 (Grad-CAM), `labels`, `class_ids`.
-
-    Images are decoded and resized as `ImageSet.batches` does for evaluation, bit for
-    bit (rarities: `keras_delta.serving.decoding`); `scores` are probabilities, those
-    of `model.predict` after the softmax.
-
-    With `format="litert"` or `"onnx"` there is `model.tflite` or `model.onnx`,
-    `labels.txt` and the card instead. Decoding and resizing stay outside:
-
-    - input `images`, float32 (B, height, width, 3) of the network's own size, 0 to
-      255 and prepared as `protocol` says; any B;
-    - output `scores`, float32 (B, classes), the probabilities by class number, with
-      the temperature of `calibrate` inside.
-
-    Names of classes are in the file too: in ONNX's metadata as `class_names`, a JSON
-    list; in the `.tflite` file as `labels.txt`, which `unzip` finds. The file is run
-    before it is written: on `validation_data`, else on `representative_data`, else on
-    noise. The card says under "conversion" by how much scores differ, how many answers
-    stay the same and what accuracy it costs. `input`, `top_k`, `ten_crop_average` and
-    `taps` are checked and not used, and there are no requests to warm up with. The
-    network has to compute in float32.
+    With `format="litert"` or `"onnx"` there is `model.tflite` or `model.onnx` instead,
+    with the input `images`, float32 (B, height, width, 3) of the network's own size, 0
+    to 255 and prepared as `protocol` says, and the output `scores`, float32 (B,
+    classes). The file is run before it is kept: on `validation_data`, else on
+    `representative_data`, else on noise; the card says what the conversion changed.
+    `input`, `top_k`, `ten_crop_average` and `taps` are not used.
 
     Args:
         model: `DeltaModel`, of which the target is exported, or a Functional or
@@ -112,13 +82,13 @@ def export_for_serving(
         from_logits: whether the model gives logits; default: as its last layer says.
         validation_data: images that were not trained on, with labels, as `evaluate`
             takes them, or an `ImageSet`; the card then says how well the model does.
+            They are read once.
         calibrate: whether to divide the logits by the temperature that fits
             `validation_data` best, so that scores are as high as the model is right.
-        quantize: for `"litert"`, numbers of fewer bits inside, while `images` and
-            `scores` stay float32. `"float16"`: weights, half the size; `"dynamic"`:
-            weights of 8 bits, a quarter of the size; `"int8"`: weights and maps of 8
-            bits, also fast on what computes in integers only. Scores of `"int8"` are
-            multiples of 1/256. Default None.
+        quantize: for `"litert"`, numbers of fewer bits inside. `"float16"`: weights,
+            half the size; `"dynamic"`: weights of 8 bits, a quarter of the size;
+            `"int8"`: weights and maps of 8 bits, also fast on what computes in
+            integers only; its scores are multiples of 1/256. Default None.
         representative_data: for `"int8"`, 32 images or more like those to be
             recognised, as `fit` takes them (labels are ignored) or an `ImageSet`; 300
             of them at most are used.
@@ -144,252 +114,90 @@ def export_for_serving(
         UserWarning: where `quantize` costs more than 2 points of accuracy; where
             `calibrate` finds every image of `validation_data` recognised.
     """
-    _check_choices(input, format, protocol, ten_crop_average, top_k)
-    if calibrate and validation_data is None:
-        raise ValueError(
-            "`calibrate=True` needs `validation_data`, images that the model was not "
-            "trained on, with their labels."
-        )
-    _check_conversion(format, quantize, representative_data)
+    options = Options(
+        *(input, format, top_k, image_size, protocol, ten_crop_average),
+        *(calibrate, quantize),
+    )
+    check_data(options, validation_data, representative_data)
     card.check(model_card)
-    if isinstance(model, (str, os.PathLike)):
-        expected = "a model, e.g. of `keras.saving.load_model(path)`"
-        raise TypeError(invalid("model", expected, model))
-    is_delta = isinstance(model, DeltaModel)
-    target = model.target if is_delta else model
-    if taps is None:
-        taps = list(model.taps) if is_delta else "auto"
-    network = Network(target, taps, from_logits)
-    if format != "saved_model":
-        conversion.check_precision(target)
-    names = checked_names(class_names, network.classes)
-    endpoints = Endpoints(
-        network,
-        names,
-        image_size=_image_size(network.image_size, image_size),
-        protocol=protocol,
-        input=input,
-        top_k=top_k,
-        average=ten_crop_average,
-    )
+    endpoints = _plan(model, class_names, options, taps, from_logits)
     folder = folders.version_folder(path, version, overwrite)
-    _check_formats(folder, format)
-    if is_delta and not model.hosts.is_first:
+    check_formats(folder, options)
+    if isinstance(model, DeltaModel) and not model.hosts.is_first:
         return folder
-    settings, images = endpoints.settings, None
-    if quantize == "int8":
-        images = litert.representative_images(
-            representative_data, settings["image_size"], settings["protocol"]
-        )
-    measured = None
-    if validation_data is not None:
-        logits, y = _predicted(endpoints, names, validation_data)
-        if calibrate:
-            endpoints.temperature = calibration.temperature(logits, y)
-        measured = card.evaluation(logits, y, names, endpoints.temperature)
-    served, content, found = {"format": format, **settings}, None, None
-    if format != "saved_model":
-        converter = CONVERTERS[format]
-        content, found, after = _converted(
-            converter,
-            endpoints,
-            target,
-            names,
-            name=folder.parent.name,
-            quantize=quantize,
-            images=images,
-            validation_data=validation_data,
-        )
-        if after is not None:  # the card is about the file beside it
-            measured = card.evaluation(*after, names, endpoints.temperature)
-        served = {"format": format, "file": converter.FILE, "input": conversion.IMAGES}
-        served |= {k: settings[k] for k in ("image_size", "protocol")}
-    facts = card.facts(
-        model,
-        given=model_card,
-        name=folder.parent.name,
-        version=int(folder.name),
-        class_names=names,
-        served=served,
-        measured=measured,
-        converted=found,
+    measured = _measure(
+        endpoints, folder.parent.name, validation_data, representative_data
     )
-    with folders.replacing(folder) as temporary:
-        if content is None:
-            endpoints.write(temporary)
-            warmup.write(
-                temporary,
-                folder.parent.name,
-                endpoints.functions(),
-                settings["image_size"],
-            )
-        else:
-            (temporary / converter.FILE).write_bytes(content)
-            text = "".join(f"{name}\n" for name in names)
-            (temporary / LABELS).write_text(text, "utf-8")
-        card.write(temporary, facts)
+    facts = card.facts(model, model_card, folder, endpoints, measured)
+    _write(endpoints, folder, measured, facts)
     return folder
 
 
-def _check_choices(input, format, protocol, ten_crop_average, top_k):
-    for argument, value, known in (
-        ("input", input, INPUTS),
-        ("format", format, FORMATS),
-        ("protocol", protocol, PROTOCOLS),
-        ("ten_crop_average", ten_crop_average, AVERAGES),
-    ):
-        if value not in known:
-            raise ValueError(unknown_name(argument, value, known))
-    if not isinstance(top_k, numbers.Integral) or isinstance(top_k, bool) or top_k < 1:
-        raise ValueError(invalid("top_k", "a positive integer", top_k))
+class Measured(NamedTuple):
+    """What running the model has told.
 
-
-def _check_conversion(format, quantize, representative_data):
-    if format == "litert":
-        litert.check(quantize, representative_data)
-        return
-    given = {"quantize": quantize, "representative_data": representative_data}
-    for argument, value in given.items():
-        if value is not None:
-            expected = f'None with `format="{format}"`; it is for "litert"'
-            raise ValueError(invalid(argument, expected, value))
-    if format == "onnx":
-        onnx.check()
-
-
-def _check_formats(folder, format):
-    """Refuse versions of several formats in one folder: servers take the newest."""
-    if not folder.parent.exists():
-        return
-    wanted = FILES[format]
-    for number, other in folders.versions_in(folder.parent).items():
-        there = [name for name in FILES.values() if (other / name).exists()]
-        if other != folder and there and wanted not in there:
-            raise ValueError(
-                f"Version {number} in '{folder.parent}' is a `{there[0]}`, which a "
-                f"`{wanted}` cannot follow. Export to a folder of its own, e.g. "
-                f"'{folder.parent}_{format}'."
-            )
-
-
-def checked_names(names, classes):
-    """The names of the classes as a list, if they can be told apart in a text file."""
-    if isinstance(names, (str, bytes, dict)) or not hasattr(names, "__iter__"):
-        raise TypeError(invalid("class_names", "a list of strings", names))
-    names = list(names)
-    for name in names:
-        if not isinstance(name, str):
-            remedy = "For numbers: `[str(i) for i in range(classes)]`."
-            raise TypeError(invalid("class_names", "strings only", name, remedy))
-        if any("\ud800" <= c <= "\udfff" for c in name):
-            raise ValueError(invalid("class_names", "names that UTF-8 can write", name))
-    if len(names) != classes:
-        expected = f"{classes} names, one for each output of the model"
-        raise ValueError(invalid("class_names", f"{expected}, not {len(names)}", names))
-    for i, name in enumerate(names):
-        if not name.strip():
-            raise ValueError(
-                invalid("class_names", f"no empty name (class {i} has one)", name)
-            )
-        if name.splitlines() != [name]:
-            expected = "names of one line, for `labels.txt` has one name a line"
-            raise ValueError(invalid("class_names", expected, name))
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        expected = "names that differ, since an answer is a name"
-        raise ValueError(invalid("class_names", expected, twice))
-    return names
-
-
-def _image_size(own, given):
-    given = None if given is None else height_width(given, "image_size")
-    if given is None and None in own:
-        raise ValueError(
-            f"The model takes images of any size, {own}. Pass `image_size`, the size "
-            "that it was trained with."
-        )
-    given = given or own
-    if any(a not in (None, b) for a, b in zip(own, given, strict=True)):
-        raise ValueError(invalid("image_size", f"{own}, as the model's input", given))
-    return given
-
-
-def _converted(
-    converter,
-    endpoints,
-    target,
-    class_names,
-    *,
-    name,
-    quantize,
-    images,
-    validation_data,
-):
-    """The file of another runtime, and how it does.
-
-    Returns:
-        (content, found, after): bytes; what the card says of the conversion; logits
-        and labels of `validation_data` after it, or None.
+    Attributes:
+        evaluation: result of `card.evaluation`, or None.
+        converted: `conversion.Converted`, or None for a SavedModel.
     """
-    scores = conversion.scores(endpoints)
-    content = converter.convert(
-        scores, target, class_names, name=name, quantize=quantize, images=images
-    )
-    on = "noise"
-    batches = conversion.random_images(endpoints.settings["image_size"])
+
+    evaluation: dict | None
+    converted: conversion.Converted | None
+
+
+def _plan(model, names, options, taps, from_logits):
+    """What is to be served, as `Endpoints`; nothing is computed or written yet."""
+    if isinstance(model, (str, os.PathLike)):
+        expected = "a model, e.g. of `keras.saving.load_model(path)`"
+        raise TypeError(invalid("model", expected, model))
+    target = model.target if isinstance(model, DeltaModel) else model
+    if taps is None:
+        taps = list(model.taps) if isinstance(model, DeltaModel) else "auto"
+    network = Network(target, taps, from_logits)
+    if options.converter is not None:
+        conversion.check_precision(network.graph)
+    names = naming.check(names, network.classes)
+    return Endpoints(network, names, options.fitted(network))
+
+
+def _measure(endpoints, name, validation_data, representative_data):
+    """Run the model, before and after its conversion, and calibrate it."""
+    options, batches, images = endpoints.options, None, None
+    converts = options.converter is not None
+    if options.quantize == "int8":
+        images = litert.representative_images(
+            representative_data, options.image_size, options.protocol
+        )
     if validation_data is not None:
-        on = "validation_data"
-        batches = _held_out(endpoints, class_names, validation_data)
-    elif images is not None:
-        on, batches = "representative_data", [(images, None)]
-    found, after, y = conversion.compare(scores, converter.runner(content), batches)
-    conversion.judge(found, converter.RUNTIME, quantize)
-    found = {"quantize": quantize, "bytes": len(content), "images": on, **found}
-    if y is None:
-        return content, found, None
-    return content, found, (conversion.as_logits(after, endpoints.temperature), y)
+        batches = held_out.batches(validation_data, endpoints.class_names, options)
+    if options.calibrate and converts:
+        batches = list(batches)  # looked at twice, and read once
+    logits, labels, converted = None, None, None
+    if options.calibrate or (batches is not None and not converts):
+        outputs = [(endpoints.logits(x).numpy(), y) for x, y in batches]
+        logits, labels = map(np.concatenate, zip(*outputs, strict=True))
+    if options.calibrate:
+        endpoints.temperature = calibration.temperature(logits, labels)
+    if converts:
+        converted = conversion.convert(endpoints, name, images, batches)
+        # The card is about the file beside it.
+        logits, labels = converted.logits, converted.labels
+    if logits is None:
+        return Measured(None, converted)
+    of = endpoints.class_names, endpoints.temperature
+    return Measured(card.evaluation(logits, labels, *of), converted)
 
 
-def _predicted(endpoints, class_names, data):
-    """Logits and integer labels of held-out images."""
-    logits, labels = [], []
-    for x, y in _held_out(endpoints, class_names, data):
-        logits.append(endpoints.logits(x).numpy())
-        labels.append(y)
-    if not labels:
-        raise ValueError("`validation_data` is empty: not one image came out of it.")
-    return np.concatenate(logits), np.concatenate(labels)
-
-
-def _held_out(endpoints, class_names, data):
-    """Batches of held-out images and their integer labels."""
-    size = endpoints.settings["image_size"]
-    if isinstance(data, dict) and all(isinstance(v, ImageSet) for v in data.values()):
-        remedy = "Pass one of them, e.g. `sets['test']`."
-        raise ValueError(invalid("validation_data", "one ImageSet", data, remedy))
-    if isinstance(data, ImageSet):
-        if list(data.class_names) != class_names:
-            raise ValueError(
-                "`class_names` and the names of the classes in `validation_data` "
-                f"differ: {class_names} and {list(data.class_names)}. The order is "
-                "that of the model's outputs, that is of the training data's "
-                "`class_names`."
-            )
-        data = data.batches(size, protocol=endpoints.settings["protocol"])
-    first = True
-    for x, y in samples.batches(data):
-        if not hasattr(x, "shape") or x.shape[1:] != (*size, 3):
-            expected = f"images of the shape {(*size, 3)}, as the model takes them"
-            shape = x.shape[1:] if hasattr(x, "shape") else x
-            raise ValueError(invalid("validation_data", expected, shape))
-        classes = len(class_names)
-        if y.ndim == 2 and y.shape[-1] == classes > 1:
-            y = y.argmax(axis=-1)
-        labelling.check(y, classes, "sparse_categorical_crossentropy")
-        if first and x.max() <= 1:
-            warn(
-                "The images of `validation_data` have no value above 1. Served images "
-                "are 0 to 255: scale inside of the model, not before."
-            )
-        first = False
-        yield x, y.ravel().astype("int64")
+def _write(endpoints, folder, measured, facts):
+    """The version's folder, which appears at once and whole."""
+    with folders.replacing(folder) as temporary:
+        if measured.converted is None:
+            name, size = folder.parent.name, endpoints.options.image_size
+            endpoints.write(temporary)
+            warmup.write(temporary, name, endpoints.functions(), size)
+        else:
+            file = temporary / endpoints.options.file
+            file.write_bytes(measured.converted.content)
+            text = naming.text(endpoints.class_names)
+            (temporary / naming.FILE).write_text(text, "utf-8")
+        card.write(temporary, facts)

@@ -2,13 +2,12 @@
 
 import contextlib
 import ctypes
-import errno
 import os
 import re
 import shutil
 from pathlib import Path
 
-from keras_delta import _disk
+from keras_delta import _arguments, _disk
 from keras_delta._errors import invalid
 
 EXCHANGE = 2  # RENAME_EXCHANGE of renameat2, linux/fs.h
@@ -29,40 +28,31 @@ def version_folder(path, version, overwrite):
 
     Raises:
         ValueError: for another version, and where there is something already.
-        NotADirectoryError: where `NAME` is a file.
-        PermissionError: where nothing can be written.
+        TypeError: for what is no path.
+        OSError: where nothing can be written.
     """
-    try:
-        path = Path(path)
-    except TypeError:
+    if not isinstance(path, (str, os.PathLike)):
         expected = "a path, a string or pathlib.Path"
-        raise TypeError(invalid("path", expected, path)) from None
+        raise TypeError(invalid("path", expected, path))
+    path, version = Path(path), _arguments.integer("version", version, optional=True)
     if not path.name:
         expected = "a folder whose name is the model's, such as 'served/flowers'"
         raise ValueError(invalid("path", expected, str(path)))
     if path.name.isdecimal():
-        if version not in (None, int(path.name)):
-            expected = f"{int(path.name)}, as `path` says, or None"
+        number = _arguments.integer("version", int(path.name))
+        if version not in (None, number):
+            expected = f"{number}, as `path` says, or None"
             raise ValueError(invalid("version", expected, version))
-        path, version = path.parent, int(path.name)
-    version = 1 if version is None else version
-    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise ValueError(invalid("version", "a positive integer or None", version))
-    for part in (path, *path.parents):
-        if part.exists():
-            if not part.is_dir():
-                raise NotADirectoryError(
-                    f"Cannot export to '{path}': '{part}' is a file, not a folder."
-                )
-            if not os.access(part, os.W_OK | os.X_OK):
-                raise PermissionError(
-                    f"Cannot export to '{path}': the folder '{part}' is read-only."
-                )
-            break
-    folder = path / str(version)
-    if folder.exists() and not folder.is_dir():
+        path, version = path.parent, number
+    folder = path / str(version or 1)
+    nearest = next(p for p in (folder, *folder.parents) if p.exists())
+    if not nearest.is_dir():
         raise NotADirectoryError(
-            f"Cannot export to '{folder}': it is a file, not a folder."
+            f"Cannot export to '{folder}': '{nearest}' is a file, not a folder."
+        )
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise PermissionError(
+            f"Cannot export to '{folder}': the folder '{nearest}' is read-only."
         )
     if folder.exists() and not overwrite:
         following = max(versions_in(path)) + 1
@@ -114,22 +104,17 @@ def replacing(folder):
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _exchange(a, b):
-    library = ctypes.CDLL(None, use_errno=True)
-    if hasattr(library, "renameat2"):
-        if library.renameat2(HERE, bytes(a), HERE, bytes(b), EXCHANGE) == 0:
-            return
-        if ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS):
-            raise OSError(ctypes.get_errno(), f"cannot replace '{b}'")
-    old = a.with_name(f"{a.name}.old")
-    os.rename(b, old)
-    os.rename(a, b)
-    os.rename(old, a)
+def _exchange(new, old):
+    rename = getattr(ctypes.CDLL(None), "renameat2", lambda *_: -1)
+    if rename(HERE, bytes(new), HERE, bytes(old), EXCHANGE) == 0:
+        return
+    aside = new.with_name(f"{new.name}.old")
+    os.rename(old, aside)
+    os.rename(new, old)
+    os.rename(aside, new)
 
 
 def _flush(path):
-    if path.is_symlink():
-        return
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)

@@ -8,11 +8,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_delta._errors import import_optional, invalid, unknown_name
+from keras_delta._errors import import_optional, invalid
 from keras_delta._inputs import samples
 from keras_delta.data.image_set import ImageSet
+from keras_delta.serving import class_names
 from keras_delta.serving.conversion import IMAGES, SCORES
-from keras_delta.serving.endpoints import LABELS
 
 FILE = "model.tflite"
 RUNTIME = "LiteRT"
@@ -21,25 +21,12 @@ FEWEST, MOST = 32, 300  # images to find the ranges of int8 from
 SIGNATURE = "serving_default"
 
 
-def check(quantize, representative_data):
-    """Refuse wrong arguments and a missing package before any work.
+def check():
+    """Refuse to start where the package is missing.
 
     Raises:
-        ValueError: for an unknown `quantize`, and where `representative_data` is
-            missing for `"int8"` or given without.
         ImportError: where `ai_edge_litert` is missing.
     """
-    if quantize is not None and quantize not in QUANTIZE:
-        raise ValueError(unknown_name("quantize", quantize, QUANTIZE))
-    if quantize == "int8" and representative_data is None:
-        raise ValueError(
-            '`quantize="int8"` needs `representative_data`, '
-            f"{FEWEST} images or more like those to be recognised, from which the "
-            'ranges of numbers in the network are taken. `"dynamic"` needs none.'
-        )
-    if quantize != "int8" and representative_data is not None:
-        expected = 'None, since only `quantize="int8"` looks at it'
-        raise ValueError(invalid("representative_data", expected, representative_data))
     _interpreter()
 
 
@@ -74,7 +61,7 @@ def representative_images(data, image_size, protocol):
     return images.astype("float32")
 
 
-def convert(scores, target, class_names, *, quantize=None, images=None, **_):
+def convert(scores, endpoints, *, quantize=None, images=None, **_):
     """The content of a `.tflite` file.
 
     It has one signature, `images` -> `scores`, both float32 whatever is quantized
@@ -83,8 +70,7 @@ def convert(scores, target, class_names, *, quantize=None, images=None, **_):
 
     Args:
         scores: `tf.function`, result of `conversion.scores`.
-        target: model whose variables it reads.
-        class_names: list of strings.
+        endpoints: `Endpoints`, with the model and the names of the classes.
         quantize: None, `"int8"`, `"float16"` or `"dynamic"`.
         images: for int8, an array, 0 to 255.
 
@@ -98,7 +84,7 @@ def convert(scores, target, class_names, *, quantize=None, images=None, **_):
         # By way of a SavedModel, as Keras does it: converted from functions, variables
         # are silently left without their values.
         archive = keras.export.ExportArchive()
-        archive.track(target)
+        archive.track(endpoints.target)
         archive.add_endpoint(SIGNATURE, scores, scores.input_signature)
         archive.write_out(folder, verbose=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
@@ -115,7 +101,7 @@ def convert(scores, target, class_names, *, quantize=None, images=None, **_):
                 f"LiteRT's converter cannot take this model: {error}"
             ) from error
     with zipfile.ZipFile(content, "a") as archive:
-        archive.writestr(LABELS, "".join(f"{name}\n" for name in class_names))
+        archive.writestr(class_names.FILE, class_names.text(endpoints.class_names))
     return content.getvalue()
 
 

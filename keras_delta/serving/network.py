@@ -25,6 +25,7 @@ class Network:
 
     Attributes:
         classes: number of classes.
+        graph: `Graph` of the model.
         image_size: (height, width) of the input, None where any will do.
         taps: list of layer names.
         target: the model.
@@ -37,7 +38,7 @@ class Network:
     """
 
     def __init__(self, target, taps="auto", from_logits=None):
-        self._graph = graph = Graph(target)
+        self.graph = graph = Graph(target)
         outputs = tree.flatten(graph.outputs)
         for what, tensors in ("input", graph.inputs), ("output", outputs):
             if len(tensors) != 1:
@@ -127,22 +128,22 @@ class Network:
 
     def _auto(self):
         try:
-            return tapping.auto(self._graph)
+            return tapping.auto(self.graph)
         # Any image size, for example: reason enough to ask whoever trains with taps,
         # but not whoever only exports.
         except ValueError:
-            name = self.has_maps and self._graph.name_of(self._last_map)
+            name = self.has_maps and self.graph.name_of(self._last_map)
             return [name] if name else []
 
     def _feature_tensors(self):
-        fetches = {name: self._graph.output_of(name) for name in self.taps}
+        fetches = {name: self.graph.output_of(name) for name in self.taps}
         if self._vector is not None and len(self._vector.shape) == 2:
             fetches[POOLED] = self._vector
         return fetches
 
     def _run(self, fetches, images, call=None):
         images = tf.cast(images, self._input.dtype)
-        return self._graph.run(
+        return self.graph.run(
             fetches, [self._input], [images], training=False, call=call
         )
 

@@ -22,7 +22,7 @@ def check():
         _needed(module)
 
 
-def convert(scores, target, class_names, *, name="classifier", **_):
+def convert(scores, endpoints, *, name="classifier", **_):
     """The content of an `.onnx` file.
 
     Its input is `images`, its output `scores`, both float32 with a free batch size;
@@ -30,8 +30,7 @@ def convert(scores, target, class_names, *, name="classifier", **_):
 
     Args:
         scores: `tf.function`, result of `conversion.scores`.
-        target: not looked at.
-        class_names: list of strings.
+        endpoints: `Endpoints`, with the names of the classes.
         name: of the graph.
 
     Returns:
@@ -50,7 +49,7 @@ def convert(scores, target, class_names, *, name="classifier", **_):
     model.graph.name, model.graph.doc_string = name, ""
     for tensor in (*model.graph.input, *model.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = "batch"
-    names = json.dumps(class_names, ensure_ascii=False)
+    names = json.dumps(endpoints.class_names, ensure_ascii=False)
     onnx.helper.set_model_props(model, {"class_names": names})
     return model.SerializeToString()
 

@@ -2,9 +2,8 @@
 
 import contextlib
 import csv
-import hashlib
 import io
-import json
+import itertools
 import os
 from pathlib import Path
 
@@ -14,12 +13,11 @@ SUFFIX = ".progress"
 
 
 class ResumableCsv:
-    """A CSV file written in batches, each of which is whole or not there.
+    """A CSV file of a row for each name, written in batches.
 
-    Beside it, `PATH.progress` holds by what it was made, and a line for each batch:
-    where it ends, the digest of its bytes and what it was made from. A batch without
-    such a line, or of other sources than now, is cut off with all that follows, and
-    written again.
+    Beside it, `PATH.progress` says by what it was made and from what each batch. It
+    goes on behind the last batch that is whole and of the same sources as now; the rest
+    is cut off.
 
     Text is UTF-8. File names of other bytes stay as they are (`surrogateescape`).
 
@@ -27,115 +25,98 @@ class ResumableCsv:
         path: of the file.
         columns: list of names, the first row.
         made_by: dict of what JSON takes, all that the rows depend on besides their
-            sources. What is in `only_shown` may differ.
+            sources.
+        batches: list of lists of names, the first cells of the rows.
         sources: list of a string for each batch, what it is made from.
-        overwrite: whether to begin anew where the file was made by something else.
-        only_shown: keys of `made_by` that are there for people.
+        overwrite: whether to begin again where the file was made by something else.
 
     Attributes:
         batches: number of the batches that are there.
 
     Raises:
-        ValueError: where something else made the file, or it was edited.
+        ValueError: where something else made the file, or other rows are in it.
         OSError: where it cannot be written.
     """
 
-    def __init__(self, path, columns, made_by, sources, overwrite=False, only_shown=()):
-        self._path = Path(path)
-        self._progress = Path(f"{path}{SUFFIX}")
-        # Names that are not UTF-8 change on their way through JSON's text and back.
-        made_by = json.loads(json.dumps(made_by))
-        sources = [_digest(" ".join(columns).encode()), *sources]
-        ours = self._checked(made_by, overwrite, only_shown)
-        rows_end, lines_end, count = 0, 0, 0
-        if ours:
-            rows_end, lines_end, count = self._kept(sources, overwrite)
-        else:
-            with _disk.replace_file(self._progress) as temporary:
-                temporary.write_text(f"{json.dumps(made_by)}\n", "utf-8")
-            lines_end = self._progress.stat().st_size
-        for file, end in ((self._path, rows_end), (self._progress, lines_end)):
-            with open(file, "ab") as opened:
-                opened.truncate(end)
-        self._end, self._sources, self.batches = rows_end, sources[count:], count - 1
-        if count == 0:
-            self.append([columns])
+    def __init__(self, path, columns, made_by, batches, sources, overwrite=False):
+        self._path, progress = Path(path), Path(f"{path}{SUFFIX}")
+        try:
+            before = self._sources(progress, made_by)
+            self.batches, end = self._kept(columns, batches, sources, before)
+        except ValueError:
+            if not overwrite:
+                raise
+            self.batches, end = 0, 0
+        # Before it is said that the rows are of the sources that there are now.
+        with open(self._path, "ab") as file:
+            file.truncate(end)
+            os.fsync(file.fileno())
+        _disk.write_json(progress, {"made_by": made_by, "sources": sources})
+        if end == 0:
+            self._write([columns])
 
     def append(self, rows):
         """Write the next batch: a list of lists of cells."""
-        content = "".join(map(_line, rows)).encode("utf-8", "surrogateescape")
-        self._end += len(content)
-        entry = {
-            "end": self._end,
-            "rows": _digest(content),
-            "made_from": self._sources.pop(0),
-        }
-        with open(self._path, "ab") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        # After the rows: without this line they do not count.
-        with open(self._progress, "ab") as file:
-            file.write(f"{json.dumps(entry)}\n".encode())
+        self._write(rows)
         self.batches += 1
 
-    def _checked(self, made_by, overwrite, only_shown):
-        """Whether there is a file of ours to go on with."""
-        found = None
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            found = json.loads(self._progress.read_bytes().partition(b"\n")[0])
-        if found is None:
-            # One of no bytes is left by a process that was killed before it began.
-            there = self._path.exists() and self._path.stat().st_size > 0
-            if there and not overwrite:
-                raise ValueError(
-                    f"'{self._path}' exists, and there is no '{self._progress.name}' "
-                    "that says how it was made. Pass another file, or `--overwrite` "
-                    "to replace it."
-                )
-            return False
-        differing = [
-            key
-            for key in {**found, **made_by}
-            if key not in only_shown and found.get(key) != made_by.get(key)
-        ]
-        if differing and not overwrite:
-            shown = [key for key in made_by if key in (*differing, *only_shown)]
-            changes = "; ".join(
-                f"{key} {found.get(key)!r}, now {made_by.get(key)!r}"
-                for key in shown
-                if found.get(key) != made_by.get(key)
+    def _write(self, rows):
+        text = "".join(map(_line, rows))
+        with open(self._path, "ab") as file:
+            file.write(text.encode("utf-8", "surrogateescape"))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _sources(self, progress, made_by):
+        """What the rows were made from that are there."""
+        # A file of no bytes is left by a process that was killed before it began.
+        if not self._path.exists() or self._path.stat().st_size == 0:
+            return []
+        begun = _disk.read_json(progress, {})
+        if "sources" not in begun:
+            raise ValueError(
+                f"'{self._path}' exists, and there is no '{progress.name}' that says "
+                "how it was made. Pass another file, or `--overwrite` to replace it."
             )
+        changes = "; ".join(
+            f"{key} {begun['made_by'].get(key)!r}, now {value!r}"
+            for key, value in made_by.items()
+            if begun["made_by"].get(key) != value
+        )
+        if changes:
             raise ValueError(
                 f"'{self._path}' was begun in another way ({changes}). Run it as "
-                "before to go on, pass another file, or `--overwrite` to begin anew."
+                "before to go on, pass another file, or `--overwrite` to begin again."
             )
-        return not differing and self._path.exists()
+        return begun["sources"]
 
-    def _kept(self, sources, overwrite):
-        """Ends of what counts in both _disk, and the number of batches."""
-        first, *lines = self._progress.read_bytes().splitlines(keepends=True)
-        rows_end, lines_end, count = 0, len(first), 0
-        with open(self._path, "rb") as file:
-            for line, made_from in zip(lines, sources, strict=False):
-                if not line.endswith(b"\n"):
-                    break
-                entry = json.loads(line)
-                content = file.read(entry["end"] - rows_end)
-                if rows_end + len(content) < entry["end"]:
-                    break
-                if _digest(content) != entry["rows"]:
-                    if overwrite:
-                        return 0, len(first), 0
-                    raise ValueError(
-                        f"'{self._path}' was edited since it was written. Rename it to "
-                        "keep it, or pass `--overwrite` to begin anew."
-                    )
-                if made_from != entry["made_from"]:
-                    break
-                rows_end, lines_end = entry["end"], lines_end + len(line)
-                count += 1
-        return rows_end, lines_end, count
+    def _kept(self, columns, batches, sources, before):
+        """Number of the batches to keep, and where they end."""
+        rows = _whole_rows(self._path, len(columns)) if before else iter(())
+        _, end = next(rows, (None, 0))
+        count = 0
+        for batch, now, then in zip(batches, sources, before, strict=False):
+            written = list(itertools.islice(rows, len(batch)))
+            if now != then or len(written) < len(batch):
+                break
+            if [row[0] for row, _ in written] != batch:
+                raise ValueError(
+                    f"'{self._path}' was edited: it has other rows. Rename it to keep "
+                    "it, or pass `--overwrite` to begin again."
+                )
+            count, end = count + 1, written[-1][1]
+        return count, end
+
+
+def _whole_rows(path, columns):
+    """(cells, position behind them) of each row, up to one that is torn."""
+    with open(path, "rb") as file, contextlib.suppress(csv.Error):
+        lines = (line.decode("utf-8", "surrogateescape") for line in file)
+        whole = (line for line in lines if line.endswith("\n"))
+        for row in csv.reader(whole, strict=True):
+            if len(row) != columns:
+                return
+            yield row, file.tell()
 
 
 def _line(cells):
@@ -143,7 +124,3 @@ def _line(cells):
     # With this terminator, Python quotes a carriage return in a name, too.
     csv.writer(stream, lineterminator="\r\n").writerow(cells)
     return stream.getvalue().removesuffix("\r\n") + "\n"
-
-
-def _digest(content):
-    return hashlib.sha256(content).hexdigest()

@@ -4,12 +4,10 @@ The first request after loading takes many times as long as the others; with the
 records it happens before the version counts as available.
 """
 
-import io
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 
 FILE = Path("assets.extra", "tf_serving_warmup_requests")
 BATCHES = (1, 4)
@@ -37,16 +35,10 @@ def write(folder, name, functions, image_size):
 
 def _value(spec, pixels):
     if spec.dtype == tf.string:
-        return [_jpeg(image) for image in pixels]
+        return [tf.io.encode_jpeg(image).numpy() for image in pixels]
     if spec.shape.rank == 1:
         return np.zeros(len(pixels), spec.dtype.as_numpy_dtype)
     return pixels.astype(spec.dtype.as_numpy_dtype)
-
-
-def _jpeg(pixels):
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "JPEG")
-    return stream.getvalue()
 
 
 def _prediction_log(name, signature, inputs):
@@ -65,7 +57,8 @@ def _prediction_log(name, signature, inputs):
 
 def _field(number, content):
     """A length-delimited field: its number and wire type 2, its length, its content."""
-    length, rest = b"", len(content)
+    length, rest = [], len(content)
     while rest >= 128:
-        length, rest = length + bytes([rest % 128 + 128]), rest // 128
-    return bytes([number * 8 + 2]) + length + bytes([rest]) + content
+        length.append(rest % 128 + 128)
+        rest //= 128
+    return bytes([number * 8 + 2, *length, rest]) + content

@@ -12,36 +12,100 @@ import time
 from concurrent import futures
 
 import grpc
-from keras_tuner.src import protos, utils
-from keras_tuner.src.distribute import oracle_chief
-from keras_tuner.src.engine.trial import TrialStatus
 
-from keras_delta import _disk
-from keras_delta.tuning import status
+from keras_delta import _compat, _disk
+from keras_delta._compat import protos
+from keras_delta._runs import status
+from keras_delta._runs.launch import IP, PORT
 
 POLL = 0.2  # seconds between two looks at whether the search has ended
 IDLE = 0.5  # seconds until a worker asks again, for whom the chief has no cell yet
 PATIENCE = 5  # seconds until a worker says that it waits
 
-_keras_tuner_saves = utils.save_json
+
+def part():
+    """The part of this process in a search: `Alone`, `Chief` or `Worker`."""
+    processes = _compat.tuner_processes
+    if not processes.has_chief_oracle():
+        return Alone()
+    return Chief() if processes.is_chief_oracle() else Worker()
+
+
+class Alone:
+    """A process that has the oracle, and trains."""
+
+    def join(self, oracle, timeout):
+        """Get ready, once the tuner is made."""
+        oracle.verbose = 0  # we tell in our own way
+
+    def save(self, oracle):
+        """Save what belongs to the tuner."""
+        oracle.save()
+
+    def reload(self, tuner):
+        """Load what was saved."""
+        tuner.oracle.reload()
+        keep_ongoing(tuner.oracle, status.workers())
+
+    def search(self, tuner, train):
+        """Do this part of a search.
+
+        Args:
+            tuner: the `CrossValidated`.
+            train: function that trains cells until there are none.
+        """
+        train()
+        tuner.write_table()
+
+    def leave(self):
+        """End a process of the launcher: the rest of the script is for one alone."""
+        if status.launched():
+            sys.exit(0)
+
+
+class Chief(Alone):
+    """A process that has the oracle, and hands out cells."""
+
+    def search(self, tuner, train):
+        """See `Alone.search`."""
+        cells, count = tuner.number_of_cells(), len(status.workers())
+        if cells is not None and count > cells:
+            status.report(
+                note=f"{count} workers are more than the search has cells ({cells}): "
+                f"{count - cells} of them will have nothing to do."
+            )
+        tuner.save()
+        serve(tuner.oracle)
+        tuner.write_table()
+
+
+class Worker(Alone):
+    """A process that trains what the chief gives it."""
+
+    def join(self, oracle, timeout):
+        """See `Alone.join`."""
+        status.report(state="waiting for the chief")
+        connect(oracle, timeout)
+
+    def save(self, oracle):
+        """Nothing: the chief saves."""
+
+    def reload(self, tuner):
+        """Nothing but the space: the chief loads."""
+        tuner.declare_space()
+
+    def search(self, tuner, train):
+        """See `Alone.search`; one process writes the table."""
+        train()
 
 
 def whole_files():
     """Let Keras Tuner replace its JSON files as a whole.
 
     It writes oracle and trials in place, so that a process killed meanwhile leaves a
-    file that no process can read again. All of its classes write through
-    one function; that one is replaced, once. Subclasses would not do: an oracle makes
-    its trials itself, and any oracle can be searched with.
+    file that no process can read again.
     """
-    utils.save_json = _save_json
-
-
-def _save_json(path, obj):
-    if "://" in str(path):  # buckets replace as a whole by themselves
-        return _keras_tuner_saves(path, obj)
-    with _disk.replace_file(path) as temporary:
-        return _keras_tuner_saves(str(temporary), obj)
+    _compat.replace_save_json(_disk.replace_file)
 
 
 def keep_ongoing(oracle, workers):
@@ -62,22 +126,22 @@ def keep_ongoing(oracle, workers):
         oracle: `keras_tuner.Oracle` after `reload()` and before `save()`.
         workers: ids of the workers that run on, or are started again.
     """
-    saved = utils.load_json(oracle._get_oracle_fname())
+    saved = _compat.saved_oracle(oracle)
     ended = set(oracle.end_order)
     passed = ended | set(saved["retry_queue"])
     for worker, trial_id in saved["ongoing_trials"].items():
         if worker in workers and trial_id not in passed:
             trial = oracle.trials[trial_id]
-            trial.status = TrialStatus.RUNNING
+            trial.status = "RUNNING"
             oracle.ongoing_trials[worker] = trial
     ongoing = {trial.trial_id for trial in oracle.ongoing_trials.values()}
-    begun = dict.fromkeys([*oracle._retry_queue, *oracle.start_order])
-    oracle._retry_queue = [
+    begun = dict.fromkeys([*_compat.retry_queue(oracle), *oracle.start_order])
+    _compat.retry_queue(oracle)[:] = [
         i for i in begun if i in oracle.trials and i not in ended | ongoing
     ]
     for trial_id, trial in list(oracle.trials.items()):
         known = trial_id in begun or trial_id in ended | ongoing
-        if trial.status == TrialStatus.RUNNING and not known:
+        if trial.status == "RUNNING" and not known:
             del oracle.trials[trial_id]
 
 
@@ -149,16 +213,15 @@ def connect(client, timeout=600):
 
 def _address():
     """IP address and port of the chief, as Keras Tuner has them."""
-    ip, port = (os.environ[f"KERASTUNER_ORACLE_{part}"] for part in ("IP", "PORT"))
+    ip, port = (os.environ[name] for name in (IP, PORT))
     if not port.isdecimal() or not 0 < int(port) < 2**16:
         raise ValueError(
-            "Invalid value for the environment variable KERASTUNER_ORACLE_PORT. "
-            f"Expected a number from 1 to 65535. Received: {port!r}"
+            f"Invalid value for the environment variable {PORT}. Expected a number from 1 to 65535. Received: {port!r}"
         )
     return f"{ip}:{port}"
 
 
-class _Servicer(oracle_chief.OracleServicer):
+class _Servicer(_compat.oracle_chief.OracleServicer):
     """Keras Tuner's, for workers that die or are given up, and repeat their calls.
 
     It runs in one thread, the only one to touch the oracle.

@@ -1,25 +1,11 @@
 """Cells for TensorBoard's HParams page."""
 
-import contextlib
-import hashlib
 import numbers
-import os
-import time
 from pathlib import Path
 
 import numpy as np
 
-from keras_delta import _disk
-from keras_delta.tuning.results import (
-    DISCARDED,
-    FAILED,
-    FINISHED,
-    STANDARD_ERROR,
-    finite,
-    names,
-    standard_error,
-    state,
-)
+from keras_delta.tuning import results
 
 OURS = ".keras_delta"  # ends the names of the event files that this module wrote
 
@@ -28,76 +14,47 @@ def write_hparams(cells, objective, folder):
     """Write the cells for TensorBoard's HParams: one run a trial.
 
     Each run has the hyperparameters and the scalars objective, `standard_error` and
-    other metrics, at step 0. It is one file, replaced when it changes, and runs of
-    trials that are not among the cells any more are removed; so it can be called as
-    often as you like. Only files that this function wrote are touched.
+    other metrics, at step 0. A second call replaces the runs of the first, and touches
+    no other files.
 
     Args:
         cells: sequence of `Cell`.
         objective: its name, such as `"val_accuracy"`.
         folder: to look at with `tensorboard --logdir`; made if need be.
     """
+    import tensorflow as tf
     from tensorboard.plugins.hparams import api, api_pb2
     from tensorboard.plugins.hparams.summary import session_end_pb
-    from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
     folder = Path(folder)
-    scalars = dict.fromkeys(n for c in cells for n in c.metrics)
-    scalars = [objective, *(n for n in scalars if n != objective), STANDARD_ERROR]
-    parameters = [api.HParam(name, _domain(api, name, cells)) for name in names(cells)]
-    metrics = [api.Metric(name) for name in scalars]
-    _write_run(folder, [api.hparams_config_pb(parameters, metrics, 0)])
-    ends = {
-        FINISHED: api_pb2.STATUS_SUCCESS,
-        DISCARDED: api_pb2.STATUS_SUCCESS,
-        FAILED: api_pb2.STATUS_FAILURE,
-    }
+    for path in [*folder.glob(f"*{OURS}"), *folder.glob(f"*/*{OURS}")]:
+        path.unlink()
+        if path.parent != folder and not any(path.parent.iterdir()):
+            path.parent.rmdir()
+
+    def run(name):
+        writer = tf.summary.create_file_writer(str(folder / name), filename_suffix=OURS)
+        return writer.as_default(step=0)
+
+    scalars = [objective, *(n for c in cells for n in c.metrics)]
+    scalars = dict.fromkeys([*scalars, results.STANDARD_ERROR])
+    parameters = [api.HParam(n, _domain(api, n, cells)) for n in results.names(cells)]
+    with run(""):
+        api.hparams_config(parameters, [api.Metric(name) for name in scalars])
     for cell in cells:
-        values = {n: _plain(v) for n, v in cell.values.items() if v is not None}
-        summaries = [api.hparams_pb(values, cell.trial_id, 0)]
-        measured = {
-            **cell.metrics,
-            objective: cell.score,
-            STANDARD_ERROR: standard_error(cell),
-        }
-        summaries += [scalar_pb(n, v) for n, v in measured.items() if finite(v)]
-        if state(cell) in ends:
-            summaries.append(session_end_pb(ends[state(cell)], cell.seconds))
-        _write_run(folder / cell.trial_id, summaries)
-    trials = {c.trial_id for c in cells}
-    for path in folder.glob(f"*/*{OURS}"):
-        if path.parent.name not in trials:
-            path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # something else is in there
-                path.parent.rmdir()
-
-
-def _write_run(folder, summaries):
-    from tensorboard.compat.proto import event_pb2
-    from tensorboard.summary.writer.record_writer import RecordWriter
-
-    # As bytes: TensorBoard has two classes for the same messages.
-    summaries = [s.SerializeToString(deterministic=True) for s in summaries]
-    digest = hashlib.sha256(b"".join(summaries)).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    before = list(folder.glob(f"*{OURS}"))
-    if len(before) == 1 and before[0].name.endswith(f".{digest}{OURS}"):
-        return
-    now = time.time()
-    # TensorBoard reads whatever has "tfevents" in its name, in the order of names.
-    name = f"events.out.tfevents.{time.time_ns():020d}.{digest}{OURS}"
-    whole = folder / "unread"
-    with _disk.replace_file(whole) as temporary, open(temporary, "wb") as file:
-        writer = RecordWriter(file)
-        event = event_pb2.Event(wall_time=now, file_version="brain.Event:2")
-        writer.write(event.SerializeToString())
-        for summary_bytes in summaries:
-            event = event_pb2.Event(wall_time=now)
-            event.summary.MergeFromString(summary_bytes)
-            writer.write(event.SerializeToString())
-    for path in before:
-        path.unlink(missing_ok=True)
-    os.replace(whole, folder / name)
+        measured = {**cell.metrics, objective: cell.score}
+        measured[results.STANDARD_ERROR] = results.standard_error(cell)
+        with run(cell.trial_id):
+            values = {n: _plain(v) for n, v in cell.values.items() if v is not None}
+            api.hparams(values, cell.trial_id, 0)
+            for name, value in measured.items():
+                if results.finite(value):
+                    tf.summary.scalar(name, value)
+            state = results.state(cell)
+            if state != results.RUNNING:
+                end = "FAILURE" if state == results.FAILED else "SUCCESS"
+                end = session_end_pb(getattr(api_pb2, f"STATUS_{end}"), cell.seconds)
+                tf.summary.experimental.write_raw_pb(end.SerializeToString())
 
 
 def _domain(api, name, cells):

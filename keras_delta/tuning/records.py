@@ -1,20 +1,17 @@
 """What is known of the trainings of a search: files that no trial owns."""
 
-import hashlib
-import json
 import time
 
 import numpy as np
 
-from keras_delta import _disk
-from keras_delta.tuning.status import read, write
+from keras_delta._runs.store import Records, digest
 
 
 class Record:
     """The folds of one cell, under a hash of its hyperparameters.
 
     Whichever trial has these values, in whichever process, finds what was trained
-    before. Each file is replaced as a whole.
+    before.
 
     Args:
         folder: `Path` of all cells' folders.
@@ -22,34 +19,26 @@ class Record:
     """
 
     def __init__(self, folder, values):
-        text = json.dumps(values, sort_keys=True, default=_plain)
-        name = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-        self._folder = folder / name
+        self._records = Records(folder / digest(values))
         self._values = values
 
     def locked(self):
         """Context in which no other process trains this cell."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        if read(self._folder / "values.json") is None:  # for people who look
-            write(self._folder / "values.json", self._values)
-        return _disk.lock(self._folder / "lock")
+        if self._records.get("values") is None:  # for people who look
+            self._records.put("values", self._values)
+        return self._records.claim("lock", wait=True)
 
     @property
     def folds(self):
         """Dict fold -> dict with `metrics`, `seconds` and `epochs`."""
-        found = {}
-        for path in sorted(self._folder.glob("fold_*.json")):
-            content = read(path)
-            if content is not None:
-                found[int(path.stem.removeprefix("fold_"))] = content
-        return dict(sorted(found.items()))
+        names = [n for n in self._records.names() if n.startswith("fold_")]
+        folds = {int(n.removeprefix("fold_")): self._records.get(n) for n in names}
+        return {k: folds[k] for k in sorted(folds) if folds[k] is not None}
 
     def add(self, fold, metrics, seconds, epochs):
         """Keep the result of a training."""
-        write(
-            self._folder / f"fold_{fold}.json",
-            {"metrics": metrics, "seconds": seconds, "epochs": epochs},
-        )
+        result = {"metrics": metrics, "seconds": seconds, "epochs": epochs}
+        self._records.put(f"fold_{fold}", result)
 
     @property
     def end(self):
@@ -57,16 +46,11 @@ class Record:
 
         `discarded` is an estimate of its score, `failed` a message.
         """
-        return read(self._folder / "end.json") or {}
+        return self._records.get("end") or {}
 
     def ended(self, **how):
         """Keep how the cell ended without all of its folds."""
-        write(self._folder / "end.json", {**how, "at": time.time()})
-
-
-def _plain(value):
-    """NumPy's numbers are those of Python."""
-    return value.item() if hasattr(value, "item") else str(value)
+        self._records.put("end", {**how, "at": time.time()})
 
 
 def mean_metrics(folds):

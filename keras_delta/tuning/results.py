@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_delta._errors import import_optional, invalid, unknown_name
+from keras_delta import _arguments
+from keras_delta._errors import import_optional, invalid
 
 RULES = ("best", "one_standard_error")
 FINISHED, DISCARDED, RUNNING, FAILED = STATES = (
@@ -16,14 +17,11 @@ FINISHED, DISCARDED, RUNNING, FAILED = STATES = (
     "failed",
 )
 EQUAL = 1e-12  # relative; scores that differ by less are a tie
-LEVEL = 0.05  # of the statements about noise in `summary`
-SHOWN = 5  # cells in the table of `summary`
 LONGEST = 200  # characters of a failure's message
 STRENGTHS = ("alpha", "beta")
 OF_KERAS_TUNER = "tuner/"  # hyperparameters that Keras Tuner adds, such as epochs
 EPOCHS = f"{OF_KERAS_TUNER}epochs"
 STANDARD_ERROR = "standard_error"
-OURS = ".keras_delta"  # ends the names of the event files that this module wrote
 
 
 class Cell(NamedTuple):
@@ -78,10 +76,6 @@ def ranked(cells, direction):
 
     Of equal ones, what was trained longer comes first, then the smaller alpha + beta,
     then the earlier trial.
-
-    Args:
-        cells: sequence of `Cell`.
-        direction: `"max"` or `"min"`: which scores are good.
     """
     sign = sign_of(direction)
 
@@ -104,11 +98,11 @@ def best(cells, direction, rule="best"):
     Args:
         cells: sequence of `Cell`.
         direction: `"max"` or `"min"`: which scores are good.
-        rule: `"best"`: the best mean; of equal ones (to 1e-12) the smaller
-            alpha + beta, then the earlier trial. `"one_standard_error"`: of the
-            cells whose mean is at most one standard error of the best cell worse
-            than the best mean, the strongest regularization: the largest alpha, then
-            the largest beta, then the better mean.
+        rule: `"best"`: the best mean; of equal ones (to 1e-12) the first of `ranked`.
+            `"one_standard_error"`: of the cells whose mean is at most one standard
+            error of the best cell worse than the best mean, the strongest
+            regularization: the largest alpha, then the largest beta, then the better
+            mean.
 
     Returns:
         A `Cell` that is finished, and neither discarded nor failed.
@@ -120,12 +114,11 @@ def best(cells, direction, rule="best"):
     Source of the second rule: Breiman, Friedman, Olshen and Stone, "Classification
         and Regression Trees", 1984, section 3.4.3.
     """
-    if rule not in RULES:
-        raise ValueError(unknown_name("rule", rule, RULES))
-    order = [c for c in ranked(cells, direction) if state(c) == FINISHED]
-    if not order:
+    _arguments.choice("rule", rule, RULES)
+    finished = [c for c in ranked(cells, direction) if state(c) == FINISHED]
+    if not finished:
         raise ValueError(none_finished(cells))
-    winner = order[0]
+    winner = finished[0]
     if rule == "best":
         return winner
     error = standard_error(winner)
@@ -134,33 +127,22 @@ def best(cells, direction, rule="best"):
         expected = "'best' for cells with one fold, which have no standard error"
         raise ValueError(invalid("rule", expected, rule, remedy))
     far = error + EQUAL * max(1.0, abs(winner.score))
-    near = [c for c in order if abs(c.score - winner.score) <= far]
+    near = [c for c in finished if abs(c.score - winner.score) <= far]
     # `max` takes the first of equal ones, which has the better mean.
     return max(near, key=lambda c: [strength(c, name) for name in STRENGTHS])
 
 
 def frame(cells, objective, direction):
-    """The cells as a table, one row a cell, best first as in `ranked`.
+    """The cells as a `pandas.DataFrame`, one row a cell, best first as in `ranked`.
 
-    Args:
-        cells: sequence of `Cell`; may be empty.
-        objective: its name, such as `"val_accuracy"`.
-        direction: `"max"` or `"min"`: which scores are good.
-
-    Returns:
-        A `pandas.DataFrame` with the columns `trial`; the hyperparameters, alpha and
-        beta first; the objective (what the search ranks by: the mean over the folds,
-        or the estimate of a discarded cell); `standard_error` of the folds' scores;
-        `folds`, how many there are; `fold_0` and so on; the means of other metrics;
-        `status`, `discarded`, `seconds` and `message`.
-
-    Raises:
-        ImportError: where pandas is missing.
+    Columns are `trial`; the hyperparameters, alpha and beta first; the objective (what
+    the search ranks by: the mean over the folds, or the estimate of a discarded cell);
+    `standard_error` of the folds' scores; `folds`, how many there are; `fold_0` and so
+    on; the means of other metrics; `status`, `discarded`, `seconds` and `message`.
     """
     pandas = import_optional("pandas", "The table of a search", "tuning")
     order = ranked(cells, direction)
     folds = range(max((k for c in order for k in c.scores), default=-1) + 1)
-    metrics = dict.fromkeys(name for c in order for name in c.metrics)
     columns = {"trial": [c.trial_id for c in order]}
     for name in names(cells):
         columns[name] = [c.values.get(name) for c in order]
@@ -169,7 +151,7 @@ def frame(cells, objective, direction):
     columns["folds"] = np.array([len(c.scores) for c in order], "int64")
     for k in folds:
         columns[f"fold_{k}"] = _floats(c.scores.get(k) for c in order)
-    for name in metrics:
+    for name in dict.fromkeys(name for c in order for name in c.metrics):
         columns.setdefault(name, _floats(c.metrics.get(name) for c in order))
     columns["status"] = [c.status for c in order]
     columns["discarded"] = np.array([c.discarded for c in order], bool)
@@ -180,9 +162,10 @@ def frame(cells, objective, direction):
 
 def names(cells):
     """List of the hyperparameters, alpha and beta first, Keras Tuner's own last."""
-    found = list(dict.fromkeys(name for c in cells for name in c.values))
-    found.sort(key=lambda n: (n != "alpha", n != "beta", n.startswith(OF_KERAS_TUNER)))
-    return found
+    every = dict.fromkeys(name for c in cells for name in c.values)
+    return sorted(
+        every, key=lambda n: (n != "alpha", n != "beta", n.startswith(OF_KERAS_TUNER))
+    )
 
 
 def formatter(objective, cells):
@@ -207,16 +190,14 @@ def first_failure(cells):
     """Which of the cells failed first, and why."""
     failed = [c for c in cells if state(c) == FAILED]
     first = min(failed, key=_number)
-    which = f"trial {first.trial_id}"
-    return f"{which if len(failed) == 1 else f'the first, {which}'}: {_reason(first)}"
-
-
-def _reason(cell):
-    lines = [x.strip() for x in (cell.message or "").splitlines() if x.strip()]
-    if not lines:
-        return "no reason is known" if cell.score is None else f"score {cell.score}"
-    reason = lines[-1 if lines[0].startswith("Traceback") else 0].rstrip(".")
-    return reason if len(reason) <= LONGEST else reason[:LONGEST] + "..."
+    lines = [x.strip() for x in (first.message or "").splitlines() if x.strip()]
+    if lines:
+        reason = lines[-1 if lines[0].startswith("Traceback") else 0].rstrip(".")
+        reason = reason if len(reason) <= LONGEST else reason[:LONGEST] + "..."
+    else:
+        reason = "no reason is known" if first.score is None else f"score {first.score}"
+    others = "the first, " if len(failed) > 1 else ""
+    return f"{others}trial {first.trial_id}: {reason}"
 
 
 def none_finished(cells):
@@ -238,21 +219,28 @@ def finite(value):
     return value is not None and math.isfinite(value)
 
 
-def _floats(values):
-    return np.array([math.nan if v is None else v for v in values], "float64")
-
-
 def sign_of(direction):
     """1 where a larger score is better, else -1."""
-    if direction not in ("max", "min"):
-        raise ValueError(invalid("direction", '"max" or "min"', direction))
-    return 1 if direction == "max" else -1
+    return (
+        1 if _arguments.choice("direction", direction, ("max", "min")) == "max" else -1
+    )
 
 
 def strength(cell, name):
     """Alpha or beta of a cell, 0 where it has none."""
     value = cell.values.get(name)
     return value if isinstance(value, numbers.Real) else 0.0
+
+
+def tied(a, b):
+    """Whether two cells are equally good."""
+    if state(a) != state(b) or not (finite(a.score) and finite(b.score)):
+        return False
+    return abs(a.score - b.score) <= EQUAL * max(1.0, abs(a.score))
+
+
+def _floats(values):
+    return np.array([math.nan if v is None else v for v in values], "float64")
 
 
 def _number(cell):
@@ -264,10 +252,3 @@ def _simplicity(cell):
     # A score of few epochs (Hyperband) is a guess at what more of them would give.
     epochs = cell.values.get(EPOCHS, 0)
     return -epochs, sum(strength(cell, name) for name in STRENGTHS), _number(cell)
-
-
-def tied(a, b):
-    """Whether two cells are equally good."""
-    if state(a) != state(b) or not (finite(a.score) and finite(b.score)):
-        return False
-    return abs(a.score - b.score) <= EQUAL * max(1.0, abs(a.score))

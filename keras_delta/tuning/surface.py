@@ -2,21 +2,19 @@
 
 import math
 import numbers
-from pathlib import Path
 
 import numpy as np
 
 from keras_delta._errors import invalid
 from keras_delta._plotting import LogScale, save_figure
 from keras_delta.tuning import results
-from keras_delta.tuning.results import DISCARDED, FAILED, FINISHED, STRENGTHS
+from keras_delta.tuning.results import DISCARDED, FAILED, FINISHED, RUNNING, STRENGTHS
 
-SUFFIXES = (".png", ".pdf", ".svg")
 COLOURS = "viridis"  # even in brightness; told apart by the colour-blind
 MARK = "#d55e00"  # vermilion of Okabe and Ito's palette
-GREY = "0.88"
 SPREAD = 4  # colours end so many times as far from the best as the median
 MOST = 400  # cells of a heat map
+BRIGHTNESS = (0.2126, 0.7152, 0.0722)  # of red, green and blue
 
 
 def plot_surface(cells, objective, direction, path=None):
@@ -25,9 +23,9 @@ def plot_surface(cells, objective, direction, path=None):
     Values on a grid make a heat map, with each cell's mean and standard error. Its
     steps are all as wide, whatever the values. Scattered values make points on log
     axes, where 0 has a place of its own at the lower end. If only one of the two
-    varies, a curve with standard errors is drawn instead. The best is framed, cells
-    that failed are hatched, those discarded early are grey with "<" (">" where small
-    is good). Very bad cells share the darkest colour, so that they do not hide the
+    varies, a curve with standard errors is drawn instead. The best is framed; cells
+    that failed are grey and say so, those discarded early have "<" (">" where small is
+    good). Very bad cells share the darkest colour, so that they do not hide the
     differences between the good ones.
 
     Of cells that differ in other hyperparameters alone the best is shown.
@@ -47,8 +45,6 @@ def plot_surface(cells, objective, direction, path=None):
 
     Source: Li et al., "DELTA", TKDD 2021, doi 10.1145/3473912, Fig. 4.
     """
-    if path is not None and Path(path).suffix.lower() not in SUFFIXES:
-        raise ValueError(invalid("path", f"a file with {_or(SUFFIXES)}", str(path)))
     ranked = results.ranked(cells, direction)
     axes = [n for n in STRENGTHS if any(_place(c, n) is not None for c in ranked)]
     if not axes:
@@ -80,236 +76,182 @@ class _Picture:
 
     def __init__(self, shown, axes, objective, direction, others):
         self.shown, self.axes, self.others = shown, axes, others
-        self.objective, self.direction = objective, direction
-        self.cells = list(shown.values())
-        self.written = results.formatter(objective, self.cells)
+        self.objective, self.small_is_good = objective, direction == "min"
+        self.worse = ">" if self.small_is_good else "<"
+        self.written = results.formatter(objective, list(shown.values()))
         self.of = {
             kind: {p: c for p, c in shown.items() if results.state(c) == kind}
             for kind in results.STATES
         }
-        finished = self.of[FINISHED]
-        self.best = next(iter(finished), None)
-        self.percent = self.written(1.0).endswith("%")
-
-    def title(self, axis):
-        """Two or three lines: what is drawn, and the best."""
-        folds = max((len(c.scores) for c in self.of[FINISHED].values()), default=0)
-        what = f"{self.objective}, mean ± standard error over {folds} folds"
-        lines = [what if folds > 1 else self.objective]
-        if self.others:
-            lines.append(f"at each place the best over {', '.join(self.others)}")
-        if self.best is None:
-            lines.append("no cell is finished")
-        else:
-            cell = self.shown[self.best]
-            where = ", ".join(
-                f"{n} = {v:.3g}" for n, v in zip(self.axes, self.best, strict=True)
-            )
-            lines.append(f"best: {where}: {' ± '.join(self._numbers(cell))}")
-        axis.set_title("\n".join(lines), fontsize=10, loc="left")
-
-    def _numbers(self, cell):
-        error = results.standard_error(cell)
-        numbers = [self.written(cell.score)]
-        return numbers if math.isnan(error) else [*numbers, self.written(error, True)]
-
-    def colours(self):
-        """(norm, colour map, which ends of the scale are open)."""
-        import matplotlib
-        from matplotlib.colors import Normalize
-
-        scores = np.array([c.score for c in self.of[FINISHED].values()] or [0.0, 1.0])
-        best = scores[0]
-        spread = SPREAD * abs(float(np.median(scores)) - best)
-        worst = scores[np.argmax(np.abs(scores - best))]
-        cut = 0 < spread < abs(worst - best)
-        if cut:
-            worst = best + math.copysign(spread, worst - best)
-        if worst == best:  # all are as good
-            worst = best + (1 if self.direction == "min" else -1)
-        low, high = sorted((float(best), float(worst)))
-        reverse = self.direction == "min"
-        colours = matplotlib.colormaps[COLOURS + ("_r" if reverse else "")]
-        end = ("max" if reverse else "min") if cut else "neither"
-        return Normalize(low, high), colours, end
-
-    def colour_bar(self, figure, axis, extend):
-        from matplotlib.cm import ScalarMappable
-        from matplotlib.ticker import PercentFormatter
-
-        norm, colours, _ = self.colours()
-        if len({c.score for c in self.of[FINISHED].values()}) < 2:
-            return
-        bar = figure.colorbar(
-            ScalarMappable(norm, colours), ax=axis, extend=extend, pad=0.02
-        )
-        bar.outline.set_visible(False)
-        bar.ax.tick_params(labelsize=8)
-        bar.set_label(self.objective, fontsize=9)
-        if self.percent:
-            bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+        self.scores = [c.score for c in self.of[FINISHED].values()]
+        self.best = next(iter(self.of[FINISHED]), None)
 
     def heat_map(self):
         """Cells of equal size, alpha to the right and beta upwards."""
+        from matplotlib.patches import Rectangle
+
         alphas, betas = (sorted({p[i] for p in self.shown}) for i in range(2))
         columns, rows = len(alphas), len(betas)
         figure, axis = _figure(
             max(5.2, 0.78 * columns + 2.2), max(2.6, 0.56 * rows + 1.7)
         )
-        norm, colours, extend = self.colours()
+        norm, colours, extend = self._colours()
+        words = {DISCARDED: self.worse, FAILED: "failed", RUNNING: "not\nfinished"}
+        scores = np.full((rows, columns), np.nan)
         for place, cell in self.shown.items():
             x, y = alphas.index(place[0]), betas.index(place[1])
-            text, style = self._box(cell, norm, colours)
-            _rectangle(axis, x, y, 1.0, **style)
-            axis.text(x, y, text[0], **text[1], ha="center", va="center")
+            text, ink = words.get(results.state(cell)), "0.25"
+            if text is None:
+                text, scores[y, x] = self._number(cell, "\n±"), cell.score
+                dark = np.dot(colours(norm(cell.score))[:3], BRIGHTNESS) < 0.45
+                ink = "white" if dark else "black"
+            axis.text(x, y, text, color=ink, size=7.5, ha="center", va="center")
+        edges = [np.arange(n + 1) - 0.5 for n in (columns, rows)]
+        style = {"norm": norm, "cmap": colours, "ec": "white", "lw": 1.0}
+        mesh = axis.pcolormesh(*edges, scores, **style)
         if self.best is not None:
-            x, y = alphas.index(self.best[0]), betas.index(self.best[1])
-            _rectangle(axis, x, y, 0.94, fill=False, ec="white", lw=4.5, zorder=3)
-            _rectangle(axis, x, y, 0.94, fill=False, ec=MARK, lw=2.5, zorder=4)
-        axis.set_xlim(-0.5, columns - 0.5)
-        axis.set_ylim(-0.5, rows - 0.5)
+            corner = alphas.index(self.best[0]) - 0.47, betas.index(self.best[1]) - 0.47
+            for colour, width in (("white", 4.5), (MARK, 2.5)):
+                frame = {"fill": False, "ec": colour, "lw": width}
+                axis.add_patch(Rectangle(corner, 0.94, 0.94, **frame))
         axis.set_xticks(range(columns), [f"{v:.3g}" for v in alphas])
         axis.set_yticks(range(rows), [f"{v:.3g}" for v in betas])
         axis.tick_params(length=0)
-        self._finish(figure, axis, extend)
         axis.spines[:].set_visible(False)
+        self._finish(figure, axis, *self.axes)
+        self._colour_bar(figure, axis, mesh, extend)
+        if self.of[DISCARDED]:
+            text = f"{self.worse}  discarded early, clearly worse than the best"
+            figure.supxlabel(text, fontsize=8, color="0.35")
         return figure
-
-    def _box(self, cell, norm, colours):
-        """(text and its style, style of the rectangle) of a cell in a heat map."""
-        kind = results.state(cell)
-        style = {"fc": GREY, "ec": "white", "lw": 1.0}
-        small = {"fontsize": 7.5, "color": "0.25"}
-        if kind == FINISHED:
-            colour = colours(norm(cell.score))
-            dark = np.dot(colour[:3], (0.2126, 0.7152, 0.0722)) < 0.45
-            numbers = "\n±".join(self._numbers(cell))
-            text = {**small, "color": "white" if dark else "black"}
-            return (numbers, text), {**style, "fc": colour}
-        if kind == DISCARDED:
-            return (self._worse(), {**small, "fontsize": 11}), style
-        if kind == FAILED:
-            small["bbox"] = {"fc": "white", "ec": "none", "pad": 1.5}
-            return ("failed", small), {**style, "fc": "white", **_hatch()}
-        return ("not\nfinished", small), {**style, "fc": "white", "ec": "0.8"}
-
-    def _worse(self):
-        return "<" if self.direction == "max" else ">"
 
     def scatter(self):
         """Points on log axes."""
         figure, axis = _figure(6.4, 4.8)
-        norm, colours, extend = self.colours()
         scales = [LogScale([p[i] for p in self.shown]) for i in range(2)]
 
-        def points(places, **style):
-            if places:
-                x, y = ([scales[i].position(p[i]) for p in places] for i in range(2))
-                axis.scatter(x, y, **style)
+        def position(place):
+            return [s.position(v) for s, v in zip(scales, place, strict=True)]
 
-        sign = f"${self._worse()}$"
-        rest = self.of[results.RUNNING]
-        points(rest, s=50, fc="white", ec="0.6", label="not finished")
-        points(self.of[FAILED], s=40, marker="x", c="0.3", label="failed")
-        points(self.of[DISCARDED], s=60, marker=sign, c="0.45", label="discarded early")
-        finished = list(self.of[FINISHED])[::-1]  # the best on top
-        scores = [self.shown[p].score for p in finished]
-        style = {"c": scores, "norm": norm, "cmap": colours}
-        points(finished, s=90, ec="0.3", lw=0.6, zorder=3, **style)
-        if self.best is not None:
-            ring = {"fc": "none", "ec": MARK, "lw": 2.2, "zorder": 4}
-            points([self.best], s=230, label="best", **ring)
-        for i, which in enumerate((axis.xaxis, axis.yaxis)):
-            scales[i].apply(which)
+        self._marks(axis, position)
+        if self.scores:
+            norm, colours, extend = self._colours()
+            points = [position(p) for p in self.of[FINISHED]]
+            x, y = zip(*points[::-1], strict=True)  # the best on top
+            style = {"norm": norm, "cmap": colours, "ec": "0.3", "lw": 0.6, "zorder": 3}
+            dots = axis.scatter(x, y, s=90, c=self.scores[::-1], **style)
+            self._colour_bar(figure, axis, dots, extend)
+            _ring(axis, *points[0])
+        for scale, which in zip(scales, (axis.xaxis, axis.yaxis), strict=True):
+            scale.apply(which)
         axis.spines[["top", "right"]].set_visible(False)
-        self._finish(figure, axis, extend, legend=True)
+        self._finish(figure, axis, *self.axes)
         return figure
 
     def curve(self, which):
         """The mean over one of the two, on a log axis, with standard errors."""
         figure, axis = _figure(6.4, 4.0)
         scale = LogScale([p[which] for p in self.shown])
+        edge = axis.get_xaxis_transform()  # y from 0 to 1 whatever the scores
+        self._marks(axis, lambda p: (scale.position(p[which]), 0.04), transform=edge)
         finished = sorted(self.of[FINISHED].items(), key=lambda item: item[0][which])
         if finished:
             x = [scale.position(p[which]) for p, _ in finished]
-            y = np.array([c.score for _, c in finished])
-            error = np.array([results.standard_error(c) for _, c in finished])
-            known = np.isfinite(error)
-            axis.plot(x, y, "-o", color="0.15", lw=1.4, ms=5)
-            axis.errorbar(
-                np.array(x)[known],
-                y[known],
-                error[known],
-                fmt="none",
-                ecolor="0.15",
-                elinewidth=1.0,
-                capsize=3,
-            )
-            axis.plot(
-                scale.position(self.best[which]),
-                self.shown[self.best].score,
-                "o",
-                ms=13,
-                mfc="none",
-                mec=MARK,
-                mew=2.2,
-                label="best",
-            )
-        lost = (
-            (DISCARDED, f"${self._worse()}$", "discarded early"),
-            (FAILED, "x", "failed"),
-            (results.RUNNING, "o", "not finished"),
-        )
-        edge = axis.get_xaxis_transform()  # y from 0 to 1 whatever the scores
-        for kind, marker, label in lost:
-            x = [scale.position(p[which]) for p in self.of[kind]]
-            if x:
-                face = {"mfc": "white"} if marker == "o" else {}
-                style = {"ls": "", "color": "0.45", "ms": 7, **face}
-                axis.plot(
-                    x,
-                    [0.04] * len(x),
-                    marker=marker,
-                    transform=edge,
-                    label=label,
-                    **style,
-                )
+            y = [c.score for _, c in finished]
+            error = [results.standard_error(c) for _, c in finished]
+            style = {"color": "0.15", "lw": 1.4, "ms": 5, "elinewidth": 1.0}
+            axis.errorbar(x, y, error, fmt="-o", capsize=3, **style)
+            best = self.of[FINISHED][self.best].score
+            _ring(axis, scale.position(self.best[which]), best)
         scale.apply(axis.xaxis)
-        if self.percent:
-            from matplotlib.ticker import PercentFormatter
-
-            axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+        self._percent(axis.yaxis)
         axis.margins(y=0.15)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=8)
-        axis.set_xlabel(self.axes[which], fontsize=9)
-        axis.set_ylabel(self.objective, fontsize=9)
-        self.title(axis)
-        _legend(figure, axis)
+        self._finish(figure, axis, self.axes[which], self.objective)
         return figure
 
-    def _finish(self, figure, axis, extend, legend=False):
+    def _marks(self, axis, position, **style):
+        """Draw the cells without a score."""
+        marks = {
+            RUNNING: ("o", "not finished"),
+            FAILED: ("x", "failed"),
+            DISCARDED: (f"${self.worse}$", "discarded early"),
+        }
+        for kind, (marker, label) in marks.items():
+            if points := [position(p) for p in self.of[kind]]:
+                x, y = zip(*points, strict=True)
+                face = {"mfc": "white"} if marker == "o" else {}
+                look = {"marker": marker, "ms": 7, "ls": "", "color": "0.45", **face}
+                axis.plot(x, y, label=label, **look, **style)
+
+    def _colours(self):
+        """(norm, colour map, which ends of the scale are open); the best is bright."""
+        import matplotlib
+        from matplotlib.colors import Normalize
+
+        scores = np.array(self.scores or [0.0])
+        best, distances = scores[0], np.abs(scores - scores[0])
+        far, reach = float(distances.max()), SPREAD * float(np.median(distances))
+        cut = 0 < reach < far
+        far = reach if cut else far or 1.0
+        if self.small_is_good:
+            norm, end = Normalize(best, best + far), "max"
+        else:
+            norm, end = Normalize(best - far, best), "min"
+        colours = matplotlib.colormaps[COLOURS + "_r" * self.small_is_good]
+        colours = colours.with_extremes(bad="0.88")
+        return norm, colours, end if cut else "neither"
+
+    def _colour_bar(self, figure, axis, coloured, extend):
+        if len(set(self.scores)) < 2:
+            return
+        bar = figure.colorbar(coloured, ax=axis, extend=extend, pad=0.02)
+        bar.outline.set_visible(False)
+        bar.ax.tick_params(labelsize=8)
+        bar.set_label(self.objective, fontsize=9)
+        self._percent(bar.ax.yaxis)
+
+    def _percent(self, axis):
+        from matplotlib.ticker import PercentFormatter
+
+        if self.written(1.0).endswith("%"):
+            axis.set_major_formatter(PercentFormatter(1.0))
+
+    def _finish(self, figure, axis, xlabel, ylabel):
+        """Names of the axes, legend, and a title: what is drawn, and the best."""
         axis.tick_params(labelsize=8)
-        axis.set_xlabel(self.axes[0], fontsize=9)
-        axis.set_ylabel(self.axes[1], fontsize=9)
-        self.title(axis)
-        if self.of[FINISHED]:
-            self.colour_bar(figure, axis, extend)
-        if legend:
-            _legend(figure, axis)
-        elif self.of[DISCARDED]:
-            text = f"{self._worse()}  discarded early, clearly worse than the best"
-            figure.supxlabel(text, fontsize=8, color="0.35")
+        axis.set_xlabel(xlabel, fontsize=9)
+        axis.set_ylabel(ylabel, fontsize=9)
+        folds = max((len(c.scores) for c in self.of[FINISHED].values()), default=0)
+        lines = [self.objective]
+        if folds > 1:
+            lines = [f"{self.objective}, mean ± standard error over {folds} folds"]
+        if self.others:
+            lines.append(f"at each place the best over {', '.join(self.others)}")
+        if self.best is None:
+            lines.append("no cell is finished")
+        else:
+            pairs = zip(self.axes, self.best, strict=True)
+            where = ", ".join(f"{name} = {value:.3g}" for name, value in pairs)
+            score = self._number(self.of[FINISHED][self.best], " ± ")
+            lines.append(f"best: {where}: {score}")
+        axis.set_title("\n".join(lines), fontsize=10, loc="left")
+        if axis.get_legend_handles_labels()[0]:
+            place = "outside lower center"
+            figure.legend(loc=place, ncols=4, frameon=False, fontsize=8)
+
+    def _number(self, cell, sign):
+        error = results.standard_error(cell)
+        mean = self.written(cell.score)
+        return mean if math.isnan(error) else mean + sign + self.written(error, True)
 
 
 def _on_grid(places):
     """Whether values come back often enough for rows and columns."""
     alphas, betas = ({p[i] for p in places} for i in range(2))
     size, n = len(alphas) * len(betas), len(places)
-    if n == 1:
-        return True
     repeated = len(alphas) < n and len(betas) < n
-    return repeated and size <= min(4 * n, MOST)
+    return n == 1 or (repeated and size <= min(4 * n, MOST))
 
 
 def _place(cell, name):
@@ -337,22 +279,6 @@ def _figure(width, height):
     return figure, figure.subplots()
 
 
-def _rectangle(axis, x, y, size, **style):
-    from matplotlib.patches import Rectangle
-
-    corner = x - size / 2, y - size / 2
-    axis.add_patch(Rectangle(corner, size, size, **style))
-
-
-def _hatch():
-    return {"hatch": "////", "ec": "0.7", "lw": 0.0}
-
-
-def _legend(figure, axis):
-    handles, _ = axis.get_legend_handles_labels()
-    if handles:
-        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
-
-
-def _or(words):
-    return f"{', '.join(words[:-1])} or {words[-1]}"
+def _ring(axis, x, y):
+    style = {"ms": 15, "mfc": "none", "mec": MARK, "mew": 2.2, "zorder": 4}
+    axis.plot(x, y, "o", label="best", **style)

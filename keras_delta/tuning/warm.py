@@ -1,31 +1,24 @@
-"""A model that begins anew for each training, without being traced anew."""
-
-import gc
-import hashlib
-import random
+"""A model that is set back for each training, and what is computed once per fold."""
 
 import keras
 import keras_tuner
-import numpy as np
-from keras_tuner.engine.tuner import maybe_distribute
 
-from keras_delta import _disk, regularizers
+from keras_delta import _compat, _disk, regularizers
 from keras_delta._checkpoint import Checkpoint
 from keras_delta._network import fingerprint
 from keras_delta._network.graph import Graph
+from keras_delta._runs import models
+from keras_delta._runs.store import digest, once
 from keras_delta.attention import ChannelAttention
-from keras_delta.regularizers.attended import Attended
 from keras_delta.regularizers.base import array
-from keras_delta.tuning.status import read, write
 
 
 class WarmModels:
     """The model of a search, and what is computed once for each fold.
 
-    One model serves all cells and folds: before each training its variables are set
-    back, and alpha, beta, a constant learning rate and the attention are variables as
-    well. Only other taps, another variant, or a learning rate that is part of a
-    schedule need another model.
+    One model serves all cells and folds: alpha, beta, a constant learning rate and
+    the attention are variables. Only other taps, another variant, or a learning rate
+    that is part of a schedule need another model.
 
     For each fold are computed once, by whichever process comes first, and kept in
     files: the first values of the head, the attention, and the scales of the source's
@@ -41,7 +34,8 @@ class WarmModels:
     def __init__(self, hypermodel, folder, seed, strategy=None):
         self._hypermodel, self._folder = hypermodel, folder
         self._seed, self._strategy = seed, strategy
-        self.model = self._key = self._start = self._networks = None
+        self._models = models.Models(1, strategy)
+        self._networks = None
 
     def begin(self, hp, fold, data, verbose=0):
         """The model, ready for the training of a cell on a fold.
@@ -55,56 +49,38 @@ class WarmModels:
         Returns:
             A compiled `DeltaModel`, prepared for the data.
         """
-        settings = self._hypermodel.settings(hp)
-        model = self.need(hp)
-        for variable, value in self._start:
-            variable.assign(value)
+        model, settings = self.need(hp), self._hypermodel.settings(hp)
         wanted = self._hypermodel.regularizer(settings)
         model.regularizer.take_strengths(wanted)
-        for ours, theirs in zip(
-            _attended(model.regularizer), _attended(wanted), strict=True
-        ):
+        pairs = map(regularizers.with_attention, (model.regularizer, wanted))
+        for ours, theirs in zip(*pairs, strict=True):
             ours.temperature = theirs.temperature
         optimizer = self._hypermodel.optimizer(settings)
         if _has_number(optimizer):  # which need not be the cell's as it is
             model.optimizer.learning_rate = float(array(optimizer.learning_rate))
-        state = self._computed_once(hp, fold, data, verbose)
-        for name, variable in _once(model).items():
-            variable.assign(state[name])
-        # Nothing depends on what ran before. Dropout's state is among the variables;
-        # TensorFlow's own seed would cost seconds, since it forgets all kernels.
-        random.seed(self._seed)
-        np.random.seed(self._seed)
+        values = self._computed_once(model, hp, fold, data, verbose)
+        for name, variable in _variables_of_fold(model).items():
+            variable.assign(values[name])
+        models.set_seeds(self._seed)
         return model
 
     def drop(self):
         """Let go of the model."""
-        if self.model is None:
-            return
-        self.model = self._start = None
-        gc.collect()
-        if self._strategy is None:
-            policy = keras.config.dtype_policy()  # it is lost as well
-            keras.utils.clear_session()
-            keras.config.set_dtype_policy(policy)
+        self._models.drop()
 
     def need(self, hp):
         """The model that can become a cell's; a new one if there is none."""
         settings = self._hypermodel.settings(hp)
-        key = {
-            "taps": settings.get("taps"),
-            "regularizer": _kind(self._hypermodel.regularizer(settings)),
-            "optimizer": _kind_of_optimizer(self._hypermodel.optimizer(settings)),
-        }
-        if self.model is None or key != self._key:
-            self.drop()
-            self.model, self._key = self._build(hp, self._seed), key
-            self._start = state(self.model)
-        return self.model
+        key = [
+            settings.get("taps"),
+            models.kind_of_regularizer(self._hypermodel.regularizer(settings)),
+            models.kind_of_optimizer(self._hypermodel.optimizer(settings)),
+        ]
+        return self._models.begin(key, lambda: self._build(hp, self._seed))
 
     def _build(self, hp, seed):
         keras.utils.set_random_seed(seed)
-        with maybe_distribute(self._strategy):
+        with models.scope_of(self._strategy):
             model = self._hypermodel.build(hp)
             model.optimizer.build(model.trainable_variables)
         self._check_networks(model)
@@ -119,10 +95,12 @@ class WarmModels:
         }
         if self._networks is None:
             path = self._folder / "networks.json"
-            with _disk.lock(self._folder / "lock"):
-                if read(path) is None:
-                    write(path, found)
-                self._networks = read(path)
+            self._networks = once(
+                self._folder / "lock",
+                lambda: _disk.read_json(path),
+                lambda: found,
+                lambda value: _disk.write_json(path, value),
+            )
         for argument, what in (
             ("source", "other weights"),
             ("target", "another network"),
@@ -135,28 +113,32 @@ class WarmModels:
                     "the function: pass another `project_name`, or `overwrite=True`."
                 )
 
-    def _computed_once(self, hp, fold, data, verbose):
-        """Values of the variables of `_once` for a fold: dict name -> array."""
-        regularizer = self.model.regularizer
+    def _computed_once(self, model, hp, fold, data, verbose):
+        """Values of `_variables_of_fold`: dict name -> array."""
         name = "all" if fold is None else f"fold_{fold}"
+        attended = regularizers.with_attention(model.regularizer)
         made_for = {
-            "taps": self.model.taps,
-            "regularizer": _kind(regularizer),
-            "temperature": [m.temperature for m in _attended(regularizer)],
+            "taps": model.taps,
+            "regularizer": models.kind_of_regularizer(model.regularizer),
+            "temperature": [member.temperature for member in attended],
         }
-        file = Checkpoint(
-            self._folder / f"{_short(made_for)}_{name}.npz", made_for=made_for
+        path = self._folder / f"{digest(made_for)}_{name}.npz"
+        file = Checkpoint(path, made_for)
+        return once(
+            # Of the fold: several temperatures and variants share its attention.
+            self._folder / f"{name}.lock",
+            file.load,
+            lambda: self._compute(hp, fold, name, data, verbose),
+            lambda values: file.save(lambda: values, now=True),
         )
-        with _disk.lock(self._folder / f"{name}.lock"):
-            state = file.load()
-            if state is None:
-                state = self._compute(hp, fold, name, data, verbose)
-                file.save(lambda: state, now=True)
-        return state
 
     def _compute(self, hp, fold, name, data, verbose):
         model = self._build(hp, self._seed + (0 if fold is None else 1 + fold))
-        asking = [m for m in _attended(model.regularizer) if m.attention == "auto"]
+        asking = [
+            member
+            for member in regularizers.with_attention(model.regularizer)
+            if member.attention == "auto"
+        ]
         for member in asking:
             path = self._scores(model, member, name)
             if path.exists():  # since another temperature, or variant
@@ -168,42 +150,18 @@ class WarmModels:
                 member.computed_attention.save(path)
             # As later from the file, whose scores are rounded.
             _weigh(member, ChannelAttention.load(path))
-        return {name: array(variable) for name, variable in _once(model).items()}
+        variables = _variables_of_fold(model)
+        return {name: array(variable) for name, variable in variables.items()}
 
     def _scores(self, model, member, name):
         made_for = [model.taps, member.attention_samples]
-        return self._folder / f"{_short(made_for)}_{name}_attention.json"
+        return self._folder / f"{digest(made_for)}_{name}_attention.json"
 
 
 def _has_number(optimizer):
     """Whether the learning rate is a number, and not a schedule."""
     inner = getattr(optimizer, "inner_optimizer", optimizer)  # of a loss scale
-    return isinstance(inner._learning_rate, keras.Variable)
-
-
-def _kind(regularizer):
-    """What about a regularizer is part of the traced step, as text."""
-    config = regularizers.settings(regularizer)
-    return repr(_without(config, lambda k, v: k == "temperature"))
-
-
-def _kind_of_optimizer(optimizer):
-    """The same of an optimizer: everything but a learning rate that is a number."""
-    config = keras.optimizers.serialize(optimizer)
-    return repr(
-        _without(
-            config,
-            lambda k, v: k == "name" or (k == "learning_rate" and isinstance(v, float)),
-        )
-    )
-
-
-def _without(config, dropped):
-    if isinstance(config, dict):
-        return {k: _without(v, dropped) for k, v in config.items() if not dropped(k, v)}
-    if isinstance(config, (list, tuple)):
-        return [_without(v, dropped) for v in config]
-    return config
+    return isinstance(_compat.learning_rate(inner), keras.Variable)
 
 
 def _weigh(member, attention):
@@ -212,22 +170,7 @@ def _weigh(member, attention):
     )
 
 
-def _attended(regularizer):
-    return [m for m in regularizers.members(regularizer) if isinstance(m, Attended)]
-
-
-def state(model):
-    """What a training changes: list of (variable, value)."""
-    fixed = {id(v) for v in model.source.variables}
-    found = {
-        id(v): v
-        for v in [*model.variables, *model.optimizer.variables]
-        if id(v) not in fixed
-    }
-    return [(v, array(v)) for v in found.values()]
-
-
-def _once(model):
+def _variables_of_fold(model):
     """Dict name -> variable: of the new layers, and the regularizer's.
 
     Strengths are not among them: they are the cell's.
@@ -241,7 +184,3 @@ def _once(model):
         **{f"head/{i}": v for i, v in enumerate(new)},
         **{f"regularizer/{i}": v for i, v in enumerate(rest)},
     }
-
-
-def _short(made_for):
-    return hashlib.blake2b(repr(made_for).encode(), digest_size=6).hexdigest()

@@ -81,7 +81,7 @@ def main(folder, kills):
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         os.close(read)
-        size = os.path.getsize(os.path.join(folder, "source", "maps.data"))
+        size = os.path.getsize(os.path.join(folder, "source", "maps.sqlite"))
         print(json.dumps([child, os.WTERMSIG(status), size, told]), flush=True)
 
 

@@ -9,6 +9,7 @@ import model_reference as reference
 import numpy as np
 import pytest
 
+from keras_delta._training.step import Step
 from keras_delta.callbacks import StrengthScheduler
 from keras_delta.callbacks.strength_scheduler import members
 from keras_delta.regularizers import L2SP, Delta, FeatureMap, Sum
@@ -135,16 +136,15 @@ def test_the_same_instance_twice_and_copies(new_backbone):
 
 
 @pytest.mark.parametrize("by", ["epoch", "step"])
-def test_the_step_is_traced_once(by, new_backbone):
-    traced = []
-    model = make(new_backbone)
-    plain = model._step
+def test_the_step_is_traced_once(by, new_backbone, monkeypatch):
+    traced, plain = [], Step.run
 
-    def step(*args, **kwargs):
+    def run(*args, **kwargs):
         traced.append(1)
         return plain(*args, **kwargs)
 
-    model._step = step
+    monkeypatch.setattr(Step, "run", run)
+    model = make(new_backbone)
     fit(model, StrengthScheduler(falling, falling, by=by))
     assert len(traced) == 1
 

@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from experiments.figures import curves, few_shot_curves, strength_curve
-from experiments.panels import COLOURS
+from experiments.figures import COLOURS, curves, few_shot_curves, strength_curve
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
 

@@ -93,16 +93,13 @@ def test_pictures_are_not_cut_off(which, table):
         table = made[which]()
     figure = table.picture()
     renderer = FigureCanvasAgg(figure).get_renderer()
-    boxes = [t.get_window_extent(renderer) for t in figure.axes[0].texts]
+    texts = figure.axes[0].texts
+    assert [t.get_text() for t in texts] == table.text().splitlines()
     width, height = figure.bbox.size
-    for box in boxes:
+    for text in texts:
+        box = text.get_window_extent(renderer)
         assert box.x0 >= 0 and box.y0 >= 0
         assert box.x1 <= width and box.y1 <= height
-    for i, box in enumerate(boxes):
-        assert not any(box.overlaps(other) for other in boxes[:i])
-    shown = {t.get_text() for t in figure.axes[0].texts}
-    cells = {v for v in table.frame.to_numpy().ravel() if v}
-    assert cells <= shown
 
 
 def test_latex_without_rows():

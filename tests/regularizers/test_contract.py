@@ -148,7 +148,7 @@ def batch_of(model, x, training=False, step=0):
     source_maps = target_maps = None
     if model.regularizer.needs_maps:
         source_maps = model.source_maps(x)
-        _, target_maps = model(x, training=training, with_maps=True)
+        _, target_maps = model.outputs_and_maps(x, training=training)
     return Batch(source_maps, target_maps, tf.constant(step))
 
 

@@ -37,7 +37,7 @@ NAMES = ["日本 🐈", " große Biene\t", "<cat | dog>"]
 # Of every format and several sizes; one is turned, one transparent, one grey.
 PHOTOS = (
     *("jpeg large", "jpeg 2", "jpeg grey", "exif 6 little", "png 6 8", "png 0 16"),
-    *("webp RGBA", "webp animated RGB", "gif transparent", "png one pixel"),
+    *("webp RGBA", "webp exif 6", "gif transparent", "png one pixel"),
 )
 SETTINGS = {
     "plain": {"top_k": 2},

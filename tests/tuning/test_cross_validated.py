@@ -351,7 +351,7 @@ class Scripted:
         monkeypatch.setattr(CrossValidated, "_evaluate", self._evaluate)
         monkeypatch.setattr(cross_validated.WarmModels, "need", lambda *a: None)
         monkeypatch.setattr(cross_validated, "_image_size", lambda model: None)
-        monkeypatch.setattr(cross_validated.checks, "first_batch", lambda *a: None)
+        monkeypatch.setattr(cross_validated.checks, "data_fits", lambda *a: None)
         monkeypatch.setattr(tuning.DeltaHyperModel, "check_taps", lambda *a: None)
         self._score = score
 

@@ -10,6 +10,7 @@ import pytest
 from networks import make_backbone
 
 import keras_delta as kd
+from keras_delta._training.step import Step
 from keras_delta.regularizers import L2SP, Delta, L2SPAtt, Sum
 from keras_delta.tuning.folds import cut
 from keras_delta.tuning.hyper_model import DeltaHyperModel
@@ -147,13 +148,13 @@ def computed(monkeypatch):
 @pytest.fixture
 def traces(monkeypatch):
     """List with an entry for each time that a training step is traced."""
-    calls, inner = [], kd.DeltaModel._step
+    calls, inner = [], Step.run
 
     def counted(self, *args, **kwargs):
         calls.append(self)
         return inner(self, *args, **kwargs)
 
-    monkeypatch.setattr(kd.DeltaModel, "_step", counted)
+    monkeypatch.setattr(Step, "run", counted)
     return calls
 
 

@@ -13,8 +13,8 @@ class Metrics:
         requests: counter by endpoint, method and status.
         seconds: histogram by endpoint, from the first byte to the last.
         batch_sizes: histogram of images that the network saw at once.
-        waiting: gauge of requests that nobody works on yet.
-        running: gauge of requests that are worked on.
+        waiting, running: gauges of requests that nobody works on yet, and of those
+            that somebody works on.
         version: gauge of the model's version, 0 before there is one.
         loads: counter of versions by outcome, `loaded` or `failed`.
     """
@@ -25,33 +25,22 @@ class Metrics:
         prometheus.ProcessCollector(registry=registry)
         prometheus.PlatformCollector(registry=registry)
 
-        def make(kind, name, text, labels=(), **more):
+        def make(kind, name, text, *labels, **more):
             return kind(f"keras_delta_{name}", text, labels, registry=registry, **more)
 
         counter, gauge = prometheus.Counter, prometheus.Gauge
-        histogram = prometheus.Histogram
-        by = ("endpoint", "method", "status")
-        self.requests = make(counter, "requests", "Requests answered", by)
-        self.seconds = make(
-            histogram,
-            "request_seconds",
-            "Time to answer a request",
-            ("endpoint",),
-            buckets=SECONDS,
-        )
-        self.batch_sizes = make(
-            histogram,
-            "batch_size",
-            "Images that the network saw at once",
-            buckets=SIZES,
-        )
+        by = "endpoint", "method", "status"
+        self.requests = make(counter, "requests", "Requests answered", *by)
+        about = "request_seconds", "Time to answer a request", "endpoint"
+        self.seconds = make(prometheus.Histogram, *about, buckets=SECONDS)
+        about = "batch_size", "Images that the network saw at once"
+        self.batch_sizes = make(prometheus.Histogram, *about, buckets=SIZES)
         self.waiting = make(gauge, "queue_length", "Requests that wait")
         self.running = make(gauge, "requests_running", "Requests that are worked on")
         self.version = make(gauge, "model_version", "Version of the model")
-        self.loads = make(counter, "model_loads", "Versions loaded", ("outcome",))
+        self.loads = make(counter, "model_loads", "Versions loaded", "outcome")
 
     def text(self):
         """(bytes of all values, content type)."""
-        return prometheus.generate_latest(
-            self._registry
-        ), prometheus.CONTENT_TYPE_LATEST
+        values = prometheus.generate_latest(self._registry)
+        return values, prometheus.CONTENT_TYPE_LATEST

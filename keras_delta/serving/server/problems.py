@@ -4,13 +4,7 @@ import math
 
 
 class Problem(Exception):
-    """The answer to a request that cannot be answered otherwise.
-
-    Args:
-        status: of HTTP.
-        text: one or two sentences, for `{"error": text}`.
-        headers: dict of further headers.
-    """
+    """The answer `{"error": text}` to a request that cannot be answered otherwise."""
 
     def __init__(self, status, text, headers=None):
         super().__init__(text)

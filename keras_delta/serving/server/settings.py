@@ -1,9 +1,8 @@
 """What can be set of the server, and within which limits."""
 
 import dataclasses
-import numbers
 
-from keras_delta._errors import invalid
+from keras_delta import _arguments
 
 
 def _field(default, text):
@@ -12,7 +11,7 @@ def _field(default, text):
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Limits of the server.
+    """Limits of the server; the command's options are named after them.
 
     Args:
         max_batch_size: images that the network sees at once.
@@ -21,7 +20,7 @@ class Settings:
         queue: requests that wait or are worked on; beyond, the answer is 503.
         timeout: seconds for a request; beyond, the answer is 504.
         max_body_mb: megabytes (10^6 bytes) of a request's body.
-        max_pixels: pixels of an encoded image, all of its frames together.
+        max_pixels: pixels of an encoded image.
         max_images: images in a request.
         poll_seconds: seconds between two looks for a new version.
         page: whether there is a page for photos at `/`.
@@ -46,18 +45,12 @@ class Settings:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.type is bool:
-                if not isinstance(value, bool):
-                    raise TypeError(invalid(field.name, "True or False", value))
-                continue
-            kind = numbers.Integral if field.type is int else numbers.Real
-            what = "a positive integer" if field.type is int else "a positive number"
-            if field.name == "batch_timeout_ms":
-                what = "a number of milliseconds, 0 or more"
-            if not isinstance(value, kind) or isinstance(value, bool):
-                raise TypeError(invalid(field.name, what, value))
-            least = 0 if field.name == "batch_timeout_ms" else 1e-3
-            if not least <= value < float("inf"):
-                raise ValueError(invalid(field.name, what, value))
+                _arguments.flag(field.name, value)
+            elif field.type is int:
+                _arguments.integer(field.name, value)
+            else:
+                least = 0.0 if field.name == "batch_timeout_ms" else 1e-3
+                _arguments.number(field.name, value, least=least)
 
     @property
     def max_body(self):

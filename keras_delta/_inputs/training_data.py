@@ -1,0 +1,80 @@
+"""The training data of one `fit`, looked at once."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import tree
+
+from keras_delta._inputs import replay, samples
+
+
+class TrainingData:
+    """What `fit` was given to train on, and what one look at it tells.
+
+    Arrays are looked at whole, a `tf.data.Dataset`'s first batch alone, and anything
+    else (a generator, a `PyDataset`) not at all.
+
+    Args:
+        x, y, batch_size: as `fit` takes them.
+        validation_split: the share of arrays that `fit` keeps for validation.
+
+    Attributes:
+        x, y: what is trained on, without the part for validation.
+        batch_size: as it was given.
+        first_inputs: the first batch's inputs, None where they were not looked at.
+        labels: all labels of arrays, else those of the first batch; None likewise.
+        all_labels: whether `labels` are all that there are.
+        first_size: samples of the first batch; None likewise.
+
+    Raises:
+        ValueError: for data without a sample.
+    """
+
+    def __init__(self, x, y=None, batch_size=None, validation_split=0.0):
+        self.batch_size = batch_size
+        self.first_inputs = self.labels = self.first_size = None
+        self.all_labels = False
+        if isinstance(x, tf.data.Dataset):
+            self._look_at_dataset(x)
+        elif x is not None and y is not None and samples.are_arrays(x):
+            self._look_at_arrays(x, y)
+        self.x, self.y = samples.without_validation(x, y, validation_split)
+
+    def _look_at_dataset(self, dataset):
+        with replay.unmoved(dataset):
+            batch = next(iter(dataset.take(1)), None)
+        if batch is None:
+            raise ValueError(
+                "The training data is empty: the tf.data.Dataset has no batch. Check "
+                "the folder or the filters it was made from."
+            )
+        self.first_inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        flat = tree.flatten(self.first_inputs)
+        self.first_size = len(flat[0]) if flat else 0
+        self.labels = tree.map_structure(np.asarray, labels)
+
+    def _look_at_arrays(self, x, y):
+        total = samples.length(x) if tree.flatten(x) else 0
+        if total == 0:
+            raise ValueError("The training data is empty: `x` has no samples.")
+        self.first_size = min(total, self.batch_size or 32)
+        self.first_inputs = samples.take(x, 0, self.first_size)
+        self.labels, self.all_labels = tree.map_structure(np.asarray, y), True
+
+    @property
+    def count(self):
+        """Number of samples at most; None where it is not known."""
+        return samples.count(self.x, self.first_size)
+
+    def count_steps(self, epochs, steps_per_epoch):
+        """Number of steps that `fit` will train; None where it is not known."""
+        if steps_per_epoch is None and hasattr(self.x, "cardinality"):
+            steps_per_epoch = int(self.x.cardinality())
+        arrays = tree.flatten(self.x) and samples.are_arrays(self.x)
+        if steps_per_epoch is None and arrays:
+            steps_per_epoch = -(-samples.length(self.x) // (self.batch_size or 32))
+        return max(steps_per_epoch or 0, 0) * epochs or None
+
+    def look(self, count):
+        """Up to `count` samples as arrays `(x, y)`; sets of images do not move on."""
+        return replay.look(self.x, self.y, count)

@@ -1,0 +1,76 @@
+"""Copies of a network, whole or in part."""
+
+import keras
+from keras import tree
+
+from keras_delta._network.graph import Graph, input_structure
+
+
+def copy_model(model, outputs=None, inputs=None, name=None, trainable=None):
+    """A copy with layers of its own, without nested models, weights copied.
+
+    `keras.models.clone_model` leaves the weights behind, compiles what was
+    compiled and cannot stop before the head; hence this one.
+
+    Args:
+        model: Functional or Sequential model, or a `Graph`.
+        outputs: KerasTensors of the graph to end at; default: the model's own.
+        inputs: KerasTensors of the graph to begin at; default: the model's own.
+        name: name of the copy; default: the model's.
+        trainable: whether all layers of the copy train; default: as the model's.
+
+    Returns:
+        A Functional model on new inputs.
+
+    Raises:
+        ValueError: for a layer that cannot be rebuilt from its config.
+    """
+    graph = model if isinstance(model, Graph) else Graph(model)
+    names = {id(node.operation): key for key, node in reversed(graph.nodes.items())}
+    copies = {}
+
+    def call(node, *args, **kwargs):
+        operation = node.operation
+        name = names[id(operation)]
+        if not node.is_layer and "/" not in name:
+            return None  # bare operations hold nothing and can be shared
+        if id(operation) not in copies:
+            new = _copy_layer(operation, name.replace("/", "_"))
+            copies[id(operation)] = (operation, new)
+        return copies[id(operation)][1](*args, **kwargs)
+
+    feeds = graph.inputs if inputs is None else inputs
+    inputs = _inputs_like(input_structure(graph.model) if inputs is None else inputs)
+    outputs = graph.outputs if outputs is None else outputs
+    outputs = graph.run(outputs, feeds, tree.flatten(inputs), call=call)
+    copied = keras.Model(inputs, outputs, name=name or graph.model.name)
+    for old, new in copies.values():
+        if old is not new and getattr(old, "weights", None):
+            new.set_weights(old.get_weights())
+            if hasattr(new, "finalize_state"):
+                new.finalize_state()  # Normalization computes with a cast copy
+    if trainable is not None:
+        # Setting what a model says already is passed over, whatever its layers say.
+        copied.trainable = not trainable
+        copied.trainable = trainable
+    return copied
+
+
+def _copy_layer(layer, name):
+    if isinstance(layer, keras.layers.Lambda) and not layer.weights:
+        return layer  # its function may not survive a config; it holds nothing
+    try:
+        return type(layer).from_config({**layer.get_config(), "name": name})
+    except Exception as e:
+        raise ValueError(
+            f"Layer '{layer.name}' ({type(layer).__name__}) cannot be copied: it "
+            "could not be rebuilt from its config. Give the layer a `get_config()` "
+            f"that returns every argument of its `__init__`. Reason: {e}"
+        ) from e
+
+
+def _inputs_like(structure):
+    return tree.map_structure(
+        lambda t: keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name),
+        structure,
+    )

@@ -1,0 +1,126 @@
+"""Source and target side by side: graphs, taps and pairing."""
+
+import keras
+import tensorflow as tf
+from keras import tree
+
+from keras_delta._network import fingerprint, taps
+from keras_delta._network.copies import copy_model
+from keras_delta._network.graph import Graph
+from keras_delta._network.heads import body_output
+from keras_delta._network.pairing import Pairing
+from keras_delta._network.sharing import Shared
+
+
+class Networks:
+    """The two networks of a `DeltaModel`, and how they correspond.
+
+    Args:
+        target: Functional or Sequential model to train.
+        source: the pretrained one, which is copied and frozen; None for a snapshot
+            of the target without its head, as it is now.
+        tapped: `"auto"`, a list of the target's layer names, or a dict from target to
+            source names.
+
+    Attributes:
+        target, source: their `Graph`s.
+        frozen_source: the frozen copy, a Keras model.
+        pairing: the `Pairing` of the two.
+        taps: dict, tapped layer of the target -> that of the source.
+        target_taps, source_taps: dicts, tap -> KerasTensor of its map.
+
+    Raises:
+        TypeError, ValueError: see `DeltaModel`.
+    """
+
+    def __init__(self, target, source=None, tapped="auto"):
+        self.target = Graph(target, argument="target")
+        if source is None:
+            graph, end = self.target, body_output(self.target)
+        else:
+            graph, end = Graph(source, argument="source"), None
+        copy = copy_model(graph, end, name="source", trainable=False)
+        self.frozen_source, self.source = copy, Graph(copy)
+        if isinstance(tapped, dict):  # the copy of a nested model is flat
+            tapped = {t: str(s).replace("/", "_") for t, s in tapped.items()}
+        self.pairing = Pairing(self.target, self.source)
+        self.taps = taps.choose(tapped, self.target, self.source, self.pairing)
+        self.target_taps = {t: self.target.output_of(t) for t in self.taps}
+        self.source_taps = {t: self.source.output_of(s) for t, s in self.taps.items()}
+        self.pairing.check(list(self.source_taps.values()))
+
+    @property
+    def target_map_shapes(self):
+        """Dict tap -> shape of the target's map, without the batch."""
+        return {t: tuple(v.shape[1:]) for t, v in self.target_taps.items()}
+
+    @property
+    def source_map_shapes(self):
+        """Dict tap -> shape of the source's map, without the batch."""
+        return {t: tuple(v.shape[1:]) for t, v in self.source_taps.items()}
+
+    @property
+    def source_fingerprint(self):
+        """Digest of the source's calls, weights and taps, as hexadecimal digits."""
+        taps = tree.flatten(self.source_taps)
+        return fingerprint.of_model(self.source, taps)
+
+    def find_shared(self):
+        """The calls that source and target compute alike as they are now."""
+        return Shared(self.target, self.source, self.pairing, self.source_taps)
+
+    def trained_batch_norms(self):
+        """The target's BatchNormalization layers whose statistics move."""
+        return [
+            layer
+            for layer in self.target.layers().values()
+            if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+        ]
+
+    def run_target(self, inputs, training, fetches=(), held=()):
+        """The target's outputs, and other tensors of it.
+
+        Args:
+            inputs: as the target takes them.
+            training: whether in training mode.
+            fetches: structure of KerasTensors.
+            held: calls that run in inference mode all the same.
+
+        Returns:
+            `(outputs, fetched)`.
+        """
+        graph = self.target
+        return graph.run(
+            (graph.outputs, fetches),
+            graph.inputs,
+            graph.feed(inputs),
+            training=training,
+            held=held,
+        )
+
+    def run_head(self, inputs, fetches=()):
+        """As `run_target` in training mode, all that the source has too in inference.
+
+        That part is one pass without gradients to its inputs: L2-FE's training step.
+        """
+        graph = self.target
+        paired = [
+            graph.output_of(name)
+            for name in self.pairing.names
+            if graph.nodes[name].is_layer and graph.nodes[name].operation.weights
+        ]
+        frozen = graph.ancestors(paired)
+        entering = graph.entering(set(graph.nodes) - frozen)
+        features, fetched = graph.run(
+            (entering, fetches), graph.inputs, graph.feed(inputs), training=False
+        )
+        return graph.run(graph.outputs, entering, features, training=True), fetched
+
+    def run_source(self, inputs):
+        """Dict tap -> the source's map, in inference mode."""
+        return self.go_on_in_source(self.source.inputs, self.source.feed(inputs))
+
+    def go_on_in_source(self, feeds, values):
+        """As `run_source`, from some of the source's tensors on; no gradient."""
+        maps = self.source.run(self.source_taps, feeds, values, training=False)
+        return tree.map_structure(tf.stop_gradient, maps)

@@ -1,0 +1,1 @@
+"""Many trainings: their records, the models that they share, and their processes."""

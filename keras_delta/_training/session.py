@@ -1,0 +1,224 @@
+"""One `fit`: all that surrounds Keras's training loop, with a beginning and an end."""
+
+import contextlib
+import signal
+import sys
+import threading
+
+import keras
+from keras import tree
+
+from keras_delta import _compat
+from keras_delta._inputs import replay
+from keras_delta._inputs.training_data import TrainingData
+from keras_delta._training import checks
+from keras_delta._training.hooks import SessionHooks
+
+
+class Session:
+    """One `fit` of a model, used as a context around Keras's own `fit`.
+
+    On the way in, the data are looked at once, everything that cannot work is
+    refused, callbacks may put a backup back, the regularizer looks at the data, and
+    the cache of source maps is opened. On the way out, also after errors and Ctrl-C,
+    the same is undone in reverse order.
+
+    Args:
+        model: the `DeltaModel`.
+        arguments: dict of the arguments of `keras.Model.fit`.
+        cache: the `SourceMapCache` to use, or None.
+        keep_cache: whether its maps stay for the next training.
+
+    Attributes:
+        arguments: for Keras's `fit`, while the session lasts.
+        cache: the cache, while it is open.
+        interrupted: whether Ctrl-C has ended the training.
+        looks: list of numbers of samples that were looked at in the data.
+    """
+
+    def __init__(self, model, arguments, cache=None, keep_cache=False):
+        self.model, self.arguments = model, arguments
+        self.cache, self._cache, self._keep_cache = None, cache, keep_cache
+        self.data = self._epoch_iterator = None
+        self.looks, self._first_epoch = [], None
+        self.interrupted = False
+
+    def __enter__(self):
+        with contextlib.ExitStack() as stack:
+            self._look_at_data()
+            stack.enter_context(self.model.hosts.running())
+            self.model.hosts.check_same("epochs", self.arguments.get("epochs", 1))
+            stack.enter_context(self._callbacks())
+            self._prepare()
+            stack.enter_context(self._open_cache())
+            stack.enter_context(self._stop_at_interrupt())
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error):
+        try:
+            return self._stack.__exit__(*error)
+        finally:  # the data may be large
+            self.data = self.arguments = self._stack = self._epoch_iterator = None
+
+    def _look_at_data(self):
+        model, given = self.model, self.arguments
+        checks.strategy_supports(model)
+        checks.built_in_scope(model, "target", model.target.variables)
+        checks.has_loss(model)
+        self.data = TrainingData(
+            given.get("x"),
+            given.get("y"),
+            given.get("batch_size"),
+            given.get("validation_split", 0.0),
+        )
+        checks.data_fits(model, self.data)
+        steps = self.data.count_steps(
+            given.get("epochs", 1), given.get("steps_per_epoch")
+        )
+        checks.batch_norm_keeps_up(model, steps)
+        if self._cache is not None:
+            with replay.unmoved(self.data.x):
+                self._cache.check_data(self.data.x, self.data.y, self.data.first_size)
+
+    # --- callbacks ---
+
+    @contextlib.contextmanager
+    def _callbacks(self):
+        callbacks = self.arguments.get("callbacks")
+        if not isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks = tree.flatten(callbacks) if callbacks else []
+        self.arguments["callbacks"] = callbacks
+        callbacks = getattr(callbacks, "callbacks", callbacks)
+        begin = _Begin(self)
+        begin.set_model(self.model)
+        _compat.set_initial_epoch(self.model, None)
+        try:
+            for hooks in _with_hooks(callbacks):
+                hooks.arrange(callbacks)
+            for hooks in _with_hooks(callbacks):
+                hooks.before_fit(self)
+            callbacks.append(begin)
+            yield
+        finally:
+            if begin in callbacks:
+                callbacks.remove(begin)
+            for hooks in _with_hooks(callbacks):
+                hooks.after_fit(self)
+
+    def repeat_looks(self, numbers):
+        """Look at the data as an earlier training did, which moves some data on."""
+        for number in numbers:
+            self.look(number)
+
+    def go_on(self, epoch):
+        """Train from an epoch on, counted from 0, in place of `initial_epoch`."""
+        self._first_epoch = epoch
+        _compat.set_initial_epoch(self.model, epoch)
+
+    # --- data ---
+
+    def look(self, count):
+        """Up to `count` samples as arrays `(x, y)`; remembered in `looks`."""
+        self.looks.append(count)
+        return self.data.look(count)
+
+    def take_iterator(self, iterator):
+        """Keras's iterator over the training data, before the first epoch."""
+        self._epoch_iterator = iterator
+
+    def begin_training(self):
+        """Every other callback has begun: take up where a backup ended, if any."""
+        model = self.model
+        if self.interrupted:  # Keras has reset it since
+            model.stop_training = True
+        model.renew_step()  # a backup may have changed what it takes for alike
+        if self._first_epoch and not model.stop_training:
+            done = self._first_epoch - self.arguments.get("initial_epoch", 0)
+            replay.fast_forward(self._epoch_iterator, self.arguments.get("x"), done)
+
+    def _prepare(self):
+        verbose = self.arguments.get("verbose", "auto")
+        prepare(self.model, self.look, verbose)
+
+    @contextlib.contextmanager
+    def _open_cache(self):
+        if self._cache is None:
+            yield
+            return
+        networks = self.model.networks
+        opened = self._cache.opened(
+            networks.source_fingerprint,
+            networks.source_map_shapes,
+            self.data.count,
+            keep=self._keep_cache,
+        )
+        with opened as self.cache:
+            try:
+                yield
+            finally:
+                self.cache = None
+
+    # --- Ctrl-C ---
+
+    @contextlib.contextmanager
+    def _stop_at_interrupt(self):
+        """Ctrl-C ends the epoch after the step under way, a second one at once.
+
+        A handler that somebody else has set is left.
+        """
+        ours = threading.current_thread() is threading.main_thread()
+        default = signal.default_int_handler
+        if not ours or signal.getsignal(signal.SIGINT) is not default:
+            yield
+            return
+        signal.signal(signal.SIGINT, self._interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, default)
+
+    def _interrupt(self, signum, frame):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.interrupted = self.model.stop_training = True
+        print(
+            "\nStopping after this step, with the weights as they are then. Press "
+            "Ctrl-C again to stop at once.",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+class _Begin(keras.callbacks.Callback):
+    """The last callback: tells the session when all others have begun."""
+
+    def __init__(self, session):
+        super().__init__()
+        self._session, self._has_begun = session, False
+
+    def on_train_begin(self, logs=None):
+        self._session.begin_training()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if not self._has_begun:  # by now callbacks have loaded what they load
+            self.model.hosts.check_same_start(self.model)
+        self._has_begun = True
+
+
+def _with_hooks(callbacks):
+    return [c for c in callbacks if isinstance(c, SessionHooks)]
+
+
+def prepare(model, look, verbose="auto"):
+    """Let a model's regularizer look at the training data, unless it has.
+
+    Args:
+        model: the `DeltaModel`.
+        look: function of a number of samples, returns up to so many as `(x, y)`.
+        verbose: 0 for silence.
+    """
+    regularizer = model.regularizer
+    if regularizer is not None and not regularizer.ready:
+        regularizer.prepare(model, look, verbose=verbose != 0)
+        # The same to the last bit, also where the hosts differ.
+        model.hosts.copy_first(regularizer.variables)

@@ -1,0 +1,194 @@
+"""One training step, from a batch to the logs.
+
+    x ──┬─> target, training mode, once ──┬─> predictions ──> task loss ────> + <─┐
+        │                                 └─> target maps ─┐                  │   │
+        └─> source, to its last tap ──────> source maps ───┴─> penalties ─────┼───┘
+                                                                              │
+                         logs <── metrics, optimizer <── gradients (tape) <───┘
+
+Read `Step.run` from top to bottom. On k replicas each one computes its *share* of the
+global batch's objective: means over samples times B / sum of B, terms without samples
+divided by k. The sum over replicas, which the optimizer takes, is the objective of one
+device.
+"""
+
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+from keras import ops, tree
+
+from keras_delta import _compat
+from keras_delta._errors import warn
+from keras_delta._training import checks, watching
+from keras_delta.regularizers import Batch
+
+
+class Replica(NamedTuple):
+    """A replica's part of a global batch.
+
+    Attributes:
+        total: number of samples of the global batch, a float32 scalar.
+        share: this replica's share of them.
+        count: number of replicas.
+    """
+
+    total: Any
+    share: Any
+    count: int
+
+
+class Step:
+    """The training step of a model, with what is fixed once it is traced.
+
+    Args:
+        model: the `DeltaModel`.
+        cache: an open `SourceMapCache`, from which the source's maps come; or None.
+
+    Attributes:
+        shared: the calls that are computed once for source and target.
+    """
+
+    def __init__(self, model, cache=None):
+        self._model, self.cache = model, cache
+        self.shared = model.networks.find_shared()
+
+    def still_holds(self):
+        """Whether all that was fixed is still so."""
+        is_open = self.cache is None or self.cache.is_open
+        return is_open and self.shared.still_holds()
+
+    def run(self, data, watch=False):
+        """One step on one replica.
+
+        Args:
+            data: `(x, y, sample_weight)` as Keras gives it.
+            watch: whether to look at the gradients of each part as well.
+
+        Returns:
+            `(logs, watched)`: Keras's logs, and a dict of scalars, empty unless asked.
+        """
+        model, regularizer = self._model, self._model.regularizer
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        replica = _replica(model.distribute_strategy, x)
+        with tf.GradientTape(persistent=watch) as tape:
+            if regularizer is not None and regularizer.needs_maps:
+                y_pred, target_maps, source_maps = self._forward(x, tape)
+            else:
+                y_pred, target_maps, source_maps = model(x, training=True), None, None
+            task = _task_loss(model, x, y, y_pred, sample_weight, replica)
+            feature = head = ops.zeros((), "float32")
+            if regularizer is not None:
+                iteration = model.optimizer.iterations
+                batch = Batch(
+                    source_maps, target_maps, iteration, replica.share, replica.count
+                )
+                feature, head = regularizer.penalties(batch)
+            loss = task + ops.cast(feature + head, task.dtype)
+            scaled = model.optimizer.scale_loss(loss)
+
+        variables = model.variables_to_train
+        gradients = tape.gradient(scaled, variables)
+        watched = {}
+        if watch:
+            parts = {"task": task, "feature": feature, "head": head}
+            watched = watching.look(model, tape, parts, variables)
+            if regularizer is not None:
+                watched |= watching.penalties(regularizer, batch)
+        if variables:
+            model.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        else:
+            warn("Nothing is trained: every layer of the target is frozen.")
+
+        trackers = _compat.loss_tracker(model), *model.training_only_metrics
+        for tracker, part in zip(trackers, (loss, task, feature, head), strict=True):
+            whole = ops.cast(part, "float32") * replica.count
+            tracker.update_state(whole, sample_weight=replica.total / replica.count)
+        logs = model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+        return logs, watched
+
+    def _forward(self, x, tape):
+        """(outputs, target's maps, source's maps); the tape sees the target alone."""
+        model, shared = self._model, self.shared
+        networks, strategy = model.networks, model.distribute_strategy
+        fetches = (networks.target_taps, shared.entering)
+
+        def run(x):
+            if model.trains_features:
+                return networks.run_target(x, True, fetches, held=shared.names)
+            return networks.run_head(x, fetches)
+
+        y_pred, (target_maps, entering) = run_on_samples(strategy, run, x)
+        with tape.stop_recording():
+            if self.cache is not None and self.cache.is_open:
+                source_maps = self.cache.maps(x, model.source_maps)
+            elif shared.names:
+                source_maps = run_on_samples(
+                    strategy,
+                    lambda values: networks.go_on_in_source(shared.feeds, values),
+                    entering,
+                )
+            else:
+                source_maps = model.source_maps(x)
+        return y_pred, target_maps, source_maps
+
+
+def call_target(model, inputs, training):
+    """The target's outputs, as `call` of the model gives them."""
+
+    def run(x):
+        if training and not model.trains_features:
+            return model.networks.run_head(x)[0]
+        return model.target(x, training=training)
+
+    return run_on_samples(model.distribute_strategy, run, inputs)
+
+
+def run_on_samples(strategy, run, x):
+    """`run(x)`; a replica that has no sample of the last batch runs on zeros.
+
+    TensorFlow's convolutions give an empty batch a wrong shape on the CPU, and
+    BatchNormalization's statistics of it are NaN.
+    """
+    if strategy.num_replicas_in_sync == 1:
+        return run(x)
+    size = tf.shape(tree.flatten(x)[0])[0]
+    missing = tf.cast(tf.equal(size, 0), tf.int32)
+    filled = tree.map_structure(
+        lambda v: tf.pad(v, [[0, missing], *[[0, 0]] * (len(v.shape) - 1)]), x
+    )
+    return tree.map_structure(lambda v: v[:size], run(filled))
+
+
+def _replica(strategy, x):
+    size = ops.cast(tf.shape(tree.flatten(x)[0])[0], "float32")
+    count = strategy.num_replicas_in_sync
+    if count == 1:
+        return Replica(size, ops.ones((), "float32"), 1)
+    total = tf.distribute.get_replica_context().all_reduce("sum", size)
+    return Replica(total, size / total, count)
+
+
+def _task_loss(model, x, y, y_pred, sample_weight, replica):
+    """This replica's share of the task loss.
+
+    Keras counts each replica's mean as 1/replicas, which on an uneven last batch is
+    not the mean of the global batch.
+    """
+    loss = _compat.compute_loss(model, x, y, y_pred, sample_weight)
+    if replica.count == 1:
+        return loss
+    loss = ops.sum(loss)  # Keras gives a vector where there are no samples
+    if checks.loss_is_sum(model.loss):
+        return loss
+    # Penalties of variables do not depend on the samples: each replica has its
+    # equal part. Activity regularizers do.
+    fixed = sum(
+        (
+            _compat.scale_layer_loss(model, v.regularizer(v))
+            for v in model.target.trainable_variables
+            if v.regularizer is not None
+        ),
+        ops.zeros((), loss.dtype),
+    )
+    return (loss - fixed) * ops.cast(replica.share * replica.count, loss.dtype) + fixed

@@ -1,0 +1,73 @@
+"""Evaluation, prediction and export: the target alone."""
+
+import contextlib
+
+from keras_delta._inputs import samples
+
+
+class TargetAlone:
+    """Mix-in for `DeltaModel`: what Keras does besides training, without the source."""
+
+    is_evaluating = False
+    """Whether `evaluate` is under way, within a `fit` or not."""
+
+    training_only_metrics = ()
+    """Metrics that `evaluate` neither updates nor shows."""
+
+    @property
+    def losses(self):
+        """The target's own layer losses; the source's and regularizer's are not."""
+        return self.target.losses
+
+    @property
+    def metrics(self):
+        """The metrics; while evaluating, without the penalties' means."""
+        hidden = {id(m) for m in self.training_only_metrics}
+        return [
+            m for m in super().metrics if not self.is_evaluating or id(m) not in hidden
+        ]
+
+    @contextlib.contextmanager
+    def _evaluation(self):
+        before, self.is_evaluating = self.is_evaluating, True
+        try:
+            yield
+        finally:
+            self.is_evaluating = before
+
+    def test_step(self, data):
+        """As Keras's: the task loss and the target's layer losses, no penalties."""
+        with self._evaluation():
+            return super().test_step(data)
+
+    def evaluate(self, *args, **kwargs):
+        """See `keras.Model.evaluate`; the source does not run."""
+        with self._evaluation(), self.hosts.running():
+            return super().evaluate(*args, **kwargs)
+
+    def predict(self, x, *args, **kwargs):
+        """See `keras.Model.predict`; on several workers, all get all outputs."""
+        with self.hosts.running():
+            count = samples.length(x) if samples.are_arrays(x) else None
+            self.hosts.check_same("samples", count)
+            return super().predict(x, *args, **kwargs)
+
+    def make_test_function(self, force=False):
+        """See `keras.Model.make_test_function`."""
+        if self.test_function is None or force:
+            self.test_function = self.hosts.test_function(self)
+        if self.test_function is None:
+            super().make_test_function(force)
+
+    def make_predict_function(self, force=False):
+        """See `keras.Model.make_predict_function`."""
+        if self.predict_function is None or force:
+            self.predict_function = self.hosts.predict_function(self)
+        if self.predict_function is None:
+            super().make_predict_function(force)
+
+    def export(self, filepath, *args, **kwargs):
+        """Export the target alone; see `keras.Model.export`."""
+        if not self.hosts.is_first:
+            return None
+        return self.target.export(filepath, *args, **kwargs)

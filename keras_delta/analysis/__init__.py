@@ -1,0 +1,20 @@
+"""What training has changed in a `DeltaModel`: filters that moved, maps that differ."""
+
+from keras_delta.analysis.distances import (
+    compare_filter_distances as compare_filter_distances,
+)
+from keras_delta.analysis.distances import filter_distances as filter_distances
+from keras_delta.analysis.distances import (
+    load_filter_distances as load_filter_distances,
+)
+from keras_delta.analysis.distances import (
+    plot_filter_distances as plot_filter_distances,
+)
+from keras_delta.analysis.distances import (
+    save_filter_distances as save_filter_distances,
+)
+from keras_delta.analysis.distances import (
+    tabulate_filter_distances as tabulate_filter_distances,
+)
+from keras_delta.analysis.maps import activation_maps as activation_maps
+from keras_delta.analysis.maps import plot_activation_maps as plot_activation_maps

@@ -1,0 +1,210 @@
+"""Channels of a tap, as source and target see them in a few images."""
+
+import numpy as np
+
+from keras_delta._arguments import integer
+from keras_delta._errors import invalid, unknown_name
+from keras_delta._plotting import save_figure
+from keras_delta.model import DeltaModel
+
+HEADINGS = ("source", "target", "target − source")
+
+
+def activation_maps(model, images, tap=None, channels=3):
+    """Maps of some channels, of source and target.
+
+    Fine-tuning wakes channels that were of no use for the source's task; the maps
+    show which, and where they look (the article's Fig. 6). Each is normalised by
+    itself, `a <- (a - min) / (max - min)` over its positions, a constant map to 0, so
+    compare patterns and not strengths. Both networks run in inference mode.
+
+    Args:
+        model: a `DeltaModel`.
+        images: `(N, height, width, 1 or 3)`, as the model takes them; four or so.
+        tap: which of `model.taps`; default: the last.
+        channels: how many channels, those with the lowest mean source map over the
+            images; or a list of their numbers.
+
+    Returns:
+        Dict of arrays: `images`; `channels`, the numbers; `source` and `target`
+        `(N, H, W, channels)`, normalised; `source_raw` and `target_raw`, as they were.
+
+    Raises:
+        TypeError, ValueError: for another model, an unknown tap or channel, or images
+            that the model does not take.
+
+    Source: Li et al., "DELTA", TKDD 2021, doi 10.1145/3473912, section 4.4.
+    """
+    if not isinstance(model, DeltaModel):
+        raise TypeError(invalid("model", "a DeltaModel", model))
+    images, channels = checked_images(images), checked_channels(channels)
+    tap = check_fit(model, images, tap, channels)
+    _, target = model.outputs_and_maps(images, training=False)
+    source = np.asarray(model.source_maps(images)[tap]).astype("float32")
+    target = np.asarray(target[tap]).astype("float32")
+    chosen = channels if isinstance(channels, list) else lowest(source, channels)
+    source, target = source[..., chosen], target[..., chosen]
+    return {
+        "images": images,
+        "channels": np.asarray(chosen),
+        "source": normalized(source),
+        "target": normalized(target),
+        "source_raw": source,
+        "target_raw": target,
+    }
+
+
+def lowest(source, count):
+    """List of the channels with the lowest mean of `source` `(N, H, W, C)`."""
+    means = source.astype("float64").mean(axis=(0, 1, 2))
+    return np.argsort(means, kind="stable")[:count].tolist()
+
+
+def normalized(feature_map):
+    """`(a - min) / (max - min)` of each image and channel; a constant map is 0.
+
+    Args:
+        feature_map: `(N, H, W, C)`.
+
+    Returns:
+        The same shape, float32 from 0 to 1.
+    """
+    a = feature_map.astype("float64")
+    low, high = a.min((1, 2), keepdims=True), a.max((1, 2), keepdims=True)
+    span = high - low
+    return ((a - low) / np.where(span > 0, span, 1.0)).astype("float32")
+
+
+# --- what can be drawn --------------------------------------------------------------
+
+
+def checked_images(images):
+    """Images as an array, or refused."""
+    expected = "an array (N, height, width, 1 or 3)"
+    if hasattr(images, "element_spec") or isinstance(images, (str, bytes, dict)):
+        remedy = "Of a data set, pass a batch: `next(iter(data))[0][:4]`."
+        raise TypeError(invalid("images", expected, images, remedy))
+    try:
+        images = np.asarray(images)
+        numeric = np.issubdtype(images.dtype, np.number)
+    except ValueError:  # images of different sizes
+        numeric = False
+    if not numeric:
+        raise TypeError(invalid("images", expected, images))
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or not len(images):
+        remedy = "A single image is `image[None]`."
+        shape = f"an array {images.shape}"
+        raise ValueError(invalid("images", expected, shape, remedy))
+    if not np.isfinite(images).all():
+        raise ValueError(invalid("images", f"{expected} of finite numbers", images))
+    return images
+
+
+def checked_channels(channels):
+    """A number of channels or a list of their numbers, as ints, or refused."""
+    if not isinstance(channels, (list, tuple, np.ndarray)):
+        return integer("channels", channels)
+    if not len(channels):
+        raise ValueError(invalid("channels", "at least one number", channels))
+    return [integer("channels", c, least=0) for c in channels]
+
+
+def check_fit(model, images, tap, channels):
+    """The tap, if a model has it, with these channels, and takes these images."""
+    graph = model.pairing.target
+    if tap is None:
+        tap = model.taps[-1]
+    if tap not in model.taps:
+        raise ValueError(unknown_name("tap", tap, model.taps))
+    if len(graph.inputs) != 1:
+        raise ValueError(
+            "Activation maps are of the images of a model with one input. The target "
+            f"has {len(graph.inputs)}."
+        )
+    graph.feed(images[:1])
+    shape = graph.output_of(tap).shape
+    if len(shape) != 4:
+        remedy = "Pick a tap of an image network, (batch, height, width, channels)."
+        raise ValueError(invalid("tap", f"a map of images, not {shape}", tap, remedy))
+    if isinstance(channels, list) and max(channels) >= shape[-1]:
+        expected = f"numbers below {shape[-1]}, the channels of '{tap}'"
+        raise ValueError(invalid("channels", expected, channels))
+    return tap
+
+
+# --- the picture --------------------------------------------------------------------
+
+
+def plot_activation_maps(maps, path=None, title="", dpi=150):
+    """Images, normalised maps and their difference, one row per channel.
+
+    Args:
+        maps: what `activation_maps` gave.
+        path: write the picture there as well (PNG, PDF or SVG by its suffix).
+        title: of the picture.
+        dpi: dots per inch of a PNG file.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+    """
+    from matplotlib.figure import Figure  # loads slowly
+
+    images, count = maps["images"], len(maps["channels"])
+    rows = len(images) * count
+    figure = Figure(figsize=(7.6, 1.75 * rows + 1.1), layout="constrained")
+    figure.get_layout_engine().set(hspace=0.02, wspace=0.02)
+    axes = figure.subplots(rows, 4, squeeze=False)
+    for axis in axes.ravel():
+        axis.set_xticks([])
+        axis.set_yticks([])
+    for row in range(rows):
+        pictures = _draw_row(axes[row], maps, *divmod(row, count))
+    bar = {"orientation": "horizontal", "fraction": 0.08, "pad": 0.01}
+    for picture, columns, ticks in (
+        (pictures[0], (1, 2), (0, 1)),
+        (pictures[2], (3,), (-1, 1)),
+    ):
+        below = axes[:, columns].ravel().tolist()
+        figure.colorbar(picture, ax=below, ticks=ticks, **bar)
+    figure.suptitle(title, fontsize=10)
+    return save_figure(figure, path, dpi)
+
+
+def _draw_row(axes, maps, image, k):
+    """Draw the k-th channel of an image; returns the pictures of its maps."""
+    first, *others = axes
+    # Maps as tall and wide as the image that they belong to, whatever their grid.
+    height, width = maps["images"].shape[1:3]
+    extent = (0, width, height, 0)
+    if k == 0:
+        shown = displayed(maps["images"][image])
+        first.imshow(shown, cmap="gray", extent=extent)
+        first.set_title(f"image {image}", fontsize=9)
+        for axis, heading in zip(others, HEADINGS, strict=True):
+            axis.set_title(heading, fontsize=9)
+    else:
+        first.set_visible(False)
+    others[0].set_ylabel(f"channel {maps['channels'][k]}", fontsize=9)
+    source, target = maps["source"][image, ..., k], maps["target"][image, ..., k]
+    plain = {"cmap": "gray", "vmin": 0, "vmax": 1}
+    signed = {"cmap": "RdBu_r", "vmin": -1, "vmax": 1}
+    drawn = ((source, plain), (target, plain), (target - source, signed))
+    return [
+        axis.imshow(a, extent=extent, interpolation="nearest", **kind)
+        for axis, (a, kind) in zip(others, drawn, strict=True)
+    ]
+
+
+def displayed(image):
+    """An image as matplotlib shows it: floats from 0 to 1, without a single channel.
+
+    Values from 0 to 255 are divided by 255; others than these and those from 0 to 1
+    are stretched.
+    """
+    image = np.asarray(image, "float64")
+    low, high = image.min(), image.max()
+    if low < 0 or high > 255:
+        image = (image - low) / max(high - low, 1e-12)
+    elif high > 1:
+        image = image / 255
+    return image[..., 0] if image.shape[-1] == 1 else image

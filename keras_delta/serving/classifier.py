@@ -1,0 +1,132 @@
+"""A SavedModel of `export_for_serving`, asked about one image file at a time."""
+
+import hashlib
+from pathlib import Path
+
+import tensorflow as tf
+
+from keras_delta.data.decode import BadImageError, read_image
+from keras_delta.serving.folders import versions_in
+from keras_delta.serving.reencoding import as_png
+
+SAVED_MODEL = "saved_model.pb"
+
+
+class Classifier:
+    """What `keras_delta.export_for_serving` has written, for image files.
+
+    Args:
+        folder: of the SavedModel.
+        ten_crop: whether to answer by ten crops.
+
+    Attributes:
+        top_k: classes in an answer.
+
+    Raises:
+        ValueError: for what is no such model.
+    """
+
+    def __init__(self, folder, ten_crop=False):
+        try:
+            # Kept: its signatures work as long as it lives.
+            self._model = tf.saved_model.load(str(folder))
+        # TensorFlow and protobuf raise whatever damaged files lead them to.
+        except Exception as error:
+            reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+            raise ValueError(
+                f"'{folder}' cannot be loaded as a SavedModel ({reason[0]}). If it was "
+                "copied, copy it again, with all its folders."
+            ) from error
+        signatures = self._model.signatures
+        needed = ["prepare", "classify_prepared"] + ["classify_ten_crop"] * ten_crop
+        lacking = [f"`{name}`" for name in needed if name not in signatures]
+        if lacking:
+            known = ", ".join(f"`{name}`" for name in signatures) or "none"
+            raise ValueError(
+                f"'{folder}' is a SavedModel without {' and '.join(lacking)}; its "
+                f"signatures: {known}. Export the model with "
+                "`keras_delta.export_for_serving`."
+            )
+        self._prepare = signatures["prepare"]
+        self._classify = signatures["classify_prepared"]
+        self._crops = signatures["classify_ten_crop"] if ten_crop else None
+        self.top_k = self._classify.structured_outputs["labels"].shape[1]
+
+    def read(self, path):
+        """An image file as `answers` takes it. Several threads may call this.
+
+        Raises:
+            BadImageError: for what is no image.
+        """
+        if self._crops is None:
+            return self._encoded(path, self._prepare)["images"][0]
+        if "images" in self._crops.structured_input_signature[1]:
+            # The network sees ten crops at once, so images need not be batched.
+            pixels = tf.constant(read_image(path)[None], tf.float32)
+            return _pairs(self._crops(images=pixels))[0]
+        return _pairs(self._encoded(path, self._crops))[0]
+
+    def answers(self, images):
+        """A list of (label, score) pairs, likeliest first, for each image.
+
+        Args:
+            images: list of what `read` gives.
+        """
+        if self._crops is not None or not images:
+            return images
+        return _pairs(self._classify(images=tf.stack(images)))
+
+    def _encoded(self, path, signature):
+        """The result of a signature of encoded images, of any format Pillow reads."""
+        try:
+            contents = Path(path).read_bytes()
+        except OSError as error:
+            raise BadImageError(error.strerror) from None
+        try:
+            return signature(image_bytes=tf.constant([contents]))
+        except tf.errors.OpError:
+            # Pillow decodes more, and says better what is wrong.
+            contents = as_png(path)
+        try:
+            return signature(image_bytes=tf.constant([contents]))
+        except tf.errors.OpError as error:
+            raise BadImageError(f"cannot be resized ({error.message})") from None
+
+
+def saved_model(path):
+    """The folder of a SavedModel: `path` itself or the newest version in it.
+
+    Raises:
+        ValueError: where there is none.
+    """
+    if (path / SAVED_MODEL).is_file():
+        return path
+    if not path.is_dir():
+        what = "is a file" if path.exists() else "does not exist"
+        expected = "the folder that `keras_delta.export_for_serving` has written"
+        raise ValueError(f"'{path}' {what}. SAVED_MODEL is {expected}.")
+    for _, folder in sorted(versions_in(path).items(), reverse=True):
+        if (folder / SAVED_MODEL).is_file():
+            return folder
+    raise ValueError(
+        f"'{path}' is no SavedModel: there is no '{SAVED_MODEL}' in it, nor in a "
+        "folder of a version such as '1'. `keras_delta.export_for_serving` writes "
+        "such folders."
+    )
+
+
+def fingerprint(folder):
+    """A digest of all that a SavedModel computes with: graph, variables and assets."""
+    digest = hashlib.sha256((folder / SAVED_MODEL).read_bytes())
+    for part in ("variables", "assets"):
+        for path in sorted((folder / part).glob("*")):
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _pairs(answer):
+    labels, scores = answer["labels"].numpy(), answer["scores"].numpy()
+    return [
+        [(name.decode(), float(score)) for name, score in zip(*row, strict=True)]
+        for row in zip(labels, scores, strict=True)
+    ]

@@ -1,0 +1,122 @@
+"""What `search` was asked for, and whether a folder holds the same search."""
+
+import json
+from typing import Any, NamedTuple
+
+import keras
+import keras_tuner
+
+from keras_delta import _compat, _disk, caching
+from keras_delta._errors import unknown_name
+from keras_delta.caching import SourceMapCache
+
+ERRORS = ("loss", "error", "entropy", "divergence")  # in names of what is to be small
+
+
+class Search(NamedTuple):
+    """What `CrossValidated.search` was asked to train."""
+
+    data: Any
+    epochs: int
+    callbacks: list
+    source_maps: Any
+    validate: bool
+    verbose: int
+
+
+def check_direction(name, metrics):
+    """Refuse the name of a metric that Keras Tuner would guess wrong, or not at all.
+
+    It takes every metric that it knows nothing of, F1 for one, for an error.
+    """
+    direction = _compat.infer_metric_direction(name)
+    is_error = any(word in name for word in ERRORS)
+    if direction == "max" or (direction == "min" and is_error):
+        return
+    names = [m if isinstance(m, str) else m().name for m in metrics]
+    logged = ["val_loss", *(f"val_{metric}" for metric in names)]
+    if name not in logged:
+        raise ValueError(unknown_name("objective", name, logged))
+    raise ValueError(
+        f"Whether a larger `{name}` is better cannot be told from its name. Pass "
+        f'`objective=keras_tuner.Objective("{name}", "max")`, or "min".'
+    )
+
+
+def image_size(model):
+    """(height, width) of the images that a model takes; None for other inputs."""
+    shapes = [v.shape for v in keras.tree.flatten(model.target.inputs)]
+    if len(shapes) == 1 and len(shapes[0]) == 4 and None not in shapes[0][1:3]:
+        return tuple(shapes[0][1:3])
+    return None
+
+
+def cache_for(asked, data, views, compiled_by_xla):
+    """What to pass as `source_maps`: what was asked, or a cache if data come back."""
+    if asked != "auto":
+        return caching.get(asked) or "compute"
+    cache = SourceMapCache(views=max(views or 1, 2))
+    try:
+        cache.check_data(data)
+    except ValueError:
+        return "compute"
+    return "compute" if compiled_by_xla else cache
+
+
+def claim(folder, wanted):
+    """Note what a folder is for, or refuse one of another search.
+
+    Args:
+        folder: `Path`.
+        wanted: dict for JSON.
+
+    Raises:
+        keras_tuner.errors.FatalValueError: names what differs.
+    """
+    wanted = json.loads(json.dumps(wanted, default=str))
+    path = folder / "search.json"
+    with _disk.lock(folder / "lock"):
+        found = _disk.read_json(path)
+        if found is None:
+            _disk.write_json(path, wanted)
+            return
+    lines = [
+        line
+        for name in {**found, **wanted}
+        if found.get(name) != wanted.get(name)
+        for line in _differences(name, found.get(name), wanted.get(name))
+    ]
+    if lines:
+        raise keras_tuner.errors.FatalValueError(
+            f"The folder '{folder}' holds another search ({'; '.join(lines)}). Pass "
+            "another `project_name` to keep it, or `overwrite=True` to delete it."
+        )
+
+
+def _differences(name, there, now):
+    """The parts in which two JSON values differ, as lines of text."""
+    if isinstance(there, dict) and isinstance(now, dict):
+        pairs = {k: (there.get(k), now.get(k)) for k in {**there, **now}}
+    elif _are_alike(there, now):
+        # Hyperparameters have names.
+        names = [v.get("name", i) for i, v in enumerate(now)]
+        pairs = dict(zip(names, zip(there, now, strict=True), strict=True))
+    else:
+        return [f"{name}: {_shorten(there)} there, {_shorten(now)} now"]
+    return [
+        line
+        for part, (a, b) in pairs.items()
+        if a != b
+        for line in _differences(f"{name}, {part}", a, b)
+    ]
+
+
+def _are_alike(there, now):
+    """Whether both are lists of equally many dicts."""
+    both = isinstance(there, list) and isinstance(now, list) and len(there) == len(now)
+    return both and all(isinstance(v, dict) for v in [*there, *now]) and bool(now)
+
+
+def _shorten(value):
+    text = str(value)
+    return text if len(text) < 80 else f"{text[:77]}..."

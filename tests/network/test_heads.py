@@ -1,0 +1,120 @@
+"""New heads, and where a network's head begins."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_delta._network.attach import attach_head
+from keras_delta._network.graph import Graph
+from keras_delta._network.heads import (
+    body_output,
+    head_layers,
+    output_activation,
+)
+
+
+def test_a_copy_with_a_new_head(backbone, images):
+    target = attach_head(backbone, 3)
+    assert target.name == "tiny_3" and target.output.shape == (None, 3)
+    body = backbone.predict(images[0], verbose=0).mean(axis=(1, 2))
+    kernel, bias = target.get_layer("head").get_weights()
+    expected = body @ kernel + bias
+    np.testing.assert_allclose(target(images[0]), expected, atol=1e-5)
+    before = backbone.get_weights()
+    for v in target.trainable_variables:
+        v.assign(v + 1.0)
+    for a, b in zip(before, backbone.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_frozen_source_gives_a_target_that_trains(bn_backbone):
+    bn_backbone.trainable = False
+    target = attach_head(bn_backbone, 3)
+    assert len(target.trainable_variables) == 3 * 4 + 2
+    assert bn_backbone.trainable_variables == []
+
+
+def test_options(backbone):
+    target = attach_head(
+        backbone, 2, pooling="max", dropout=0.5, activation="softmax", name="mine"
+    )
+    assert target.name == "mine"
+    kinds = [type(x).__name__ for x in target.layers[-3:]]
+    assert kinds == ["GlobalMaxPooling2D", "Dropout", "Dense"]
+    assert target.get_layer("head_dropout").rate == 0.5
+    assert output_activation(Graph(target)) == "softmax"
+    flat = attach_head(backbone, 2, pooling="flatten")
+    assert flat.get_layer("head").kernel.shape == (4 * 4 * 8, 2)
+
+
+def test_vectors_are_not_pooled():
+    i = keras.Input((5,))
+    source = keras.Model(i, layers.Dense(4)(i))
+    target = attach_head(source, 2)
+    assert [type(x).__name__ for x in target.layers[1:]] == ["Dense", "Dense"]
+
+
+def test_the_head_is_float32_under_mixed_precision(new_backbone):
+    keras.config.set_dtype_policy("mixed_float16")
+    target = attach_head(new_backbone(), 3)
+    assert target.get_layer("conv0").compute_dtype == "float16"
+    assert target.output.dtype == "float32"
+
+
+def test_arguments_are_checked(backbone):
+    with pytest.raises(ValueError, match="Expected an integer, 2 or more") as e:
+        attach_head(backbone, 1)
+    assert "classes=1" in str(e.value)
+    with pytest.raises(ValueError, match="Unknown name for `pooling`"):
+        attach_head(backbone, 2, pooling="mean")
+
+
+def test_numpy_integers_are_classes(backbone):
+    assert attach_head(backbone, np.int64(3)).output.shape == (None, 3)
+
+
+def test_one_output_is_needed(backbone):
+    two = keras.Model(backbone.input, [backbone.output, backbone.output])
+    with pytest.raises(ValueError) as e:
+        attach_head(two, 2)
+    assert str(e.value) == (
+        "Invalid value for argument `source`. Expected a model with one output. "
+        "Received: source='2 outputs'"
+    )
+
+
+def test_head_layers_lie_behind_the_last_pooling(backbone):
+    x = layers.GlobalAveragePooling2D()(backbone.output)
+    x = layers.Dense(5, name="hidden")(x)
+    graph = Graph(keras.Model(backbone.input, layers.Dense(2, name="out")(x)))
+    assert head_layers(graph) == ["hidden", "out"]
+    assert graph.name_of(body_output(graph)) == "relu2"
+
+
+def test_head_of_a_network_without_maps():
+    net = keras.Sequential(
+        [keras.Input((4,)), layers.Dense(3, name="a"), layers.Dense(2, name="b")]
+    )
+    assert head_layers(Graph(net)) == ["b"]
+    assert body_output(Graph(net)) is None
+
+
+@pytest.mark.parametrize(
+    ("last", "expected"),
+    [
+        ([layers.Dense(2)], "linear"),
+        ([layers.Dense(2, "softmax")], "softmax"),
+        ([layers.Dense(2, "sigmoid")], "sigmoid"),
+        ([layers.Dense(2), layers.Activation("softmax")], "softmax"),
+        ([layers.Dense(2), layers.Softmax()], "softmax"),
+        ([layers.Dense(2), layers.Dropout(0.1)], "linear"),
+        ([layers.Dense(2, "softmax"), layers.Activation("linear")], "softmax"),
+        ([layers.Dense(2), layers.Activation("linear")], "linear"),
+        ([layers.Dense(2, "relu")], None),
+        ([layers.Dense(2), layers.LayerNormalization()], None),
+    ],
+)
+def test_activation_of_the_output(last, expected):
+    net = keras.Sequential([keras.Input((4,)), *last])
+    assert output_activation(Graph(net)) == expected
