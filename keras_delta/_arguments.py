@@ -35,12 +35,21 @@ def integer(argument, value, least=1, most=None, optional=False):
     if whole and value >= least and (most is None or value <= most):
         return int(value)
     expected = {(0, None): "a non-negative integer", (1, None): "a positive integer"}
-    bounds = f"{least} or more" if most is None else f"from {least} to {most}"
-    text = expected.get((least, most), f"an integer, {bounds}")
+    bounds = f"of {least} or more" if most is None else f"from {least} to {most}"
+    text = expected.get((least, most), f"an integer {bounds}")
     raise ValueError(invalid(argument, text + " or None" * optional, value))
 
 
-def number(argument, value, least=0.0, most=None, above=None, optional=False, also=""):
+def number(
+    argument,
+    value,
+    least=0.0,
+    most=None,
+    above=None,
+    optional=False,
+    also="",
+    below=None,
+):
     """A finite real number between two bounds.
 
     Args:
@@ -49,6 +58,7 @@ def number(argument, value, least=0.0, most=None, above=None, optional=False, al
         above: a lower bound in place of `least`, itself excluded.
         optional: whether None is fine as well.
         also: what the caller takes besides, for the message.
+        below: an upper bound in place of `most`, itself excluded.
 
     Returns:
         The value as a float, or None.
@@ -59,17 +69,8 @@ def number(argument, value, least=0.0, most=None, above=None, optional=False, al
     """
     if value is None and optional:
         return None
-    if above is not None:
-        least, text = None, "a positive" if above == 0 else "a"
-    else:
-        text = "a non-negative" if least == 0 else "a"
-    text += " finite number"
-    if above:
-        text += f" above {above:g}"
-    elif least:
-        text += f", {least:g} or more" if most is None else f" from {least:g}"
-    if most is not None:
-        text += f" to {most:g}" if least else f", at most {most:g}"
+    least = None if above is not None else least
+    text = _describe_interval(least, most, above, below)
     text += f" or {also}" * bool(also) + " or None" * optional
     # NumPy's booleans are no `Real`, Python's are.
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
@@ -78,11 +79,33 @@ def number(argument, value, least=0.0, most=None, above=None, optional=False, al
         real = float(value)
     except OverflowError:  # an integer of more than 308 digits
         real = math.inf
-    fits = math.isfinite(real) and (most is None or real <= most)
-    fits = fits and (least is None or real >= least)
-    if not fits or (above is not None and real <= above):
+    fits = (
+        math.isfinite(real)
+        and (least is None or real >= least)
+        and (most is None or real <= most)
+        and (above is None or real > above)
+        and (below is None or real < below)
+    )
+    if not fits:
         raise ValueError(invalid(argument, text, value))
     return real
+
+
+def _describe_interval(least, most, above, below):
+    sign = " positive" if above == 0 else " non-negative" if least == 0 else ""
+    text = f"a{sign} finite number"
+    if above:
+        text += f" above {above:g}"
+    elif least:
+        text += f" of {least:g} or more" if most is None else f" from {least:g}"
+    if most is not None:
+        text += f" to {most:g}" if least else f" of at most {most:g}"
+    return text if below is None else f"{text} below {below:g}"
+
+
+def seed(argument, value):
+    """A seed that NumPy and TensorFlow take, an integer from 0 to 2**31 - 1."""
+    return integer(argument, value, least=0, most=2**31 - 1)
 
 
 def choice(argument, value, choices):

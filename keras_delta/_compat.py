@@ -80,6 +80,11 @@ def remember_logits(outputs, logits):
     outputs._keras_logits = logits
 
 
+def array(variable):
+    """A variable's value; NumPy alone warns of Keras's `__array__`."""
+    return variable.value.numpy()
+
+
 # --- training ---
 
 
@@ -227,3 +232,82 @@ def has_several_workers(strategy):
     # A cluster of one is none, as is a strategy made without TF_CONFIG.
     workers = tf.distribute.MultiWorkerMirroredStrategy
     return isinstance(strategy, workers) and number_of_workers(strategy) > 1
+
+
+# --- Keras Tuner ---
+
+
+class TunerHooks:
+    """Mix-in of a Keras Tuner `BaseTuner`: what it calls of itself.
+
+    A subclass defines `state_file()`, the path of the tuner's own state;
+    `declare_space()`, which names all hyperparameters; and `run_and_update(trial,
+    ...)`, which runs a trial and tells the oracle.
+    """
+
+    def _get_tuner_fname(self):
+        return self.state_file()
+
+    def _populate_initial_space(self):
+        self.declare_space()
+
+    def _try_run_and_update_trial(self, trial, *args, **kwargs):
+        self.run_and_update(trial, *args, **kwargs)
+
+
+def copy_callbacks(tuner, callbacks, trial=None, execution=None):
+    """Copies of callbacks; with a trial, TensorBoard's get a folder for it."""
+    copies = tuner._deepcopy_callbacks(callbacks)
+    if trial is not None:
+        tuner._configure_tensorboard_dir(copies, trial, execution)
+    return copies
+
+
+def oracle_of(tuner):
+    """The tuner's oracle; a worker's own behind its connection to the chief."""
+    return getattr(tuner.oracle, "_oracle", tuner.oracle)
+
+
+def saved_oracle(oracle):
+    """What an oracle has saved, a dict."""
+    path = oracle._get_oracle_fname()
+    return importlib.import_module("keras_tuner.src.utils").load_json(path)
+
+
+def retry_queue(oracle):
+    """Ids of trials that are given to workers again, a list to change."""
+    return oracle._retry_queue
+
+
+def has_been_tried(oracle, values):
+    """Whether an oracle has given these values to a trial."""
+    return oracle._duplicate(values)
+
+
+def hash_of_values(oracle, values):
+    """Keras Tuner's hash of hyperparameters."""
+    return oracle._compute_values_hash(values)
+
+
+def replace_save_json(replacing):
+    """Let all of Keras Tuner write its JSON files through a context, once.
+
+    Subclasses would not do: an oracle makes its trials itself, and any oracle can be
+    searched with.
+
+    Args:
+        replacing: context manager of a path, which gives the path to write to.
+    """
+    utils = importlib.import_module("keras_tuner.src.utils")
+    save = utils.save_json
+    if hasattr(save, "replacing"):
+        return
+
+    def save_json(path, obj):
+        if "://" in str(path):  # buckets replace as a whole by themselves
+            return save(path, obj)
+        with replacing(path) as temporary:
+            return save(str(temporary), obj)
+
+    save_json.replacing = replacing
+    utils.save_json = save_json

@@ -1,9 +1,10 @@
-"""Files: replaced as a whole or not at all, locked, tried out, and as JSON."""
+"""Files and folders: written as a whole or not at all, locked, tried out; JSON."""
 
 import contextlib
 import json
 import os
 import re
+import shutil
 import socket
 from pathlib import Path
 
@@ -35,8 +36,7 @@ def replace_file(path):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path)
-    stem, suffix = _parts(path)
-    temporary = path.with_name(f".{stem}.{os.getpid()}.tmp{suffix}")
+    temporary = _temporary(path)
     try:
         yield temporary
         with open(temporary, "rb+") as file:
@@ -45,6 +45,29 @@ def replace_file(path):
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def make_folder(path):
+    """A temporary folder beside `path`, which becomes it if all goes well.
+
+    Args:
+        path: of a folder that is not there yet.
+
+    Yields:
+        `Path` of an empty folder. After an exception it is removed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path)
+    temporary = _temporary(path)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        os.rename(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -101,8 +124,17 @@ def remove_leftovers(path):
     with contextlib.suppress(OSError):
         for file in list(path.parent.iterdir()):
             match = left.fullmatch(file.name)
-            if match and not is_running(int(match[1])):
+            if not match or is_running(int(match[1])):
+                continue
+            if file.is_dir():
+                shutil.rmtree(file, ignore_errors=True)
+            else:
                 file.unlink(missing_ok=True)
+
+
+def _temporary(path):
+    stem, suffix = _parts(path)
+    return path.with_name(f".{stem}.{os.getpid()}.tmp{suffix}")
 
 
 def _parts(path):

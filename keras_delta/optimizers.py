@@ -1,11 +1,9 @@
 """Gradient descent with another learning rate for the head than for the rest."""
 
-import math
-import numbers
-
 import keras
 
-from keras_delta._errors import invalid, unknown_name
+from keras_delta import _arguments
+from keras_delta._errors import unknown_name
 
 REST = "default"
 
@@ -37,8 +35,9 @@ class LayerwiseSGD(keras.optimizers.SGD):
         **kwargs: as for `keras.optimizers.SGD`: `weight_decay`, `clipnorm`, ...
 
     Raises:
-        ValueError: for a multiplier that is no number of 0 or more, or infinite; when
-            built, for a name that no layer with trainable variables has.
+        TypeError: for a multiplier that is no number.
+        ValueError: for a multiplier below 0 or infinite; when built, for a name that
+            no layer with trainable variables has.
     """
 
     def __init__(
@@ -52,12 +51,10 @@ class LayerwiseSGD(keras.optimizers.SGD):
         **kwargs,
     ):
         super().__init__(learning_rate, momentum, nesterov, name=name, **kwargs)
-        self.multipliers = {} if multipliers is None else dict(multipliers)
-        for multiplier in self.multipliers.values():
-            number = isinstance(multiplier, numbers.Real)
-            if not number or not 0 <= multiplier < math.inf:
-                expected = "a dict from names of layers to finite numbers of 0 or more"
-                raise ValueError(invalid("multipliers", expected, multipliers))
+        self.multipliers = {
+            name: _arguments.number(f"multipliers[{name!r}]", multiplier)
+            for name, multiplier in dict(multipliers or {}).items()
+        }
 
     def build(self, variables):
         """Finds the multiplier of each variable.
@@ -84,8 +81,8 @@ class LayerwiseSGD(keras.optimizers.SGD):
     def _multiplier(self, path):
         for name in reversed(path):
             if name in self.multipliers and name != REST:
-                return float(self.multipliers[name])
-        return float(self.multipliers.get(REST, 1.0))
+                return self.multipliers[name]
+        return self.multipliers.get(REST, 1.0)
 
     def _apply_weight_decay(self, variables):
         # `update_step` decays each variable, at its own rate.

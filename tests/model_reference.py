@@ -59,8 +59,7 @@ def compiled(target, source, regularizer=None, rate=0.1, optimizer=None, **kwarg
     That both do the same is tested in `test_model_keras_features.py`.
     """
     model = kd.DeltaModel(target, source=source, taps=list(TAPS))
-    traces = kwargs.get("jit_compile") or kwargs.get("steps_per_execution", 1) > 1
-    eager = not traces and not tf.distribute.has_strategy()
+    eager = not kwargs.get("jit_compile")
     kwargs = {"jit_compile": False, "run_eagerly": eager, **kwargs}
     model.compile(
         optimizer or keras.optimizers.SGD(rate),

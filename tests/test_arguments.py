@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_delta import _arguments
-from keras_delta._arguments import choice, file, flag, folder, integer, number
+from keras_delta._arguments import choice, file, flag, folder, integer, number, seed
 
 NAMES = ("exact", "gradient", "taylor")
 RIGHT = [
@@ -30,6 +30,10 @@ RIGHT = [
     (number, -2.5, {"least": -3, "most": -2}, -2.5),
     (number, 1e-300, {"above": 0}, 1e-300),
     (number, None, {"optional": True}, None),
+    (number, 0.5, {"above": 0, "below": 1}, 0.5),
+    (number, 0, {"below": 1}, 0.0),
+    (seed, 0, {}, 0),
+    (seed, np.int64(2**31 - 1), {}, 2**31 - 1),
     (choice, "exact", {"choices": NAMES}, "exact"),
     (choice, np.str_("exact"), {"choices": NAMES}, "exact"),
     (choice, "exact", {"choices": dict.fromkeys(NAMES)}, "exact"),
@@ -48,6 +52,7 @@ NO_INTEGERS = [0, -1, 1.0, np.float64(2), "1", True, np.True_, None, [1], 2j]
 NO_NUMBERS = ["1", b"1", True, np.True_, None, [1.0], 1j, np.complex64(1), {}]
 NOT_FINITE = [float("nan"), float("inf"), -float("inf"), np.float32("nan"), 10**400]
 NO_PATHS = ["", 1, None, True, b"bytes", ["a"]]
+SEED = "an integer from 0 to 2147483647"
 FINITE = "a finite number"
 REAL, POSITIVE = "a non-negative finite number", "a positive finite number"
 ARRAYS = [np.array(1), np.array([1]), np.arange(3), np.array([]), np.zeros((9, 9, 9))]
@@ -55,19 +60,22 @@ TEXTS = [np.array("exact"), np.array(["exact"])]
 WRONG = [
     (integer, NO_INTEGERS + ARRAYS, {}, ValueError, "a positive integer"),
     (integer, [-1, 0.0], {"least": 0}, ValueError, "a non-negative integer"),
-    (integer, [1], {"least": 2}, ValueError, "an integer, 2 or more"),
-    (integer, [1, 5], {"least": 2, "most": 4}, ValueError, "an integer, from 2 to 4"),
+    (integer, [1], {"least": 2}, ValueError, "an integer of 2 or more"),
+    (integer, [1, 5], {"least": 2, "most": 4}, ValueError, "an integer from 2 to 4"),
     (integer, [0], {"optional": True}, ValueError, "a positive integer or None"),
+    (seed, [-1, 2**31, 1.0, None, True], {}, ValueError, SEED),
     (number, NO_NUMBERS + ARRAYS, {}, TypeError, REAL),
     (number, [-0.1, *NOT_FINITE], {}, ValueError, REAL),
     (number, NOT_FINITE, {"least": None}, ValueError, FINITE),
-    (number, [-2], {"least": -1}, ValueError, FINITE + ", -1 or more"),
-    (number, [2], {"most": 1}, ValueError, REAL + ", at most 1"),
+    (number, [-2], {"least": -1}, ValueError, FINITE + " of -1 or more"),
+    (number, [2], {"most": 1}, ValueError, REAL + " of at most 1"),
     (number, [0, 3], {"least": 1, "most": 2}, ValueError, FINITE + " from 1 to 2"),
-    (number, [9], {"least": None, "most": 2}, ValueError, FINITE + ", at most 2"),
+    (number, [9], {"least": None, "most": 2}, ValueError, FINITE + " of at most 2"),
     (number, [0, -1], {"above": 0}, ValueError, POSITIVE),
     (number, [1], {"above": 1}, ValueError, FINITE + " above 1"),
-    (number, [2], {"above": 0, "most": 1}, ValueError, POSITIVE + ", at most 1"),
+    (number, [2], {"above": 0, "most": 1}, ValueError, POSITIVE + " of at most 1"),
+    (number, [0, 1], {"above": 0, "below": 1}, ValueError, POSITIVE + " below 1"),
+    (number, [-0.1, 1], {"below": 1}, ValueError, REAL + " below 1"),
     (number, ["a"], {"optional": True}, TypeError, REAL + " or None"),
     (number, ["a"], {"also": "'auto'"}, TypeError, REAL + " or 'auto'"),
     (choice, [None, 1, True, ["exact"], *TEXTS], {"choices": NAMES}, ValueError,

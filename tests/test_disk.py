@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -109,6 +110,23 @@ def test_the_old_file_or_the_new_one(user, stage, before, killed, tmp_path):
     assert read(path) == 3 and os.listdir(path.parent) == ["file.x"]
 
 
+@pytest.mark.parametrize("killed", [False, True], ids=["raised", "killed"])
+def test_a_folder_appears_whole(killed, tmp_path):
+    path = tmp_path / "new" / "folder"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KillError):
+        if killed:
+            patch.setattr(os, "getpid", lambda: NOBODY)
+            patch.setattr(shutil, "rmtree", lambda *args, **kwargs: None)
+        with _disk.make_folder(path) as temporary:
+            (temporary / "half").touch()
+            raise KillError
+    assert not path.exists() and len(os.listdir(path.parent)) == killed
+    with _disk.make_folder(path) as temporary:
+        (temporary / "whole").touch()
+        assert not path.exists()
+    assert os.listdir(path) == ["whole"] and os.listdir(path.parent) == ["folder"]
+
+
 def test_leftovers_of_others_stay(tmp_path):
     """Of processes that run, of other files, and what is only called alike."""
     running = os.getppid()
@@ -207,23 +225,25 @@ def test_locks_that_do_not_wait(tmp_path):
 def test_a_forked_child_has_no_lock(tmp_path):
     """One that lives longer would keep its parent's."""
     path = tmp_path / "lock"
-    reader, writer = os.pipe()
+    to_child, ready = os.pipe(), os.pipe()
     with _disk.lock(path):
         child = os.fork()
         if child == 0:
-            os.read(reader, 1)
+            os.close(to_child[1])
+            os.write(ready[1], b"x")
+            os.read(to_child[0], 1)  # until the parent closes its end
             os._exit(0)
-        with _disk.lock(path, wait=False) as mine:
-            assert not mine  # the child did not unlock it
-    try:
-        with _disk.lock(path, wait=False) as mine:
-            assert mine
-        assert os.waitpid(child, os.WNOHANG) == (0, 0)  # it lives
-    finally:
-        os.write(writer, b"x")
-        os.waitpid(child, 0)
-        os.close(reader)
-        os.close(writer)
+        os.read(ready[0], 1)
+        with _disk.lock(path, wait=False) as before:
+            pass
+    with _disk.lock(path, wait=False) as after:
+        pass
+    lives = os.waitpid(child, os.WNOHANG) == (0, 0)
+    os.close(to_child[1])
+    os.waitpid(child, 0)
+    for end in (to_child[0], *ready):
+        os.close(end)
+    assert lives and not before and after
 
 
 def test_without_locks(tmp_path, monkeypatch):

@@ -1,11 +1,13 @@
 """The README's code runs, its links lead somewhere, its names exist."""
 
+import functools
 import re
 from pathlib import Path
 
 import experiments
 import pytest
 from experiments import studies, tables
+from networks import make_backbone
 
 import keras_delta as kd
 
@@ -22,48 +24,74 @@ def python_blocks(path):
     return re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.DOTALL)
 
 
-def test_readme_code_runs(tmp_path, monkeypatch, capsys):
-    """As printed, but with one epoch on fewer images and without attention."""
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """`run(code, (printed, ours), ...)`: run code with some of it replaced.
+
+    In a folder of its own, with a tiny network, without tracing.
+    """
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(kd.backbones, "efficientnet_lite0", tiny_backbone)
+    compile_eagerly = functools.partialmethod(kd.DeltaModel.compile, run_eagerly=True)
+    monkeypatch.setattr(kd.DeltaModel, "compile", compile_eagerly)
+
+    def run(code, *replacements, names=None):
+        for printed, ours in replacements:
+            assert printed in code
+            code = code.replace(printed, ours)
+        names = {} if names is None else names
+        exec(code, names)
+        return names
+
+    return run
+
+
+def tiny_backbone(weights=None, input_shape=None):
+    assert weights in (None, "imagenet")
+    return make_backbone(size=input_shape[0])
+
+
+def test_readme_code_runs(run, tmp_path):
+    """As printed, but with one epoch on fewer images."""
     (code,) = python_blocks(ROOT / "README.md")
-    for printed, ours in (
+    names = run(
+        code,
         ("embedded_photographs()", "embedded_photographs(40, 3, 2)"),
         ("epochs=15", "epochs=1"),
-        ('"delta"', 'kd.regularizers.Delta(attention="uniform")'),
-    ):
-        assert printed in code
-        code = code.replace(printed, ours)
-    names = {}
-    exec(code, names)
+    )
     assert names["model"].optimizer.iterations.numpy() == 3
     assert (tmp_path / "model.keras").is_file()
     assert (tmp_path / "served/photos/1/saved_model.pb").is_file()
 
 
-def test_training_page_code_runs(capsys):
+def test_training_page_code_runs(run):
     names = {}
     for code in python_blocks(ROOT / "docs/training.md"):
-        exec(code, names)
+        run(code.replace('"block2b_add"', '"relu1"'), names=names)
     assert names["model"].optimizer.iterations.numpy() == 2
-    assert "block2b_drop" in names["model"].sharing
+    assert names["model"].sharing == ["conv0", "relu0", "conv1", "relu1"]
 
 
-def test_tuning_page_code_runs(tmp_path, monkeypatch, capsys):
+def test_pages_name_layers_that_exist():
+    network = kd.backbones.efficientnet_lite0(weights=None, input_shape=(32, 32, 3))
+    pages = [page.read_text() for page in PAGES]
+    named = {name for text in pages for name in re.findall(r'"(block\w+)"', text)}
+    assert named
+    assert named <= {layer.name for layer in network.layers}
+
+
+def test_tuning_page_code_runs(run, tmp_path):
     """As printed, but for one cell of tiny images, on two folds, without attention."""
-    monkeypatch.chdir(tmp_path)
     (code,) = python_blocks(ROOT / "docs/tuning.md")
-    for printed, ours in (
+    names = run(
+        code,
         ("input_shape=(112, 112, 3)", "input_shape=(32, 32, 3)"),
         ("alpha=[0.5, 1.6, 5, 16, 50]", 'alpha=5, regularizer="feature_map"'),
         ("beta=[0.001, 0.01, 0.1]", "beta=[0.01]"),
         ("folds=5", "folds=2"),
         ('from_directory("my_photos")', "embedded_photographs(40, 2, 2)"),
         ("epochs=15", "epochs=1"),
-    ):
-        assert printed in code
-        code = code.replace(printed, ours)
-    names = {}
-    exec(code, names)
+    )
     assert len(names["tuner"].cells()) == 1
     assert (tmp_path / "surface.png").is_file()
     assert names["model"].regularizer.alpha == 5

@@ -1,14 +1,16 @@
 """Choice of the tapped layers."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
 from keras import layers
 
 from keras_delta._network import taps
+from keras_delta._network.attach import attach_head
 from keras_delta._network.copies import copy_model
 from keras_delta._network.graph import Graph
-from keras_delta._network.attach import attach_head
 from keras_delta._network.pairing import Pairing
 
 RESNET50 = [
@@ -132,6 +134,40 @@ def test_taps_of_a_nested_backbone(backbone):
     expected = {"conv0": "conv0", "conv1": "conv1", "conv2": "conv2"}
     assert choose("auto", nested, backbone) == expected
     assert choose(["conv1"], nested, backbone) == {"conv1": "conv1"}
+
+
+def test_networks_can_register_their_taps(backbone, monkeypatch):
+    """The first one that knows the network; None and nothing are passed over."""
+    monkeypatch.setattr(taps, "_published", [])
+    graph = Graph(backbone)
+    for names in (None, [], ["relu1"], ["relu0"]):
+        find = {"conv0": names}.get
+        taps.register_published_taps(lambda graph, find=find: find(min(graph.nodes)))
+    assert taps.auto(graph) == ["relu1"]
+
+
+def test_the_published_taps_are_registered_once():
+    assert len(taps._published) == len(set(taps._published)) == 3
+
+
+def test_a_single_stage_is_warned_of():
+    """As in a vision transformer, whose one convolution embeds the patches."""
+    x = image = keras.Input((16, 16, 3))
+    x = layers.Conv2D(8, 4, strides=4, name="patches")(x)
+    x = layers.Reshape((16, 8))(x)
+    x = layers.Add()([x, layers.MultiHeadAttention(2, 4)(x, x)])
+    vit = keras.Model(image, layers.Dense(8)(x), name="vit")
+    text = (
+        r"single resolution stage in 'vit', and takes 'patches' alone\. Name the "
+        r"layers to compare, e\.g\. `taps=\["
+    )
+    with pytest.warns(UserWarning, match=text) as caught:
+        assert taps.auto(Graph(vit)) == ["patches"]
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert taps.auto(Graph(vit), quiet=True) == ["patches"]
+        assert choose(["patches"], vit, vit) == {"patches": "patches"}
 
 
 def test_taps_as_a_dict(backbone):

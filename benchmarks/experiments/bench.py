@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import gc
 import time
 
 import keras
@@ -14,13 +13,12 @@ from keras_delta._inputs import replay
 from keras_delta.attention import ChannelAttention, losses
 from keras_delta.attention.head_fit import HeadFit
 from experiments import methods
-from experiments.cell import digest
 from keras_delta._network.graph import Graph
+from keras_delta._runs.models import Models, kind_of_regularizer, set_seeds
+from keras_delta._runs.store import digest, once
 from keras_delta._network.attach import attach_head
 from keras_delta.model import DeltaModel
 from keras_delta.regularizers.maps import MapRegularizer
-from keras_delta.tuning.status import read, write
-from keras_delta.tuning.warm import state
 
 KEPT = 6  # models in memory at a time
 
@@ -51,22 +49,21 @@ class Bench:
     """The models of a process, and what is computed once for several trainings.
 
     A model is built and traced once for all cells that differ in data, seed, constant
-    strengths or attention alone; before each training its variables are set back, so
-    that a result does not depend on what ran before.
+    strengths or attention alone.
 
     Args:
         once: `Path` of a folder that processes share, for attention and scales.
     """
 
     def __init__(self, once):
-        self._once = once
-        self._models = collections.OrderedDict()
-        self._sources = {}
-        self._kinds = {}
+        self._once, self._models = once, Models(KEPT)
+        self._sources, self._keys = {}, {}
+        self.drop = self._models.drop
 
     def warm(self, cell):
         """Whether the cell's model is in memory, as far as can be told cheaply."""
-        return self._kinds.get(_kind_of_cell(cell)) in self._models
+        key = self._keys.get(_kind_of_cell(cell))
+        return key is not None and self._models.has(key)
 
     def begin(self, cell, classes, images, train, where):
         """The cell's model, compiled, set back and prepared.
@@ -83,35 +80,20 @@ class Bench:
             were computed).
         """
         wanted = self._regularizer(cell, images)
-        key = digest(
-            [
-                *(cell.network, cell.image_size, cell.weights, classes, cell.taps),
-                *(cell.batch_norm, cell.protocol.batch_norm_momentum),
-                *(cell.protocol.backbone_rate, cell.protocol.nesterov),
-                _kind(wanted),
-            ]
-        )
-        self._kinds[_kind_of_cell(cell)] = key
-        if key not in self._models:
-            while len(self._models) >= KEPT:
-                self._models.popitem(last=False)
-                gc.collect()
-            self._models[key] = self._build(cell, classes, wanted)
-        self._models.move_to_end(key)
-        model, start = self._models[key]
-        for variable, value in start:
-            variable.assign(value)
+        protocol = cell.protocol
+        key = [
+            *(cell.network, cell.image_size, cell.weights, classes, cell.taps),
+            *(cell.batch_norm, protocol.batch_norm_momentum),
+            *(protocol.backbone_rate, protocol.nesterov, kind_of_regularizer(wanted)),
+        ]
+        self._keys[_kind_of_cell(cell)] = key
+        model = self._models.begin(key, lambda: self._build(cell, classes, wanted))
         _draw_head(model, cell.seed)
         model.regularizer.take_strengths(wanted)
-        seconds = 0.0
-        for member in regularizers.members(model.regularizer):
-            seconds += self._prepare(cell, model, member, train, where)
-        return model, seconds
-
-    def drop(self):
-        """Let go of all models."""
-        self._models.clear()
-        gc.collect()
+        members = regularizers.members(model.regularizer)
+        seconds = [self._prepare(cell, model, m, train, where) for m in members]
+        set_seeds(cell.seed)
+        return model, sum(seconds)
 
     def _build(self, cell, classes, regularizer):
         source = self.source(cell)
@@ -137,8 +119,7 @@ class Bench:
             metrics=["accuracy"],
             jit_compile=bool(tf.config.list_physical_devices("GPU")),
         )
-        model.optimizer.build(model.trainable_variables)
-        return model, state(model)
+        return model
 
     def source(self, cell):
         """The pretrained network of a cell, built once."""
@@ -197,15 +178,18 @@ class Bench:
     def _computed(self, made_for, compute):
         """What `compute` gave, in whichever process came first."""
         path = self._once / f"{made_for['what']}_{digest(made_for)}.json"
-        if (found := read(path)) is None:
-            with _disk.lock(path.with_suffix(".lock")):
-                if (found := read(path)) is None:
-                    began = time.process_time()
-                    value = compute()
-                    found = {**value, "seconds": time.process_time() - began}
-                    write(path, {**found, "made_for": made_for})
-                found = read(path)  # rounded as in the file, in this process too
-        return found
+
+        def timed():
+            began = time.process_time()
+            value = compute()
+            return {**value, "seconds": time.process_time() - began}
+
+        return once(
+            path.with_suffix(".lock"),
+            lambda: _disk.read_json(path),
+            timed,
+            lambda value: _disk.write_json(path, {**value, "made_for": made_for}),
+        )
 
     def _attention(self, cell, model, train, where):
         """(`ChannelAttention`, seconds that it took)."""
@@ -243,12 +227,6 @@ def _draw_head(model, seed):
             variable.assign(draw(variable.shape))
         else:
             variable.assign(np.zeros(variable.shape))
-
-
-def _kind(regularizer):
-    """What about a regularizer is part of the traced step."""
-    config = regularizers.settings(regularizer)
-    return {**config, "config": {**config["config"], "temperature": None}}
 
 
 def _kind_of_cell(cell):

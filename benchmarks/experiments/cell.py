@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
-import hashlib
 import json
 import os
 from dataclasses import dataclass
 
-from keras_delta._errors import invalid, unknown_name
+from keras_delta import _arguments
+from keras_delta._errors import unknown_name
+from keras_delta._runs.store import digest
 from experiments import methods, protocols
 from experiments.protocols import Protocol
 
@@ -93,17 +94,10 @@ class Cell:
         for name in ("alpha", "beta", "temperature", "label_noise"):
             if isinstance(getattr(self, name), int):  # 5 and 5.0 are one cell
                 object.__setattr__(self, name, float(getattr(self, name)))
-        for name, known in (
-            ("attention", ATTENTIONS),
-            ("batch_norm", BATCH_NORMS),
-            ("strength", STRENGTHS),
-        ):
-            if getattr(self, name) not in known:
-                raise ValueError(unknown_name(name, getattr(self, name), known))
-        if not 0 <= self.label_noise < 1:
-            raise ValueError(
-                invalid("label_noise", "a share in [0, 1)", self.label_noise)
-            )
+        _arguments.choice("attention", self.attention, ATTENTIONS)
+        _arguments.choice("batch_norm", self.batch_norm, BATCH_NORMS)
+        _arguments.choice("strength", self.strength, STRENGTHS)
+        _arguments.number("label_noise", self.label_noise, most=1)
 
     def replace(self, **changes):
         """The same cell but for some arguments."""
@@ -151,12 +145,6 @@ class Cell:
         if self.fold is not None:
             where = f"fold {self.fold[0] + 1} of {self.fold[1]}"
         return f"{self.title}, {where}"
-
-
-def digest(settings):
-    """16 hexadecimal digits of a value for JSON."""
-    text = json.dumps(settings, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def from_settings(settings):

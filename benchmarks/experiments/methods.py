@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from keras_delta import regularizers
-from keras_delta._errors import unknown_name
+from keras_delta import _arguments, regularizers
 
 R = regularizers
 
@@ -68,6 +67,4 @@ def get(name):
     Raises:
         ValueError: for another name, with the closest ones.
     """
-    if name not in ALL:
-        raise ValueError(unknown_name("method", name, ALL))
-    return ALL[name]
+    return ALL[_arguments.choice("method", name, ALL)]

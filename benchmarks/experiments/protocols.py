@@ -4,7 +4,8 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 
-from keras_delta._errors import invalid, unknown_name
+from keras_delta import _arguments
+from keras_delta._errors import unknown_name
 
 SCHEDULES = ("step", "exponential")
 
@@ -68,12 +69,9 @@ class Protocol:
     folds: int = 5
 
     def __post_init__(self):
-        if self.schedule not in SCHEDULES:
-            raise ValueError(unknown_name("schedule", self.schedule, SCHEDULES))
+        _arguments.choice("schedule", self.schedule, SCHEDULES)
         for name in ("iterations", "batch_size", "repeats", "min_epochs"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(invalid(name, "a positive integer", value))
+            _arguments.integer(name, getattr(self, name))
 
     def replace(self, **changes):
         """The same protocol but for some arguments."""
@@ -190,6 +188,4 @@ def get(name):
     """
     if isinstance(name, Protocol):
         return name
-    if name not in PROTOCOLS:
-        raise ValueError(unknown_name("protocol", name, PROTOCOLS))
-    return PROTOCOLS[name]
+    return PROTOCOLS[_arguments.choice("protocol", name, PROTOCOLS)]

@@ -1,6 +1,5 @@
 """Runs a `Plan`: in this process, or as one of several that the launcher started."""
 
-import os
 import statistics
 import sys
 import tempfile
@@ -9,21 +8,20 @@ from datetime import timedelta
 from pathlib import Path
 
 from keras_delta._errors import invalid
+from keras_delta._runs import status
 from experiments.plan import Plan
 from experiments.store import ResultStore
 from experiments.train import Trainer
-from keras_delta.tuning import status
 
 POLL = 1.0  # seconds
-CHIEF = "chief"
 
 
 def run(plan, store, data_dir=None, verbose=1, trainer=None):
     """Train what is missing of a plan; returns when all of it is done.
 
     Interrupted or killed, whenever and however, the same call goes on: every result is
-    a file of its own. In a process of `python -m keras_delta.tuning` it shares the
-    work with the other workers and does not return; the chief waits for them.
+    a file of its own. In a process of the launcher it shares the work with the others
+    and does not return.
 
     Args:
         plan: the `Plan`.
@@ -47,15 +45,9 @@ def run(plan, store, data_dir=None, verbose=1, trainer=None):
 
 
 def _share(plan, store, data_dir, verbose, trainer):
-    """Do this process's share of the work of chief and workers, and exit."""
-    try:
-        if os.environ.get("KERASTUNER_TUNER_ID") == CHIEF:
-            _wait(plan, store)
-        else:
-            _work(plan, store, trainer or Trainer(store.once, data_dir), verbose)
-    except (ValueError, TypeError, OSError) as e:  # a new start would repeat it
-        status.report(fatal=f"{type(e).__name__}: {e}")
-        raise
+    """Do this process's share of the work, and exit."""
+    with status.tell_mistakes(ValueError, TypeError, OSError):
+        _work(plan, store, trainer or Trainer(store.once, data_dir), verbose)
     status.report(state="done")
     sys.exit(0)
 
@@ -69,13 +61,6 @@ def rerun(cell, store, data_dir=None):
         raise ValueError(invalid("cell", "one with a result in the store", str(cell)))
     with tempfile.TemporaryDirectory() as once:
         return store.get(cell), Trainer(Path(once), data_dir).run(cell)
-
-
-def _wait(plan, store):
-    """The chief: there until everything is done."""
-    status.report(state="waiting for a cell")
-    while not plan.complete(store):
-        time.sleep(POLL)
 
 
 def _work(plan, store, trainer, verbose):
@@ -106,11 +91,8 @@ def _ordered(pending, trainer):
     Those of the first stage; of these, those whose model is in memory; and of the
     others, workers begin at different places, so that each traces models of its own.
     """
-    names = status.workers()
-    own = os.environ.get("KERASTUNER_TUNER_ID")
     cells = list(pending)
-    share = names.index(own) / len(names) if own in names else 0
-    start = round(share * len(cells))
+    start = round(status.place() * len(cells))
     cells = cells[start:] + cells[:start]
     return sorted(cells, key=lambda cell: (pending[cell], not trainer.warm(cell)))
 

@@ -1,17 +1,15 @@
 """`ResultStore`: what is known of the cells of an experiment, in a folder."""
 
 import contextlib
-import json
 import os
-from pathlib import Path
 
 import keras
 import tensorflow as tf
 
-from keras_delta import _disk
-from keras_delta._errors import invalid, import_optional, warn
+from keras_delta import _arguments, _disk
+from keras_delta._errors import import_optional
+from keras_delta._runs.store import Records
 from experiments import rows_file
-from keras_delta.tuning.status import read
 
 OWN = ("cells", "data.json", "locks", "logs", "once", "run.lock", "tables")
 FORMAT = 2  # of the records; a new one where old ones would be misread
@@ -34,20 +32,15 @@ class ResultStore:
     """
 
     def __init__(self, folder, any_version=False):
-        if not isinstance(folder, (str, os.PathLike)):
-            raise TypeError(invalid("folder", "the path of a folder", folder))
-        self.folder = Path(folder).expanduser()
+        self.folder = _arguments.folder("folder", folder).expanduser()
         self.once = self.folder / "once"
-        self._cells = self.folder / "cells"
-        self._known, self._damaged = {}, set()
+        cells, locks = self.folder / "cells", self.folder / "locks"
+        self._cells = Records(cells, locks, is_whole=_is_record)
         self._any_version = any_version
-        try:
-            self._refuse_other_folders()
-            with _disk.lock(self.folder / "locks" / "store"):
-                self._claim(any_version)
-        except OSError as e:
-            expected = "a folder that can be written"
-            raise ValueError(invalid("folder", expected, str(folder), f"{e}.")) from e
+        self._refuse_other_folders()
+        _disk.check_writable("folder", self.folder)
+        with _disk.lock(self.folder / "locks" / "store"):
+            self._claim(any_version)
 
     def _refuse_other_folders(self):
         """Refuse a folder with something else in it."""
@@ -63,9 +56,9 @@ class ResultStore:
     def _claim(self, any_version):
         path, now = self.folder / "store.json", versions()
         if not path.exists():
-            _write(path, {"format": FORMAT, "versions": now})
+            _disk.write_json(path, {"format": FORMAT, "versions": now})
             return
-        found = read(path)
+        found = _disk.read_json(path)
         if not isinstance(found, dict) or "format" not in found:
             raise ValueError(
                 f"{path} is damaged. If the results beside it are of these versions "
@@ -92,50 +85,31 @@ class ResultStore:
             )
 
     def get(self, cell):
-        """The record of a cell, a dict; None where there is none.
-
-        A file that is damaged counts as none, with a warning, so that the cell is
-        trained again.
-        """
-        key = cell if isinstance(cell, str) else cell.key
-        if key not in self._known:
-            path = self._cells / f"{key}.json"
-            try:
-                record = json.loads(path.read_text("utf-8"))
-            except FileNotFoundError:
-                return None
-            except (OSError, ValueError):
-                record = None
-            whole = isinstance(record, dict) and "settings" in record
-            if not whole or not record.keys() & {"accuracy", "failed"}:
-                if key not in self._damaged:
-                    self._damaged.add(key)
-                    warn(f"{path} is damaged: its cell counts as not trained.")
-                return None
-            self._known[key] = record
-        return self._known[key]
+        """The record of a cell, a dict; None where there is none, or a damaged one."""
+        return self._cells.get(cell if isinstance(cell, str) else cell.key)
 
     def __contains__(self, cell):
         return self.get(cell) is not None
 
     def __len__(self):
-        return sum(1 for _ in self._cells.glob("[!.]*.json"))
+        return len(self._cells.names())
 
     def put(self, cell, record):
         """Keep the record of a cell."""
         record = {"settings": cell.settings(), "versions": versions(), **record}
-        _write(self._cells / f"{cell.key}.json", record)
-        self._known[cell.key] = record
+        self._cells.put(cell.key, record, indent=1)
 
     def forget(self, cell):
         """Remove the record of a cell."""
-        (self._cells / f"{cell.key}.json").unlink(missing_ok=True)
-        self._known.pop(cell.key, None)
+        self._cells.forget(cell.key)
+
+    def claimed(self, cell):
+        """Context: whether this process alone trains a cell, without waiting."""
+        return self._cells.claim(cell.key)
 
     def records(self):
         """All records, a dict by key."""
-        keys = sorted(p.stem for p in self._cells.glob("[!.]*.json"))
-        return {k: r for k in keys if (r := self.get(k)) is not None}
+        return {k: r for k in self._cells.names() if (r := self.get(k)) is not None}
 
     def same_data(self, name, digest):
         """Whether the results of a data set are of these images; refuse others.
@@ -150,7 +124,7 @@ class ResultStore:
         Raises:
             ValueError: for another digest than that of `keep_data`.
         """
-        known = (read(self.folder / "data.json") or {}).get(name)
+        known = _disk.read_json(self.folder / "data.json", {}).get(name)
         if known not in (None, digest):
             raise ValueError(
                 f"The results of {name} in {self.folder} are of other images than "
@@ -163,13 +137,8 @@ class ResultStore:
         """Note which images the results of a data set are of."""
         path = self.folder / "data.json"
         with _disk.lock(self.folder / "locks" / "data"):
-            _write(path, {**(read(path) or {}), name: digest})
-
-    @contextlib.contextmanager
-    def claimed(self, cell):
-        """Try to be the only process that trains a cell; gives whether it worked."""
-        with _disk.lock(self.folder / "locks" / cell.key, wait=False) as mine:
-            yield mine
+            known = _disk.read_json(path, {})
+            _disk.write_json(path, {**known, name: digest})
 
     @contextlib.contextmanager
     def alone(self):
@@ -245,6 +214,6 @@ def versions():
     }
 
 
-def _write(path, value):
-    with _disk.replace_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1), "utf-8")
+def _is_record(value):
+    is_dict = isinstance(value, dict) and "settings" in value
+    return is_dict and bool(value.keys() & {"accuracy", "failed"})

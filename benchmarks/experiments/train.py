@@ -1,7 +1,6 @@
 """`Trainer`: runs a `Cell` and gives its record."""
 
 import os
-import random
 import time
 
 import keras
@@ -76,8 +75,6 @@ class Trainer:
         }
         classes = len(train_set.class_names)
         model, prepared = self._bench.begin(cell, classes, images, train, where)
-        random.seed(cell.seed)
-        np.random.seed(cell.seed)
         test = test_set.batches(
             batch_size=TEST_BATCH, ten_crop=protocol.ten_crop is not None, **batches
         )

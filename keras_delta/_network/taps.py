@@ -114,7 +114,7 @@ def check(name, graph: Graph, whose="model"):
         )
 
 
-def auto(graph: Graph):
+def auto(graph: Graph, quiet=False):
     """Published taps for a known network, else one per resolution stage.
 
     Known are those of `keras_delta.backbones`, also where Keras or keras-cv built
@@ -123,6 +123,7 @@ def auto(graph: Graph):
 
     Args:
         graph: the network's graph.
+        quiet: no warning, where no maps are going to be compared.
 
     Returns:
         List of names, in the order of computation.
@@ -135,7 +136,7 @@ def auto(graph: Graph):
         if names := find(graph):
             return names
     names = _last_of_each_stage(graph)
-    if len(names) < 2:
+    if len(names) < 2 and not quiet:
         warn(
             f"`taps='auto'` found a single resolution stage in '{graph.model.name}', "
             f"and takes '{names[0]}' alone. Name the layers to compare, {EXAMPLE}; "

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 
 from keras_delta import regularizers
+from keras_delta._compat import array
 from keras_delta._runs.store import digest
-from keras_delta.regularizers.base import array
 
 
 class Models:

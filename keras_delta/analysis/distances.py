@@ -8,11 +8,11 @@ import keras
 import numpy as np
 
 from keras_delta import _disk
+from keras_delta._compat import array
 from keras_delta._errors import invalid
 from keras_delta._network import taps as tapping
 from keras_delta._plotting import save_figure
 from keras_delta.model import DeltaModel
-from keras_delta.regularizers.base import array
 
 REST = "rest"  # convolutions that no tap depends on
 ALL = "all"

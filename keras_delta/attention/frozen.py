@@ -4,8 +4,8 @@ import functools
 
 import keras
 import tensorflow as tf
-from keras import ops
 
+from keras_delta import _compat
 from keras_delta._network.fingerprint import digest
 
 
@@ -27,7 +27,7 @@ class Frozen:
     def _array(self, key, variable):
         if key in self._replaced:
             return self._replaced[key]
-        return ops.convert_to_numpy(variable.value)
+        return _compat.array(variable)
 
     @functools.cached_property
     def _values(self):

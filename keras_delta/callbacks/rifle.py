@@ -5,9 +5,9 @@ import numpy as np
 
 from keras_delta import _compat
 from keras_delta._arguments import choice, flag, integer
+from keras_delta._compat import array
 from keras_delta._errors import invalid, warn
 from keras_delta.callbacks.base import Callback
-from keras_delta.regularizers.base import array
 
 LAST_EPOCHS = 4  # without a re-draw, so that the last head is trained
 NORMALIZATIONS = (

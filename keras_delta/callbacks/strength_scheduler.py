@@ -1,5 +1,6 @@
 """`StrengthScheduler`: alpha and beta that change while the model trains."""
 
+import contextlib
 import math
 from collections import Counter
 
@@ -101,16 +102,14 @@ class StrengthScheduler(Callback):
     def _value(self, strength, schedule, index):
         if not callable(schedule):
             return schedule
-        result = schedule(index)
-        try:
-            value = float(result)
-        except (TypeError, ValueError):
-            value = math.nan
-        if not math.isfinite(value) or value < 0:
+        value = schedule(index)
+        with contextlib.suppress(TypeError, ValueError):
+            value = float(value)
+        if not isinstance(value, float) or not 0 <= value < math.inf:
             name = getattr(schedule, "__name__", type(schedule).__name__)
             raise ValueError(
                 f"The schedule {name} of `{strength}` must give non-negative finite "
-                f"numbers. Received at {self.by} {index}: {result!r}."
+                f"numbers. Received at {self.by} {index}: {value!r}."
             )
         return value
 

@@ -13,10 +13,31 @@ import dataclasses
 from collections.abc import Callable
 
 from keras_delta.data import layouts
-from keras_delta.data.archives import Archive
 
 TRAIN_TEST = {"train": "train", "test": "test"}
 WITH_VALIDATION = {"train": "train+validation", "test": "test"}
+
+# Of archives, as `sha256sum` and `md5sum` write them.
+_LINES = """
+67b4f42ca05d46448c6bb8ecd2220f6d 256_ObjectCategories.tar
+a443fc2f9a851aa1a7b8e4fa4af94b8459fce2c9f5a2f4dd4669cf9673a4ec58 images.tar
+34b47cacd9a98b5d150e084f24d29391c084c55272295ec65c85651bc35f4d6c lists.tar
+0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081 CUB_200_2011.tgz
+d97d15e438b7f4498f96086a4f7e2fa42a32f2712e87d3295441b2b6314053a4 food-101.tar.gz
+2d01ecc807db462958cfe3d92f57a8c252b4abd240eb955770201e45f783b246 102flowers.tgz
+4903e94206bac23bf772aadf06451916df56b58fc483a62db32a97b82656651d imagelabels.mat
+46b8678f91fd95d3c8f4feab80d271a6c834a1dd896fe29fd3e6ad9ce5c8dccd setid.mat
+67195c5e1c01f1ab5f9b6a5d22b8c27a580d896ece458917e61d459337fa318d images.tar.gz
+52425fb6de5c424942b7626b428656fcbd798db970a937df61750c0f1d358e91 annotations.tar.gz
+e42855a52a4950a3b59612834602aa253914755c95b0cff9ead6d07395f8e205 dtd-r1.0.1.tar.gz
+512b227b30e2f0a8aab9e09485786ab4479582073a144998da74d64b801fd288 cars_train.tgz
+bffea656d6f425cba3c91c6d83336e4c5f86c6cffd8975b0f375d3a10da8e243 cars_test.tgz
+b97deb463af7d58b6bfaa18b2a4de9829f0f79e8ce663dfa9261bf7810e9accd car_devkit.tgz
+790f75be8ea34eeded134cc559332baf23e30e91367e9ddca97d26ed9b895f05 cars_test_annos_withlabels.mat
+331234750fc7f77520e50d9565e8b6907b03565e30320da1401130db08c61f91 caltech-101.zip
+b224c7392d521a49829488ab0f1120d9 101_ObjectCategories.tar.gz
+"""  # noqa: E501
+CHECKSUMS = dict(line.split()[::-1] for line in _LINES.split("\n") if line)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +55,7 @@ class DataSet:
         needs: what such a folder holds, relative paths; a tuple means one of several.
         archives: groups of files, each enough by itself.
         read: the reader of the folder.
+        inner: archives in the archives.
         tfds_splits: the splits of TensorFlow Datasets by part.
         per_class: training images drawn of each class, where there is no division.
         test_per_class: test images drawn; None for all others.
@@ -53,6 +75,7 @@ class DataSet:
     needs: tuple
     archives: tuple
     read: Callable
+    inner: tuple = ()
     tfds_splits: dict = dataclasses.field(default_factory=lambda: dict(TRAIN_TEST))
     per_class: int | None = None
     test_per_class: int | None = None
@@ -73,14 +96,8 @@ def _caltech256(per_class):
         key="caltech256",
         roots=("Caltech256", "caltech-256", "Caltech-256"),
         needs=("256_ObjectCategories",),
-        archives=(
-            (
-                Archive(
-                    "256_ObjectCategories.tar", md5="67b4f42ca05d46448c6bb8ecd2220f6d"
-                ),
-            ),
-        ),
-        read=layouts.caltech256,
+        archives=(("256_ObjectCategories.tar",),),
+        read=layouts.class_folders("256_ObjectCategories"),
         per_class=per_class,
         test_per_class=20,
         images=30607,
@@ -101,18 +118,7 @@ DATA_SETS = {
         key="stanford_dogs",
         roots=("StanfordDogs", "Stanford_Dogs", "ImageNetDogs"),
         needs=("Images", ("lists/train_list.mat", "train_list.mat")),
-        archives=(
-            (
-                Archive(
-                    "images.tar",
-                    "a443fc2f9a851aa1a7b8e4fa4af94b8459fce2c9f5a2f4dd4669cf9673a4ec58",
-                ),
-                Archive(
-                    "lists.tar",
-                    "34b47cacd9a98b5d150e084f24d29391c084c55272295ec65c85651bc35f4d6c",
-                ),
-            ),
-        ),
+        archives=(("images.tar", "lists.tar"),),
         read=layouts.stanford_dogs,
     ),
     "cub": DataSet(
@@ -129,14 +135,7 @@ DATA_SETS = {
             *("images", "classes.txt", "images.txt", "image_class_labels.txt"),
             "train_test_split.txt",
         ),
-        archives=(
-            (
-                Archive(
-                    "CUB_200_2011.tgz",
-                    "0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081",
-                ),
-            ),
-        ),
+        archives=(("CUB_200_2011.tgz",),),
         read=layouts.cub,
     ),
     "food101": DataSet(
@@ -150,15 +149,10 @@ DATA_SETS = {
         key="food101",
         roots=("food-101",),
         needs=("images", "meta/train.txt", "meta/test.txt"),
-        archives=(
-            (
-                Archive(
-                    "food-101.tar.gz",
-                    "d97d15e438b7f4498f96086a4f7e2fa42a32f2712e87d3295441b2b6314053a4",
-                ),
-            ),
+        archives=(("food-101.tar.gz",),),
+        read=layouts.lists(
+            "images", ".jpg", train=["meta/train.txt"], test=["meta/test.txt"]
         ),
-        read=layouts.food101,
         tfds_splits={"train": "train", "test": "validation"},
     ),
     "caltech256_30": _caltech256(30),
@@ -174,14 +168,10 @@ DATA_SETS = {
         key="indoor67",
         roots=("indoorCVPR_09", "MIT_Indoors_67"),
         needs=("Images", "TrainImages.txt", "TestImages.txt"),
-        archives=(
-            (
-                Archive("indoorCVPR_09.tar"),
-                Archive("TrainImages.txt"),
-                Archive("TestImages.txt"),
-            ),
+        archives=(("indoorCVPR_09.tar", "TrainImages.txt", "TestImages.txt"),),
+        read=layouts.lists(
+            "Images", train=["TrainImages.txt"], test=["TestImages.txt"]
         ),
-        read=layouts.indoor67,
     ),
     "flowers102": DataSet(
         title="Oxford 102 Flowers",
@@ -194,22 +184,7 @@ DATA_SETS = {
         key="flowers102",
         roots=("flowers-102", "102flowers"),
         needs=("jpg", "imagelabels.mat", "setid.mat"),
-        archives=(
-            (
-                Archive(
-                    "102flowers.tgz",
-                    "2d01ecc807db462958cfe3d92f57a8c252b4abd240eb955770201e45f783b246",
-                ),
-                Archive(
-                    "imagelabels.mat",
-                    "4903e94206bac23bf772aadf06451916df56b58fc483a62db32a97b82656651d",
-                ),
-                Archive(
-                    "setid.mat",
-                    "46b8678f91fd95d3c8f4feab80d271a6c834a1dd896fe29fd3e6ad9ce5c8dccd",
-                ),
-            ),
-        ),
+        archives=(("102flowers.tgz", "imagelabels.mat", "setid.mat"),),
         read=layouts.flowers102,
         tfds_splits=dict(WITH_VALIDATION),
     ),
@@ -224,18 +199,7 @@ DATA_SETS = {
         key="pets",
         roots=("oxford-iiit-pet",),
         needs=("images", "annotations/trainval.txt", "annotations/test.txt"),
-        archives=(
-            (
-                Archive(
-                    "images.tar.gz",
-                    "67195c5e1c01f1ab5f9b6a5d22b8c27a580d896ece458917e61d459337fa318d",
-                ),
-                Archive(
-                    "annotations.tar.gz",
-                    "52425fb6de5c424942b7626b428656fcbd798db970a937df61750c0f1d358e91",
-                ),
-            ),
-        ),
+        archives=(("images.tar.gz", "annotations.tar.gz"),),
         read=layouts.pets,
     ),
     "dtd": DataSet(
@@ -250,15 +214,12 @@ DATA_SETS = {
         key="dtd",
         roots=("dtd",),
         needs=("images", "labels/train1.txt", "labels/val1.txt", "labels/test1.txt"),
-        archives=(
-            (
-                Archive(
-                    "dtd-r1.0.1.tar.gz",
-                    "e42855a52a4950a3b59612834602aa253914755c95b0cff9ead6d07395f8e205",
-                ),
-            ),
+        archives=(("dtd-r1.0.1.tar.gz",),),
+        read=layouts.lists(
+            "images",
+            train=["labels/train1.txt", "labels/val1.txt"],
+            test=["labels/test1.txt"],
         ),
-        read=layouts.dtd,
         tfds_splits=dict(WITH_VALIDATION),
     ),
     "cars": DataSet(
@@ -282,22 +243,10 @@ DATA_SETS = {
         ),
         archives=(
             (
-                Archive(
-                    "cars_train.tgz",
-                    "512b227b30e2f0a8aab9e09485786ab4479582073a144998da74d64b801fd288",
-                ),
-                Archive(
-                    "cars_test.tgz",
-                    "bffea656d6f425cba3c91c6d83336e4c5f86c6cffd8975b0f375d3a10da8e243",
-                ),
-                Archive(
-                    "car_devkit.tgz",
-                    "b97deb463af7d58b6bfaa18b2a4de9829f0f79e8ce663dfa9261bf7810e9accd",
-                ),
-                Archive(
-                    "cars_test_annos_withlabels.mat",
-                    "790f75be8ea34eeded134cc559332baf23e30e91367e9ddca97d26ed9b895f05",
-                ),
+                "cars_train.tgz",
+                "cars_test.tgz",
+                "car_devkit.tgz",
+                "cars_test_annos_withlabels.mat",
             ),
         ),
         read=layouts.cars,
@@ -314,22 +263,9 @@ DATA_SETS = {
         key="caltech101",
         roots=("caltech-101", "Caltech101"),
         needs=("101_ObjectCategories",),
-        archives=(
-            (
-                Archive(
-                    "caltech-101.zip",
-                    "331234750fc7f77520e50d9565e8b6907b03565e30320da1401130db08c61f91",
-                    inner=("caltech-101/101_ObjectCategories.tar.gz",),
-                ),
-            ),
-            (
-                Archive(
-                    "101_ObjectCategories.tar.gz",
-                    md5="b224c7392d521a49829488ab0f1120d9",
-                ),
-            ),
-        ),
-        read=layouts.caltech101,
+        archives=(("caltech-101.zip",), ("101_ObjectCategories.tar.gz",)),
+        inner=("caltech-101/101_ObjectCategories.tar.gz",),
+        read=layouts.class_folders("101_ObjectCategories"),
         per_class=30,
         images=9144,
         clutter=("BACKGROUND_Google", 467),

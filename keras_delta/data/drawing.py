@@ -2,16 +2,15 @@
 
 import numpy as np
 
-from keras_delta._errors import invalid
 from keras_delta.data.image_set import ImageSet
-from keras_delta.data.missing import shown
+from keras_delta.data.missing import quote
 
 # L2-SP's code trains on images 1 to 30 or 60 and tests on 61 to 80 of each class.
 # Source: github.com/holyseven/TransferLearningClassification, create_caltech.py.
 FIRST = 60
 
 
-def divided(images, train, test, lead, seed, title):
+def divide(images, train, test, lead, seed, title):
     """Draws training and test images of each class.
 
     The first `lead` images of a class's draw are kept for testing, whatever `train` is:
@@ -30,19 +29,11 @@ def divided(images, train, test, lead, seed, title):
         Dict of "train" and "test" to `ImageSet`.
 
     Raises:
-        ValueError: when `test` is no positive integer, or classes have fewer images;
-            names them.
+        ValueError: when classes have fewer images; names them.
     """
-    if test is not None and (isinstance(test, bool) or not isinstance(test, int)):
-        good = False
-    else:
-        good = test is None or test > 0
-    if not good:
-        expected = "a positive integer, None or 'default'"
-        raise ValueError(invalid("test_per_class", expected, test))
     short = [n for n, count in images.counts.items() if count < train + (test or 1)]
     if short:
-        counts = shown([f"{name} ({images.counts[name]})" for name in short])
+        counts = quote([f"{name} ({images.counts[name]})" for name in short])
         tested = "at least one" if test is None else test
         raise ValueError(
             f"{title} needs {train} training and {tested} test images of each class. "
@@ -63,7 +54,7 @@ def divided(images, train, test, lead, seed, title):
     }
 
 
-def without_class(images, name):
+def leave_out_class(images, name):
     """The set without one class, found in upper or lower case; labels close the gap."""
     lower = [known.lower() for known in images.class_names]
     if name.lower() not in lower:

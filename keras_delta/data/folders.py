@@ -5,17 +5,11 @@ import os
 from keras_delta._errors import invalid, unknown_name
 from keras_delta.data.decode import looks_like_image
 from keras_delta.data.image_set import ImageSet
-from keras_delta.data.sources import FileSource
-from keras_delta.data.verify import find_bad_files, report_bad_files
+from keras_delta.data.verify import check_options, leave_out_bad_files
 
 # Folder names, in lower case, and the split that they hold.
-SPLITS = {
-    "train": "train",
-    "val": "val",
-    "validation": "val",
-    "valid": "val",
-    "test": "test",
-}
+SPLITS = {"train": "train", "val": "val", "test": "test"}
+SPLITS |= {"validation": "val", "valid": "val"}
 
 
 def from_directory(
@@ -23,69 +17,58 @@ def from_directory(
 ):
     """Reads images that lie in one folder per class.
 
-    Two layouts are known: class folders in `directory` itself, or class folders
-    in its sub-folders `train`, `val` (or `validation`, `valid`) and `test`. All
-    images below a class folder count, at any depth (links to folders are followed
-    for class folders only). A file is taken for an
-    image when its extension or its content says so; hidden files and all
-    others (`.txt`, `Thumbs.db`, ...) are ignored. The content decides the
-    format: a PNG called `.jpg` is fine.
+    Two layouts are known: class folders in `directory` itself, or in its sub-folders
+    `train`, `val` (or `validation`, `valid`) and `test`. All images below a class
+    folder count, at any depth (links to folders are followed for class folders only).
+    A file is taken for an image when its extension or its content says so; hidden
+    files and all others (`.txt`, `Thumbs.db`, ...) are ignored. The content decides
+    the format: a PNG called `.jpg` is fine.
 
     Args:
         directory: path of the folder.
-        split: "train", "val" or "test", for that part of a folder with splits.
-            None gives all of them, or the set of a folder without splits.
-        on_error: what to do with files that cannot be read. "raise" stops and
-            lists them, "skip" leaves them out, warns once, and lists them in
-            `ImageSet.skipped`.
-        verify: whether to decode each file once, now. With False, a bad file
-            shows in the epoch that meets it, as an error that names it.
+        split: "train", "val" or "test", for that part of a folder with splits. None
+            gives all of them, or the set of a folder without splits.
+        on_error: "raise" lists the files that cannot be read; "skip" leaves them out,
+            warns once, and lists them in `ImageSet.skipped`.
+        verify: whether to decode each file once, now. With False, a bad file shows in
+            the epoch that meets it, as an error that names it.
         class_names: the class folders to take, in the order of their labels. By
             default all, sorted by name.
 
     Returns:
-        `ImageSet`; for a folder with splits and `split=None`, a dict from
-        "train", "val" and "test", as far as they exist, to `ImageSet`.
+        `ImageSet`; for a folder with splits and `split=None`, a dict from "train",
+        "val" and "test", as far as they exist, to `ImageSet`.
 
     Raises:
-        ValueError: when the folder is missing, is a file or is empty, has no
-            class folders or a single one, when a class is empty, when the splits
-            differ in their classes, and for files that cannot be read.
+        ValueError: when the folder is missing, is a file or is empty, has no class
+            folders or a single one, when a class is empty, when the splits differ in
+            their classes, and for files that cannot be read.
     """
-    if on_error not in ("raise", "skip"):
-        raise ValueError(unknown_name("on_error", on_error, ("raise", "skip")))
-    if on_error == "skip" and not verify:
-        raise ValueError(
-            invalid(
-                "verify",
-                "True with `on_error='skip'`",
-                verify,
-                "Bad files are found, and so left out, by decoding all of them.",
-            )
-        )
+    check_options(on_error, verify)
     directory = os.path.abspath(os.path.expanduser(directory))
     _check_folder(directory)
     folders = _split_folders(directory)
+    _check_same_classes(folders)
+    if split is not None:
+        folders = _choose(folders, split, directory)
+    paths = folders or {None: directory}
+    sets = {part: _image_set(path, class_names) for part, path in paths.items()}
+    sets = leave_out_bad_files(sets, on_error) if verify else sets
+    return sets if folders and split is None else sets.popitem()[1]
+
+
+def _choose(folders, split, directory):
     if not folders:
-        if split is not None:
-            raise ValueError(
-                invalid(
-                    "split",
-                    f"None, as {directory} has no folders "
-                    "`train`, `val` or `test` with class folders in them",
-                    split,
-                    "Leave it out, and divide the set with `.split(fraction)`.",
-                )
-            )
-        return _read_splits({None: directory}, class_names, verify, on_error)[None]
-    if split is None:
-        return _read_splits(folders, class_names, verify, on_error)
+        expected = (
+            f"None, as {directory} has no folders `train`, `val` or `test` with class "
+            "folders in them"
+        )
+        remedy = "Leave it out, and divide the set with `.split(fraction)`."
+        raise ValueError(invalid("split", expected, split, remedy))
     chosen = SPLITS.get(str(split).lower())
     if chosen not in folders:
         raise ValueError(unknown_name("split", split, folders))
-    _same_classes(folders)
-    one = {chosen: folders[chosen]}
-    return _read_splits(one, class_names, verify, on_error)[chosen]
+    return {chosen: folders[chosen]}
 
 
 def _check_folder(directory):
@@ -107,7 +90,7 @@ def _nearest_existing(directory):
     parent = os.path.dirname(directory)
     while not os.path.isdir(parent):
         parent = os.path.dirname(parent)
-    names = ", ".join(repr(entry.name) for entry in _visible(parent)[:10])
+    names = _quote(entry.name for entry in _visible(parent)[:10])
     return f"The part {parent} exists and holds: {names or 'nothing'}."
 
 
@@ -117,47 +100,31 @@ def _split_folders(directory):
     A class may be called "train", so a split is a folder with folders in it;
     where there are no other names, all are splits, and lack their class folders.
     """
-    found = {}
+    splits = {}
     entries = _folders(directory)
     splits_only = all(entry.name.lower() in SPLITS for entry in entries)
     for entry in entries:
         split = SPLITS.get(entry.name.lower())
         if split is None or not (splits_only or _folders(entry.path)):
             continue
-        if split in found:
+        if split in splits:
             raise ValueError(
                 f"Two folders of {directory} hold the split {split!r}: "
-                f"{os.path.basename(found[split])!r} and {entry.name!r}. "
+                f"{os.path.basename(splits[split])!r} and {entry.name!r}. "
                 "Remove or rename one."
             )
-        found[split] = entry.path
-    return {split: found[split] for split in ("train", "val", "test") if split in found}
+        splits[split] = entry.path
+    return {split: splits[split] for split in SPLITS if split in splits}
 
 
-def _read_splits(folders, class_names, verify, on_error):
-    """Reads several folders that must agree in their classes."""
-    _same_classes(folders)
-    files = {split: _class_files(path, class_names) for split, path in folders.items()}
-    paths = [
-        path
-        for classes in files.values()
-        for members in classes.values()
-        for path in members
-    ]
-    bad = find_bad_files(paths) if verify else []
-    report_bad_files(bad, len(paths), on_error)
-    return {split: _image_set(classes, dict(bad)) for split, classes in files.items()}
-
-
-def _same_classes(folders):
-    """Refuses splits of which one lacks a class of another."""
+def _check_same_classes(folders):
     classes = {
         split: {entry.name for entry in _folders(path)}
         for split, path in folders.items()
     }
     everything = set().union(*classes.values())
     lacking = [
-        f"{split!r} lacks {', '.join(repr(n) for n in sorted(everything - names))}"
+        f"{split!r} lacks {_quote(sorted(everything - names))}"
         for split, names in classes.items()
         if names != everything
     ]
@@ -169,9 +136,21 @@ def _same_classes(folders):
         )
 
 
-def _class_files(directory, class_names):
-    """Dict from class name to its image files, sorted."""
+def _image_set(directory, class_names):
     folders = {entry.name: entry.path for entry in _folders(directory)}
+    names = _check_names(directory, folders, class_names)
+    files = {name: _images_below(folders[name]) for name in names}
+    if empty := [name for name, members in files.items() if not members]:
+        raise ValueError(
+            f"Class folders without images in {directory}: {_quote(empty)}. Add images "
+            "or remove the folders."
+        )
+    paths = [path for members in files.values() for path in members]
+    labels = [i for i, members in enumerate(files.values()) for _ in members]
+    return ImageSet.from_files(paths, labels, names)
+
+
+def _check_names(directory, folders, class_names):
     if not folders:
         images = [e.path for e in _visible(directory) if looks_like_image(e.path)]
         inside = f" It holds {len(images)} images directly." if images else ""
@@ -179,59 +158,32 @@ def _class_files(directory, class_names):
             f"The folder {directory} has no class folders.{inside} Put the images of "
             "each class into a folder of its own, named after the class."
         )
-    names = sorted(folders) if class_names is None else list(class_names)
-    for name in names:
+    remedy = f"Class folders in {directory}: {_quote(sorted(folders))}."
+    if class_names is None:
+        if len(folders) < 2:
+            expected = "at least two class folders"
+            raise ValueError(invalid("directory", expected, directory, remedy))
+        return sorted(folders)
+    for name in class_names:
         if name not in folders:
             raise ValueError(unknown_name("class_names", name, sorted(folders)))
-    if len(set(names)) < max(2, len(names)):
-        expected = "at least two class folders"
-        argument, received = "directory", directory
-        if class_names is not None:
-            expected = "at least two names, none of them twice"
-            argument, received = "class_names", class_names
-        raise ValueError(
-            invalid(
-                argument,
-                expected,
-                received,
-                f"Class folders in {directory}: "
-                f"{', '.join(repr(n) for n in sorted(folders))}.",
-            )
-        )
-    files = {name: _images_below(folders[name]) for name in names}
-    empty = [name for name, members in files.items() if not members]
-    if empty:
-        raise ValueError(
-            f"Class folders without images in {directory}: "
-            f"{', '.join(repr(n) for n in empty)}. Add images or remove the folders."
-        )
-    return files
+    if len(set(class_names)) < max(2, len(class_names)):
+        expected = "at least two names, none of them twice"
+        raise ValueError(invalid("class_names", expected, class_names, remedy))
+    return class_names
 
 
 def _images_below(folder):
-    found = []
+    images = []
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths = (os.path.join(place, n) for n in sorted(names) if n[0] != ".")
-        found += [path for path in paths if looks_like_image(path)]
-    return found
+        images += [path for path in paths if looks_like_image(path)]
+    return images
 
 
-def _image_set(classes, bad):
-    paths, labels = [], []
-    for label, (name, members) in enumerate(classes.items()):
-        good = [path for path in members if path not in bad]
-        if not good:
-            raise ValueError(
-                f"None of the {len(members)} image files of the class {name!r} can be "
-                f"read; the first, {members[0]}: {bad[members[0]]}. Repair the files "
-                "or leave the class out with `class_names`."
-            )
-        paths += good
-        labels += [label] * len(good)
-    members = [path for paths in classes.values() for path in paths]
-    skipped = [(path, bad[path]) for path in members if path in bad]
-    return ImageSet(FileSource(paths), labels, list(classes), skipped)
+def _quote(names):
+    return ", ".join(repr(name) for name in names)
 
 
 def _visible(directory):

@@ -11,18 +11,63 @@ import os
 import numpy as np
 
 from keras_delta._errors import import_optional
-from keras_delta.data.missing import shown
+from keras_delta.data.missing import quote
+
+
+def lists(images, ending="", **files):
+    """A reader of lists that name files below class folders, which give the labels.
+
+    Args:
+        images: the folder of the class folders.
+        ending: what the lists leave out of the names.
+        **files: the lists of each part.
+    """
+
+    def read(root):
+        names = {
+            part: [name + ending for file in group for (name,) in _table(root, file, 1)]
+            for part, group in files.items()
+        }
+        return _label_by_folder(names, images)
+
+    return read
+
+
+def class_folders(images):
+    """A reader of class folders without lists and without a division."""
+
+    def read(root):
+        folder = os.path.join(root, images)
+        # Lower case, so that labels are those of TensorFlow Datasets. Files of other
+        # endings and folders in class folders are what the authors left behind.
+        names = sorted(
+            (e.name for e in os.scandir(folder) if e.is_dir() and e.name[0] != "."),
+            key=str.lower,
+        )
+        pool, empty = [], []
+        for label, name in enumerate(names):
+            files = sorted(os.listdir(os.path.join(folder, name)))
+            files = [f for f in files if f.lower().endswith(".jpg") and f[0] != "."]
+            pool += [(f"{images}/{name}/{file}", label) for file in files]
+            empty += [] if files else [name]
+        if empty or not names:
+            what = f"Class folders without images in {folder}: {quote(empty)}."
+            raise ValueError(
+                f"{what if names else f'There are no class folders in {folder}.'} "
+                "Unpack the archive again, or remove the empty folders."
+            )
+        return names, {"pool": pool}
+
+    return read
 
 
 def stanford_dogs(root):
     """`Images/<breed>/*.jpg`; `train_list.mat`, `test_list.mat`, also in `lists/`."""
-    lists = {}
+    names = {}
     for part in ("train", "test"):
-        path = os.path.join(root, "lists", f"{part}_list.mat")
-        if not os.path.exists(path):
-            path = os.path.join(root, f"{part}_list.mat")
-        lists[part] = [str(name) for name in _mat(path, "file_list")]
-    return _by_folder(lists, "Images")
+        path = _first(root, f"lists/{part}_list.mat", f"{part}_list.mat")
+        names[part] = [str(name) for name in _mat(path, "file_list")]
+    return _label_by_folder(names, "Images")
 
 
 def cub(root):
@@ -42,37 +87,6 @@ def cub(root):
         part = "train" if training[key] == 1 else "test"
         parts[part].append((f"images/{name}", labels[key] - 1))
     return names, parts
-
-
-def food101(root):
-    """`images/<dish>/*.jpg`; `meta/train.txt`, `meta/test.txt` without the ending."""
-    lists = {
-        part: [f"{name}.jpg" for (name,) in _table(root, f"meta/{part}.txt", 1)]
-        for part in ("train", "test")
-    }
-    return _by_folder(lists, "images")
-
-
-def indoor67(root):
-    """`Images/<scene>/*.jpg`; `TrainImages.txt`, `TestImages.txt`."""
-    files = {"train": "TrainImages.txt", "test": "TestImages.txt"}
-    lists = {
-        part: [name for (name,) in _table(root, file, 1)]
-        for part, file in files.items()
-    }
-    return _by_folder(lists, "Images")
-
-
-def dtd(root):
-    """`images/<texture>/*.jpg`; `labels/train1.txt`, `val1.txt`, `test1.txt`.
-
-    The first of the ten divisions; its training and validation images are "train".
-    """
-    lists = {
-        part: [name for f in files for (name,) in _table(root, f"labels/{f}1.txt", 1)]
-        for part, files in {"train": ("train", "val"), "test": ("test",)}.items()
-    }
-    return _by_folder(lists, "images")
 
 
 def pets(root):
@@ -110,10 +124,11 @@ def flowers102(root):
 def cars(root):
     """`cars_train/`, `cars_test/`, `devkit/*.mat`, `cars_test_annos_withlabels.mat`."""
     names = _mat(os.path.join(root, "devkit/cars_meta.mat"), "class_names")
-    tests = os.path.join(root, "cars_test_annos_withlabels.mat")
-    if not os.path.exists(tests):
-        tests = os.path.join(root, "devkit/cars_test_annos_withlabels.mat")
-    lists = {"train": os.path.join(root, "devkit/cars_train_annos.mat"), "test": tests}
+    labelled = "cars_test_annos_withlabels.mat"
+    lists = {
+        "train": os.path.join(root, "devkit/cars_train_annos.mat"),
+        "test": _first(root, labelled, f"devkit/{labelled}"),
+    }
     parts = {}
     for part, path in lists.items():
         rows = _mat(path, "annotations", fields=("fname", "class"))
@@ -123,17 +138,13 @@ def cars(root):
     return [str(name) for name in names], parts
 
 
-def caltech256(root):
-    """`256_ObjectCategories/<number>.<class>/*.jpg`, without a division."""
-    return _class_folders(root, "256_ObjectCategories")
+def _first(root, *files):
+    """The path of the first file that is there, or of the last one."""
+    paths = [os.path.join(root, file) for file in files]
+    return next(filter(os.path.exists, paths), paths[-1])
 
 
-def caltech101(root):
-    """`101_ObjectCategories/<class>/*.jpg`, without a division."""
-    return _class_folders(root, "101_ObjectCategories")
-
-
-def _by_folder(lists, images):
+def _label_by_folder(lists, images):
     """Labels from the class folders that the lists name, sorted."""
     names = sorted({name.split("/")[0] for part in lists.values() for name in part})
     labels = {name: label for label, name in enumerate(names)}
@@ -141,29 +152,6 @@ def _by_folder(lists, images):
         part: [(f"{images}/{file}", labels[file.split("/")[0]]) for file in files]
         for part, files in lists.items()
     }
-
-
-def _class_folders(root, images):
-    folder = os.path.join(root, images)
-    # Lower case, so that labels are those of TensorFlow Datasets. Files of other
-    # endings and folders in class folders are what the authors left behind.
-    names = sorted(
-        (e.name for e in os.scandir(folder) if e.is_dir() and e.name[0] != "."),
-        key=str.lower,
-    )
-    pool, empty = [], []
-    for label, name in enumerate(names):
-        files = sorted(os.listdir(os.path.join(folder, name)))
-        files = [f for f in files if f.lower().endswith(".jpg") and f[0] != "."]
-        pool += [(f"{images}/{name}/{file}", label) for file in files]
-        empty += [] if files else [name]
-    if empty or not names:
-        what = f"Class folders without images in {folder}: {shown(empty)}."
-        raise ValueError(
-            f"{what if names else f'There are no class folders in {folder}.'} Unpack "
-            "the archive again, or remove the empty folders."
-        )
-    return names, {"pool": pool}
 
 
 def _table(root, file, columns, whole=()):
@@ -203,7 +191,7 @@ def _mat(path, key, fields=()):
         known = [name for name in content if not name.startswith("__")]
         wanted = f"{key!r} with the fields {fields}" if fields else repr(key)
         raise ValueError(
-            f"The file {path} lacks {wanted}. It holds: {shown(known)}. "
+            f"The file {path} lacks {wanted}. It holds: {quote(known)}. "
             "Download it again."
         )
     return values

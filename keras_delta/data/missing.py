@@ -7,7 +7,7 @@ from keras_delta._errors import warn
 NAMED = 10  # files and classes that a message names
 
 
-def present(root, parts, title, complete):
+def keep_present(root, parts, title, complete):
     """Keeps the files that are there.
 
     Args:
@@ -21,42 +21,37 @@ def present(root, parts, title, complete):
         The same dict, with the files that are there and their whole paths.
 
     Raises:
-        ValueError: with `complete`, or where nothing of a part is there; counts the
-            files that are not there, names the first ten, and the class folders that
-            are not there at all.
+        ValueError: with `complete`, or where nothing of a part is there.
     """
     listed = [path for files in parts.values() for path, _ in files]
-    folders = {}
-    for path in listed:
-        folder = os.path.dirname(path)
-        if folder not in folders:
-            whole = os.path.join(root, folder)
-            folders[folder] = set(os.listdir(whole)) if os.path.isdir(whole) else None
-    missing = {p for p in listed if not _is_in(folders, p)}
-    if missing:
-        first = [path for path in listed if path in missing][:NAMED]
-        rest = len(missing) - len(first)
-        more = f"\n  ... and {rest} more" if rest else ""
+    # Folders are listed, as asking for each file takes long on network drives.
+    folders = {folder: None for folder in map(os.path.dirname, listed)}
+    for folder in folders:
+        whole = os.path.join(root, folder)
+        folders[folder] = set(os.listdir(whole)) if os.path.isdir(whole) else None
+
+    def is_there(path):
+        folder, name = os.path.split(path)
+        return name in (folders[folder] or ())
+
+    kept = {
+        part: [(os.path.join(root, path), y) for path, y in files if is_there(path)]
+        for part, files in parts.items()
+    }
+    if missing := [path for path in listed if not is_there(path)]:
         gone = sorted(name for name, held in folders.items() if held is None)
-        whole = f"\nFolders that are not there: {shown(gone)}." if gone else ""
-        names = "\n".join(f"  {path}" for path in first)
+        whole = f"\nFolders that are not there: {quote(gone)}." if gone else ""
         text = (
             f"{len(missing)} of {len(listed)} images of {title} that its lists name "
-            f"are not in {root}:\n{names}{more}{whole}"
+            f"are not in {root}:\n{list_lines(missing)}{whole}"
         )
-        if complete or any(
-            files and all(path in missing for path, _ in files)
-            for files in parts.values()
-        ):
+        if complete or not all(kept[part] for part, files in parts.items() if files):
             raise ValueError(
                 f"{text}\nUnpack the archive again, or pass `check_sizes=False` to "
                 "read the images that are there."
             )
         warn(f"{text}\nThey are left out.")
-    return {
-        part: [(os.path.join(root, p), label) for p, label in files if p not in missing]
-        for part, files in parts.items()
-    }
+    return kept
 
 
 def check_sizes(sets, classes, expected, title, place):
@@ -68,14 +63,11 @@ def check_sizes(sets, classes, expected, title, place):
         expected: dict from a part to how many images.
         title: of the data set, for messages.
         place: where it comes from.
-
-    Raises:
-        ValueError: says what differs, and names the classes with the fewest images.
     """
-    some = next(iter(sets.values()))
     wrong = []
-    if len(some.class_names) != classes:
-        wrong.append(f"{len(some.class_names)} classes instead of {classes}")
+    names = next(iter(sets.values())).class_names
+    if len(names) != classes:
+        wrong.append(f"{len(names)} classes instead of {classes}")
     for part, images in sets.items():
         if len(images) != expected[part]:
             fewest = sorted(images.counts.items(), key=lambda item: item[1])
@@ -93,13 +85,14 @@ def check_sizes(sets, classes, expected, title, place):
         )
 
 
-def shown(names):
+def quote(names):
     """The first ten names, quoted, and how many more there are."""
-    names = [repr(name) if isinstance(name, str) else str(name) for name in names]
+    names = [repr(str(name)) for name in names]
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
 
 
-def _is_in(folders, path):
-    held = folders[os.path.dirname(path)]
-    return held is not None and os.path.basename(path) in held
+def list_lines(lines):
+    """The first ten lines, indented, and how many more there are."""
+    more = f"\n  ... and {len(lines) - NAMED} more" if len(lines) > NAMED else ""
+    return "\n".join(f"  {line}" for line in lines[:NAMED]) + more

@@ -4,12 +4,13 @@ import os
 from pathlib import Path
 
 from keras_delta.data.archives import unpack
-from keras_delta.data.missing import shown
+from keras_delta.data.catalogue import CHECKSUMS
+from keras_delta.data.missing import quote
 
 UNPACKED = "unpacked"  # the folder below that of the data set
 
 
-def folder_of(data_set, data_dir):
+def find_folder(data_set, data_dir):
     """The folder of a data set, unpacked now where only its archives are there.
 
     Args:
@@ -24,51 +25,45 @@ def folder_of(data_set, data_dir):
             says what is missing.
         ValueError: for archives that cannot be unpacked.
     """
-    candidates = _candidates(data_set, data_dir)
-    lacks = {folder: _lacking(data_set, folder) for folder in candidates}
-    for folder, missing in lacks.items():
-        if not missing:
+    folders = _candidates(data_set, data_dir)
+    for folder in folders:
+        if not _lacks(data_set, folder):
             return folder
-    target = Path(data_dir) / data_set.key / UNPACKED
-    archives = _archives(data_set, data_dir)
     remedy = f"The page of the data set: {data_set.page}."
-    if archives:
-        unpack(archives, target, remedy)
+    if archives := _find_archives(data_set, data_dir, remedy):
+        target = Path(data_dir) / data_set.key / UNPACKED
+        unpack(archives, target, data_set.inner, remedy)
         inside = [target, *(target / root for root in data_set.roots)]
-        for folder in inside:
-            if not _lacking(data_set, folder):
-                return folder
-        raise FileNotFoundError(
-            f"{data_set.title} was unpacked to {target}, where a part is missing: "
-            f"{shown(_lacking(data_set, _fullest(data_set, inside)))}. Remove that "
-            f"folder, and replace the archives. {remedy}"
-        )
+        folder = _fullest(data_set, inside)
+        if missing := _lacks(data_set, folder):
+            raise FileNotFoundError(
+                f"{data_set.title} was unpacked to {target}, where a part is missing: "
+                f"{quote(missing)}. Remove that folder, and replace the archives. "
+                f"{remedy}"
+            )
+        return folder
     # A folder that has its name by chance, such as one of TensorFlow Datasets, has
     # none of the files.
     named = (data_set.key, UNPACKED, *data_set.roots)
-    partial = [
-        folder
-        for folder, missing in lacks.items()
-        if len(missing) < len(data_set.needs) and folder.name in named
-    ]
-    if partial:
-        folder = _fullest(data_set, partial)
+    folder = _fullest(data_set, [f for f in folders if f.name in named])
+    missing = _lacks(data_set, folder)
+    if len(missing) < len(data_set.needs):
         raise FileNotFoundError(
             f"{data_set.title} in {folder} is not complete. Missing: "
-            f"{shown(lacks[folder])}. {remedy}"
+            f"{quote(missing)}. {remedy}"
         )
     return None
 
 
-def wanted(data_set, data_dir):
+def describe(data_set, data_dir):
     """Sentences on what was looked for, and where, for the error of a missing set."""
     needs = [" or ".join(_alternatives(need)) for need in data_set.needs]
-    groups = [" + ".join(a.file for a in group) for group in data_set.archives]
+    archives = " or for ".join(" + ".join(group) for group in data_set.archives)
     roots = [data_set.key, *data_set.roots]
     return (
-        f"Looked in {data_dir} and its folders {shown(roots)} for a folder with "
-        f"{shown(needs)}, and in {data_dir} and {os.path.join(data_dir, data_set.key)} "
-        f"for the archive {' or for '.join(groups)}"
+        f"Looked in {data_dir} and its folders {quote(roots)} for a folder with "
+        f"{quote(needs)}, and in {data_dir} and {os.path.join(data_dir, data_set.key)} "
+        f"for the archive {archives}"
     )
 
 
@@ -78,11 +73,11 @@ def _candidates(data_set, data_dir):
     # The user may point at the folder of images itself.
     if any(base.name in _alternatives(need) for need in data_set.needs):
         bases.append(base.parent)
-    found = [b / root for b in bases for root in ("", *data_set.roots)]
-    return list(dict.fromkeys(found))
+    folders = [b / root for b in bases for root in ("", *data_set.roots)]
+    return list(dict.fromkeys(folders))
 
 
-def _lacking(data_set, folder):
+def _lacks(data_set, folder):
     return [
         " or ".join(_alternatives(need))
         for need in data_set.needs
@@ -91,31 +86,29 @@ def _lacking(data_set, folder):
 
 
 def _fullest(data_set, folders):
-    return min(folders, key=lambda folder: len(_lacking(data_set, folder)))
+    return min(folders, key=lambda folder: len(_lacks(data_set, folder)))
 
 
 def _alternatives(need):
     return (need,) if isinstance(need, str) else need
 
 
-def _archives(data_set, data_dir):
-    """Dict from path to `Archive` of the first group whose main file is there."""
+def _find_archives(data_set, data_dir, remedy):
+    """Dict from path to checksum of the first group whose main file is there."""
     places = (Path(data_dir), Path(data_dir) / data_set.key)
     for group in data_set.archives:
-        found = {}
-        for archive in group:
-            paths = [place / archive.file for place in places]
-            path = next((p for p in paths if p.is_file()), None)
-            if path is not None:
-                found[path] = archive
-        if group[0] not in found.values():
+        paths = {
+            file: next((p / file for p in places if (p / file).is_file()), None)
+            for file in group
+        }
+        if next(iter(paths.values())) is None:
             continue
-        missing = [a.file for a in group if a not in found.values()]
+        missing = [file for file, path in paths.items() if path is None]
         if missing:
+            there = [str(path) for path in paths.values() if path is not None]
             raise FileNotFoundError(
-                f"{data_set.title} cannot be unpacked: beside "
-                f"{shown([str(path) for path in found])}, it needs {shown(missing)}. "
-                f"The page of the data set: {data_set.page}."
+                f"{data_set.title} cannot be unpacked: beside {quote(there)}, it needs "
+                f"{quote(missing)}. {remedy}"
             )
-        return found
+        return {path: CHECKSUMS.get(file, "") for file, path in paths.items()}
     return {}

@@ -53,13 +53,8 @@ def get(identifier):
         if not members:
             return None
         return members[0] if len(members) == 1 else Sum(members)
-    raise TypeError(
-        invalid(
-            "regularizer",
-            "a Regularizer, a name, a config dict, a list of these, or None",
-            identifier,
-        )
-    )
+    expected = "a Regularizer, a name, a config dict, a list of these, or None"
+    raise TypeError(invalid("regularizer", expected, identifier))
 
 
 def serialize(regularizer):
@@ -79,14 +74,9 @@ def deserialize(config):
         return None
     name = config.get("class_name")
     if name is None:
-        raise ValueError(
-            invalid(
-                "regularizer",
-                'a config dict {"class_name": ..., "config": {...}}',
-                config,
-                "Use `keras_delta.regularizers.serialize` to see one.",
-            )
-        )
+        expected = 'a config dict {"class_name": ..., "config": {...}}'
+        remedy = "Use `keras_delta.regularizers.serialize` to see one."
+        raise ValueError(invalid("regularizer", expected, config, remedy))
     if name in ALL:
         return ALL[name].from_config(config.get("config", {}))
     if set(config) <= {"class_name", "config"} and ">" not in str(name):
@@ -99,24 +89,22 @@ def alike(a, b):
 
     Strengths are numbers that can be set; a schedule in place of one is a difference.
     """
-
     return settings(a) == settings(b)
 
 
 def settings(regularizer):
     """The config of a regularizer, without names and without strengths that are set."""
+    return _without_strengths(serialize(regularizer))
 
-    def chosen(config):
-        if isinstance(config, dict):
-            return {
-                k: chosen(v)
-                for k, v in config.items()
-                if k != "name"
-                and not (k in ("alpha", "beta") and isinstance(v, (int, float)))
-            }
-        return [chosen(v) for v in config] if isinstance(config, list) else config
 
-    return chosen(serialize(regularizer))
+def _without_strengths(config):
+    if isinstance(config, list):
+        return [_without_strengths(v) for v in config]
+    if not isinstance(config, dict):
+        return config
+    is_set = {k for k in ("alpha", "beta") if isinstance(config.get(k), (int, float))}
+    left_out = {"name", *is_set}
+    return {k: _without_strengths(v) for k, v in config.items() if k not in left_out}
 
 
 def members(regularizer):

@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_delta import _arguments
+from keras_delta._compat import array
 from keras_delta._errors import invalid
 from keras_delta.attention import ChannelAttention
 
@@ -21,18 +22,10 @@ class AttentionWeights:
     they are saved with it.
 
     Args:
-        attention: `"auto"`, `"uniform"`, a `ChannelAttention`, a dict tap -> `(C,)`
-            weights, or the path of a saved `ChannelAttention`.
-        attention_samples: how many training samples `"auto"` looks at; None: all.
-        temperature: of the softmax that makes weights of the scores of `"auto"`.
+        attention, attention_samples, temperature: see `Delta`.
 
     Attributes:
-        computed_attention: the `ChannelAttention` that was computed or set last, or
-            None.
-
-    Raises:
-        TypeError, ValueError: for arguments of another kind, or an attention file
-            that cannot be read.
+        computed_attention: the `ChannelAttention` computed or set last, or None.
     """
 
     def __init__(self, attention="auto", attention_samples=256, temperature=5.0):
@@ -50,12 +43,7 @@ class AttentionWeights:
             self.attention.check_taps({tap: shape[-1] for tap, shape in taps.items()})
 
     def bind(self, taps, add_weight):
-        """Make a variable for the weights of each tap.
-
-        Args:
-            taps: dict tap -> shape `(..., C)`.
-            add_weight: the regularizer's.
-        """
+        """Make a variable for the weights of each tap, by the regularizer's method."""
         for i, (tap, shape) in enumerate(taps.items()):
             initial = np.zeros(shape[-1], "float32")
             if isinstance(self.attention, ChannelAttention):
@@ -73,7 +61,7 @@ class AttentionWeights:
     @property
     def ready(self):
         """Whether the weights are known."""
-        return all(v.value.numpy().any() for v in self._variables.values())
+        return all(array(v).any() for v in self._variables.values())
 
     def prepare(self, model, samples, verbose=True):
         """Compute the attention where it is `"auto"`; see `Regularizer.prepare`."""
@@ -115,7 +103,7 @@ class AttentionWeights:
         """Dict tap -> `(C,)` weights in use; None before `fit` has computed them."""
         if not self._variables or not self.ready:
             return None
-        return {tap: v.value.numpy() for tap, v in self._variables.items()}
+        return {tap: array(v) for tap, v in self._variables.items()}
 
     def of_tap(self, tap, channels):
         """Weights of one tap, `(C,)`, also before a model uses the regularizer."""
@@ -144,16 +132,13 @@ class AttentionWeights:
         }
 
 
-def part_of_attention(name):
-    """A property of a regularizer that is one of its `attention_weights`."""
-
-    def get(regularizer):
-        return getattr(regularizer.attention_weights, name)
-
-    def set_(regularizer, value):
-        setattr(regularizer.attention_weights, name, value)
-
-    return property(get, set_, doc=f"See `AttentionWeights`: `{name}`.")
+def of_part(name):
+    """A property of a regularizer that its `attention_weights` has."""
+    return property(
+        lambda self: getattr(self.attention_weights, name),
+        lambda self, value: setattr(self.attention_weights, name, value),
+        doc=f"See `AttentionWeights.{name}`.",
+    )
 
 
 def _attention(attention):

@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_delta import _arguments
+from keras_delta._compat import array
 from keras_delta._network.pairing import Pairing
 from keras_delta.regularizers.distances import half_sum_of_squares
 
@@ -30,6 +31,14 @@ class Batch(NamedTuple):
     step: Any
     share: Any = 1.0
     replicas: int = 1
+
+
+def _strength_property(name, doc):
+    return property(
+        lambda self: self._get_strength(name),
+        lambda self, value: self._set_strength(name, value),
+        doc=f"{doc}; can be set while training.",
+    )
 
 
 class Regularizer(keras.layers.Layer):
@@ -68,37 +77,20 @@ class Regularizer(keras.layers.Layer):
         # float32 under every policy: penalties are small differences of maps.
         kwargs.pop("dtype", None)
         super().__init__(name=name, dtype="float32", **kwargs)
-        self._strengths = {
-            "alpha": _strength("alpha", alpha),
-            "beta": _strength("beta", beta),
-        }
+        strengths = {"alpha": alpha, "beta": beta}
+        self._strengths = {name: _strength(name, v) for name, v in strengths.items()}
         self._strength_variables = {}
         self.pairing = None
 
-    @property
-    def alpha(self):
-        """Strength of the method's own term; can be set while training."""
-        return self._get_strength("alpha")
-
-    @alpha.setter
-    def alpha(self, value):
-        self._set_strength("alpha", value)
-
-    @property
-    def beta(self):
-        """Strength of the head penalty; can be set while training."""
-        return self._get_strength("beta")
-
-    @beta.setter
-    def beta(self, value):
-        self._set_strength("beta", value)
+    alpha = _strength_property("alpha", "Strength of the method's own term")
+    beta = _strength_property("beta", "Strength of the head penalty")
 
     def _get_strength(self, name):
         variable = self._strength_variables.get(name)
         given = self._strengths[name]
         if variable is None:
             return given
-        value = float(variable.value.numpy())
+        value = float(array(variable))
         return given if np.float32(given) == value else value
 
     def _set_strength(self, name, value):
@@ -256,11 +248,6 @@ class Regularizer(keras.layers.Layer):
             if isinstance(config.get(name), dict):
                 config[name] = keras.optimizers.schedules.deserialize(config[name])
         return cls(**config)
-
-
-def array(variable):
-    """A Keras variable's value; NumPy alone warns of Keras's `__array__`."""
-    return variable.value.numpy()
 
 
 def _strength(name, value):

@@ -4,10 +4,7 @@ import keras
 from keras import ops
 
 from keras_delta.regularizers import distances
-from keras_delta.regularizers.attention_weights import (
-    AttentionWeights,
-    part_of_attention,
-)
+from keras_delta.regularizers.attention_weights import AttentionWeights, of_part
 from keras_delta.regularizers.maps import MapRegularizer
 
 
@@ -67,11 +64,11 @@ class Delta(MapRegularizer):
             attention, attention_samples, temperature
         )
 
-    attention = part_of_attention("attention")
-    attention_samples = part_of_attention("attention_samples")
-    temperature = part_of_attention("temperature")
-    computed_attention = part_of_attention("computed_attention")
-    set_attention_weights = part_of_attention("set_attention_weights")
+    attention = of_part("attention")
+    attention_samples = of_part("attention_samples")
+    temperature = of_part("temperature")
+    computed_attention = of_part("computed_attention")
+    set_attention_weights = of_part("set_attention_weights")
 
     def bind(self, pairing, taps):
         """See `Regularizer.bind`; makes variables for scales and attention."""

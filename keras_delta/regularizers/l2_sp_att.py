@@ -3,10 +3,7 @@
 import keras
 from keras import ops
 
-from keras_delta.regularizers.attention_weights import (
-    AttentionWeights,
-    part_of_attention,
-)
+from keras_delta.regularizers.attention_weights import AttentionWeights, of_part
 from keras_delta.regularizers.base import Regularizer
 from keras_delta.regularizers.distances import half_sum_of_squares
 
@@ -50,11 +47,11 @@ class L2SPAtt(Regularizer):
         )
         self._tap_of_kernel = {}
 
-    attention = part_of_attention("attention")
-    attention_samples = part_of_attention("attention_samples")
-    temperature = part_of_attention("temperature")
-    computed_attention = part_of_attention("computed_attention")
-    set_attention_weights = part_of_attention("set_attention_weights")
+    attention = of_part("attention")
+    attention_samples = of_part("attention_samples")
+    temperature = of_part("temperature")
+    computed_attention = of_part("computed_attention")
+    set_attention_weights = of_part("set_attention_weights")
 
     def bind(self, pairing, taps):
         """See `Regularizer.bind`; finds the kernels of the tapped layers."""

@@ -4,6 +4,7 @@ import numpy as np
 from keras import ops
 
 from keras_delta import _arguments
+from keras_delta._compat import array
 from keras_delta._errors import invalid, warn
 from keras_delta._inputs.samples import length, take
 from keras_delta.regularizers import distances
@@ -49,17 +50,13 @@ class MapRegularizer(Regularizer):
     @property
     def ready(self):
         """Whether the scales of the source maps are known."""
-        return self._are_measured()
-
-    def _are_measured(self):
-        return all(s.value.numpy() > 0 for s in self._scales.values())
+        return len(self.scales) == len(self._scales)
 
     @property
     def scales(self):
         """Dict tap -> mean square of the source map, `E_l`; empty until prepared."""
-        if not self._are_measured():
-            return {}
-        return {t: float(s.value.numpy()) for t, s in self._scales.items()}
+        scales = {tap: float(array(s)) for tap, s in self._scales.items()}
+        return scales if all(s > 0 for s in scales.values()) else {}
 
     def set_scales(self, scales):
         """Use scales that were measured before, for the same taps and training data.
@@ -76,7 +73,7 @@ class MapRegularizer(Regularizer):
 
     def prepare(self, model, samples, verbose=True):
         """Measure the scale of each source map, on 256 training samples."""
-        if self._are_measured():
+        if len(self.scales) == len(self._scales):
             return
         x, _ = samples(SCALE_SAMPLES)
         totals, count = dict.fromkeys(self._scales, 0.0), length(x)

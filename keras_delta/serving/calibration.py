@@ -12,22 +12,9 @@ def temperature(logits, labels):
     """The temperature T for which softmax(logits / T) fits held-out labels best.
 
     It minimises the mean of `-log softmax(logits / T)[label]`, which is convex in
-    1 / T, and changes no ranking of classes.
-
-    Args:
-        logits: array (samples, classes) of images that were not trained on.
-        labels: integers (samples,).
-
-    Returns:
-        T, from 0.01 to 100; above 1 where the network is too sure of itself. 1 where
-        every label is the likeliest class: then the best T would be 0, which calls
-        everything certain.
-
-    Raises:
-        ImportError: where SciPy is missing.
-
-    Warns:
-        UserWarning: where every label is the likeliest class.
+    1 / T, and changes no ranking of classes. It is from 0.01 to 100, above 1 where the
+    network is too sure of itself; and 1, with a warning, where every label is the
+    likeliest class: then the best T would be 0, which calls everything certain.
 
     Source: Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural
         Networks", ICML 2017, section 4.2.
@@ -41,10 +28,10 @@ def temperature(logits, labels):
         )
         return 1.0
     bounds = -np.log([HOTTEST, COLDEST])
-    found = optimize.minimize_scalar(
+    best = optimize.minimize_scalar(
         lambda log: loss(logits * np.exp(log), labels), bounds=bounds, method="bounded"
     )
-    return float(np.exp(-found.x))
+    return float(np.exp(-best.x))
 
 
 def loss(logits, labels):

@@ -13,18 +13,7 @@ SAVED_MODEL = "saved_model.pb"
 
 
 class Classifier:
-    """What `keras_delta.export_for_serving` has written, for image files.
-
-    Args:
-        folder: of the SavedModel.
-        ten_crop: whether to answer by ten crops.
-
-    Attributes:
-        top_k: classes in an answer.
-
-    Raises:
-        ValueError: for what is no such model.
-    """
+    """What `export_for_serving` has written, for image files; `top_k` in an answer."""
 
     def __init__(self, folder, ten_crop=False):
         try:
@@ -53,11 +42,7 @@ class Classifier:
         self.top_k = self._classify.structured_outputs["labels"].shape[1]
 
     def read(self, path):
-        """An image file as `answers` takes it. Several threads may call this.
-
-        Raises:
-            BadImageError: for what is no image.
-        """
+        """An image file as `answers` takes it, or BadImageError; safe in threads."""
         if self._crops is None:
             return self._encoded(path, self._prepare)["images"][0]
         if "images" in self._crops.structured_input_signature[1]:
@@ -67,11 +52,7 @@ class Classifier:
         return _pairs(self._encoded(path, self._crops))[0]
 
     def answers(self, images):
-        """A list of (label, score) pairs, likeliest first, for each image.
-
-        Args:
-            images: list of what `read` gives.
-        """
+        """(label, score) pairs, likeliest first, for each of what `read` has given."""
         if self._crops is not None or not images:
             return images
         return _pairs(self._classify(images=tf.stack(images)))
@@ -94,11 +75,7 @@ class Classifier:
 
 
 def saved_model(path):
-    """The folder of a SavedModel: `path` itself or the newest version in it.
-
-    Raises:
-        ValueError: where there is none.
-    """
+    """The folder of a SavedModel: `path` itself or the newest version in it."""
     if (path / SAVED_MODEL).is_file():
         return path
     if not path.is_dir():

@@ -14,13 +14,7 @@ DROP = 0.02  # of accuracy, above which there is a warning
 
 
 class Converted(NamedTuple):
-    """The file of another runtime, and how it does.
-
-    Attributes:
-        content: bytes.
-        facts: dict, what the model card says of the conversion.
-        logits, labels: of held-out images after it, or None.
-    """
+    """The bytes of a file, what the card says of it, and logits and labels after it."""
 
     content: bytes
     facts: dict
@@ -29,11 +23,7 @@ class Converted(NamedTuple):
 
 
 def check_precision(graph):
-    """Refuse networks that compute in half or double precision.
-
-    Raises:
-        ValueError: with the first such layer.
-    """
+    """Refuse networks that compute in half or double precision."""
     for name, node in graph.nodes.items():
         dtype = getattr(node.operation, "compute_dtype", None) or "float32"
         if node.is_layer and "float" in dtype and dtype != "float32":
@@ -43,25 +33,6 @@ def check_precision(graph):
                 '`keras.config.set_dtype_policy("float32")`, give it the weights with '
                 "`new.set_weights(model.get_weights())` and export that."
             )
-
-
-def scores(endpoints):
-    """What the file computes, as a `tf.function` with a signature.
-
-    Args:
-        endpoints: `keras_delta.serving.endpoints.Endpoints`, with its temperature.
-
-    Returns:
-        `images`, float32 (B, height, width, 3), 0 to 255 -> dict of `scores`, float32
-        (B, classes).
-    """
-    shape = [None, *endpoints.options.image_size, 3]
-
-    def compute(images):
-        return {SCORES: tf.nn.softmax(endpoints.logits(images) / endpoints.temperature)}
-
-    signature = [tf.TensorSpec(shape, name=IMAGES)]
-    return tf.function(compute, input_signature=signature, autograph=False)
 
 
 def convert(endpoints, name, images, batches):
@@ -80,71 +51,25 @@ def convert(endpoints, name, images, batches):
         ValueError: where the runtime cannot take the model or gives other scores.
     """
     converter, quantize = endpoints.options.converter, endpoints.options.quantize
-    before = scores(endpoints)
-    content = converter.convert(
-        before, endpoints, name=name, quantize=quantize, images=images
-    )
+    before = _scores(endpoints)
+    content = converter.convert(before, endpoints, name, images)
     on = "validation_data"
     if batches is None and images is not None:
         on, batches = "representative_data", [(images, None)]
     elif batches is None:
         on, batches = "noise", [(_noise(endpoints.options.image_size), None)]
-    found, after, labels = compare(before, converter.runner(content), batches)
+    found, after, labels = _compare(before, converter.runner(content), batches)
     judge(found, converter.RUNTIME, quantize)
     facts = {"quantize": quantize, "bytes": len(content), "images": on, **found}
-    logits = None if labels is None else _as_logits(after, endpoints.temperature)
-    return Converted(content, facts, logits, labels)
-
-
-def compare(before, after, batches):
-    """Run the network before and after its conversion.
-
-    Args:
-        before: result of `scores`.
-        after: function of a batch of images, an array, to scores.
-        batches: iterable of (images, integer labels or None).
-
-    Returns:
-        (found, scores, labels): dict of `samples`, `largest_difference` of scores and
-        `agreement`, the share of images with the same likeliest class, and, where
-        there are labels, `accuracy_before`, `accuracy` and their difference `drop`,
-        else None; the scores after the conversion; the labels or None.
-    """
-    old, new, labels = [], [], []
-    for x, y in batches:
-        x = np.asarray(x, "float32")
-        old.append(before(x)[SCORES].numpy())
-        new.append(after(x))
-        labels.append(y)
-    old, new = np.concatenate(old), np.concatenate(new)
-    found = {
-        "samples": len(new),
-        "largest_difference": float(np.abs(old - new).max()),
-        "agreement": float((old.argmax(-1) == new.argmax(-1)).mean()),
-        "accuracy_before": None,
-        "accuracy": None,
-        "drop": None,
-    }
-    if labels[0] is None:
-        return found, new, None
-    labels = np.concatenate(labels)
-    was, now = (float((s.argmax(-1) == labels).mean()) for s in (old, new))
-    found |= {"accuracy_before": was, "accuracy": now, "drop": was - now}
-    return found, new, labels
+    if labels is None:
+        return Converted(content, facts, None, None)
+    # Of which a softmax gives the scores; those of 0 count as in Keras's losses.
+    after = np.maximum(after, keras.config.epsilon())
+    return Converted(content, facts, endpoints.temperature * np.log(after), labels)
 
 
 def judge(found, runtime, quantize=None):
-    """Refuse a conversion that went wrong, warn of one that costs accuracy.
-
-    Args:
-        found: first result of `compare`.
-        runtime: whose answers differ, for the message.
-        quantize: how numbers were rounded on purpose, or None.
-
-    Raises:
-        ValueError: for scores that are no numbers; where nothing is rounded, for
-            scores that differ by more than 0.001.
-    """
+    """Refuse a conversion that went wrong, warn of one that costs accuracy."""
     difference = found["largest_difference"]
     if np.isnan(difference) or (quantize is None and difference > TOLERANCE):
         raise ValueError(
@@ -161,6 +86,17 @@ def judge(found, runtime, quantize=None):
         )
 
 
+def _scores(endpoints):
+    """What the file computes, `images` -> `scores`, as a `tf.function`."""
+
+    def compute(images):
+        return {SCORES: tf.nn.softmax(endpoints.logits(images) / endpoints.temperature)}
+
+    shape = [None, *endpoints.options.image_size, 3]
+    signature = [tf.TensorSpec(shape, name=IMAGES)]
+    return tf.function(compute, input_signature=signature, autograph=False)
+
+
 def _noise(image_size, count=16):
     """Images of seeded noise with a random brightness for each."""
     rng = np.random.default_rng(0)
@@ -168,9 +104,24 @@ def _noise(image_size, count=16):
     return (images * rng.uniform(0.2, 1, (count, 1, 1, 1))).astype("float32")
 
 
-def _as_logits(scores, temperature):
-    """Logits of which a softmax at this temperature gives the scores.
-
-    Scores of 0 count as Keras's epsilon, as in its cross-entropies.
-    """
-    return temperature * np.log(np.maximum(scores, keras.config.epsilon()))
+def _compare(before, after, batches):
+    """What has changed, as a dict; the scores after it; the labels or None."""
+    old, new, labels = [], [], []
+    for x, y in batches:
+        x = np.asarray(x, "float32")
+        old.append(before(x)[SCORES].numpy())
+        new.append(after(x))
+        labels.append(y)
+    old, new = np.concatenate(old), np.concatenate(new)
+    found = {
+        "samples": len(new),
+        "largest_difference": float(np.abs(old - new).max()),
+        "agreement": float((old.argmax(-1) == new.argmax(-1)).mean()),
+    }
+    if labels[0] is None:
+        unknown = dict.fromkeys(("accuracy_before", "accuracy", "drop"))
+        return found | unknown, new, None
+    labels = np.concatenate(labels)
+    was, now = (float((s.argmax(-1) == labels).mean()) for s in (old, new))
+    found |= {"accuracy_before": was, "accuracy": now, "drop": was - now}
+    return found, new, labels

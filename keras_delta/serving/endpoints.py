@@ -128,11 +128,8 @@ class Endpoints:
     def activation_map(self, images, class_ids):
         """Where in prepared images the network sees a class."""
         maps, chosen = self._network.activation_maps(images, class_ids)
-        return {
-            "maps": maps,
-            "class_ids": chosen,
-            "labels": self._table.lookup(chosen),
-        }
+        labels = self._table.lookup(chosen)
+        return {"maps": maps, "class_ids": chosen, "labels": labels}
 
     def _answer(self, probabilities):
         scores, ids = tf.math.top_k(probabilities, self.options.top_k)

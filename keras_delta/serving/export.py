@@ -165,9 +165,7 @@ def _measure(endpoints, name, validation_data, representative_data):
     options, batches, images = endpoints.options, None, None
     converts = options.converter is not None
     if options.quantize == "int8":
-        images = litert.representative_images(
-            representative_data, options.image_size, options.protocol
-        )
+        images = litert.representative_images(representative_data, options)
     if validation_data is not None:
         batches = held_out.batches(validation_data, endpoints.class_names, options)
     if options.calibrate and converts:

@@ -16,19 +16,11 @@ LEFT = re.compile(r"\.(\d+)\.(\d+)\.tmp(\.old)?")  # version, process
 
 
 def version_folder(path, version, overwrite):
-    """The folder of a version, which is not there yet or may be replaced.
-
-    Args:
-        path: folder of all versions, `NAME`, or of one, `NAME/3`.
-        version: positive integer; None: that of `path`, else 1.
-        overwrite: whether it may be there.
-
-    Returns:
-        `Path`, `NAME/version`.
+    """`Path` of a version, `NAME/3`, which is not there yet or may be replaced.
 
     Raises:
-        ValueError: for another version, and where there is something already.
-        TypeError: for what is no path.
+        TypeError, ValueError: for other paths and versions, and where there is
+            something that is not to be overwritten.
         OSError: where nothing can be written.
     """
     if not isinstance(path, (str, os.PathLike)):
@@ -79,9 +71,6 @@ def replacing(folder):
 
     Its name is no number, so that no server takes it for a version. What is there is
     replaced in one step on Linux; elsewhere there is a moment without either.
-
-    Args:
-        folder: `Path`; the folder above it is made if there is none.
 
     Yields:
         `Path` of an empty folder, removed after an exception.

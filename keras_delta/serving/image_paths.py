@@ -13,9 +13,6 @@ def find(folder):
     once. Links to nothing and folders that cannot be opened are in the list as well,
     so that they are reported.
 
-    Args:
-        folder: `Path` of a folder, or of one file.
-
     Returns:
         (folder, list of strings).
 

@@ -22,32 +22,19 @@ SIGNATURE = "serving_default"
 
 
 def check():
-    """Refuse to start where the package is missing.
-
-    Raises:
-        ImportError: where `ai_edge_litert` is missing.
-    """
+    """Refuse to start where the package is missing."""
     _interpreter()
 
 
-def representative_images(data, image_size, protocol):
-    """Up to 300 images to find the ranges of int8 from.
+def representative_images(data, options):
+    """Up to 300 images to find the ranges of int8 from, float32.
 
-    Args:
-        data: as `fit` takes it, with labels or without, or an `ImageSet`.
-        image_size: (height, width) that the network sees.
-        protocol: how an `ImageSet` is prepared.
-
-    Returns:
-        float32 (images, height, width, 3): a seeded random choice of arrays and of an
-        `ImageSet`, the first ones of other data.
-
-    Raises:
-        ValueError: for fewer than 32 images and another shape.
+    A seeded random choice of arrays and of an `ImageSet`, else the first ones.
     """
+    image_size = options.image_size
     if isinstance(data, ImageSet):
         chosen = np.random.default_rng(0).permutation(len(data))[:MOST]
-        data = data.subset(chosen).batches(image_size, protocol=protocol)
+        data = data.subset(chosen).batches(image_size, protocol=options.protocol)
     elif hasattr(data, "element_spec") and not isinstance(data.element_spec, tuple):
         data = data.map(lambda x: (x, tf.zeros(tf.shape(x)[:1])))
     elif isinstance(data, np.ndarray):
@@ -61,7 +48,7 @@ def representative_images(data, image_size, protocol):
     return images.astype("float32")
 
 
-def convert(scores, endpoints, *, quantize=None, images=None, **_):
+def convert(scores, endpoints, name, images):
     """The content of a `.tflite` file.
 
     It has one signature, `images` -> `scores`, both float32 whatever is quantized
@@ -69,17 +56,15 @@ def convert(scores, endpoints, *, quantize=None, images=None, **_):
     LiteRT's metadata keeps labels too: `unzip model.tflite`.
 
     Args:
-        scores: `tf.function`, result of `conversion.scores`.
+        scores: `tf.function` with a signature, what the file is to compute.
         endpoints: `Endpoints`, with the model and the names of the classes.
-        quantize: None, `"int8"`, `"float16"` or `"dynamic"`.
+        name: not looked at.
         images: for int8, an array, 0 to 255.
-
-    Returns:
-        Bytes.
 
     Raises:
         ValueError: for a model with operations that LiteRT has not.
     """
+    quantize = endpoints.options.quantize
     with tempfile.TemporaryDirectory() as folder:
         # By way of a SavedModel, as Keras does it: converted from functions, variables
         # are silently left without their values.
@@ -97,9 +82,8 @@ def convert(scores, endpoints, *, quantize=None, images=None, **_):
         try:
             content = io.BytesIO(converter.convert())
         except Exception as error:  # the converter's own kind has no public name
-            raise ValueError(
-                f"LiteRT's converter cannot take this model: {error}"
-            ) from error
+            text = f"LiteRT's converter cannot take this model: {error}"
+            raise ValueError(text) from error
     with zipfile.ZipFile(content, "a") as archive:
         archive.writestr(class_names.FILE, class_names.text(endpoints.class_names))
     return content.getvalue()

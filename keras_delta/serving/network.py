@@ -27,14 +27,11 @@ class Network:
         classes: number of classes.
         graph: `Graph` of the model.
         image_size: (height, width) of the input, None where any will do.
-        taps: list of layer names.
         target: the model.
 
     Raises:
-        TypeError: for a subclassed model, whose graph cannot be read.
-        ValueError: for a model that was not built, several inputs or outputs, an
-            output that is not `(B, classes)`, sigmoid outputs, an unknown tap, and
-            an activation that is not known if `from_logits` is None.
+        TypeError, ValueError: for other models, unknown taps, and an activation that
+            is not known if `from_logits` is None.
     """
 
     def __init__(self, target, taps="auto", from_logits=None):
@@ -69,10 +66,7 @@ class Network:
         return self._as_logits(self._run(self._output, images))
 
     def features(self, images):
-        """Dict from taps to maps `(B, H, W, C)`, and `"pooled"`, `(B, D)`.
-
-        The latter is the vector that the head sees.
-        """
+        """Dict from taps to maps `(B, H, W, C)`; `"pooled"` is what the head sees."""
         found = self._run(self._feature_tensors(), images)
         return {k: _float(v) for k, v in found.items()}
 
@@ -86,12 +80,8 @@ class Network:
         divided by its largest value. For an average pooling and one Dense layer that
         is the class activation map of Zhou et al. (2016), without what is negative.
 
-        Args:
-            images: tensor (B, height, width, 3).
-            class_ids: integer tensor (B,); negative for the likeliest class.
-
-        Returns:
-            (maps, class_ids): `(B, h, w)` from 0 to 1, and the classes taken, int64.
+        Returns the maps, `(B, h, w)` from 0 to 1, and the classes taken, int64: the
+        likeliest one where `class_ids` is negative.
 
         Source: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks
             via Gradient-based Localization", ICCV 2017, equations 1 and 2.
@@ -128,7 +118,7 @@ class Network:
 
     def _auto(self):
         try:
-            return tapping.auto(self.graph)
+            return tapping.auto(self.graph, quiet=True)
         # Any image size, for example: reason enough to ask whoever trains with taps,
         # but not whoever only exports.
         except ValueError:

@@ -1,6 +1,5 @@
 """A classifier as an ONNX file."""
 
-import contextlib
 import json
 import logging
 
@@ -13,39 +12,37 @@ ERRORS_ONLY = 3  # log severity of ONNX Runtime
 
 
 def check():
-    """Refuse to start where a package is missing.
-
-    Raises:
-        ImportError: where `tf2onnx`, `onnx` or `onnxruntime` is missing.
-    """
+    """Refuse to start where a package is missing."""
     for module in "onnx", "onnxruntime", "tf2onnx":
         _needed(module)
 
 
-def convert(scores, endpoints, *, name="classifier", **_):
+def convert(scores, endpoints, name, images):
     """The content of an `.onnx` file.
 
     Its input is `images`, its output `scores`, both float32 with a free batch size;
     its metadata hold `class_names`, a JSON list.
 
     Args:
-        scores: `tf.function`, result of `conversion.scores`.
+        scores: `tf.function` with a signature, what the file is to compute.
         endpoints: `Endpoints`, with the names of the classes.
         name: of the graph.
-
-    Returns:
-        Bytes.
+        images: not looked at.
 
     Raises:
         ValueError: for a model with operations that ONNX has not.
     """
     onnx, tf2onnx = _needed("onnx"), _needed("tf2onnx")
-    with _quiet():
-        try:
-            model, _ = tf2onnx.convert.from_function(scores, scores.input_signature)
-            onnx.checker.check_model(model)
-        except Exception as error:  # of several kinds, some of them bare
-            raise ValueError(f"tf2onnx cannot take this model: {error}") from error
+    logger = logging.getLogger("tf2onnx")  # it has notes on its progress
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        model, _ = tf2onnx.convert.from_function(scores, scores.input_signature)
+        onnx.checker.check_model(model)
+    except Exception as error:  # of several kinds, some of them bare
+        raise ValueError(f"tf2onnx cannot take this model: {error}") from error
+    finally:
+        logger.setLevel(level)
     model.graph.name, model.graph.doc_string = name, ""
     for tensor in (*model.graph.input, *model.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = "batch"
@@ -55,11 +52,7 @@ def convert(scores, endpoints, *, name="classifier", **_):
 
 
 def runner(content):
-    """A function of images (B, height, width, 3) to scores (B, classes), arrays.
-
-    Raises:
-        ValueError: where ONNX Runtime has not an operation of the file.
-    """
+    """A function of images (B, height, width, 3) to scores (B, classes), arrays."""
     runtime = _needed("onnxruntime")
     options = runtime.SessionOptions()
     options.log_severity_level = ERRORS_ONLY
@@ -70,18 +63,6 @@ def runner(content):
     except Exception as error:
         raise ValueError(f"ONNX Runtime cannot load this model: {error}") from error
     return lambda images: session.run([SCORES], {IMAGES: images})[0]
-
-
-@contextlib.contextmanager
-def _quiet():
-    """Without tf2onnx's notes on its progress."""
-    logger = logging.getLogger("tf2onnx")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _needed(module):

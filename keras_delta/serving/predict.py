@@ -59,19 +59,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    """Predict as the command line says.
-
-    Args:
-        args: namespace of what `add_arguments` adds.
-
-    Returns:
-        The exit code.
-
-    Raises:
-        ValueError: for a model, folder or CSV file that is not what it should be.
-        OSError: for a CSV file that cannot be written.
-        KeyboardInterrupt: with a sentence, after Ctrl-C.
-    """
+    """Predict as the command line says; gives the exit code."""
     _check_csv(args.csv)
     model = saved_model(args.model)
     root, paths = image_paths.find(args.folder)

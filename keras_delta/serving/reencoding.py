@@ -8,17 +8,7 @@ from keras_delta.data.decode import read_image
 
 
 def as_png(source):
-    """A PNG with the pixels of an image, its first frame.
-
-    Args:
-        source: path of a file, or its bytes.
-
-    Returns:
-        Bytes.
-
-    Raises:
-        BadImageError: for what is no image, see `keras_delta.data.decode.read_image`.
-    """
+    """The bytes of a PNG of an image file, of its path or bytes, or BadImageError."""
     stream = io.BytesIO()
     Image.fromarray(read_image(source)).save(stream, "PNG", compress_level=1)
     return stream.getvalue()

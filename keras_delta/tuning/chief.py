@@ -13,54 +13,15 @@ from concurrent import futures
 
 import grpc
 
-from keras_delta import _compat, _disk
+from keras_delta import _compat
 from keras_delta._compat import protos
 from keras_delta._runs import status
 from keras_delta._runs.launch import IP, PORT
+from keras_delta.tuning.part import Alone
 
 POLL = 0.2  # seconds between two looks at whether the search has ended
 IDLE = 0.5  # seconds until a worker asks again, for whom the chief has no cell yet
 PATIENCE = 5  # seconds until a worker says that it waits
-
-
-def part():
-    """The part of this process in a search: `Alone`, `Chief` or `Worker`."""
-    processes = _compat.tuner_processes
-    if not processes.has_chief_oracle():
-        return Alone()
-    return Chief() if processes.is_chief_oracle() else Worker()
-
-
-class Alone:
-    """A process that has the oracle, and trains."""
-
-    def join(self, oracle, timeout):
-        """Get ready, once the tuner is made."""
-        oracle.verbose = 0  # we tell in our own way
-
-    def save(self, oracle):
-        """Save what belongs to the tuner."""
-        oracle.save()
-
-    def reload(self, tuner):
-        """Load what was saved."""
-        tuner.oracle.reload()
-        keep_ongoing(tuner.oracle, status.workers())
-
-    def search(self, tuner, train):
-        """Do this part of a search.
-
-        Args:
-            tuner: the `CrossValidated`.
-            train: function that trains cells until there are none.
-        """
-        train()
-        tuner.write_table()
-
-    def leave(self):
-        """End a process of the launcher: the rest of the script is for one alone."""
-        if status.launched():
-            sys.exit(0)
 
 
 class Chief(Alone):
@@ -97,52 +58,6 @@ class Worker(Alone):
     def search(self, tuner, train):
         """See `Alone.search`; one process writes the table."""
         train()
-
-
-def whole_files():
-    """Let Keras Tuner replace its JSON files as a whole.
-
-    It writes oracle and trials in place, so that a process killed meanwhile leaves a
-    file that no process can read again.
-    """
-    _compat.replace_save_json(_disk.replace_file)
-
-
-def keep_ongoing(oracle, workers):
-    """Put right what a reload makes of trials that had not ended; call it after one.
-
-    Keras Tuner sends all of them to the queue, from where any worker takes them. But
-    workers survive their chief, and go on with theirs. Afterwards, each trial that
-    has begun has ended, is ongoing, or is in the queue, and that once.
-
-    - The trials of `workers` are ongoing again.
-    - Trials that had ended leave the queue. Killed between its two steps, the chief
-      has saved them as ended and as ongoing.
-    - Running trials that the oracle does not know are forgotten: the chief was killed
-      before it gave them to a worker. Their numbers are given again.
-    - Trials that were given up, with the worker that had them, are in the queue.
-
-    Args:
-        oracle: `keras_tuner.Oracle` after `reload()` and before `save()`.
-        workers: ids of the workers that run on, or are started again.
-    """
-    saved = _compat.saved_oracle(oracle)
-    ended = set(oracle.end_order)
-    passed = ended | set(saved["retry_queue"])
-    for worker, trial_id in saved["ongoing_trials"].items():
-        if worker in workers and trial_id not in passed:
-            trial = oracle.trials[trial_id]
-            trial.status = "RUNNING"
-            oracle.ongoing_trials[worker] = trial
-    ongoing = {trial.trial_id for trial in oracle.ongoing_trials.values()}
-    begun = dict.fromkeys([*_compat.retry_queue(oracle), *oracle.start_order])
-    _compat.retry_queue(oracle)[:] = [
-        i for i in begun if i in oracle.trials and i not in ended | ongoing
-    ]
-    for trial_id, trial in list(oracle.trials.items()):
-        known = trial_id in begun or trial_id in ended | ongoing
-        if trial.status == "RUNNING" and not known:
-            del oracle.trials[trial_id]
 
 
 def serve(oracle):
@@ -216,7 +131,8 @@ def _address():
     ip, port = (os.environ[name] for name in (IP, PORT))
     if not port.isdecimal() or not 0 < int(port) < 2**16:
         raise ValueError(
-            f"Invalid value for the environment variable {PORT}. Expected a number from 1 to 65535. Received: {port!r}"
+            f"Invalid value for the environment variable {PORT}. Expected a number "
+            f"from 1 to 65535. Received: {port!r}"
         )
     return f"{ip}:{port}"
 

@@ -5,10 +5,8 @@ import itertools
 import keras_tuner
 import numpy as np
 from keras_tuner.engine import hyperparameters as kinds
-from keras_tuner.engine.trial import TrialStatus
 
-from keras_delta._errors import invalid
-from keras_delta._inputs.samples import check_count
+from keras_delta import _arguments, _compat
 
 
 class GridOracle(keras_tuner.Oracle):
@@ -27,10 +25,7 @@ class GridOracle(keras_tuner.Oracle):
 
     def __init__(self, objective=None, points=5, **kwargs):
         super().__init__(objective=objective, **kwargs)
-        check_count("points", points)
-        if points is None or points < 2:
-            raise ValueError(invalid("points", "an integer of 2 or more", points))
-        self.points = points
+        self.points = _arguments.integer("points", points, least=2)
 
     def cells(self):
         """All cells, a list of dicts of active values."""
@@ -39,7 +34,7 @@ class GridOracle(keras_tuner.Oracle):
         names = dict.fromkeys(hp.name for hp in space.space)
         names = sorted(names, key=lambda name: name in parents)
         values = [self._values(name, space) for name in reversed(names)]
-        found = {}
+        cells = {}
         for chosen in itertools.product(*values):
             space.values = dict(zip(reversed(names), chosen, strict=True))
             active = {
@@ -47,8 +42,8 @@ class GridOracle(keras_tuner.Oracle):
                 for hp in space.space
                 if space.is_active(hp)
             }
-            found.setdefault(self._compute_values_hash(active), active)
-        return list(found.values())
+            cells.setdefault(_compat.hash_of_values(self, active), active)
+        return list(cells.values())
 
     def _values(self, name, space):
         hp = next(hp for hp in space.space if hp.name == name)
@@ -59,9 +54,9 @@ class GridOracle(keras_tuner.Oracle):
     def populate_space(self, trial_id):
         """The next cell; see `keras_tuner.Oracle.populate_space`."""
         for values in self.cells():
-            if not self._duplicate(values):
-                return {"status": TrialStatus.RUNNING, "values": values}
-        return {"status": TrialStatus.STOPPED, "values": None}
+            if not _compat.has_been_tried(self, values):
+                return {"status": "RUNNING", "values": values}
+        return {"status": "STOPPED", "values": None}
 
 
 class GridSearch(keras_tuner.Tuner):

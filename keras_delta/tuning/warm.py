@@ -5,12 +5,12 @@ import keras_tuner
 
 from keras_delta import _compat, _disk, regularizers
 from keras_delta._checkpoint import Checkpoint
+from keras_delta._compat import array
 from keras_delta._network import fingerprint
 from keras_delta._network.graph import Graph
 from keras_delta._runs import models
 from keras_delta._runs.store import digest, once
 from keras_delta.attention import ChannelAttention
-from keras_delta.regularizers.base import array
 
 
 class WarmModels:

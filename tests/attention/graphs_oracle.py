@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import plain_loop
 
+from keras_delta import _compat
 from keras_delta.attention import ChannelAttention, suffix
 
 
@@ -30,7 +31,7 @@ def layer_of(model, tap):
     """The layer of a tap, and the number of the call: `"block/conv#1"`."""
     name, _, number = tap.partition("#")
     name = name.rpartition("/")[2]
-    found = [x for x in model._flatten_layers() if x.name == name]
+    found = [x for x in _compat.flatten_layers(model) if x.name == name]
     assert len(found) == 1, (tap, found)
     return found[0], int(number or 0)
 
@@ -138,7 +139,7 @@ def compare(build, taps, x, losses, y, axis=-1, atol=1e-6, double=True, **kwargs
     found = ChannelAttention.compute(model, (x, y), taps, progress=False, **kwargs)
     for v, before in zip(model.variables, state, strict=True):
         np.testing.assert_array_equal(v.value, before)  # seeds and counters too
-    for layer in model._flatten_layers():
+    for layer in _compat.flatten_layers(model):
         assert "call" not in vars(layer)
     slow = in_float64(build, weights) if double else model
     ours, theirs, largest = [], [], 0

@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_delta import _checkpoint
-from keras_delta.attention import ChannelAttention, ablation
+from keras_delta.attention import ChannelAttention, calls
 
 KINDS = {
     # The last batch is a part of one, calls are much smaller than a batch's pairs.
@@ -77,21 +77,21 @@ def main(options):
     kind = options["kind"]
     if kind == "everything":
         _checkpoint.SHARE = 0.9  # about half of the kills hit a write
-    calls = 0
-    call = ablation._Call.__call__
+    count = 0
+    call = calls.Call.__call__
 
     def die():
         time.sleep(options["seconds"])
         os.kill(os.getpid(), getattr(signal, options.get("signal", "SIGKILL")))
 
     def counted(*args):
-        nonlocal calls
-        if not calls and "seconds" in options:
+        nonlocal count
+        if not count and "seconds" in options:
             threading.Thread(target=die, daemon=True).start()
-        calls += 1
+        count += 1
         return call(*args)
 
-    ablation._Call.__call__ = counted
+    calls.Call.__call__ = counted
     began = time.monotonic()
     found = ChannelAttention.compute(
         network(),
@@ -108,7 +108,7 @@ def main(options):
             results[f"{name}/{tap}"] = array
     seconds = time.monotonic() - began
     if "out" in options:
-        np.savez(options["out"], calls=calls, seconds=seconds, **results)
+        np.savez(options["out"], calls=count, seconds=seconds, **results)
     print("finished", flush=True)
 
 

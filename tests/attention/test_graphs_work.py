@@ -13,7 +13,7 @@ from graphs_oracle import (
 )
 from keras import layers
 
-from keras_delta.attention import ChannelAttention, ablation, suffix
+from keras_delta.attention import ChannelAttention, calls, suffix
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The head is no better than chance",
@@ -82,8 +82,8 @@ def test_convolutions_change_by_a_rank_one_term(source, norm, made, monkeypatch)
 
     x, y = data(9, 8, 3)
     compare(build, ["tap"], x, cross_entropy(y), y)
-    assert len(made["tap"]._updates) == len(CONVOLUTIONS)
-    assert made["tap"]._changed == [] and made["tap"].traces == 1
+    assert len(made["tap"].plan.updates) == len(CONVOLUTIONS)
+    assert made["tap"].plan.changed == [] and made["tap"].traces == 1
 
 
 def test_dense_layers_on_tokens_change_by_a_rank_one_term(made, monkeypatch):
@@ -98,7 +98,7 @@ def test_dense_layers_on_tokens_change_by_a_rank_one_term(made, monkeypatch):
 
     x, y = data(5, 4)
     compare(build, ["tap"], x, cross_entropy(y), y)
-    assert len(made["tap"]._updates) == 2 and made["tap"]._changed == []
+    assert len(made["tap"].plan.updates) == 2 and made["tap"].plan.changed == []
 
 
 def test_calls_that_are_no_rank_one_update(made, monkeypatch):
@@ -123,7 +123,7 @@ def test_calls_that_are_no_rank_one_update(made, monkeypatch):
 
     x, y = data(6, 8, 4)
     compare(build, ["tap"], x, cross_entropy(y), y, double=False)
-    assert len(made["tap"]._updates) == 1  # the last
+    assert len(made["tap"].plan.updates) == 1  # the last
 
 
 def test_wide_layers_take_the_update_by_themselves(made):
@@ -135,7 +135,7 @@ def test_wide_layers_take_the_update_by_themselves(made):
 
     x, y = data(4, 4, 3)
     compare(build, ["tap"], x, cross_entropy(y), y)
-    (node,) = made["tap"]._updates
+    (node,) = made["tap"].plan.updates
     assert node.path[-1] == "next"
 
 
@@ -188,9 +188,9 @@ def test_layers_that_keep_channels_apart_run_once_a_batch(made):
 
     x, y = data()
     compare(build, ["tap"], x, cross_entropy(y), y)
-    (node,) = made["tap"]._updates
+    (node,) = made["tap"].plan.updates
     assert isinstance(node.operation, layers.Dense)
-    assert made["tap"]._changed == [] and made["tap"]._kept == []
+    assert made["tap"].plan.changed == [] and made["tap"].plan.kept == []
 
 
 def test_a_channel_that_is_zero_costs_nothing(made, monkeypatch):
@@ -205,13 +205,13 @@ def test_a_channel_that_is_zero_costs_nothing(made, monkeypatch):
     kernel[..., 3], bias[3] = 0, 2  # constant
     model.get_layer("tap").set_weights([kernel, bias])
     run = []
-    call = ablation._Call.__call__
+    call = calls.Call.__call__
 
     def record(self, base, rows, channels):
         run.extend(channels)
         return call(self, base, rows, channels)
 
-    monkeypatch.setattr(ablation._Call, "__call__", record)
+    monkeypatch.setattr(calls.Call, "__call__", record)
     x, y = data()
     found = ChannelAttention.compute(model, (x, y), ["tap"], progress=False)
     found = found.scores["tap"]

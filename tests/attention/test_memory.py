@@ -145,6 +145,7 @@ def grow(budget):
     print(json.dumps(resident("VmHWM") - before))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("budget", [96, 256])
 def test_resident_memory_keeps_to_the_budget(budget):

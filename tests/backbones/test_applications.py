@@ -15,22 +15,6 @@ from keras_delta.backbones.registry import ALL
 
 SMALL = (64, 64, 3)
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 75, 75, 3), dtype="uint8")
-RESNET_TAPS = {
-    "conv1_conv": (112, 112, 64),
-    "conv2_block3_3_conv": (56, 56, 256),
-    "conv3_block4_3_conv": (28, 28, 512),
-    "conv5_block3_3_conv": (7, 7, 2048),
-}
-TAPS = {
-    "resnet50": {**RESNET_TAPS, "conv4_block6_3_conv": (14, 14, 1024)},
-    "resnet101": {**RESNET_TAPS, "conv4_block23_3_conv": (14, 14, 1024)},
-    "inception_v3": {
-        "activation_2": (147, 147, 64),
-        "activation_4": (71, 71, 192),
-        "mixed2": (35, 35, 288),
-        "mixed7": (17, 17, 768),
-    },
-}
 
 
 def outputs(model, images):
@@ -53,6 +37,14 @@ def unlike_any_other(model):
     return model
 
 
+def same_weights(one, other):
+    for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+# -- the networks ---------------------------------------------------------------------
+
+
 @pytest.fixture(scope="module")
 def small():
     return unlike_any_other(backbones.resnet50(weights=None, input_shape=SMALL))
@@ -68,45 +60,29 @@ def theirs(small):
     return model
 
 
-@pytest.fixture(scope="module")
-def legacy(theirs, tmp_path_factory):
+def legacy_file(model, path):
     """A file in the format that keras.applications downloads."""
-    path = tmp_path_factory.mktemp("legacy") / "resnet50_notop.h5"
     with h5py.File(path, "w") as file:
-        legacy_h5_format.save_weights_to_hdf5_group(file, theirs)
+        legacy_h5_format.save_weights_to_hdf5_group(file, model)
     return path
 
 
-def same_weights(one, other):
-    for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-@pytest.mark.parametrize("net", list(TAPS))
-def test_taps_shapes_and_first_build_names(net):
-    model = ALL[net].build(weights=None)
-    side = ALL[net].size
+@pytest.mark.parametrize(
+    "net",
+    ["resnet50", "inception_v3", pytest.param("resnet101", marks=pytest.mark.slow)],
+)
+def test_one_flat_network_of_plain_layers(net, nets):
+    model, side = nets(net), ALL[net].size
     assert model.input.shape == (None, side, side, 3)
-    for name, shape in TAPS[net].items():
-        assert model.get_layer(name).output.shape == (None, *shape)
+    assert model.output.shape[-1] == 2048
     assert type(model) is type(keras.Model(model.inputs, model.outputs))
     assert not any(is_container(layer) for layer in model.layers)
     assert model.name == net
+    assert names(model)[:2] == ["image", "preprocessing"]
 
 
-def test_names_are_those_of_a_first_build(small, theirs):
+def test_resnet_is_that_of_keras(small, theirs):
     assert names(small) == ["image", "preprocessing", *names(theirs)[1:]]
-
-    keras.backend.clear_session()  # Keras begins to count again
-    first = keras.applications.InceptionV3(weights=None, include_top=False)
-    second = keras.applications.InceptionV3(weights=None, include_top=False)
-    assert names(second) != names(first)
-    ours = backbones.inception_v3(weights=None, input_shape=(None, None, 3))
-    assert names(ours) == ["image", "preprocessing", *names(first)[1:]]
-    assert outputs(ours, IMAGES).shape == (2, 1, 1, 2048)
-
-
-def test_preprocessing_is_inside(small, theirs):
     assert small.get_layer("preprocessing").mode == "caffe"
     images = IMAGES[:, :64, :64]
     bgr = images[..., ::-1].astype("float32") - [103.939, 116.779, 123.68]
@@ -115,6 +91,167 @@ def test_preprocessing_is_inside(small, theirs):
     close = {"rtol": 1e-3, "atol": 1e-4 * by_hand.max()}
     np.testing.assert_allclose(outputs(small, images), by_hand, **close)
     np.testing.assert_allclose(outputs(small, images.astype("int32")), by_hand, **close)
+
+
+@pytest.mark.slow
+def test_inception_is_that_of_a_first_build(tmp_path):
+    """Whatever was built before, also with weights by path."""
+    keras.backend.clear_session()  # Keras begins to count again
+    first = keras.applications.InceptionV3(weights=None, include_top=False)
+    second = keras.applications.InceptionV3(weights=None, include_top=False)
+    assert names(second) != names(first)
+    shape = (75, 75, 3)
+    one = unlike_any_other(backbones.inception_v3(weights=None, input_shape=shape))
+    assert names(one) == ["image", "preprocessing", *names(first)[1:]]
+    one.save_weights(tmp_path / "net.weights.h5")
+    two = backbones.inception_v3(tmp_path / "net.weights.h5", (None, None, 3))
+    same_weights(one, two)
+    first.set_weights(one.get_weights())
+    by_hand = outputs(first, IMAGES.astype("float32") / 127.5 - 1)
+    assert by_hand.shape == (2, 1, 1, 2048) and by_hand.std() > 0
+    close = {"rtol": 1e-3, "atol": 1e-4 * by_hand.max()}
+    np.testing.assert_allclose(outputs(two, IMAGES), by_hand, **close)
+
+
+def test_classifier():
+    model = backbones.resnet50(
+        None, SMALL, include_top=True, classifier_activation=None, name="mine"
+    )
+    assert model.name == "mine" and model.output.shape == (None, 1000)
+    assert names(model)[-2:] == ["avg_pool", "predictions"]
+    assert model.get_layer("predictions").activation is keras.activations.linear
+
+
+def test_bad_shapes():
+    with pytest.raises(ValueError, match="input_shape"):
+        backbones.resnet50(weights=None, input_shape=(224, 224))
+    with pytest.raises(ValueError, match="at least 32x32"):
+        backbones.resnet50(weights=None, input_shape=(20, 20, 3))
+
+
+# -- weights from the network ---------------------------------------------------------
+
+
+def test_downloaded_weights(small, theirs, monkeypatch, tmp_path):
+    legacy, asked = legacy_file(theirs, tmp_path / "resnet50_notop.h5"), []
+
+    def get_file(name, origin, **kwargs):
+        asked.append(origin)
+        return str(legacy)
+
+    monkeypatch.setattr(keras_resnet.file_utils, "get_file", get_file)
+    same_weights(backbones.resnet50(input_shape=SMALL), small)
+    assert len(asked) == 1 and asked[0].startswith("https://storage.googleapis.com/")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        urllib.error.URLError("no route to host"),
+        urllib.error.HTTPError("https://x", 404, "not found", None, None),
+    ],
+)
+def test_a_failed_download_names_the_file(monkeypatch, tmp_path, error):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(file_utils, "urlretrieve", fail)
+    monkeypatch.setattr(file_utils.config, "keras_home", lambda: str(tmp_path))
+    with pytest.raises(ConnectionError) as caught:
+        backbones.resnet50(input_shape=SMALL)
+    assert "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5" in str(caught.value)
+    assert "`weights=path`" in str(caught.value)
+    assert not [file for _, _, files in os.walk(tmp_path) for file in files]
+
+
+# -- weights by path: the same for all, so with a network of five layers --------------
+
+
+def tiny_application(weights, input_shape, include_top, classifier_activation):
+    """In place of a network of keras.applications; most names are Keras's numbers."""
+    assert weights is None
+    layers = keras.layers
+    x = image = keras.Input(input_shape)
+    for kernel in (3, 5, 1):
+        x = layers.Conv2D(4, kernel)(x)
+        x = layers.BatchNormalization()(x)
+        x = layers.Activation("relu")(x)
+    if include_top:
+        x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
+        x = layers.Dense(9, classifier_activation, name="predictions")(x)
+    return keras.Model(image, x, name="inception_v3")
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Builder of a network whose core is the tiny one."""
+    monkeypatch.setattr(keras.applications, "InceptionV3", tiny_application)
+
+    def build(weights=None, **kwargs):
+        return backbones.inception_v3(weights, (16, 16, 3), **kwargs)
+
+    return build
+
+
+def test_names_are_those_of_a_first_build(tiny):
+    expected = [
+        name + number
+        for number in ("", "_1", "_2")
+        for name in ("conv2d", "batch_normalization", "activation")
+    ]
+    for _ in range(2):
+        assert names(tiny()) == ["image", "preprocessing", *expected]
+
+
+def test_save_and_load(tiny, tmp_path):
+    model, images = unlike_any_other(tiny(include_top=True)), IMAGES[:, :16, :16]
+    model.save(tmp_path / "net.keras")
+    loaded = keras.models.load_model(tmp_path / "net.keras")
+    assert names(loaded) == names(model)
+    expected = outputs(model, images)
+    np.testing.assert_allclose(outputs(loaded, images), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("ending", [".keras", ".weights.h5", "keras's.weights.h5"])
+def test_files_of_ours_and_of_keras(tiny, tmp_path, ending):
+    model, path = unlike_any_other(tiny()), tmp_path / f"net{ending}"
+    if ending.startswith("keras"):
+        core = tiny_application(None, (16, 16, 3), False, None)
+        core.set_weights(model.get_weights())
+        core.save_weights(path)
+    else:
+        (model.save if ending == ".keras" else model.save_weights)(path)
+    same_weights(tiny(path), model)
+
+
+def test_legacy_files(tiny, tmp_path):
+    model = unlike_any_other(tiny())
+    core = tiny_application(None, (16, 16, 3), False, None)
+    core.set_weights(model.get_weights())
+    path = legacy_file(core, tmp_path / "notop.h5")
+    same_weights(tiny(str(path)), model)
+    with pytest.raises(
+        ValueError, match=r"weights of inception_v3.*expected 7.*found 6"
+    ):
+        tiny(path, include_top=True)
+
+
+def test_files_that_do_not_fit(tiny, tmp_path):
+    path = tmp_path / "net.weights.h5"
+    tiny().save_weights(path)
+    with pytest.raises(ValueError, match=r"inception_v3.*layer 'predictions'"):
+        tiny(path, include_top=True)
+    (tmp_path / "a.h5").write_bytes(b"nothing of the kind")
+    with pytest.raises(ValueError, match=r"`weights`.*inception_v3.*Reason: \S"):
+        tiny(tmp_path / "a.h5")
+    (tmp_path / "a.pth").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"ends in \.keras or \.weights\.h5 or \.h5"):
+        tiny(tmp_path / "a.pth")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        tiny("nowhere.h5")
+
+
+# -- preprocessing --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -160,112 +297,6 @@ def test_preprocessing_in_mixed_precision():
 def test_preprocessing_modes():
     with pytest.raises(ValueError, match=r"`mode`.*'tof'.*'torch'"):
         backbones.ImageNetPreprocessing("tof")
-
-
-def test_classifier():
-    model = backbones.inception_v3(weights=None, include_top=True, name="mine")
-    assert model.name == "mine" and model.output.shape == (None, 1000)
-    assert model.get_layer("predictions").activation is keras.activations.softmax
-    logits = backbones.resnet50(
-        weights=None, include_top=True, classifier_activation=None, input_shape=SMALL
-    )
-    assert names(logits)[-2:] == ["avg_pool", "predictions"]
-    assert logits.get_layer("predictions").activation is keras.activations.linear
-
-
-def test_bad_shapes():
-    with pytest.raises(ValueError, match="input_shape"):
-        backbones.resnet50(weights=None, input_shape=(224, 224))
-    with pytest.raises(ValueError, match="at least 32x32"):
-        backbones.resnet50(weights=None, input_shape=(20, 20, 3))
-
-
-def test_save_and_load(small, tmp_path):
-    images = IMAGES[:, :64, :64]
-    expected = outputs(small, images)
-    small.save(tmp_path / "net.keras")
-    loaded = keras.models.load_model(tmp_path / "net.keras")
-    assert names(loaded) == names(small)
-    np.testing.assert_allclose(outputs(loaded, images), expected, rtol=1e-5)
-
-
-# -- weights by path ------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("source", "ending"), [("small", ".keras"), ("theirs", ".weights.h5")]
-)
-def test_files_of_ours_and_of_keras(request, small, tmp_path, ending, source):
-    model, path = request.getfixturevalue(source), tmp_path / f"net{ending}"
-    (model.save if ending == ".keras" else model.save_weights)(path)
-    same_weights(backbones.resnet50(weights=path, input_shape=SMALL), small)
-
-
-def test_legacy_files(small, legacy):
-    loaded = backbones.resnet50(weights=str(legacy), input_shape=SMALL)
-    same_weights(loaded, small)
-    with pytest.raises(
-        ValueError, match=r"weights of resnet50.*expected 107.*found 106"
-    ):
-        backbones.resnet50(weights=legacy, input_shape=SMALL, include_top=True)
-
-
-def test_inception_by_path_whatever_was_built_before(tmp_path):
-    path, shape = tmp_path / "net.weights.h5", (75, 75, 3)
-    one = unlike_any_other(backbones.inception_v3(weights=None, input_shape=shape))
-    one.save_weights(path)
-    two = backbones.inception_v3(weights=path, input_shape=shape)
-    same_weights(one, two)
-
-
-def test_files_that_do_not_fit(small, tmp_path):
-    path = tmp_path / "net.weights.h5"
-    small.save_weights(path)
-    with pytest.raises(ValueError, match=r"resnet50.*mismatch: layer 'predictions'"):
-        backbones.resnet50(weights=path, input_shape=SMALL, include_top=True)
-    (tmp_path / "a.h5").write_bytes(b"nothing of the kind")
-    with pytest.raises(ValueError, match=r"`weights`.*resnet50.*Reason: \S"):
-        backbones.resnet50(weights=tmp_path / "a.h5", input_shape=SMALL)
-    (tmp_path / "a.pth").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"ends in \.keras or \.weights\.h5 or \.h5"):
-        backbones.resnet50(weights=tmp_path / "a.pth", input_shape=SMALL)
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        backbones.resnet50(weights="nowhere.h5")
-
-
-# -- weights from the network -----------------------------------------------------
-
-
-def test_downloaded_weights(small, legacy, monkeypatch):
-    asked = []
-
-    def get_file(name, origin, **kwargs):
-        asked.append(origin)
-        return str(legacy)
-
-    monkeypatch.setattr(keras_resnet.file_utils, "get_file", get_file)
-    same_weights(backbones.resnet50(input_shape=SMALL), small)
-    assert len(asked) == 1 and asked[0].startswith("https://storage.googleapis.com/")
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        urllib.error.URLError("no route to host"),
-        urllib.error.HTTPError("https://x", 404, "not found", None, None),
-    ],
-)
-def test_a_failed_download_names_the_file(monkeypatch, tmp_path, error):
-    def fail(*args, **kwargs):
-        raise error
-
-    monkeypatch.setattr(file_utils, "urlretrieve", fail)
-    monkeypatch.setattr(file_utils.config, "keras_home", lambda: str(tmp_path))
-    with pytest.raises(ConnectionError) as caught:
-        backbones.resnet50(input_shape=SMALL)
-    assert "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5" in str(caught.value)
-    assert "`weights=path`" in str(caught.value)
-    assert not [file for _, _, files in os.walk(tmp_path) for file in files]
 
 
 # -- the table -----------------------------------------------------------------------

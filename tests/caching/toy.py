@@ -1,5 +1,7 @@
 """A source whose maps are simple enough for NumPy, and a cache opened for it."""
 
+import sqlite3
+
 import numpy as np
 import tensorflow as tf
 
@@ -56,3 +58,16 @@ def check(maps, x, **tolerance):
     for tap, expected in oracle(np.asarray(x)).items():
         assert maps[tap].shape == expected.shape
         np.testing.assert_allclose(maps[tap], expected, err_msg=tap, **tolerance)
+
+
+def database(folder):
+    return folder / "source" / "maps.sqlite"
+
+
+def changed(folder, *statements):
+    """Change the database as somebody else would."""
+    connection = sqlite3.connect(database(folder))
+    for statement in statements:
+        connection.execute(*statement)
+    connection.commit()
+    connection.close()

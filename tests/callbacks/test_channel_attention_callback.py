@@ -23,10 +23,10 @@ pytestmark = [
 ]
 
 TAPS = reference.TAPS
-X, Y = reference.learnable_data(16)
+X, Y = reference.learnable_data(8)
 
 
-def make(new_backbone, regularizer="delta", rate=0.05, **kwargs):
+def make(new_backbone, regularizer="delta", rate=0.05, eagerly=True, **kwargs):
     """A compiled model; `"delta"` is one with known weights."""
     if isinstance(regularizer, str) and regularizer == "delta":
         regularizer = Delta(0.5, 0.1, attention=reference.WEIGHTS)
@@ -34,11 +34,12 @@ def make(new_backbone, regularizer="delta", rate=0.05, **kwargs):
     if keras.config.dtype_policy().name == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer, 2.0**8)
     pair = reference.pair(new_backbone, **kwargs)
-    return reference.compiled(*pair, regularizer, optimizer=optimizer)
+    eagerly = {"run_eagerly": True} if eagerly else {}
+    return reference.compiled(*pair, regularizer, optimizer=optimizer, **eagerly)
 
 
 def fit(model, *callbacks, epochs=3, verbose=0, **kwargs):
-    """Four steps an epoch, in the order of the data."""
+    """Two steps per epoch, in the order of the data."""
     kwargs = {"batch_size": 4, "shuffle": False, **kwargs}
     return model.fit(
         X, Y, epochs=epochs, callbacks=list(callbacks), verbose=verbose, **kwargs
@@ -300,7 +301,7 @@ def test_the_step_is_not_traced_again(new_backbone, monkeypatch):
     counts = []
     for callbacks in ([], [ChannelAttentionCallback((X, Y))]):
         calls.clear()
-        fit(make(new_backbone), *callbacks, epochs=4)
+        fit(make(new_backbone, eagerly=False), *callbacks, epochs=4)
         counts.append(len(calls))
     assert counts[0] > 0 and counts[1] == counts[0]
 
@@ -312,7 +313,7 @@ class Sequence(keras.utils.PyDataset):
     """Batches of four."""
 
     def __len__(self):
-        return 4
+        return 2
 
     def __getitem__(self, i):
         return X[4 * i : 4 * i + 4], Y[4 * i : 4 * i + 4]
@@ -330,7 +331,7 @@ def test_forms_of_data(kind, max_samples, new_backbone):
         callback = ChannelAttentionCallback(each, max_samples=max_samples)
         fit(make(new_backbone), callback, epochs=2)
         found.append(callback.history[0][1])
-    assert found[0].samples == found[1].samples == 16
+    assert found[0].samples == found[1].samples == 8
     for tap in TAPS:
         np.testing.assert_allclose(
             found[0].scores[tap], found[1].scores[tap], rtol=1e-4, atol=1e-6
@@ -339,7 +340,7 @@ def test_forms_of_data(kind, max_samples, new_backbone):
 
 def test_the_same_samples_each_time(new_backbone):
     """A target that stands still has the same attention, in shuffled data too."""
-    data = tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(16).batch(4).repeat()
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(8).batch(4).repeat()
     callback = ChannelAttentionCallback(data, max_samples=6)
     logs = fit(make(new_backbone, rate=0.0), callback, epochs=4).history
     first = callback.history[0][1]
@@ -368,7 +369,7 @@ def test_two_replicas_equal_one(inside, strategy, new_backbone):
         for tap in TAPS:
             np.testing.assert_allclose(a.weights[tap], b.weights[tap], rtol=1e-3)
     assert_weights(two.regularizer.attention_weights(), callback.history[-1][1].weights)
-    for v in two.regularizer._attention_variables.values():
+    for v in two.regularizer.variables:
         copies = strategy.experimental_local_results(v.value)
         np.testing.assert_array_equal(copies[0], copies[1])
     reference.assert_same_weights(one.target, two.target, atol=1e-4)
@@ -449,7 +450,7 @@ def test_what_is_printed(verbose, of_fit, lines, new_backbone, capsys):
     model.prepare(X, Y, verbose=0)
     fit(model, callback, epochs=2, verbose=of_fit)
     out = capsys.readouterr().out
-    assert out.count("Epoch 1: channel attention of 16 samples") == lines
+    assert out.count("Epoch 1: channel attention of 8 samples") == lines
     assert out.count(" of 3 (rank change ") == lines  # conv0 has three channels
     assert "Channel attention:" not in out  # compute's own bar
 
@@ -473,15 +474,10 @@ def test_a_tuner_can_copy_it(new_backbone):
 @pytest.mark.parametrize(
     "kwargs, error, message",
     [
-        ({"every": 0}, ValueError, r"`every`. Expected a positive integer. .*=0"),
-        ({"every": 1.5}, ValueError, r"`every`. Expected a positive integer"),
-        ({"every": True}, ValueError, r"`every`. Expected a positive integer"),
-        ({"max_samples": 0}, ValueError, r"`max_samples`. Expected a positive"),
-        ({"verbose": 3}, ValueError, r'`verbose`. Expected "auto", 0, 1 or 2'),
+        ({"verbose": 3}, ValueError, r"`verbose`\. Expected 'auto', 0, 1 or 2"),
         ({"temperture": 2}, TypeError, r"'temperture'. Closest names: 'temperature'"),
         ({"progress": True}, TypeError, r"'progress'"),
         ({"normalization": "std"}, ValueError, r"`normalization`. .*'standardized'"),
-        ({"temperature": 0}, ValueError, r"`temperature`. Expected a positive"),
         ({"taps": ["conv0"]}, ValueError, r"`taps`. Expected None .*`update=False`"),
     ],
     ids=str,
@@ -503,14 +499,7 @@ def test_no_regularizer_that_uses_attention(regularizer, used, new_backbone):
     assert model.optimizer.iterations.numpy() == 0
 
 
-def test_a_model_that_is_no_delta_model(new_backbone):
-    target, _ = reference.pair(new_backbone)
-    target.compile("sgd", reference.LOSS)
-    with pytest.raises(TypeError, match=r"a DeltaModel. Received: a Functional.*Train"):
-        target.fit(X, Y, callbacks=[ChannelAttentionCallback((X, Y))], verbose=0)
-
-
-@pytest.mark.parametrize("max_samples", [8, None])
+@pytest.mark.parametrize("max_samples", [4, None])
 @pytest.mark.parametrize(
     "data, message",
     [

@@ -1,7 +1,4 @@
-"""The head drawn anew: when, which values, and what else stays."""
-
-import copy
-import pickle
+"""The head drawn again: when, which values, and what else stays."""
 
 import keras
 import model_reference as reference
@@ -19,7 +16,8 @@ X, Y = reference.learnable_data(8)
 def make(new_backbone, optimizer=None, **kwargs):
     optimizer = optimizer or keras.optimizers.SGD(0.05, momentum=0.9)
     pair = reference.pair(new_backbone)
-    return reference.compiled(*pair, L2(0.01, 0.01), optimizer=optimizer, **kwargs)
+    kwargs = {"run_eagerly": True, "optimizer": optimizer, **kwargs}
+    return reference.compiled(*pair, L2(0.01, 0.01), **kwargs)
 
 
 def fit(model, *callbacks, epochs=6, **kwargs):
@@ -53,6 +51,13 @@ def alone(model, seed, epoch):
         rng.normal(0, (2 / kernel[0]) ** 0.5, kernel).astype("float32"),
         rng.normal(0, (2 / bias[0]) ** 0.5, bias).astype("float32"),
     ]
+
+
+def draw(model, rifle, epoch=4):
+    """As one of eight epochs begins."""
+    rifle.set_model(model)
+    rifle.set_params({"epochs": 8})
+    rifle.on_epoch_begin(epoch)
 
 
 def assert_same(a, b):
@@ -95,10 +100,7 @@ def test_moments(new_backbone):
     """Kernel 4 x 2000 with std sqrt(2 / 4), bias of 2000 with std sqrt(2 / 2000)."""
     source = new_backbone(size=8, widths=(3, 4))
     model = DeltaModel(attach_head(source, 2000), source=source)
-    rifle = Rifle()
-    rifle.set_model(model)
-    rifle.set_params({"epochs": 12})
-    rifle.on_epoch_begin(4)
+    draw(model, Rifle(2))
     kernel, bias = head_of(model)
     for values, std in ((kernel, (2 / 4) ** 0.5), (bias, (2 / 2000) ** 0.5)):
         assert abs(values.mean()) < 4 * std / values.size**0.5
@@ -109,20 +111,19 @@ def test_moments(new_backbone):
 
 
 def test_draws_follow_from_seed_and_epoch(new_backbone):
-    found = {}
-    for seed, epochs in ((0, 9), (0, 9), (1, 9)):
-        heads = Heads()
-        fit(make(new_backbone), Rifle(4, seed=seed), heads, epochs=epochs)
-        for epoch in (2, 4):
-            found.setdefault((seed, epoch), []).append(heads.begin[epoch][0])
-    np.testing.assert_array_equal(*found[0, 2])
-    np.testing.assert_array_equal(*found[0, 4])
-    drawn = [v[0] for v in found.values()]
-    for i, a in enumerate(drawn):
-        assert all(np.abs(a - b).max() > 0.1 for b in drawn[:i])
+    drawn = {}
+    for seed, epoch in ((0, 4), (0, 4), (1, 4), (0, 2)):
+        model = make(new_backbone)
+        draw(model, Rifle(4, epochs=9, seed=seed), epoch)
+        drawn.setdefault((seed, epoch), []).append(head_of(model)[0])
+    np.testing.assert_array_equal(*drawn.pop((0, 4)))
+    draw(model, Rifle(4, epochs=9), 4)
+    heads = [head_of(model)[0], *(v[0] for v in drawn.values())]
+    for i, a in enumerate(heads):
+        assert all(np.abs(a - b).max() > 0.1 for b in heads[:i])
 
 
-@pytest.mark.parametrize("cut", [3, 4, 5])
+@pytest.mark.parametrize("cut", [4, 5])
 def test_a_resumed_training_ends_the_same(cut, new_backbone, tmp_path):
     whole, model = make(new_backbone), make(new_backbone)
     fit(whole, Rifle(2), epochs=8)
@@ -136,12 +137,13 @@ def test_a_resumed_training_ends_the_same(cut, new_backbone, tmp_path):
 
 
 def test_two_replicas_draw_the_same(strategy, new_backbone):
-    one, heads = make(new_backbone), (Heads(), Heads())
-    fit(one, Rifle(2), heads[0], epochs=8)
+    one = make(new_backbone)
     with strategy.scope():
         two = make(new_backbone)
-    fit(two, Rifle(2, reset_optimizer=True), heads[1], epochs=8)
-    assert_same(heads[0].begin[4], heads[1].begin[4])
+        two.optimizer.build(two.trainable_variables)
+    draw(one, Rifle(2))
+    draw(two, Rifle(2, reset_optimizer=True))
+    assert_same(head_of(one), head_of(two))
     for v in two.target.get_layer("head").weights:
         a, b = (w.numpy() for w in strategy.experimental_local_results(v.value))
         np.testing.assert_array_equal(a, b)
@@ -177,10 +179,7 @@ def test_momentum(reset, make_optimizer, new_backbone):
     assert head and rest and all(np.abs(v).max() > 0 for v in head)
     fresh = slots(begin.optimizer, True)
     assert not all(map(np.array_equal, head, fresh))
-    rifle = Rifle(2, reset_optimizer=reset)
-    rifle.set_model(model)
-    rifle.set_params({"epochs": 8})
-    rifle.on_epoch_begin(4)
+    draw(model, Rifle(2, reset_optimizer=reset))
     assert_same(slots(model.optimizer, True), fresh if reset else head)
     assert_same(slots(model.optimizer, False), rest)
     assert model.optimizer.iterations.numpy() == 8
@@ -197,17 +196,16 @@ def test_the_moving_average_of_the_weights_goes_on_from_the_new_ones(new_backbon
 
 
 def test_the_layers_own_initialisers(new_backbone):
-    model, heads = make(new_backbone), Heads()
-    fit(model, Rifle(4, initializer="layer"), heads, epochs=9)
     limit = (6 / (4 + 3)) ** 0.5  # Glorot's uniform, 4 inputs and 3 outputs
-    drawn = [heads.begin[epoch] for epoch in (2, 4)]
-    for kernel, bias in drawn:
+    model, drawn = make(new_backbone), []
+    for epoch in (2, 4, 4):
+        draw(model, Rifle(4, epochs=9, initializer="layer"), epoch)
+        kernel, bias = head_of(model)
         assert np.abs(kernel).max() <= limit and kernel.std() > limit / 4
         np.testing.assert_array_equal(bias, np.zeros(3))
-    assert not np.array_equal(drawn[0][0], drawn[1][0])
-    again = Heads()
-    fit(make(new_backbone), Rifle(4, initializer="layer"), again, epochs=9)
-    assert_same(drawn[1], again.begin[4])
+        drawn.append(kernel)
+    assert not np.array_equal(drawn[0], drawn[1])
+    np.testing.assert_array_equal(drawn[1], drawn[2])
 
 
 def test_the_body_stays_and_normalization_in_the_head_begins_anew(new_backbone):
@@ -217,14 +215,12 @@ def test_the_body_stays_and_normalization_in_the_head_begins_anew(new_backbone):
     x = keras.layers.BatchNormalization(name="norm")(x)
     target = keras.Model(source.input, keras.layers.Dense(3, name="head")(x))
     model = DeltaModel(target, source=source)
-    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True))
+    loss = keras.losses.SparseCategoricalCrossentropy(True)
+    model.compile("sgd", loss, run_eagerly=True)
     fit(model, epochs=3)
     body = [w.copy() for n in reference.TAPS for w in target.get_layer(n).get_weights()]
     hidden = target.get_layer("hidden").get_weights()
-    rifle = Rifle(2)
-    rifle.set_model(model)
-    rifle.set_params({"epochs": 8})
-    rifle.on_epoch_begin(4)
+    draw(model, Rifle(2))
     assert_same(
         body, [w for n in reference.TAPS for w in target.get_layer(n).get_weights()]
     )
@@ -235,34 +231,18 @@ def test_the_body_stays_and_normalization_in_the_head_begins_anew(new_backbone):
 
 def test_nothing_but_the_draw_changes_training(new_backbone):
     a, b = make(new_backbone), make(new_backbone)
-    with pytest.warns(UserWarning, match="never draws the head anew in 5 epochs"):
+    with pytest.warns(UserWarning, match="never draws the head again in 5 epochs"):
         fit(a, Rifle(2), epochs=5)
     fit(b, epochs=5)
     assert_same(a.get_weights(), b.get_weights())
 
 
-def test_the_same_instance_twice_and_copies(new_backbone):
-    rifle = Rifle(2)
-    model = make(new_backbone)
-    for _ in range(2):
-        fit(model, rifle, epochs=8)
-        assert rifle.drawn == [4]
-    for again in (copy.deepcopy(rifle), pickle.loads(pickle.dumps(rifle))):
-        assert again.model is None
-        fit(model, again, epochs=9)
-        assert again.drawn == [4]
-
-
 def test_verbose(new_backbone, capsys):
-    fit(make(new_backbone), Rifle(2, verbose=1), epochs=8)
-    assert capsys.readouterr().out == "\nEpoch 5: Rifle has drawn the head anew\n"
+    draw(make(new_backbone), Rifle(2, verbose=1))
+    assert capsys.readouterr().out == "\nEpoch 5: Rifle has drawn the head again\n"
 
 
 def test_models_that_are_refused(new_backbone):
-    plain, _ = reference.pair(new_backbone)
-    plain.compile("sgd", reference.LOSS)
-    with pytest.raises(TypeError, match="Rifle works on a DeltaModel"):
-        fit(plain, Rifle(2))
     frozen = make(new_backbone)
     frozen.target.get_layer("head").trainable = False
     with pytest.raises(ValueError, match="trains no parameters that only the target"):
@@ -282,23 +262,10 @@ def test_a_layer_without_initialisers_is_refused(new_backbone):
     target = keras.Model(head.input, Odd()(head.output))
     model = DeltaModel(target, source=source)
     with pytest.raises(ValueError, match=r"does not know the initialiser of .*scale"):
-        Rifle(initializer="layer").before_fit(model)
-    Rifle().before_fit(model)
+        Rifle(initializer="layer").check(model)
+    Rifle().check(model)
 
 
-@pytest.mark.parametrize(
-    "kwargs, error, match",
-    [
-        ({"cycles": 1}, ValueError, "`cycles`. Expected 2 or more"),
-        ({"cycles": 2.0}, ValueError, "`cycles`. Expected a positive integer"),
-        ({"epochs": 0}, ValueError, "`epochs`. Expected a positive integer"),
-        ({"seed": -1}, ValueError, "`seed`. Expected a non-negative integer"),
-        ({"seed": None}, ValueError, "`seed`. Expected a non-negative integer"),
-        ({"initializer": "zeros"}, ValueError, '`initializer`. Expected "normal" or'),
-        ({"reset_optimizer": 1}, TypeError, "`reset_optimizer`. Expected True or Fal"),
-        ({"verbose": 2}, ValueError, "`verbose`. Expected 0 or 1"),
-    ],
-)
-def test_bad_arguments(kwargs, error, match):
-    with pytest.raises(error, match=match):
-        Rifle(**kwargs)
+def test_bad_arguments():
+    with pytest.raises(ValueError, match=r"`cycles`\. Expected 2 or more.*without"):
+        Rifle(cycles=1)

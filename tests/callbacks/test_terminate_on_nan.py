@@ -13,7 +13,9 @@ PEAKED = {"conv0": [0.98, 0.01, 0.01], "conv1": [0.3, 0.3, 0.2, 0.2]}
 
 
 def diverging(new_backbone, regularizer, epochs=4, rate=1e30, **kwargs):
-    model = reference.compiled(*reference.pair(new_backbone), regularizer, rate=rate)
+    model = reference.compiled(
+        *reference.pair(new_backbone), regularizer, rate=rate, run_eagerly=True
+    )
     x, y = reference.data(16)
     callback = TerminateOnNaN(**kwargs)
     history = model.fit(x, y, 4, epochs=epochs, verbose=0, callbacks=[callback])
@@ -69,7 +71,7 @@ def test_raising(new_backbone):
 
 def test_a_plain_keras_model(capsys):
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    model.compile(keras.optimizers.SGD(0.5), "mse")
+    model.compile(keras.optimizers.SGD(0.5), "mse", run_eagerly=True)
     x = np.full((4, 2), np.nan, "float32")
     model.fit(x, np.zeros(4), verbose=0, callbacks=[kd.callbacks.TerminateOnNaN()])
     said = capsys.readouterr().out

@@ -237,7 +237,7 @@ def test_methods_make_what_they_are_asked_for(name):
     assert getattr(made, "variant", variant) == variant
     assert made.alpha == (0.25 if method.alphas else 0.0)
     assert method.make(0.25, 0.5, "article") is not made
-    assert method.attended == isinstance(made, regularizers.attended.Attended)
+    assert method.attended == bool(regularizers.with_attention(made))
     default = method.make(None, None, "relative")
     own = type(made)()
     assert default.beta == own.beta

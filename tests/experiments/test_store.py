@@ -319,7 +319,7 @@ def test_path_that_is_none(tmp_path):
     with pytest.raises(TypeError, match=r"`folder`\. Expected the path of a folder"):
         ResultStore(None)
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match=r"`folder`\. Expected a folder that can be"):
+    with pytest.raises(ValueError, match=r"`folder`\. Expected the path of a folder"):
         ResultStore(tmp_path / "file")
 
 

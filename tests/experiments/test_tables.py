@@ -9,7 +9,7 @@ from experiments import tables
 from experiments.bootstrap import paired_interval, pooled_interval
 from known_results import few, frame, row, wide
 
-from keras_delta.tuning.noise import holm
+from keras_delta.statistics import holm
 
 
 def bools(*texts):

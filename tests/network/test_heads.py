@@ -63,7 +63,7 @@ def test_the_head_is_float32_under_mixed_precision(new_backbone):
 
 
 def test_arguments_are_checked(backbone):
-    with pytest.raises(ValueError, match="Expected an integer, 2 or more") as e:
+    with pytest.raises(ValueError, match="Expected an integer of 2 or more") as e:
         attach_head(backbone, 1)
     assert "classes=1" in str(e.value)
     with pytest.raises(ValueError, match="Unknown name for `pooling`"):

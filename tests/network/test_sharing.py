@@ -44,7 +44,7 @@ def compiled(source, taps=("conv1", "conv2"), freeze="relu1", target=None, **kwa
         keras.optimizers.SGD(0.1),
         keras.losses.SparseCategoricalCrossentropy(True),
         regularizer=kwargs.pop("regularizer", None) or FeatureMap(0.5, 0.1),
-        **{"jit_compile": False, **kwargs},
+        **{"jit_compile": False, "run_eagerly": True, **kwargs},
     )
     return model
 
@@ -121,11 +121,13 @@ def test_the_convolutions_of_a_step(freeze, taps, expected):
     assert convolutions(model) == expected
 
 
-@pytest.mark.parametrize("freeze", [None, "conv0", "relu0", "bn1"])
 @pytest.mark.parametrize(
-    "kwargs",
-    [{}, {"run_eagerly": True}, {"steps_per_execution": 2}],
-    ids=["graph", "eager", "several"],
+    "freeze, kwargs",
+    [
+        *((freeze, {}) for freeze in (None, "conv0", "relu0", "bn1")),
+        ("relu0", {"run_eagerly": False}),
+        ("bn1", {"run_eagerly": False, "steps_per_execution": 2}),
+    ],
 )
 def test_training_is_the_same(freeze, kwargs, nothing_shared):
     source = network(ops=True)
@@ -309,6 +311,7 @@ def test_a_nested_backbone():
         keras.optimizers.SGD(0.1),
         keras.losses.SparseCategoricalCrossentropy(True),
         regularizer=Delta(attention="uniform"),
+        run_eagerly=True,
     )
     trained(model)
     assert model.sharing[-1] == "relu1"

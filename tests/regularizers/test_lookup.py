@@ -185,6 +185,15 @@ def test_members():
     assert regularizers.members(nested) == [first, second, third]
 
 
+def test_members_with_attention():
+    first, second, third = Delta(), regularizers.L2SPAtt(), FeatureMap()
+    assert regularizers.with_attention(None) == []
+    assert regularizers.with_attention(third) == []
+    assert regularizers.with_attention(first) == [first]
+    nested = Sum([Sum([L2(), first]), third, second])
+    assert regularizers.with_attention(nested) == [first, second]
+
+
 def test_settings_leave_out_names_and_strengths_that_are_numbers():
     one = regularizers.settings(Delta(0.1, 0.2, name="one"))
     assert one == regularizers.settings(Delta(3, 4, name="two"))

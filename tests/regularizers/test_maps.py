@@ -152,14 +152,14 @@ def test_default_strengths():
         assert kind().beta == 0.01
 
 
-@pytest.mark.parametrize("kind", [FeatureMap, Delta])
-def test_variants_are_checked(kind):
-    with pytest.raises(ValueError) as e:
-        kind(variant="paper")
-    assert str(e.value) == (
-        "Invalid value for argument `variant`. Expected one of ('relative', 'code', "
-        "'article'). Received: variant='paper'"
-    )
+def test_arguments_are_checked():
+    with pytest.raises(ValueError, match=r"`variant`. Received: 'paper'. Known names"):
+        FeatureMap(variant="paper")
+    for kind in (Delta, L2SPAtt):
+        with pytest.raises(ValueError, match=r"`temperature`. Expected a positive"):
+            kind(temperature=0)
+        with pytest.raises(ValueError, match=r"`attention_samples`. Expected a pos"):
+            kind(attention_samples=0)
 
 
 def test_scales_are_measured_once_and_saved(bound, images):
@@ -173,6 +173,18 @@ def test_scales_are_measured_once_and_saved(bound, images):
     assert model.regularizer.scales == pytest.approx(expected, rel=1e-5)
     stored = sorted(v.path.split("/")[-1] for v in model.regularizer.weights)
     assert stored == ["alpha", "beta", "scale_0", "scale_1", "scale_2"]
+
+
+def test_variables_are_where_saved_models_have_them(bound):
+    """Files of every version store a regularizer's variables by their number."""
+    scales = [f"scale_{i}" for i in range(3)]
+    weights = [f"attention_{i}" for i in range(3)]
+    for kind, expected in (
+        (Delta, ["alpha", "beta", *scales, *weights]),
+        (L2SPAtt, ["alpha", "beta", *weights]),
+    ):
+        regularizer = bound(kind()).regularizer
+        assert [v.name for v in regularizer.variables] == expected
 
 
 def test_the_variants_of_others_need_no_scale(bound):
@@ -261,13 +273,6 @@ def test_the_temperature_of_the_computed_attention(bound, images, kind):
         assert again.temperature == temperature
 
 
-@pytest.mark.parametrize("kind", [Delta, L2SPAtt])
-@pytest.mark.parametrize("temperature", [0, -1.0, float("nan"), "5", True, None])
-def test_bad_temperatures(kind, temperature):
-    with pytest.raises(ValueError, match=r"`temperature`. Expected a positive number"):
-        kind(temperature=temperature)
-
-
 def test_a_saved_attention_by_its_path(tmp_path):
     path = tmp_path / "attention.json"
     CODE.save(path)
@@ -286,57 +291,26 @@ def test_a_missing_file(tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        (b'{"format": "keras_delta.Ch', "JSON (Unterminated string"),
-        (b"\xff\xfe\x00", "JSON ('utf-8' codec can't decode"),
-        (b"[1, 2]", "what `ChannelAttention.save` writes."),
-        (b'{"weights": {}}', "what `ChannelAttention.save` writes."),
-        (
-            b'{"format": "keras_delta.ChannelAttention/1", "weights": {"a": [1, -1]}}',
-            "sound contents (Invalid value for argument `weights['a']`",
-        ),
-        (
-            b'{"format": "keras_delta.ChannelAttention/1", "weights": "a"}',
-            "sound contents (",
-        ),
-        (
-            b'{"format": "keras_delta.ChannelAttention/1"}',
-            "sound contents (",
-        ),
-    ],
-)
-def test_a_damaged_file(tmp_path, content, expected):
+def test_a_damaged_file(tmp_path):
     path = tmp_path / "attention.json"
-    path.write_bytes(content)
+    path.write_bytes(b'{"format": "keras_delta.Ch')
     with pytest.raises(ValueError) as e:
         Delta(attention=path)
     text = str(e.value)
-    start = f"The attention file '{path}' cannot be used: expected {expected}"
-    assert text.startswith(start)
+    assert text.startswith(
+        f"The attention file '{path}' cannot be used: expected JSON (Unterminated"
+    )
     assert text.endswith(
         "It is damaged or of another kind; compute the attention again."
     )
 
 
-@pytest.mark.parametrize("attention", [3, None, np.ones(4) / 4, [0.5, 0.5]], ids=repr)
-def test_other_types_of_attention(attention):
+def test_other_types_of_attention():
     with pytest.raises(TypeError) as e:
-        Delta(attention=attention)
+        Delta(attention=[0.5, 0.5])
     assert str(e.value) == (
         f"Invalid value for argument `attention`. Expected {FORMS}. Received: "
-        f"attention={attention!r}"
-    )
-
-
-@pytest.mark.parametrize("count", [0, -5])
-def test_attention_samples_are_checked(count):
-    with pytest.raises(ValueError) as e:
-        Delta(attention_samples=count)
-    assert str(e.value) == (
-        "Invalid value for argument `attention_samples`. Expected a positive integer "
-        f"or None. Received: attention_samples={count}"
+        "attention=[0.5, 0.5]"
     )
 
 

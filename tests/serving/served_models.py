@@ -8,6 +8,21 @@ from networks import make_backbone
 import keras_delta as kd
 
 SIDE = 16
+NAMES = ["日本 🐈", " große Biene\t", "<cat | dog>"]
+# Of every format and several sizes; some are turned, one transparent, one grey.
+PHOTOS = (
+    *("jpeg large", "jpeg 2", "jpeg grey", "exif 6 little", "png 6 8", "png 0 16"),
+    *("webp RGBA", "webp exif 6", "gif transparent", "png one pixel"),
+)
+SETTINGS = {
+    "plain": {"top_k": 2},
+    "other": {
+        "input": "tensor",
+        "protocol": "improved",
+        "ten_crop_average": "probabilities",
+        "top_k": 10,
+    },
+}
 
 
 def softmax(x):

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import encoded_images as files
 import keras
 import numpy as np
 import pytest
@@ -15,7 +14,9 @@ import tensorflow as tf
 from networks import make_backbone
 from served_models import (
     MODELS,
+    NAMES,
     POOL,
+    SETTINGS,
     SIDE,
     call,
     checkpoint,
@@ -33,63 +34,6 @@ from keras_delta.serving import calibration, warmup
 from keras_delta.serving.endpoints import Endpoints
 
 CHILD = Path(__file__).with_name("fresh_child.py")
-NAMES = ["日本 🐈", " große Biene\t", "<cat | dog>"]
-# Of every format and several sizes; one is turned, one transparent, one grey.
-PHOTOS = (
-    *("jpeg large", "jpeg 2", "jpeg grey", "exif 6 little", "png 6 8", "png 0 16"),
-    *("webp RGBA", "webp exif 6", "gif transparent", "png one pixel"),
-)
-SETTINGS = {
-    "plain": {"top_k": 2},
-    "other": {
-        "input": "tensor",
-        "protocol": "improved",
-        "ten_crop_average": "probabilities",
-        "top_k": 10,
-    },
-}
-
-
-@pytest.fixture(scope="module")
-def contents():
-    good = files.good()
-    return [good[name] for name in PHOTOS]
-
-
-@pytest.fixture(scope="module")
-def photos(contents, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photos")
-    paths = [folder / str(i) for i in range(len(contents))]
-    for path, content in zip(paths, contents, strict=True):
-        path.write_bytes(content)
-    return kd.data.ImageSet.from_files(paths, [i % 3 for i in range(len(paths))], NAMES)
-
-
-@pytest.fixture(scope="module")
-def model():
-    source = make_backbone(batch_norm=True)
-    scaled = keras.Sequential(
-        [keras.Input((SIDE, SIDE, 3)), keras.layers.Rescaling(1 / 64), source]
-    )
-    keras.utils.set_random_seed(3)
-    target = kd.attach_head(scaled, 3, dropout=0.5)
-    delta = kd.DeltaModel(target, source=scaled)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    delta.compile(keras.optimizers.Adam(), loss)
-    return delta
-
-
-@pytest.fixture(scope="module")
-def exported(model, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("served")
-    before = [v.numpy() for v in model.variables]
-    folders = {
-        key: kd.export_for_serving(model, folder / key, NAMES, **settings)
-        for key, settings in SETTINGS.items()
-    }
-    for old, new in zip(before, model.variables, strict=True):
-        np.testing.assert_array_equal(old, new.numpy())  # export only looks
-    return folders
 
 
 @pytest.fixture(scope="module")
@@ -366,7 +310,7 @@ def test_the_set_is_prepared_as_the_protocol_says(quick, model, photos, tmp_path
     assert card_of(folder)["evaluation"]["loss"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_calibration_divides_every_answer(model, photos, tmp_path):
+def test_calibration_divides_every_answer(pixels_only, model, photos, tmp_path):
     images, labels = photos.arrays(SIDE)
     logits = model.predict(images, verbose=0)
     found = calibration.temperature(logits, labels)
@@ -382,7 +326,7 @@ def test_calibration_divides_every_answer(model, photos, tmp_path):
     np.testing.assert_allclose(scores, expected, atol=1e-4)
 
 
-def test_a_model_that_was_saved_and_loaded(model, tmp_path):
+def test_a_model_that_was_saved_and_loaded(pixels_only, model, tmp_path):
     model.save(tmp_path / "m.keras")
     loaded = keras.saving.load_model(tmp_path / "m.keras")
     folder = kd.export_for_serving(loaded, tmp_path / "m", NAMES)
@@ -453,17 +397,12 @@ def test_bad_models(kind, tmp_path):
 BAD_NAMES = {
     "half a character": (["a", "\ud800", "d"], ValueError, "UTF-8"),
     "too few": (NAMES[:2], ValueError, "3 names, one for each output"),
-    "too many": ([*NAMES, "d"], ValueError, "3 names, one for each output"),
     "twice": (["a", "b", "a"], ValueError, r"names that differ.*\['a'\]"),
     "empty": (["a", "", "c"], ValueError, "class 1 has one"),
-    "blank": (["a", " \t", "c"], ValueError, "class 1 has one"),
     "newline": (["a", "b\nc", "d"], ValueError, "names of one line"),
-    "return": (["a", "b\r", "d"], ValueError, "names of one line"),
     "separator": (["a", "b\u2028c", "d"], ValueError, "names of one line"),
     "numbers": ([1, 2, 3], TypeError, r"strings only.*str\(i\)"),
-    "a dict": ({"a": 0, "b": 1, "c": 2}, TypeError, "a list of strings"),
     "a string": ("abc", TypeError, "a list of strings"),
-    "nothing": (None, TypeError, "a list of strings"),
 }
 
 
@@ -476,19 +415,11 @@ def test_bad_class_names(kind, model, tmp_path):
 
 
 BAD_ARGUMENTS = {
-    "input": ({"input": "bytes"}, ValueError, "Unknown name for `input`"),
-    "format": ({"format": "pb"}, ValueError, "Unknown name for `format`"),
-    "protocol": ({"protocol": "best"}, ValueError, "Unknown name for `protocol`"),
-    "average": ({"ten_crop_average": "mean"}, ValueError, "`ten_crop_average`"),
-    "top_k 0": ({"top_k": 0}, ValueError, "a positive integer"),
-    "top_k float": ({"top_k": 2.0}, ValueError, "a positive integer"),
-    "top_k bool": ({"top_k": True}, ValueError, "a positive integer"),
+    "a choice": ({"format": "pb"}, ValueError, "Unknown name for `format`"),
     "image size": ({"image_size": 99}, ValueError, r"\(16, 16\), as the model's"),
-    "image size 0": ({"image_size": 0}, ValueError, "`image_size`"),
     "tap": ({"taps": ["conv9"]}, ValueError, "conv9"),
     "card": ({"model_card": {"licence": "MIT"}}, ValueError, "'license'"),
     "calibrate": ({"calibrate": True}, ValueError, "needs `validation_data`"),
-    "version": ({"version": 0}, ValueError, "a positive integer"),
     "empty data": (
         {"validation_data": (np.zeros((0, SIDE, SIDE, 3)), np.zeros(0, int))},
         ValueError,
@@ -555,6 +486,32 @@ def test_formats_are_not_mixed(model, tmp_path):
     with pytest.raises(ValueError, match=r"Version 1 .*model.tflite.*m_saved_model"):
         kd.export_for_serving(model, tmp_path / "m", NAMES, version=2)
     assert [p.name for p in (tmp_path / "m").iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"calibrate": True}, {"format": "litert"}, {"format": "onnx", "calibrate": True}],
+    ids=["SavedModel", "LiteRT", "ONNX calibrated"],
+)
+def test_validation_data_are_read_once(quick, options, model, tmp_path, photos):
+    images, labels = photos.arrays(SIDE)
+    shuffled = tf.data.Dataset.from_tensor_slices((images, labels)).shuffle(10)
+    seen = []
+
+    def look(x, y):
+        seen.append(int(y))
+        return np.int32(0)
+
+    def counted(x, y):
+        zero = tf.numpy_function(look, [x, y], tf.int32)
+        return x, y + tf.cast(tf.ensure_shape(zero, []), y.dtype)
+
+    data = shuffled.take(6).map(counted).batch(3)
+    folder = kd.export_for_serving(
+        model, tmp_path / "m", NAMES, validation_data=data, **options
+    )
+    assert card_of(folder)["evaluation"]["samples"] == 6
+    assert len(seen) == 6
 
 
 def test_images_that_were_scaled_before(model, tmp_path, monkeypatch):

@@ -14,12 +14,10 @@ WITH_MAPS = "softmax_dense", "flatten", "max_pooling", "mixed"
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_models_of_other_kinds(kind, tmp_path):
+def test_models_of_other_kinds(pixels_only, kind, tmp_path):
     model = MODELS[kind]()
     size = SIDE if kind == "any_size" else None
-    folder = kd.export_for_serving(
-        model, tmp_path / kind, NAMES, image_size=size, input="tensor"
-    )
+    folder = kd.export_for_serving(model, tmp_path / kind, NAMES, image_size=size)
     signatures = tf.saved_model.load(folder).signatures
     images = raw_pixels(3, SIDE, SIDE)
     output = np.float32(model.predict(images, verbose=0))
@@ -62,7 +60,9 @@ def activation_maps(model, images, numbers, probabilities):
     return found
 
 
-def test_a_compiled_and_trained_model_leaves_its_optimizer_behind(tmp_path):
+def test_a_compiled_and_trained_model_leaves_its_optimizer_behind(
+    pixels_only, tmp_path
+):
     model = MODELS["softmax_dense"]()
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     model.fit(raw_pixels(4, SIDE, SIDE), np.arange(4) % 3, verbose=0)
@@ -72,7 +72,7 @@ def test_a_compiled_and_trained_model_leaves_its_optimizer_behind(tmp_path):
     )
 
 
-def test_under_mirrored_strategy(strategy, tmp_path):
+def test_under_mirrored_strategy(pixels_only, strategy, tmp_path):
     with strategy.scope():
         source = make_backbone(batch_norm=True)
         model = kd.DeltaModel(kd.attach_head(source, 3), source=source)

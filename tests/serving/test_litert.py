@@ -14,11 +14,13 @@ from ai_edge_litert.interpreter import Interpreter
 
 import keras_delta as kd
 from keras_delta.serving import conversion, litert
+from keras_delta.serving.options import Options
 
 pytestmark = pytest.mark.usefixtures("tensorflow_seed")
 
 NAMES = ["cat", "Hündin", "a, b"]
 QUANTIZED = ["int8", "float16", "dynamic"]
+OPTIONS = Options(image_size=(16, 16))
 
 
 def make_model(new_backbone):
@@ -240,7 +242,7 @@ def test_kinds_of_representative_data(photographs, kind):
         "dataset": tensors((x, y)).batch(9),
         "no labels": tensors(x).batch(9),
     }[kind]
-    found = litert.representative_images(data, (16, 16), "default")
+    found = litert.representative_images(data, OPTIONS)
     np.testing.assert_array_equal(found, x)
 
 
@@ -248,13 +250,13 @@ def test_representative_images_of_a_set_are_of_all_classes():
     y = np.repeat([0, 1, 2], 200)  # one class after the other, as folders are
     x = np.zeros((600, 8, 8, 3), "uint8") + 100 * y[:, None, None, None].astype("uint8")
     images = kd.data.ImageSet.from_arrays(x, y)
-    found = litert.representative_images(images, (16, 16), "default")
+    found = litert.representative_images(images, OPTIONS)
     assert found.shape == (300, 16, 16, 3)
     assert found.dtype == np.float32
     values, counts = np.unique(found[:, 0, 0, 0], return_counts=True)
     assert values.tolist() == [0, 100, 200]
     assert counts.min() > 80
-    again = litert.representative_images(images, (16, 16), "default")
+    again = litert.representative_images(images, OPTIONS)
     np.testing.assert_array_equal(found, again)
 
 

@@ -133,6 +133,7 @@ def texts(page, selector):
     )
 
 
+@pytest.mark.slow
 class TestInABrowser:
     def test_a_photo_that_is_chosen(self, page, shown):
         shown(encoded(spot(RED, 20, 16), quality=95))

@@ -12,22 +12,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from served import NAMES, Server, b64, encoded, export_tiny, photo, until
+from served import NAMES, Server, b64, encoded, photo, until
+
+from keras_delta.data.decode import read_image
 
 JSON = {"content-type": "application/json"}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    export_tiny(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def server(folder):
+def server(tiny):
     found = Server(
-        folder,
+        tiny,
         *("--max-body-mb", "1", "--max-pixels", "100000", "--max-images", "8"),
         *("--queue", "32", "--max-batch-size", "4", "--batch-timeout-ms", "20"),
     )
@@ -36,8 +31,8 @@ def server(folder):
 
 
 @pytest.fixture(scope="module")
-def saved_model(folder):
-    return tf.saved_model.load(str(folder / "1"))
+def saved_model(tiny):
+    return tf.saved_model.load(str(tiny / "1"))
 
 
 def expected(saved_model, contents, signature="serving_default"):
@@ -66,6 +61,19 @@ def test_rows(server, saved_model):
     assert answer.headers["model-version"] == "1"
     assert list(answer.json()) == ["predictions"]
     same(answer.json()["predictions"], expected(saved_model, files))
+
+
+def frames(form):
+    pixels = [Image.new("RGB", (20, 20), (i, 90, 0)) for i in range(0, 200, 50)]
+    return encoded(np.array(pixels[0]), form, save_all=True, append_images=pixels[1:])
+
+
+def test_animations_are_answered_by_their_first_frame(server, saved_model):
+    files = [frames("GIF"), frames("WEBP")]
+    body = {"instances": list(map(b64, files))}
+    answer = server.client.post(server.predict, json=body)
+    first = [encoded(read_image(file), "PNG") for file in files]
+    same(answer.json()["predictions"], expected(saved_model, first))
 
 
 def test_columns(server, saved_model):
@@ -210,12 +218,6 @@ def test_status_and_metadata_as_tensorflow_serving(server):
 
 GOOD = b64(photo(0))
 PNG = photo(1, form="PNG")
-LONG_GIF = encoded(
-    np.zeros((100, 100, 3), np.uint8),
-    "GIF",
-    save_all=True,
-    append_images=[Image.new("RGB", (100, 100), (i, 0, 0)) for i in range(1, 12)],
-)
 
 
 def png_of(width, height):
@@ -277,7 +279,6 @@ WRONG = {
         rows(b64(png_of(60_000, 60_000))),
         "more than 100,000 pixels",
     ),
-    "many frames": (rows(b64(LONG_GIF)), "frames of 100 x 100 pixels"),
     "too many": (rows(*[GOOD] * 9), "9 images are more than the 8"),
     "unknown signature": (rows(GOOD, signature_name="x"), "Known signatures: activ"),
     "signature no text": (rows(GOOD, signature_name=[1]), "signature '[1]' is not"),
@@ -357,6 +358,7 @@ def test_other_statuses(server):
     assert post(server.predict, zipped, **headers)[0] == 400
 
 
+@pytest.mark.slow
 def test_a_bad_image_fails_no_other_request(server, saved_model):
     good, wanted = photo(5), expected(saved_model, [photo(5)])
     bodies = [rows(b64(good)), rows(b64(good), b64(b"no")), rows(b64(good[:-100]))] * 8
@@ -390,6 +392,7 @@ def test_a_full_queue_refuses_and_recovers(server):
     assert answer.status_code == 200
 
 
+@pytest.mark.slow
 def test_requests_are_batched(server, saved_model):
     files = [photo(i) for i in range(40)]
     wanted = expected(saved_model, files)

@@ -1,7 +1,6 @@
 """Limits of the server without a process: time, readiness, memory, crops, settings."""
 
 import asyncio
-import logging
 import socket
 import sys
 import time
@@ -80,14 +79,13 @@ def test_an_answer_that_takes_too_long(folder):
     found = app(folder, timeout=0.2, queue=1)
     service = found.state.service
     service.versions.current = Fake(lambda *_: time.sleep(0.6))
-    began = time.monotonic()
     first, second = ask(found, *[("POST", PREDICT, {"json": BODY})] * 2)
-    assert time.monotonic() - began < 0.5
     assert first.status_code == 504
     assert "longer than 0.2 s" in first.json()["error"]
     assert second.status_code == 503  # its thread still holds the place
+    assert b"requests_running 1.0" in service.metrics.text()[0]
     end = time.monotonic() + 10
-    while service.busy:
+    while b"requests_running 1.0" in service.metrics.text()[0]:
         assert time.monotonic() < end
         time.sleep(0.02)
     service.versions.current = Fake(lambda *_: {"y": np.ones((1, 2))})
@@ -117,22 +115,12 @@ def test_outputs_that_are_nan_or_binary_are_told_as_tensorflow_serving_does(fold
     assert answer.text == '{"predictions":[{"x":NaN,"y_bytes":{"b64":"/w=="}}]}'
 
 
-@pytest.mark.parametrize(
-    "name, value, error",
-    [
-        ("max_batch_size", 0, ValueError),
-        ("max_batch_size", 2.5, TypeError),
-        ("queue", True, TypeError),
-        ("timeout", float("nan"), ValueError),
-        ("timeout", float("inf"), ValueError),
-        ("batch_timeout_ms", -1, ValueError),
-        ("max_pixels", "many", TypeError),
-        ("page", 1, TypeError),
-    ],
-)
-def test_settings_out_of_range(name, value, error):
-    with pytest.raises(error, match=f"`{name}`"):
-        Settings(**{name: value})
+def test_settings_out_of_range():
+    with pytest.raises(ValueError, match="`max_batch_size`"):
+        Settings(max_batch_size=0)
+    with pytest.raises(ValueError, match="`timeout`"):
+        Settings(timeout=0.0)
+    assert Settings(batch_timeout_ms=0).batch_timeout_ms == 0
 
 
 def test_a_missing_package_is_named(folder, monkeypatch):
@@ -150,25 +138,19 @@ def test_answers_are_sent_at_once():
 # Headers of images.
 
 
-def frames(count, size=(50, 40)):
-    rest = [Image.new("RGB", size, (50 * i, 0, 0)) for i in range(1, count)]
-    return {"save_all": True, "append_images": rest}
+def test_pixels_are_counted():
+    content = photo(0, form="WEBP")
+    assert images.size(content, 20 * 24, "Image 0") == (20, 24)
+    with pytest.raises(Problem, match="Image 0 has 24 x 20 pixels, more than the 479"):
+        images.size(content, 20 * 24 - 1, "Image 0")
 
 
-@pytest.mark.parametrize("form", ["GIF", "WEBP"])
-def test_all_frames_count(form):
-    contents = encoded(np.zeros((40, 50, 3), np.uint8), form, **frames(5))
-    assert images.size(contents, 5 * 40 * 50, "Image 0") == (40, 50)
-    with pytest.raises(Problem, match="5 frames of 50 x 40 pixels"):
-        images.size(contents, 5 * 40 * 50 - 1, "Image 0")
-
-
-def test_a_large_frame_behind_a_small_one_counts():
+def test_a_frame_that_is_larger_than_its_gif_counts():
     gif = encoded(np.zeros((4, 4, 3), np.uint8), "GIF")
-    end = gif.rindex(b"\x3b")
-    frame = b"\x2c" + bytes(4) + (60_000).to_bytes(2, "little") * 2 + b"\0\x02\x01\0\0"
-    with pytest.raises(Problem, match="2 frames of 60000 x 60000"):
-        images.size(gif[:end] + frame + b"\x3b", 40_000_000, "Image 0")
+    at = gif.index(b"\x2c" + bytes(4)) + 5
+    gif = gif[:at] + (60_000).to_bytes(2, "little") * 2 + gif[at + 4 :]
+    with pytest.raises(Problem, match="more than"):
+        images.size(gif, 40_000_000, "Image 0")
 
 
 def test_pixels_are_not_decoded(monkeypatch):
@@ -184,13 +166,20 @@ def test_pixels_are_not_decoded(monkeypatch):
 # Where the map is.
 
 
-@pytest.mark.parametrize("orientation", [1, 6])
-def test_the_box_of_a_centre_crop(tmp_path, orientation, caplog):
-    caplog.set_level(logging.INFO)
-    folder = export_red_or_blue(tmp_path / "colors", protocol="improved")
+@pytest.fixture(scope="module")
+def red_or_blue(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "colors"
     sizes = []
-    model = Model(folder, Settings(), sizes.append)
+    model = Model(
+        export_red_or_blue(folder, protocol="improved"), Settings(), sizes.append
+    )
     assert sizes == []  # what warmed it up is not counted
+    return model
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_the_box_of_a_centre_crop(red_or_blue, orientation):
+    model = red_or_blue
     pixels = np.full((80, 160, 3), 90, np.uint8)
     pixels[:, 92:104] = [220, 20, 20]  # a red bar, its middle at 98 of 160
     exif = Image.Exif()

@@ -42,6 +42,7 @@ def state(server, version):
     return row["state"], row["status"]["error_message"]
 
 
+@pytest.mark.slow
 def test_versions_are_swapped_under_load(versions, tmp_path):
     folder = tmp_path / "tiny"
     folder.mkdir()
@@ -104,6 +105,7 @@ def test_versions_are_swapped_under_load(versions, tmp_path):
     assert "Traceback" not in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_what_is_in_flight_finish(versions, number):
     server = Server(versions[1].parent)  # serves the newest, 4
@@ -139,6 +141,7 @@ def ready(server):
         return False
 
 
+@pytest.mark.slow
 def test_versions_that_cannot_be_loaded_end_the_start(tmp_path):
     broken = tmp_path / "tiny" / "1"
     broken.mkdir(parents=True)
@@ -170,8 +173,8 @@ def test_starts_that_fail_say_why(versions, tmp_path, capsys):
         port = other.getsockname()[1]
         text = said(folder, "--port", port)
     assert text == (
-        f"Cannot listen at 127.0.0.1:{port}: something else listens there. Choose "
-        "another --port, or 0."
+        f"keras_delta serve: Cannot listen at 127.0.0.1:{port}: something else listens "
+        "there. Choose another --port, or 0."
     )
     assert "is no address to listen at" in said(
         folder, "--host", "no.such.host.invalid"

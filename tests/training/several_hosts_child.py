@@ -33,6 +33,7 @@ def new_model(strategy, regularizer, batch_norm=False):
             *reference.pair(make_backbone, batch_norm=batch_norm),
             regularizer,
             metrics=["accuracy"],
+            run_eagerly=False,
         )
 
 

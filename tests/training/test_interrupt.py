@@ -157,10 +157,11 @@ def test_a_thread_trains_and_leaves_signals_alone(model):
     assert found[0].epoch == [0, 1, 2] and not trained.interrupted
 
 
-@pytest.mark.parametrize("delete", [True, False])
 @pytest.mark.parametrize(
-    "step", [6, 8, 12]
-)  # in the midst, at an epoch's end, the last
+    "step, delete",
+    [(6, True), (8, False), (12, False)],
+    ids=["in an epoch", "at its end", "at the last step"],
+)
 def test_the_backup_is_kept_and_goes_on(step, delete, model, tmp_path):
     def backup():
         return BackupAndRestore(tmp_path / "b", delete_checkpoint=delete)

@@ -95,7 +95,7 @@ def test_evaluate_has_the_task_loss_alone(new_backbone):
         *("val_loss", "val_acc"),
     }
     target = model.target
-    target.compile(loss=model.loss, metrics=["acc"], jit_compile=False)
+    target.compile(loss=model.loss, metrics=["acc"], run_eagerly=True)
     expected = target.evaluate(x, y, 8, verbose=0, return_dict=True)
     found = model.evaluate(x, y, 8, verbose=0, return_dict=True)
     assert found.keys() == expected.keys() == {"loss", "acc"}
@@ -234,9 +234,9 @@ def test_the_latest_regularizer_wins(new_backbone):
     model = kd.DeltaModel(target, source=source, regularizer="l2")
     assert isinstance(model.regularizer, L2)
     loss = keras.losses.SparseCategoricalCrossentropy(True)
-    model.compile("sgd", loss, jit_compile=False)
+    model.compile("sgd", loss, run_eagerly=True)
     assert isinstance(model.regularizer, L2)
-    model.compile("sgd", loss, regularizer=L2SP(), jit_compile=False)
+    model.compile("sgd", loss, regularizer=L2SP(), run_eagerly=True)
     assert isinstance(model.regularizer, L2SP)
     x, y = reference.data(8)
     model.fit(x, y, regularizer=["l2_sp", "feature_map"], verbose=0)
@@ -312,7 +312,9 @@ def test_an_unknown_regularizer_is_refused_before_anything_changes(new_backbone)
 def test_switching_changes_what_is_minimised(new_backbone):
     """The compiled step of the first regularizer is not used for the second."""
     x, y = reference.data(8)
-    model = reference.compiled(*reference.pair(new_backbone), rate=0.0)
+    model = reference.compiled(
+        *reference.pair(new_backbone), rate=0.0, run_eagerly=False
+    )
     found = [
         model.fit(x, y, 8, regularizer=r, verbose=0).history["feature_penalty"][0]
         for r in (L2SP(0.3), L2SP(0.6), FeatureMap(0.3), "none", L2SP(0.3))
@@ -342,7 +344,9 @@ def test_switching_from_l2_fe_to_delta_keeps_the_optimizer(new_backbone):
 
 def test_alpha_set_between_and_during_training_counts_at_once(new_backbone):
     x, y = reference.data(8)
-    model = reference.compiled(*reference.pair(new_backbone), L2SP(0.3), rate=0.0)
+    model = reference.compiled(
+        *reference.pair(new_backbone), L2SP(0.3), rate=0.0, run_eagerly=False
+    )
     first = model.fit(x, y, 8, verbose=0).history["feature_penalty"][0]
     function = model.train_function
     model.regularizer.alpha = 0.6
@@ -371,7 +375,9 @@ def test_a_schedule_of_alpha_follows_the_steps(new_backbone):
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay(
         [0, 1], [0.3, 0.6, 0.0]
     )
-    model = reference.compiled(*reference.pair(new_backbone), L2SP(schedule), rate=0.0)
+    model = reference.compiled(
+        *reference.pair(new_backbone), L2SP(schedule), rate=0.0, run_eagerly=False
+    )
     found = [
         model.fit(x, y, 8, verbose=0).history["feature_penalty"][0] for _ in range(3)
     ]
@@ -411,7 +417,7 @@ def test_l2_fe_equals_training_the_head_on_inference_features(new_backbone):
     head.set_weights(before["head"])
     for v in head.trainable_variables:
         v.regularizer = keras.regularizers.L2(0.1)  # beta / 2
-    head.compile(keras.optimizers.SGD(0.1), model.loss, jit_compile=False)
+    head.compile(keras.optimizers.SGD(0.1), model.loss, run_eagerly=True)
     head.fit(features.numpy(), y, 4, epochs=3, shuffle=False, verbose=0)
     reference.assert_same_weights(target.get_layer("head").get_weights(), head)
 

@@ -56,7 +56,11 @@ def augmented(x, y, change):
 
 @pytest.mark.parametrize(
     "kwargs",
-    [{}, {"run_eagerly": True}, {"steps_per_execution": 2}],
+    [
+        {"run_eagerly": False},
+        {},
+        {"run_eagerly": False, "steps_per_execution": 2},
+    ],
     ids=["graph", "eager", "several"],
 )
 def test_the_source_runs_once_an_image(kwargs, new_backbone):
@@ -79,7 +83,10 @@ def test_the_constructor_and_switching_off(new_backbone):
     target = kd.attach_head(source, 3)
     model = kd.DeltaModel(target, source=source, source_maps="cache")
     model.compile(
-        "sgd", keras.losses.SparseCategoricalCrossentropy(True), regularizer="l2_sp"
+        "sgd",
+        keras.losses.SparseCategoricalCrossentropy(True),
+        regularizer="l2_sp",
+        run_eagerly=True,
     )
     x, y = reference.data(8)
     cache = model._source_maps[1]

@@ -43,13 +43,24 @@ def test_every_registered_regularizer_is_a_case():
     assert set(kd.regularizers.ALL) <= names
 
 
-@pytest.mark.parametrize("name", reference.CASES)
-def test_two_replicas_equal_one(name, strategy, new_backbone):
+# Traced: one for each way in which a term is shared among replicas.
+GRAPHS = ("l2_fe", "l2_sp", "feature_map-code", "delta-article")
+
+
+@pytest.mark.parametrize(
+    "name, eager",
+    [(name, True) for name in reference.CASES] + [(name, False) for name in GRAPHS],
+)
+def test_two_replicas_equal_one(name, eager, strategy, new_backbone):
     x, y = reference.data(sum(BATCHES))
 
     def build(target, source):
         return reference.compiled(
-            target, source, reference.CASES[name].make(), metrics=["accuracy"]
+            target,
+            source,
+            reference.CASES[name].make(),
+            metrics=["accuracy"],
+            run_eagerly=eager,
         )
 
     def train(model):
@@ -142,7 +153,7 @@ def test_a_loss_that_sums(sizes, strategy, new_backbone):
         model.compile(
             keras.optimizers.SGD(0.01),
             keras.losses.SparseCategoricalCrossentropy(True, reduction="sum"),
-            jit_compile=False,
+            run_eagerly=True,
         )
         return model
 
@@ -283,7 +294,11 @@ def test_several_steps_per_execution(steps, strategy, new_backbone):
 
     def build(target, source):
         return reference.compiled(
-            target, source, FeatureMap(0.3, 0.2), steps_per_execution=steps
+            target,
+            source,
+            FeatureMap(0.3, 0.2),
+            steps_per_execution=steps,
+            run_eagerly=steps != 2,
         )
 
     def train(model):

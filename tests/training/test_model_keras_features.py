@@ -24,19 +24,19 @@ def fitted(new_backbone, count=16, batch=4, epochs=2, **kwargs):
     return model
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def plain(new_backbone):
-    """Trained as a user does who changes nothing."""
+    """Trained step by step, without a graph."""
     return fitted(new_backbone)
 
 
 @pytest.mark.parametrize(
     "kwargs",
     [
-        {"run_eagerly": True},
+        {"run_eagerly": False},  # as users train, who change nothing
         {"jit_compile": True},
+        {"run_eagerly": False, "steps_per_execution": 3},
         {"steps_per_execution": 2},
-        {"steps_per_execution": 3},
         {"auto_scale_loss": False},
     ],
     ids=str,
@@ -227,10 +227,14 @@ def test_large_half_precision_maps_are_compared_in_float32(variant, new_backbone
 # --- any user's own model ------------------------------------------------------
 
 
-def trains(model, x, y, regularizer, **kwargs):
+def trains(model, x, y, regularizer, eager=True, **kwargs):
     """Fit two epochs; every part of the loss is finite, taps and head count."""
     model.compile(
-        keras.optimizers.SGD(0.01), LOSS, regularizer=regularizer, jit_compile=False
+        keras.optimizers.SGD(0.01),
+        LOSS,
+        regularizer=regularizer,
+        jit_compile=False,
+        run_eagerly=eager,
     )
     logs = model.fit(x, y, epochs=2, verbose=0, **kwargs).history
     assert np.isfinite(list(logs.values())).all()
@@ -329,7 +333,7 @@ def test_same_named_layers_in_two_branches_are_not_mixed_up(new_backbone):
         keras.optimizers.SGD(0.0),
         LOSS,
         regularizer=L2SPAtt(1.0, attention={"right/conv0": weights}),
-        jit_compile=False,
+        run_eagerly=True,
     )
     for branch, name, step in (
         (left, "left_conv0", [0.0, 0.0, 0.0, 1.0]),
@@ -379,7 +383,8 @@ def test_models_with_two_inputs(form):
         data = tf.data.Dataset.from_tensor_slices((given, y)).batch(4)
         trains(model, data, None, [FeatureMap(0.1), L2SP(0.1)])
     else:
-        trains(model, given, y, [FeatureMap(0.1), L2SP(0.1)])
+        terms = [FeatureMap(0.1), L2SP(0.1)]
+        trains(model, given, y, terms, eager=form != "dict")
     logits, maps = model.outputs_and_maps(given)
     np.testing.assert_allclose(logits, target(given), atol=1e-6)
     expected = keras.Model(image, target.get_layer("conv").output)(x)
@@ -414,7 +419,7 @@ def test_two_outputs_with_two_losses():
         loss={"kind": LOSS, "size": "mse"},
         loss_weights={"kind": 1.0, "size": 0.5},
         metrics={"kind": "accuracy"},
-        jit_compile=False,
+        run_eagerly=True,
         regularizer=FeatureMap(0.1),
     )
     labels = {"kind": y, "size": np.ones((8, 1))}
@@ -450,7 +455,7 @@ def test_images_as_bytes(regularizer):
     maps = keras.layers.Conv2D(4, 3, name="conv")(maps)
     pooled = keras.layers.GlobalAveragePooling2D()(maps)
     model = kd.DeltaModel(keras.Model(inputs, keras.layers.Dense(3)(pooled)))
-    model.compile("sgd", LOSS, regularizer=regularizer, jit_compile=False)
+    model.compile("sgd", LOSS, regularizer=regularizer, run_eagerly=True)
     logs = model.fit(x, np.arange(8) % 3, verbose=0).history
     assert np.isfinite(list(logs.values())).all()
 

@@ -175,7 +175,7 @@ def test_a_nested_backbone_and_named_pairs_survive(new_backbone, tmp_path):
         "sgd",
         keras.losses.SparseCategoricalCrossentropy(True),
         regularizer=FeatureMap(0.3),
-        jit_compile=False,
+        run_eagerly=True,
     )
     model.fit(x, y, 4, shuffle=False, verbose=0)
     model.save(tmp_path / "m.keras")
@@ -314,7 +314,7 @@ def test_a_compiled_target_can_be_wrapped_and_saved(new_backbone, tmp_path):
     x, y = reference.learnable_data(12)
     target, source = reference.pair(new_backbone)
     loss = keras.losses.SparseCategoricalCrossentropy(True)
-    target.compile("adam", loss, jit_compile=False)
+    target.compile("adam", loss, run_eagerly=True)
     target.fit(x, y, verbose=0)
     model = reference.compiled(target, source, FeatureMap(0.3))
     model.fit(x, y, 4, verbose=0)

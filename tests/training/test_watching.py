@@ -232,7 +232,7 @@ def assert_same_rows(found, expected, rtol=2e-4, atol=2e-6, degrees=0.02):
             )
 
 
-ON_REPLICAS = [(1, case) for case in CASES] + [(2, "l2_sp"), (2, "l2_fe"), (2, "sum")]
+ON_REPLICAS = [(1, case) for case in CASES] + [(2, "l2_fe"), (2, "sum")]
 
 
 @pytest.mark.parametrize("replicas, case", ON_REPLICAS)
@@ -347,6 +347,7 @@ def test_weights_are_the_same_bit_for_bit(case, replicas, strategy, new_backbone
             batch_norm=True,
             dropout=0.3,
             optimizer=lambda: keras.optimizers.SGD(RATE, momentum=0.9),
+            run_eagerly=case != "sum",
         )
         ends.append(
             model.get_weights() + [v.numpy() for v in model.optimizer.variables]
@@ -358,7 +359,9 @@ def test_weights_are_the_same_bit_for_bit(case, replicas, strategy, new_backbone
 def test_steps_that_are_not_watched_are_not_traced_with_it(new_backbone, monkeypatch):
     """Two graphs: the plain step's and the closer look's, each traced once."""
     traced = []
-    model = reference.compiled(*reference.pair(new_backbone), CASES["delta"][0]())
+    model = reference.compiled(
+        *reference.pair(new_backbone), CASES["delta"][0](), run_eagerly=False
+    )
     plain = Step.run
 
     def run(self, data, watch=False):

@@ -1,6 +1,5 @@
 """Chief and workers that are killed: nothing is lost, nothing runs twice."""
 
-import json
 import os
 import re
 import subprocess
@@ -16,8 +15,9 @@ import pytest
 from keras_tuner.src import utils
 from keras_tuner.src.distribute import oracle_client
 
-from keras_delta.tuning import __main__ as command
-from keras_delta.tuning import chief, status
+from keras_delta import _disk
+from keras_delta._runs import launch, status
+from keras_delta.tuning import chief, part
 
 SCRIPTS = Path(__file__).parent / "scripts"
 
@@ -45,7 +45,7 @@ def new_oracle(folder, trials=6, **kwargs):
 def reloaded(folder, workers=()):
     oracle = new_oracle(folder)
     oracle.reload()
-    chief.keep_ongoing(oracle, workers)
+    part.keep_ongoing(oracle, workers)
     return oracle
 
 
@@ -144,23 +144,6 @@ def test_trial_of_a_worker_that_was_given_up(tmp_path):
 # --- files ---------------------------------------------------------------------
 
 
-def test_whole_files(tmp_path):
-    """Read while a process saves, and after it was killed: always one of its saves."""
-    path, numbers = tmp_path / "state.json", []
-    process = subprocess.Popen(
-        [sys.executable, SCRIPTS / "save_forever.py", path], stdout=subprocess.PIPE
-    )
-    process.stdout.readline()
-    for i in range(100):
-        if i == 99:
-            process.kill()
-            process.communicate()
-        saved = utils.load_json(str(path))
-        assert saved["filling"] == "x" * 1_000_000
-        numbers.append(saved["number"])
-    assert numbers == sorted(numbers) and numbers[-1] > numbers[0]
-
-
 def test_whole_files_of_the_oracle(tmp_path, monkeypatch):
     monkeypatch.setattr(utils, "save_json", utils.save_json)
     replaced = []
@@ -168,8 +151,8 @@ def test_whole_files_of_the_oracle(tmp_path, monkeypatch):
     monkeypatch.setattr(
         os, "replace", lambda a, b: (replaced.append(Path(b).name), real(a, b))
     )
-    chief.whole_files()
-    chief.whole_files()
+    part.whole_files()
+    part.whole_files()
     oracle = new_oracle(tmp_path)
     oracle.create_trial("worker-0")
     assert replaced == ["trial.json", "oracle.json"]
@@ -182,7 +165,7 @@ def test_whole_files_of_the_oracle(tmp_path, monkeypatch):
 
 @pytest.fixture
 def port(monkeypatch, tmp_path):
-    port = command.free_port()
+    port = launch.free_port()
     monkeypatch.setenv("KERASTUNER_ORACLE_IP", "127.0.0.1")
     monkeypatch.setenv("KERASTUNER_ORACLE_PORT", str(port))
     monkeypatch.setenv("KERASTUNER_TUNER_ID", "worker-0")
@@ -240,7 +223,7 @@ def test_search_ends_at_once(serving, tmp_path):
     thread.join(5)
     assert time.monotonic() - begin < 1
     assert thread.error is None
-    assert status.read(tmp_path / "status" / "chief.json") == {"state": "done"}
+    assert _disk.read_json(tmp_path / "status" / "chief.json") == {"state": "done"}
 
 
 def test_chief_waits_for_the_launchers_workers(serving, tmp_path, monkeypatch):
@@ -252,7 +235,7 @@ def test_chief_waits_for_the_launchers_workers(serving, tmp_path, monkeypatch):
         client.create_trial(name).status = "COMPLETED"
     thread.join(0.6)
     assert thread.is_alive()
-    status.write(
+    _disk.write_json(
         tmp_path / "status" / status.ENDED, ["worker-0", "worker-1", "worker-2"]
     )
     thread.join(2)
@@ -266,7 +249,7 @@ def test_trial_of_a_dead_worker_holds_nobody_up(serving, tmp_path, monkeypatch):
     serving(oracle)
     client = new_client()
     assert client.create_trial("worker-0").status == "RUNNING"
-    status.write(tmp_path / "status" / status.ENDED, ["worker-0"])
+    _disk.write_json(tmp_path / "status" / status.ENDED, ["worker-0"])
     assert client.create_trial("worker-1").status == "STOPPED"
     assert oracle.ongoing_trials == {}
 
@@ -311,7 +294,7 @@ def test_error_of_the_oracle_ends_the_chief(serving, tmp_path):
     thread.join(5)
     message = r"The search cannot go on: Objective value missing .*\['score'\]"
     assert re.match(message, str(thread.error))
-    told = status.read(tmp_path / "status" / "chief.json")
+    told = _disk.read_json(tmp_path / "status" / "chief.json")
     assert told["fatal"] == str(thread.error)
 
 
@@ -332,7 +315,7 @@ def test_port_in_use(port, serving, tmp_path, reuse):
         "another port, with the launcher's `--port` or, the same for chief and "
         "workers, in KERASTUNER_ORACLE_PORT; or end the other search."
     )
-    assert "fatal" in status.read(tmp_path / "status" / "chief.json")
+    assert "fatal" in _disk.read_json(tmp_path / "status" / "chief.json")
 
 
 def test_bad_port(port, monkeypatch, tmp_path):
@@ -365,7 +348,7 @@ def test_chief_killed_in_a_call(port, capsys, tmp_path, monkeypatch):
             assert process.stdout.readline() == "called\n"
             process.kill()
     time.sleep(0.5)
-    assert status.read(tmp_path / "status" / "chief.json") == {
+    assert _disk.read_json(tmp_path / "status" / "chief.json") == {
         "state": "waiting for the chief"
     }
     with fake_chief(port, "answer") as process:
@@ -388,31 +371,3 @@ def test_no_chief(port, monkeypatch):
         f"No chief has answered at 127.0.0.1:{port} for 0.5 seconds. "
         "`python -m keras_delta.tuning --workers 2 script.py` starts chief and workers"
     )
-
-
-# --- all together --------------------------------------------------------------
-
-
-def test_search_of_processes_that_die(tmp_path):
-    """A worker and the chief are killed; each trial ends once."""
-    launcher = [sys.executable, SCRIPTS / "launcher.py", "--workers", "2", "--cpu"]
-    script = [SCRIPTS / "sleepy_search.py", tmp_path, "worker-1=2", "chief=4"]
-    done = subprocess.run(
-        [*launcher, "--logs", tmp_path / "logs", *script],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "6 5.0"
-    assert "worker-1 was killed by SIGKILL" in done.stderr
-    assert "chief was killed by SIGKILL" in done.stderr
-    by_worker = [(tmp_path / f"worker-{i}.trials").read_text().split() for i in (0, 1)]
-    # Only the trial in which the worker was killed has begun twice, there.
-    assert by_worker[1][1] == by_worker[1][2]
-    begun = sorted([*by_worker[0], *by_worker[1][:2], *by_worker[1][3:]])
-    assert begun == list("012345")
-    assert not (tmp_path / "last.trials").exists()
-    state = json.loads((tmp_path / "search" / "oracle.json").read_text())
-    assert sorted(state["end_order"]) == list("012345")

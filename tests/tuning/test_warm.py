@@ -7,6 +7,7 @@ import keras_tuner
 import model_reference as reference
 import numpy as np
 import pytest
+import tensorflow as tf
 from networks import make_backbone
 
 import keras_delta as kd
@@ -54,6 +55,15 @@ FIRST = {
     "taps": "both",
     "temperature": 5.0,
 }
+
+
+@pytest.fixture(autouse=True)
+def _eagerly(request):
+    """No tracing, which takes longer than all trainings, but where it is tested."""
+    eagerly = "traces" not in request.fixturenames
+    tf.config.run_functions_eagerly(eagerly)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 def hyper_model(**changed):
@@ -411,7 +421,7 @@ def test_a_sum(search, traces, computed):
     weak = warm.train(alpha=0.1)
     once = len(traces)
     strong = warm.train(alpha=3.0)
-    assert [m.alpha for m in warm.models.model.regularizer.members] == [3.0, 0.3]
+    assert [m.alpha for m in warm.begin(alpha=3.0).regularizer.members] == [3.0, 0.3]
     assert len(traces) == once > 0 and len(computed) == 1
     assert differ(weak, strong)
 
@@ -570,7 +580,7 @@ def test_letting_go(search):
     model = warm.begin()
     expected = variables(model)
     warm.models.drop()
-    assert warm.models.model is None
+    assert len(warm.models._models) == 0
     again = warm.begin()
     assert again is not model
     assert_same(variables(again), expected)
@@ -579,6 +589,7 @@ def test_letting_go(search):
 # Several replicas
 
 
+@pytest.mark.slow
 def test_under_a_strategy(search, strategy, traces, computed, data):
     """Nearly the numbers of one device, and traced once."""
     # The mean over replicas of moving statistics is another: no BatchNormalization.
@@ -588,6 +599,6 @@ def test_under_a_strategy(search, strategy, traces, computed, data):
     assert differ(several.train(alpha=0.1, learning_rate=0.01), first)
     assert_same(several.train(), first)
     assert len(traces) == once > 0 and len(computed) == 1
-    assert several.models.model.distribute_strategy is strategy
+    assert several.begin().distribute_strategy is strategy
     alone = search("alone", **DELTA).train()
     reference.assert_same_weights(first[:-1], alone[:-1], atol=1e-4, rtol=1e-4)

@@ -26,12 +26,11 @@ def app(folder, **settings):
 
     Raises:
         FileNotFoundError: where there is no version.
-        ValueError: for settings out of range and names that do not fit into a URL.
+        TypeError, ValueError: for other settings and names that do not fit into a URL.
         ImportError: without the packages of the extra `serving`.
     """
-    module = "keras_delta.serving.server.application"
     for package in ("starlette", "prometheus_client"):
         import_optional(package, "The server", "serving")
-    return import_optional(module, "The server", "serving").application(
-        folder, Settings(**settings)
-    )
+    from keras_delta.serving.server.application import application
+
+    return application(folder, Settings(**settings))

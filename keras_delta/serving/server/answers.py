@@ -2,7 +2,6 @@
 
 import base64
 import json
-from numbers import Integral
 
 import numpy as np
 
@@ -15,16 +14,13 @@ MOST_MAPS = 32
 
 
 def predict(model, body, settings, deadline):
-    """The answer to `:predict`, as TensorFlow Serving gives it.
+    """The answer to `:predict`, as TensorFlow Serving gives it, and how many images.
 
     Args:
         model: `Model`.
         body: bytes of JSON.
         settings: `Settings`.
         deadline: of `time.monotonic()`.
-
-    Returns:
-        (dict or list for JSON, number of images).
     """
     document = parse(body)
     signature = document.get("signature_name", DEFAULT)
@@ -39,19 +35,18 @@ def predict(model, body, settings, deadline):
     tensors = {
         name: inputs.tensor(name, spec, values[name]) for name, spec in specs.items()
     }
-    found = {k: plain(k, v) for k, v in model.run(signature, tensors, deadline).items()}
-    if len(found) == 1:
-        (answer,) = found.values()
+    outputs = model.run(signature, tensors, deadline)
+    answer = {k: plain(k, v) for k, v in outputs.items()}
+    if len(answer) == 1:
+        (answer,) = answer.values()
     elif by_row:
-        rows = zip(*found.values(), strict=True)
-        answer = [dict(zip(found, row, strict=True)) for row in rows]
-    else:
-        answer = found
+        rows = zip(*answer.values(), strict=True)
+        answer = [dict(zip(answer, row, strict=True)) for row in rows]
     return {"predictions" if by_row else "outputs": answer}, count
 
 
 def explain(model, body, settings, deadline):
-    """The answer to `:explain`, which is ours and not TensorFlow Serving's.
+    """The answer to `:explain`, which is ours, and that it is one image.
 
     It takes `{"image_bytes": {"b64": "..."}, "class_ids": [3, 1]}`, of which the
     classes may be missing for the likeliest one, and answers as `Model.explain`.
@@ -63,17 +58,13 @@ def explain(model, body, settings, deadline):
     if ENCODED not in document:
         raise bad(f'There is no "{ENCODED}". Send {{"b64": "..."}} of one photo.')
     class_ids = document.get("class_ids", [-1])
-    if (
-        not isinstance(class_ids, list)
-        or not 0 < len(class_ids) <= MOST_MAPS
-        or not all(isinstance(i, Integral) and abs(i) < 2**31 for i in class_ids)
-        or any(isinstance(i, bool) for i in class_ids)
-    ):
+    fits = isinstance(class_ids, list) and 0 < len(class_ids) <= MOST_MAPS
+    if not fits or not all(type(i) is int and abs(i) < 2**31 for i in class_ids):
         raise bad(f'"class_ids" is not a list of 1 to {MOST_MAPS} integers.')
     spec = model.inputs("prepare")[ENCODED]
     (contents,) = inputs.tensor(ENCODED, spec, [document[ENCODED]])
-    found = model.explain(contents, class_ids, deadline)
-    return {k: plain(k, v) for k, v in found.items()}, 1
+    answer = model.explain(contents, class_ids, deadline)
+    return {k: plain(k, v) for k, v in answer.items()}, 1
 
 
 def encoded(answer):
@@ -87,16 +78,8 @@ def plain(name, value):
         return value
     if value.dtype != object:
         return value.tolist()
+    if value.ndim:
+        return [plain(name, np.asarray(item, object)) for item in value]
     if name.endswith("_bytes"):
-
-        def change(item):
-            return {inputs.BASE64: base64.b64encode(item).decode()}
-    else:
-
-        def change(item):
-            return item.decode("utf-8", "replace")
-
-    return [
-        change(v) if isinstance(v, bytes) else plain(name, np.asarray(v, object))
-        for v in value
-    ]
+        return {inputs.BASE64: base64.b64encode(value.item()).decode()}
+    return value.item().decode("utf-8", "replace")

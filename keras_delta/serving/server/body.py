@@ -25,12 +25,7 @@ def check_type(request):
 
 
 async def read(request, limit, deadline):
-    """The body as bytes.
-
-    Args:
-        request: of Starlette.
-        limit: bytes.
-        deadline: of `time.monotonic()`.
+    """The body as bytes, of at most `limit`, until `deadline` of `time.monotonic()`.
 
     Raises:
         Problem: 413 beyond the limit, whether its length was told or not; 408 where
@@ -84,12 +79,12 @@ def parse(body):
 
 
 def _once(pairs):
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise bad(f"The key {twice[:100]!r} is twice in one object of the JSON.")
-    return found
+    document = {}
+    for key, value in pairs:
+        if key in document:
+            raise bad(f"The key {key[:100]!r} is twice in one object of the JSON.")
+        document[key] = value
+    return document
 
 
 def _too_large(limit):

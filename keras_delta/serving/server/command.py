@@ -1,6 +1,5 @@
 """`keras_delta serve NAME`: the server as a command."""
 
-import argparse
 import dataclasses
 import errno
 import logging
@@ -12,69 +11,54 @@ import warnings
 
 from keras_delta._errors import import_optional
 from keras_delta.serving.server.settings import Settings
+from keras_delta_cli import main as cli
 
 HOST, PORT = "127.0.0.1", 8501
 
 
 def add_arguments(parser):
     """Add what the command takes to an `argparse.ArgumentParser`."""
-    parser.add_argument(
-        "folder",
-        help="folder of the model, NAME, with its versions NAME/1, NAME/2, ...",
-    )
-    parser.add_argument(
-        "--host",
-        default=HOST,
-        help="address to listen at (default %(default)s: this machine alone; "
-        "0.0.0.0: all)",
-    )
-    parser.add_argument(
-        "--port", type=int, default=PORT, help="0 for a free one (default %(default)s)"
-    )
+    add = parser.add_argument
+    add("folder", help="folder of the model, NAME, with versions NAME/1, NAME/2, ...")
+    where = "address to listen at (default %(default)s: this machine alone; "
+    add("--host", default=HOST, help=f"{where}0.0.0.0: all)")
+    free = "0 for a free one (default %(default)s)"
+    add("--port", type=int, default=PORT, help=free)
     for field in dataclasses.fields(Settings):
         if field.type is bool:
             continue
-        parser.add_argument(
+        add(
             "--" + field.name.replace("_", "-"),
             type=field.type,
             default=field.default,
             help=f"{field.metadata['help']} (default %(default)s)",
         )
-    parser.add_argument(
-        "--no-page", action="store_true", help="no page for photos at /"
-    )
+    add("--no-page", action="store_true", help="no page for photos at /")
 
 
 def main(argv=None):
-    """Serve a model until SIGTERM or Ctrl-C.
-
-    Args:
-        argv: list of arguments; default: those of the process.
-
-    Returns:
-        The process's exit status: 0 when it was told to stop, 1 when it could not
-        start.
-    """
-    parser = argparse.ArgumentParser(
-        prog="serve", description="Serve a model that export_for_serving has written."
-    )
-    add_arguments(parser)
-    return run(parser.parse_args(argv))
+    """`keras_delta serve` with a list of arguments; default: those of the process."""
+    return cli(["serve", *(sys.argv[1:] if argv is None else map(str, argv))])
 
 
 def run(args):
-    """Serve with parsed arguments; gives the exit status, see `main`."""
-    try:
-        for package in ("starlette", "uvicorn", "prometheus_client"):
-            import_optional(package, "The server", "serving")
-        fields = [f.name for f in dataclasses.fields(Settings) if f.name != "page"]
-        settings = Settings(
-            **{name: getattr(args, name) for name in fields}, page=not args.no_page
-        )
-        return _serve(args.folder, settings, args.host, args.port)
-    except (ImportError, OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
+    """Serve a model until SIGTERM or Ctrl-C.
+
+    Args:
+        args: namespace of what `add_arguments` adds.
+
+    Returns:
+        The exit code, 0 when it was told to stop.
+
+    Raises:
+        ImportError, OSError, ValueError: where it cannot start, in words for people.
+    """
+    for package in ("starlette", "uvicorn", "prometheus_client"):
+        import_optional(package, "The server", "serving")
+    names = [f.name for f in dataclasses.fields(Settings) if f.name != "page"]
+    values = {name: getattr(args, name) for name in names}
+    settings = Settings(**values, page=not args.no_page)
+    return _serve(args.folder, settings, args.host, args.port)
 
 
 def _serve(folder, settings, host, port):
@@ -104,16 +88,15 @@ def _serve(folder, settings, host, port):
     app = application(folder, settings, on_failure)
     service = app.state.service
     listening = _socket(host, port)
-    server = Server(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            ws="none",
-            timeout_graceful_shutdown=int(settings.timeout) + 5,
-        )
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="none",
+        timeout_graceful_shutdown=int(settings.timeout) + 5,
     )
+    server = Server(config)
     # uvicorn raises a signal again when it has stopped; by then it means nothing.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
@@ -124,14 +107,11 @@ def _serve(folder, settings, host, port):
         flush=True,
     )
     server.run(sockets=[listening])
-    status = 1 if failed else 0
     if failed:
         print(f"No version of '{service.name}' can be loaded.", file=sys.stderr)
-    if service.busy:  # beyond the time limit: a thread cannot be stopped
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    return status
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(len(failed))  # threads beyond the time limit cannot be stopped
 
 
 def _socket(host, port):
@@ -146,17 +126,18 @@ def _socket(host, port):
         raise OSError(f"'{host}:{port}' is no address to listen at: {error}") from None
     # With its protocol: else asyncio does not see that it is TCP and leaves Nagle's
     # algorithm on, which costs 40 ms an answer.
-    found = socket.socket(family, kind, protocol)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening = socket.socket(family, kind, protocol)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        found.bind(address)
-        found.listen(socket.SOMAXCONN)  # another process may have bound it, too
-    except (OSError, OverflowError) as error:
-        found.close()
-        reason = str(error)
-        if getattr(error, "errno", None) == errno.EADDRINUSE:
-            reason = "something else listens there. Choose another --port, or 0"
-        if getattr(error, "errno", None) == errno.EACCES:
-            reason = "only root may. Choose a --port from 1024 on"
+        listening.bind(address)
+        listening.listen(socket.SOMAXCONN)  # another process may have bound it, too
+    except OSError as error:
+        listening.close()
+        reasons = {
+            errno.EADDRINUSE: "something else listens there. Choose another --port, "
+            "or 0",
+            errno.EACCES: "only root may. Choose a --port from 1024 on",
+        }
+        reason = reasons.get(error.errno, str(error))
         raise OSError(f"Cannot listen at {host}:{port}: {reason}.") from None
-    return found
+    return listening

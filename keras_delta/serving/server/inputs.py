@@ -16,14 +16,11 @@ KNOWN = {"instances", "inputs", "signature_name"}
 
 
 def columns(document, specs):
-    """The values of each input.
+    """The values of each input of a request's JSON, and whether it has rows.
 
     Args:
-        document: dict, the request's JSON.
+        document: dict.
         specs: dict from names of inputs to `tf.TensorSpec`.
-
-    Returns:
-        (dict from names to lists, whether the request has rows).
 
     Raises:
         Problem: 400, with a sentence that names the instance.
@@ -40,19 +37,14 @@ def columns(document, specs):
 
 
 def tensor(name, spec, values):
-    """The array of one input, float, integer or of bytes.
-
-    Args:
-        name: of the input.
-        spec: `tf.TensorSpec`, the images along its first axis.
-        values: list, an item for each image.
+    """The array of one input, of a list with an item for each image.
 
     Raises:
         Problem: 400 for other types, numbers out of range and shapes that do not fit.
     """
     if spec.dtype.name == "string":
-        found = [_decoded(value, f"{name} {i}") for i, value in enumerate(values)]
-        return np.array(found, object)
+        files = [_decoded(value, f"{name} {i}") for i, value in enumerate(values)]
+        return np.array(files, object)
     try:
         array = np.asarray(values)
     except (ValueError, OverflowError, RecursionError):
@@ -87,19 +79,19 @@ def _from_rows(rows, specs):
         raise bad('"instances" is not a list.')
     if not rows:
         raise bad('"instances" is empty: send at least one.')
-    found = {name: [] for name in specs}
+    values = {name: [] for name in specs}
     for i, row in enumerate(rows):
         is_object = isinstance(row, dict)
         if len(specs) == 1 and (not is_object or set(row) == {BASE64}):
             (name,) = specs
-            found[name].append(row)
+            values[name].append(row)
             continue
         if not is_object:
             raise bad(f"Instance {i} is not an object with {_list(specs)}.")
         _check_names(row, specs, f"Instance {i}")
         for name in specs:
-            found[name].append(row[name])
-    return found
+            values[name].append(row[name])
+    return values
 
 
 def _from_columns(inputs, specs):

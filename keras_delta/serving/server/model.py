@@ -3,7 +3,6 @@
 import contextlib
 import io
 import itertools
-import json
 import threading
 import time
 
@@ -13,7 +12,10 @@ from google.protobuf.json_format import MessageToDict
 from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
+from keras_delta import _disk
 from keras_delta.data.augment import resize_side
+from keras_delta.data.decode import BadImageError
+from keras_delta.serving.reencoding import as_png
 from keras_delta.serving.server import images
 from keras_delta.serving.server.problems import bad, busy, too_slow
 
@@ -36,7 +38,6 @@ class Model:
         on_batch: called with the number of images whenever the network has run.
 
     Attributes:
-        name: of the model.
         version: integer.
         metadata: dict as in TensorFlow Serving's answer to `/metadata`.
 
@@ -46,7 +47,7 @@ class Model:
     """
 
     def __init__(self, folder, settings, on_batch):
-        self.name, self.version = folder.parent.name, int(folder.name)
+        self.version = int(folder.name)
         self._settings, self._on_batch = settings, lambda size: None
         self._loaded = tf.saved_model.load(str(folder))
         self._functions = dict(self._loaded.signatures)
@@ -56,7 +57,7 @@ class Model:
                     f"it has no signature {needed!r}; the server takes what "
                     "`keras_delta.export_for_serving` writes"
                 )
-        self.metadata = _metadata(folder, self.name, self.version)
+        self.metadata = _metadata(folder)
         self._protocol = _protocol(folder)
         self._classes = len((folder / LABELS).read_bytes().splitlines())
         (spec,) = self.inputs(PREPARED).values()
@@ -66,11 +67,6 @@ class Model:
         self._on_batch = on_batch
 
     @property
-    def signatures(self):
-        """Names of the signatures."""
-        return sorted(self._functions)
-
-    @property
     def has_maps(self):
         """Whether it tells where it sees a class."""
         return MAP in self._functions
@@ -78,24 +74,17 @@ class Model:
     def inputs(self, signature):
         """Dict from names of a signature's inputs to `tf.TensorSpec`s."""
         if not isinstance(signature, str) or signature not in self._functions:
-            known = ", ".join(self.signatures)
+            known = ", ".join(sorted(self._functions))
             text = f"The signature {str(signature)[:100]!r} is not known."
             raise bad(f"{text} Known signatures: {known}.")
         return self._functions[signature].structured_input_signature[1]
 
     def run(self, signature, tensors, deadline):
-        """What a signature answers.
-
-        Args:
-            signature: its name.
-            tensors: dict from names of inputs to arrays.
-            deadline: of `time.monotonic()`.
-
-        Returns:
-            Dict from names of outputs to arrays.
+        """Dict of arrays that a signature answers to a dict of arrays.
 
         Raises:
-            Problem: 400 for bad images, 503 and 504.
+            Problem: 400 for bad images; 504 after `deadline`, of `time.monotonic()`;
+                503 where too many wait.
         """
         encoded = tensors.get(ENCODED)
         if signature == BYTES or (signature == DEFAULT and encoded is not None):
@@ -118,12 +107,7 @@ class Model:
         return {k: v.numpy() for k, v in zip(names, outputs, strict=True)}
 
     def explain(self, contents, class_ids, deadline):
-        """Where in a photo the network sees classes.
-
-        Args:
-            contents: bytes of the file.
-            class_ids: list of integers; negative for the likeliest class.
-            deadline: of `time.monotonic()`.
+        """Where in a photo, the bytes of a file, the network sees classes.
 
         Returns:
             Dict: `maps`, `labels` and `class_ids`, as `activation_map` gives them, and
@@ -137,47 +121,46 @@ class Model:
                 raise bad(f"There is no class {i}: the model has {self._classes}.")
         height, width = images.size(contents, self._settings.max_pixels, "Image 0")
         prepared = self._one_by_one(PREPARE, [contents], deadline)["images"]
-        found = self._direct(
-            MAP,
-            {
-                "images": np.repeat(prepared, len(class_ids), axis=0),
-                "class_ids": np.array(class_ids, np.int64),
-            },
-        )
-        return {**found, "box": _box(height, width, self._size, self._protocol)}
+        repeated = np.repeat(prepared, len(class_ids), axis=0)
+        maps = self._direct(MAP, {"images": repeated, "class_ids": class_ids})
+        return {**maps, "box": _box(height, width, self._size, self._protocol)}
 
     def _one_by_one(self, signature, encoded, deadline):
         """Answers to encoded images, in memory for one: a bad one fails by its name."""
         limit = self._settings.max_pixels
         sizes = [images.size(c, limit, f"Image {i}") for i, c in enumerate(encoded)]
-        found = []
-        for i, (contents, (height, width)) in enumerate(
-            zip(encoded, sizes, strict=True)
-        ):
+        answers = []
+        for i, (height, width) in enumerate(sizes):
             if time.monotonic() > deadline:
                 raise too_slow(self._settings)
             is_large = height * width > LARGE
-            with _computing(), _large if is_large else contextlib.nullcontext():
-                try:
-                    answer = self._functions[signature](
-                        **{ENCODED: tf.constant([contents])}
-                    )
-                except tf.errors.InvalidArgumentError:
-                    raise bad(
-                        f"Image {i} is damaged or truncated: it cannot be decoded."
-                    ) from None
-                found.append({name: value.numpy() for name, value in answer.items()})
-        return {name: np.concatenate([f[name] for f in found]) for name in found[0]}
+            with _large if is_large else contextlib.nullcontext():
+                answers.append(self._of_file(signature, encoded[i], f"Image {i}"))
+        return {name: np.concatenate([a[name] for a in answers]) for name in answers[0]}
+
+    def _of_file(self, signature, contents, where):
+        """The answer to one file; what TensorFlow does not decode goes by Pillow."""
+        with _computing():
+            if not contents.startswith(b"GIF"):  # it would read all frames
+                with contextlib.suppress(tf.errors.InvalidArgumentError):
+                    return self._answer(signature, {ENCODED: [contents]})
+            try:
+                return self._answer(signature, {ENCODED: [as_png(contents)]})
+            except (BadImageError, tf.errors.InvalidArgumentError):
+                text = f"{where} is damaged or truncated: it cannot be decoded."
+                raise bad(text) from None
 
     def _direct(self, signature, tensors):
         with _computing():
-            found = self._functions[signature](
-                **{
-                    name: tf.constant(tensors[name], spec.dtype)
-                    for name, spec in self.inputs(signature).items()
-                }
-            )
-            return {name: value.numpy() for name, value in found.items()}
+            return self._answer(signature, tensors)
+
+    def _answer(self, signature, tensors):
+        inputs = {
+            name: tf.constant(tensors[name], spec.dtype)
+            for name, spec in self.inputs(signature).items()
+        }
+        answer = self._functions[signature](**inputs)
+        return {name: value.numpy() for name, value in answer.items()}
 
     def _warm_up(self):
         """Answer once for all, so that no user waits for TensorFlow's first time."""
@@ -198,9 +181,8 @@ class Model:
 def _batched(function, spec, settings):
     """A signature whose calls from several threads are computed together.
 
-    `BatchFunction` is the kernel that TensorFlow Serving batches with. Beside the
-    signature's outputs in the order of their names, it gives for each image its place
-    in the batch and the size of the batch.
+    By the kernel that TensorFlow Serving batches with. Beside the signature's outputs
+    in the order of their names, each image gets its place in the batch and its size.
     """
 
     @tf.function(input_signature=[spec], autograph=False)
@@ -214,7 +196,7 @@ def _batched(function, spec, settings):
     largest = settings.max_batch_size
     sizes = range(1, largest + 1)
     if tf.config.list_physical_devices("GPU"):
-        # Kernels are chosen anew for each size, so there are few of them.
+        # Kernels are chosen again for each size, so there are few of them.
         sizes = [2**i for i in range(largest.bit_length()) if 2**i < largest]
         sizes = [*sizes, largest]
     # Calls of the same name are batched together, so each model has its own.
@@ -254,28 +236,28 @@ def _computing():
         raise bad(f"The model does not take this: {text}") from None
 
 
-def _metadata(folder, name, version):
+def _metadata(folder):
     saved = saved_model_pb2.SavedModel()
     saved.ParseFromString((folder / FILE).read_bytes())
+    options = {
+        "preserving_proto_field_name": True,
+        "always_print_fields_with_no_presence": True,
+    }
     signatures = {
-        key: MessageToDict(
-            value,
-            preserving_proto_field_name=True,
-            always_print_fields_with_no_presence=True,
-        )
+        key: MessageToDict(value, **options)
         for key, value in saved.meta_graphs[0].signature_def.items()
     }
+    spec = {"name": folder.parent.name, "signature_name": "", "version": folder.name}
     return {
-        "model_spec": {"name": name, "signature_name": "", "version": str(version)},
+        "model_spec": spec,
         "metadata": {"signature_def": {"signature_def": signatures}},
     }
 
 
 def _protocol(folder):
     try:
-        card = json.loads((folder / CARD).read_text("utf-8"))
-        return card["serving"]["protocol"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return _disk.read_json(folder / CARD)["serving"]["protocol"]
+    except (KeyError, TypeError):
         return "default"
 
 

@@ -1,5 +1,6 @@
 """Which version is served: the newest that can be loaded."""
 
+import contextlib
 import gc
 import logging
 import os
@@ -28,6 +29,7 @@ class Versions:
 
     Attributes:
         current: the model, or None before there is one.
+        loading: the version that is being loaded, or None.
     """
 
     def __init__(self, folder, load, poll_seconds, on_swap, on_failure=None):
@@ -37,7 +39,7 @@ class Versions:
         self.current = None
         self._served = None  # fingerprint of what `current` was loaded from
         self._seen, self._failed = {}, {}  # by version
-        self._loading = None
+        self.loading = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -49,20 +51,15 @@ class Versions:
         """Look no more."""
         self._stop.set()
 
-    @property
-    def loading(self):
-        """The version that is being loaded, or None."""
-        return self._loading
-
     def states(self):
         """Dict from versions to (state, error), in TensorFlow Serving's words."""
-        found = {v: ("END", error) for v, (_, error) in list(self._failed.items())}
-        if self._loading is not None:
-            found[self._loading] = ("LOADING", "")
-        current = self.current
+        states = {v: ("END", error) for v, (_, error) in list(self._failed.items())}
+        loading, current = self.loading, self.current
+        if loading is not None:
+            states[loading] = ("LOADING", "")
         if current is not None:
-            found[current.version] = ("AVAILABLE", "")
-        return dict(sorted(found.items(), reverse=True))
+            states[current.version] = ("AVAILABLE", "")
+        return dict(sorted(states.items(), reverse=True))
 
     def _watch(self):
         self._look(first=True)
@@ -91,7 +88,7 @@ class Versions:
                 return
 
     def _tried(self, version, path, before):
-        self._loading = version
+        self.loading = version
         try:
             model = self._load(path)
             if fingerprint(path) != before:
@@ -105,7 +102,7 @@ class Versions:
             )
             return False
         finally:
-            self._loading = None
+            self.loading = None
         self._failed.pop(version, None)
         self.current, self._served = model, before
         self._on_swap(model)
@@ -115,13 +112,10 @@ class Versions:
 
 def fingerprint(folder):
     """What tells whether a folder's files have changed, without reading them."""
-    found = []
+    files = []
     for path, _, names in os.walk(folder):
-        for name in names:
-            file = os.path.join(path, name)
-            try:
+        for file in (os.path.join(path, name) for name in names):
+            with contextlib.suppress(OSError):  # gone in between
                 about = os.stat(file)
-            except OSError:  # gone in between
-                continue
-            found.append((file, about.st_ino, about.st_size, about.st_mtime_ns))
-    return sorted(found)
+                files.append((file, about.st_ino, about.st_size, about.st_mtime_ns))
+    return sorted(files)

@@ -13,13 +13,8 @@ DRAIN_SECONDS = 5.0
 class Watch:
     """ASGI middleware.
 
-    Before an error is answered, the rest of the body is read and thrown away, since
-    many clients read no answer before they have sent all.
-
-    Args:
-        app: ASGI application.
-        metrics: `Metrics`.
-        drain: bytes to read at most; a longer body, if its length is told, is not read.
+    Before an error is answered, the rest of the body is read and thrown away, up to
+    `drain` bytes, since many clients read no answer before they have sent all.
     """
 
     def __init__(self, app, metrics, drain):

@@ -17,8 +17,11 @@ def _stub(name, **attributes):
     return module
 
 
-for _name in ("keras_delta", "keras_delta.tuning", "experiments"):
-    _stub(_name, __path__=[str(ROOT.joinpath(*_name.split(".")))], __version__="0")
+for _name, _folder in (
+    ("keras_delta", ROOT / "keras_delta"),
+    ("experiments", ROOT / "benchmarks" / "experiments"),
+):
+    _stub(_name, __path__=[str(_folder)], __version__="0")
 _stub("keras", __version__="0", __file__=str(ROOT / "keras" / "__init__.py"))
 _stub("tensorflow", __version__="0")
 _stub("experiments.train", Trainer=None)

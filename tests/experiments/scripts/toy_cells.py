@@ -10,7 +10,10 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(Path(__file__).parents[1]))
+HERE = Path(__file__).parents[1]
+sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(HERE.parents[1]))
+sys.path.insert(0, str(HERE.parents[1] / "benchmarks"))
 
 import toys
 from experiments.train import Trainer

@@ -10,3 +10,5 @@ for name in ("keras_delta", "keras_delta.tuning"):
     package = types.ModuleType(name)
     package.__path__ = [str(ROOT.joinpath(*name.split(".")))]
     sys.modules[name] = package
+sys.modules["keras"] = types.ModuleType("keras")
+sys.modules["keras"].__file__ = str(ROOT / "keras" / "__init__.py")

@@ -5,8 +5,8 @@ import sys
 
 import bare  # noqa: F401
 
-from keras_delta.tuning import launch
+from keras_delta._runs import supervisor
 from keras_delta.tuning.__main__ import main
 
-launch.SAVING = float(os.environ.pop("SAVING", launch.SAVING))
+supervisor.SAVING = float(os.environ.pop("SAVING", supervisor.SAVING))
 sys.exit(main())

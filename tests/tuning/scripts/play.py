@@ -14,7 +14,7 @@ from pathlib import Path
 
 import bare  # noqa: F401
 
-from keras_delta.tuning import status
+from keras_delta._runs import status
 
 folder = Path(sys.argv[1])
 role = os.environ.get("KERASTUNER_TUNER_ID", "last")
