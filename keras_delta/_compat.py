@@ -120,8 +120,9 @@ def loop_step(model, step):
 
 
 def convert_optionals(model, step):
-    """A function of one batch that also takes a batch of optionals."""
-    return model._autoconvert_optionals(step)
+    """A function of one batch that takes parts of it that may be missing, as None."""
+    convert = getattr(model, "_autoconvert_optionals", None)  # Keras 3.12
+    return step if convert is None else convert(step)
 
 
 def compute_loss(model, x, y, y_pred, sample_weight):
@@ -197,8 +198,7 @@ def global_seed_generator(create=True):
     """
     if create:
         return seed_generator.global_seed_generator()
-    name = seed_generator.GLOBAL_SEED_GENERATOR
-    return seed_generator.global_state.get_global_attribute(name)
+    return seed_generator.global_state.get_global_attribute("global_seed_generator")
 
 
 # --- data ---

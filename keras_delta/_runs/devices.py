@@ -12,12 +12,7 @@ THREADS = "TF_NUM_INTRAOP_THREADS"
 
 
 def shares(gpus, count):
-    """Environment variables for each of `count` workers: a GPU, or some cores.
-
-    Args:
-        gpus: ids, as of `chosen_gpus`.
-        count: number of workers.
-    """
+    """Environment variables for each of `count` workers: a GPU, or some cores."""
     if not gpus:
         threads = os.environ.get(THREADS, str(max(1, cores() // count)))
         return [{**NO_GPU, THREADS: threads}] * count
@@ -37,14 +32,7 @@ def cores():
 
 
 def chosen_gpus(text=None):
-    """Ids of the GPUs to use.
-
-    Args:
-        text: ids with commas in between; None for all.
-
-    Raises:
-        ValueError: for ids that are not known.
-    """
+    """Ids of the GPUs to use."""
     known = visible_gpus()
     if text is None:
         return known

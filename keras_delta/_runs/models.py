@@ -18,10 +18,6 @@ class Models:
 
     Before a training the variables of its model are set back, so that a result does
     not depend on what ran before.
-
-    Args:
-        most: models in memory at a time; those used last are kept.
-        strategy: `tf.distribute` strategy that they are made under, or None.
     """
 
     def __init__(self, most=1, strategy=None):
@@ -36,12 +32,7 @@ class Models:
         return digest(key) in self._models
 
     def begin(self, key, build):
-        """The model of a key, as it was when it was built.
-
-        Args:
-            key: value for JSON: what the model is traced for.
-            build: function that gives a compiled `DeltaModel`, where there is none.
-        """
+        """The model of a key, as it was when it was built."""
         key = digest(key)
         if key not in self._models:
             while len(self._models) >= self._most:
@@ -105,9 +96,7 @@ def kind_of_optimizer(optimizer):
 
 def _without(config, varies):
     if isinstance(config, dict):
-        return {
-            k: _without(v, varies) for k, v in config.items() if not varies(k, v)
-        }
+        return {k: _without(v, varies) for k, v in config.items() if not varies(k, v)}
     if isinstance(config, (list, tuple)):
         return [_without(v, varies) for v in config]
     return config

@@ -97,11 +97,7 @@ class Process:
         return ended
 
     def failed(self, progress):
-        """Count a failure; whether to start it again.
-
-        Args:
-            progress: a number that grows with each finished training.
-        """
+        """Count a failure; whether to start it again."""
         if progress > self._at_failure:
             self.failures = 0
         self.failures, self._at_failure = self.failures + 1, progress

@@ -73,15 +73,7 @@ class Records:
         return sorted(p.stem for p in self.folder.glob("[!.]*.json"))
 
     def claim(self, name, wait=False):
-        """Context in which this process alone works on a name; ends with the process.
-
-        Args:
-            name: what is worked on.
-            wait: whether to wait for another process that does.
-
-        Yields:
-            Whether this process has it.
-        """
+        """Context: whether this process alone works on a name, until it ends."""
         return _disk.lock(self._locks / name, wait)
 
     def _path(self, name):
@@ -89,17 +81,7 @@ class Records:
 
 
 def once(lock, load, compute, save):
-    """What `compute` gives, by whichever process comes first; from its file later.
-
-    Args:
-        lock: `Path` of a file; who has it computes.
-        load: function that gives what the file of the value holds; None without one.
-        compute: function that gives the value.
-        save: function of the value, which writes the file.
-
-    Returns:
-        The value as it is in the file, rounded as it may be there.
-    """
+    """What `compute` gives, by whichever process comes first; from its file later."""
     if (value := load()) is None:
         with _disk.lock(lock):
             if (value := load()) is None:

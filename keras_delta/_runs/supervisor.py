@@ -37,11 +37,7 @@ class Supervisor:
         self._since, self._notes = None, set()
 
     def run(self):
-        """Run until the work has ended; no process is left.
-
-        Returns:
-            Exit code: 0 if all cells are done, else 1, or 128 and the signal's number.
-        """
+        """Run until the work has ended; no process is left."""
         caught = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         # One that is ignored, as by nohup, stays so.
         caught = [s for s in caught if signal.getsignal(s) != signal.SIG_IGN]

@@ -1,14 +1,11 @@
 """`ChannelAttention`: how much each channel of each tap matters."""
 
-import json
-from pathlib import Path
-
 import keras
 import numpy as np
 
 from keras_delta import _disk
 from keras_delta._errors import invalid
-from keras_delta.attention import normalize
+from keras_delta.attention import files, normalize
 from keras_delta.attention.compute import measure
 
 FORMAT = "keras_delta.ChannelAttention/1"
@@ -218,16 +215,7 @@ class ChannelAttention:
         Raises:
             ValueError: for a file of another form, or another number of taps.
         """
-        taps = [taps] if isinstance(taps, str) else list(taps)
-        if len(set(taps)) != len(taps):
-            raise ValueError(invalid("taps", "different names", taps))
-        lists = _read(path)
-        if not isinstance(lists, list) or not all(map(_is_list_of_numbers, lists)):
-            raise ValueError(_corrupt(path, "a list of lists of numbers"))
-        if len(lists) != len(taps):
-            expected = f"{len(lists)} names, one a list in '{path}'"
-            raise ValueError(invalid("taps", expected, taps))
-        scores = dict(zip(taps, lists, strict=True))
+        scores = files.read_official(path, taps)
         return cls.from_scores(scores, normalization, temperature)
 
     def to_official_json(self, path):
@@ -250,13 +238,13 @@ class ChannelAttention:
         Raises:
             ValueError: if the file is damaged or something else.
         """
-        content = _read(path)
+        content = files.read(path)
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
-            raise ValueError(_corrupt(path, "what `ChannelAttention.save` writes"))
+            raise ValueError(files.damaged(path, "what `ChannelAttention.save` writes"))
         try:
             return cls.from_config(content)
         except (AttributeError, TypeError, ValueError, KeyError) as e:
-            raise ValueError(_corrupt(path, f"sound contents ({e})")) from e
+            raise ValueError(files.damaged(path, f"sound contents ({e})")) from e
 
     @property
     def perplexity(self):
@@ -359,21 +347,3 @@ def _like(argument, values, dtype, weights):
         expected = f"None, or arrays of the weights' shapes {shapes}"
         raise ValueError(invalid(argument, expected, received))
     return arrays
-
-
-def _read(path):
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as e:  # no JSON, or no text
-        raise ValueError(_corrupt(path, f"JSON ({e})")) from e
-
-
-def _is_list_of_numbers(value):
-    return isinstance(value, list) and all(isinstance(v, (int, float)) for v in value)
-
-
-def _corrupt(path, expected):
-    return (
-        f"The attention file '{path}' cannot be used: expected {expected}. It is "
-        "damaged or of another kind; compute the attention again."
-    )

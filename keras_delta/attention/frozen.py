@@ -21,7 +21,7 @@ class Frozen:
     """
 
     def __init__(self, layers, replaced=()):
-        self._variables = {id(v): v for layer in layers for v in layer.weights}
+        self._held = {id(v): v for layer in layers for v in layer.weights}
         self._replaced = {id(v): a for v, a in replaced}
 
     def _array(self, key, variable):
@@ -34,7 +34,7 @@ class Frozen:
         # The variables' own memory, not a copy, where nothing is replaced.
         return [
             (v, tf.convert_to_tensor(self._replaced.get(key, v.value)))
-            for key, v in self._variables.items()
+            for key, v in self._held.items()
         ]
 
     def scope(self):
@@ -45,4 +45,4 @@ class Frozen:
 
     def fingerprint(self):
         """A digest of all values, as hexadecimal digits."""
-        return digest([self._array(k, v) for k, v in self._variables.items()])
+        return digest([self._array(k, v) for k, v in self._held.items()])

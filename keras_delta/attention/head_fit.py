@@ -32,7 +32,7 @@ class HeadFit:
         self.graph = graph
         made = [t for name in head for t in graph.nodes[name].outputs]
         self._behind = graph.descendants(made) | set(head)
-        self._inputs = graph.entering(self._behind)
+        self._entering = graph.entering(self._behind)
         self._programs = {}
         rows, labels = [], []
         for x, y in samples.batches(data, max_samples=max_samples):
@@ -49,7 +49,7 @@ class HeadFit:
         if key not in self._programs:
             # By hand: called a few times only, TensorFlow would warn of the tracing.
             self._programs[key] = trace(
-                lambda v: self._run(self._inputs, self.graph.inputs, v), specs
+                lambda v: self._run(self._entering, self.graph.inputs, v), specs
             )
         return self._programs[key](feeds)
 
@@ -59,7 +59,7 @@ class HeadFit:
 
     def outputs(self):
         """Outputs of the head as it is, for all samples, a list."""
-        out = self._run(self.graph.outputs, self._inputs, self.features)
+        out = self._run(self.graph.outputs, self._entering, self.features)
         return with_logits(out)
 
     def train(self, loss, seed=0):
@@ -80,7 +80,7 @@ class HeadFit:
         copy = copy_model(
             self.graph,
             outputs=outputs,
-            inputs=self._inputs,
+            inputs=self._entering,
             name="head_copy",
             trainable=True,
         )

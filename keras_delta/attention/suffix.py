@@ -157,8 +157,8 @@ class Suffix:
     """
 
     def __init__(self, graph: Graph, tap, frozen: Frozen, folded=None):
-        self._graph, self._frozen = graph, frozen
-        self._outputs = tree.flatten(graph.outputs)
+        self.graph, self._frozen = graph, frozen
+        self._ends = tree.flatten(graph.outputs)
         self.plan = plan = make_plan(graph, tap, folded)
         self.channels, self.reaches = plan.channels, plan.reaches
         self.entering = _unique(
@@ -178,7 +178,7 @@ class Suffix:
         """
         known = {id(t): v for t, v in zip(self.entering, values, strict=True)}
         tap = known[id(self.plan.tap)]
-        off = self._graph.run(
+        off = self.graph.run(
             [self.plan.changed, self.plan.sources],
             [self.plan.tap, *self.plan.beside],
             [tf.zeros_like(tap), *(known[id(t)] for t in self.plan.beside)],
@@ -223,11 +223,11 @@ class Suffix:
         """Bytes a pair that `outputs` takes at its largest."""
         feeds = [*self.plan.kept, *self.plan.changed, *self.plan.updated]
         given = sum(size[id(t)] for t in [*self.plan.changed, *self.plan.updated])
-        names = self._graph.descendants(feeds) & self._graph.ancestors(
-            self._outputs, stop=feeds
+        names = self.graph.descendants(feeds) & self.graph.ancestors(
+            self._ends, stop=feeds
         )
         # While they are put together, what is given is there twice.
-        running = memory.peak(self._graph, names, feeds, self._outputs, size)
+        running = memory.peak(self.graph, names, feeds, self._ends, size)
         return max(running, 2 * given + sum(size[id(t)] for t in self.plan.kept)) + 16
 
     def per_sample(self, values):
@@ -281,10 +281,10 @@ class Suffix:
             ):
                 change = self._change(node, tf.gather(difference, rows), off, channels)
                 value = node.operation.activation(tf.gather(intact, samples) + change)
-                final = _holds(self._outputs, node.outputs[0])
+                final = _holds(self._ends, node.outputs[0])
                 values.append(value if final else tf.cast(value, node.outputs[0].dtype))
-            outputs = self._graph.run(
-                self._outputs,
+            outputs = self.graph.run(
+                self._ends,
                 [*self.plan.kept, *self.plan.changed, *self.plan.updated],
                 values,
                 training=False,

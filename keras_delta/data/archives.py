@@ -96,7 +96,8 @@ def _unpack(path, folder, remedy):
             if zipfile.is_zipfile(path):
                 zipfile.ZipFile(file).extractall(folder)  # whatever the names, inside
             else:
-                tarfile.open(fileobj=file).extractall(folder, filter="data")
+                with tarfile.open(fileobj=file) as tar:
+                    tar.extractall(folder, filter="data")
     except tarfile.FilterError as error:
         raise ValueError(
             f"The archive {path} is not unpacked: {error}. It is not the data set's "

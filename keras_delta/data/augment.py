@@ -9,7 +9,8 @@ examples/task_adaptation/image_classification/utils.py.
 
 import tensorflow as tf
 
-from keras_delta._errors import invalid, unknown_name
+from keras_delta import _arguments
+from keras_delta._errors import invalid
 from keras_delta.data.random_box import random_box
 from keras_delta.data.ten_crop import height_width, ten_crop
 
@@ -68,19 +69,14 @@ S × S, mirror | shorter edge to R, centre crop S |
     """
 
     def __init__(self, name, image_size, training=False, ten_crop=False):
-        if name not in RECIPES:
-            raise ValueError(unknown_name("protocol", name, RECIPES))
-        self._recipe = RECIPES[name]
+        self._recipe = RECIPES[_arguments.choice("protocol", name, RECIPES)]
         if ten_crop and (training or not self._recipe.has_ten_crops):
-            raise ValueError(
-                invalid(
-                    "ten_crop",
-                    "False, except for `protocol='improved'` or 'improved_code' with "
-                    "`training=False`",
-                    ten_crop,
-                    f"Here protocol={name!r} and training={training!r}.",
-                )
+            expected = (
+                "False, except for `protocol='improved'` or 'improved_code' with "
+                "`training=False`"
             )
+            remedy = f"Here protocol={name!r} and training={training!r}."
+            raise ValueError(invalid("ten_crop", expected, ten_crop, remedy))
         self.name = name
         self.size = height_width(image_size, "image_size")
         self.training = training

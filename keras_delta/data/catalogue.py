@@ -76,7 +76,7 @@ class DataSet:
     archives: tuple
     read: Callable
     inner: tuple = ()
-    tfds_splits: dict = dataclasses.field(default_factory=lambda: dict(TRAIN_TEST))
+    tfds_splits: dict = dataclasses.field(default_factory=lambda: TRAIN_TEST)
     per_class: int | None = None
     test_per_class: int | None = None
     images: int | None = None
@@ -186,7 +186,7 @@ DATA_SETS = {
         needs=("jpg", "imagelabels.mat", "setid.mat"),
         archives=(("102flowers.tgz", "imagelabels.mat", "setid.mat"),),
         read=layouts.flowers102,
-        tfds_splits=dict(WITH_VALIDATION),
+        tfds_splits=WITH_VALIDATION,
     ),
     "pets": DataSet(
         title="Oxford-IIIT Pets",
@@ -220,7 +220,7 @@ DATA_SETS = {
             train=["labels/train1.txt", "labels/val1.txt"],
             test=["labels/test1.txt"],
         ),
-        tfds_splits=dict(WITH_VALIDATION),
+        tfds_splits=WITH_VALIDATION,
     ),
     "cars": DataSet(
         title="Stanford Cars",
@@ -236,10 +236,7 @@ DATA_SETS = {
         needs=(
             *("cars_train", "cars_test", "devkit/cars_meta.mat"),
             "devkit/cars_train_annos.mat",
-            (
-                "cars_test_annos_withlabels.mat",
-                "devkit/cars_test_annos_withlabels.mat",
-            ),
+            layouts.CARS_LABELS,
         ),
         archives=(
             (

@@ -14,8 +14,8 @@ import io
 import numpy as np
 from PIL import Image, ImageFilter
 
-from keras_delta._errors import invalid, unknown_name
-from keras_delta.data.sampling import check_seed
+from keras_delta import _arguments
+from keras_delta._errors import invalid
 
 SIDE = 224  # of the images that the constants were chosen for
 BLUR = (1, 2, 3, 4, 6)  # standard deviation in pixels of such an image
@@ -64,7 +64,7 @@ white is 1 | 0.08, 0.12, 0.18, 0.26, 0.38 |
             )
         )
     _check(kind, severity)
-    check_seed(seed)
+    _arguments.seed("seed", seed)
     result = np.empty_like(images)
     for number, image in enumerate(images):
         random = np.random.default_rng([seed, number])
@@ -93,11 +93,8 @@ def corrupted(images, image_size, kind, severity=3, *, seed=0, protocol="default
 
 
 def _check(kind, severity):
-    if kind not in KINDS:
-        raise ValueError(unknown_name("kind", kind, KINDS))
-    whole = isinstance(severity, int | np.integer) and not isinstance(severity, bool)
-    if not whole or not 1 <= severity <= 5:
-        raise ValueError(invalid("severity", "an integer from 1 to 5", severity))
+    _arguments.choice("kind", kind, KINDS)
+    _arguments.integer("severity", severity, most=5)
 
 
 def _blur(image, degree, random):

@@ -9,16 +9,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 # The formats that photographs come in. Named, so that a stray file can never
 # reach a decoder that runs other programs (EPS) or has no signature (TGA).
 FORMATS = (
-    "AVIF",
-    "BMP",
-    "GIF",
-    "JPEG",
-    "JPEG2000",
-    "MPO",
-    "PNG",
-    "PPM",
-    "TIFF",
-    "WEBP",
+    *("AVIF", "BMP", "GIF", "JPEG", "JPEG2000"),
+    *("MPO", "PNG", "PPM", "TIFF", "WEBP"),
 )
 
 # Names that promise a picture. Those that Pillow cannot read are here too: a
@@ -37,15 +29,7 @@ class BadImageError(ValueError):
 
 
 def looks_like_image(path):
-    """Whether a file claims to be an image, by its extension or its first bytes.
-
-    Args:
-        path: path of the file.
-
-    Returns:
-        True for an image extension, whatever is inside, and for any other
-        extension (or none) where the content is a known image format.
-    """
+    """Whether a file claims to be an image, by its extension or its first bytes."""
     if os.path.splitext(path)[1].lower() in IMAGE_EXTENSIONS:
         return True
     try:
@@ -97,18 +81,7 @@ def read_image(source):
 
 
 def rgb_array(image):
-    """Checks an image in memory and gives it three channels.
-
-    Args:
-        image: `uint8` array of shape (height, width), (height, width, 1) or (height,
-            width, 3).
-
-    Returns:
-        `uint8` array of shape (height, width, 3).
-
-    Raises:
-        ValueError: for another type or shape.
-    """
+    """A `uint8` image in memory, (height, width[, 1 or 3]), with three channels."""
     image = np.asarray(image)
     if image.ndim == 2 or (image.ndim == 3 and image.shape[-1] == 1):
         image = np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=-1)

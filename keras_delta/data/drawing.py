@@ -19,17 +19,10 @@ def divide(images, train, test, lead, seed, title):
 
     Args:
         images: `ImageSet`.
-        train: training images of each class.
-        test: test images of each class; None for all others.
+        train, test: images of each class; `test=None` for all others.
         lead: how many test images come first in the draw.
         seed: integer; None takes the images in their order.
         title: of the data set, for messages.
-
-    Returns:
-        Dict of "train" and "test" to `ImageSet`.
-
-    Raises:
-        ValueError: when classes have fewer images; names them.
     """
     short = [n for n, count in images.counts.items() if count < train + (test or 1)]
     if short:

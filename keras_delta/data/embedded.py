@@ -8,10 +8,10 @@ from importlib import resources
 
 import numpy as np
 
-from keras_delta._errors import invalid
+from keras_delta import _arguments
+from keras_delta._errors import import_optional, invalid
 from keras_delta.data.decode import read_image
 from keras_delta.data.image_set import ImageSet
-from keras_delta.data.sampling import check_seed
 
 PHOTOGRAPHS = {
     "astronaut": "astronaut.png",
@@ -58,16 +58,12 @@ def embedded_photographs(
         ImportError: when scikit-image is not installed.
         ValueError: when a photograph has too few patches of that size.
     """
-    check_seed(seed)
-    counts = {"train": train_per_class, "test": test_per_class}
-    sizes = {
-        "patch_size": patch_size,
-        "train_per_class": train_per_class,
-        "test_per_class": test_per_class,
+    _arguments.seed("seed", seed)
+    patch_size = _arguments.integer("patch_size", patch_size)
+    counts = {
+        "train": _arguments.integer("train_per_class", train_per_class),
+        "test": _arguments.integer("test_per_class", test_per_class),
     }
-    for argument, value in sizes.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(invalid(argument, "a positive integer", value))
     images = {"train": [], "test": []}
     labels = {"train": [], "test": []}
     for label, (name, file) in enumerate(PHOTOGRAPHS.items()):
@@ -77,15 +73,13 @@ def embedded_photographs(
         for part, half in halves.items():
             patches = _patches(half, patch_size)
             if len(patches) < counts[part]:
-                raise ValueError(
-                    invalid(
-                        f"{part}_per_class",
-                        f"at most {len(patches)}, the patches of {patch_size} pixels "
-                        f"in one half of the photograph {name!r}",
-                        counts[part],
-                        "Ask for fewer patches or for a smaller `patch_size`.",
-                    )
+                expected = (
+                    f"at most {len(patches)}, the patches of {patch_size} pixels in "
+                    f"one half of the photograph {name!r}"
                 )
+                remedy = "Ask for fewer patches or for a smaller `patch_size`."
+                argument = f"{part}_per_class"
+                raise ValueError(invalid(argument, expected, counts[part], remedy))
             random = np.random.default_rng([seed, label, len(part)])
             drawn = np.sort(random.permutation(len(patches))[: counts[part]])
             images[part] += [patches[i] for i in drawn]
@@ -98,13 +92,8 @@ def embedded_photographs(
 
 def _photograph(file, colour):
     # From the package's folder: `skimage.data.brick()` and its like may download.
-    try:
-        folder = resources.files("skimage") / "data"
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            "The embedded photographs are those of scikit-image. Install it with "
-            '`pip install "keras_delta[examples]"`.'
-        ) from error
+    import_optional("skimage", "`embedded_photographs`", "examples")
+    folder = resources.files("skimage") / "data"
     image = read_image((folder / file).read_bytes())
     if colour:
         return image

@@ -164,6 +164,7 @@ def _check_names(directory, folders, class_names):
             expected = "at least two class folders"
             raise ValueError(invalid("directory", expected, directory, remedy))
         return sorted(folders)
+    class_names = list(class_names)
     for name in class_names:
         if name not in folders:
             raise ValueError(unknown_name("class_names", name, sorted(folders)))

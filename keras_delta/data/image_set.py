@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from keras_delta._errors import invalid
+from keras_delta import _arguments
 from keras_delta.data.augment import Protocol
 from keras_delta.data.decode import rgb_array
 from keras_delta.data.pipeline import resized, stream_batches
 from keras_delta.data.sampling import (
-    checked_indices,
-    checked_labels,
+    check_indices,
+    check_labels,
     few_shot_indices,
     fold_indices,
     split_indices,
@@ -22,10 +22,9 @@ SHOWN_CLASSES = 6
 class ImageSet:
     """Labelled images, from files, memory or TensorFlow Datasets.
 
-    A set never changes: its methods return new sets. Pixels are read when
-    batches are drawn, so a set of many files costs no memory. Make one with
-    `from_directory`, `from_tfds`, `ImageSet.from_files` or
-    `ImageSet.from_arrays`.
+    A set never changes: its methods return new sets. Pixels are read when batches are
+    drawn, so a set of many files costs no memory. Make one with `from_directory`,
+    `from_tfds`, `ImageSet.from_files` or `ImageSet.from_arrays`.
 
     Args:
         source: where the pixels come from, see `keras_delta.data.sources`.
@@ -41,7 +40,7 @@ class ImageSet:
 
     def __init__(self, source, labels, class_names, skipped=()):
         self._source = source
-        self._labels = checked_labels(labels, len(source), len(class_names))
+        self._labels = check_labels(labels, len(source), len(class_names))
         self._class_names = tuple(str(name) for name in class_names)
         self._skipped = list(skipped)
 
@@ -64,9 +63,9 @@ class ImageSet:
         """A set of images in memory.
 
         Args:
-            images: array of shape (images, height, width, 3) or (images, height,
-                width), or a list of such images of several sizes; `uint8`, 0 to
-                255. Grey images become RGB.
+            images: `uint8` array of shape (images, height, width, 3) or (images,
+                height, width), or a list of such images of several sizes. Grey
+                images become RGB.
             labels: one integer per image.
             class_names: names of the classes; by default the numbers.
 
@@ -133,13 +132,9 @@ class ImageSet:
         Raises:
             ValueError: for anything else, a mask of booleans included.
         """
-        indices = checked_indices(indices, len(self))
-        return ImageSet(
-            self._source.take(indices),
-            self._labels[indices],
-            self._class_names,
-            self._skipped,
-        )
+        indices = check_indices(indices, len(self))
+        source, labels = self._source.take(indices), self._labels[indices]
+        return ImageSet(source, labels, self._class_names, self._skipped)
 
     def split(self, fraction, seed=0):
         """Splits off a share of each class, for validation.
@@ -166,12 +161,10 @@ class ImageSet:
             seed: integer; the same seed gives the same parts.
 
         Returns:
-            List of `folds` pairs (training part, held-out part) of `ImageSet`. Each
-            image is held out once.
+            List of `folds` pairs of `ImageSet` (training part, held-out part).
 
         Raises:
-            ValueError: for fewer than two folds, or a class with fewer images than
-                folds; names it.
+            ValueError: for a class with fewer images than folds; names it.
         """
         parts = fold_indices(self._labels, self._class_names, folds, seed)
         everything = np.arange(len(self))
@@ -194,26 +187,23 @@ class ImageSet:
             `ImageSet`; a tuple of them for a tuple.
 
         Raises:
-            ValueError: for images that were resized for other arguments before.
+            ValueError: for images that were resized for other arguments.
         """
         several = isinstance(training, tuple)
-        prepares = [
-            Protocol(protocol, image_size, each)
-            for each in (training if several else (training,))
-        ]
-        made = tuple(
+        trainings = training if several else (training,)
+        prepares = [Protocol(protocol, image_size, each) for each in trainings]
+        sets = tuple(
             ImageSet(source, self._labels, self._class_names, self._skipped)
             for source in resized(self._source, *prepares)
         )
-        return made if several else made[0]
+        return sets if several else sets[0]
 
     def few_shot(self, k, seed=0):
         """Draws `k` images of each class.
 
         Args:
             k: images per class.
-            seed: integer. With one seed, a smaller `k` gives a part of what a
-                larger one gives.
+            seed: integer; with one seed, a smaller `k` gives a part of a larger one.
 
         Returns:
             `ImageSet`.
@@ -227,9 +217,8 @@ class ImageSet:
         """The same images, some of them with a wrong label.
 
         For measuring how a method bears mistakes in its training labels. The wrong
-        label is drawn uniformly from the other classes ("symmetric" noise). Which
-        images are hit follows from the labels, their order and the seed: `resized`
-        changes nothing, `subset` does.
+        label is drawn uniformly from the other classes ("symmetric" noise). Labels,
+        their order and the seed decide: `resized` changes nothing, `subset` does.
 
         Args:
             fraction: share of each class, 0 or more and less than 1: of a class of
@@ -238,8 +227,7 @@ class ImageSet:
                 wrong labels of a larger one.
 
         Returns:
-            `ImageSet`; its `labels` hold the wrong labels, and its images those of
-            this set, in the same order.
+            `ImageSet` with the same images in the same order.
 
         Raises:
             ValueError: for a fraction outside [0, 1), or fewer than two classes.
@@ -267,10 +255,9 @@ class ImageSet:
     ):
         """Batches for `fit`, `evaluate` and `predict`.
 
-        Order, mirroring and crops depend on the seed, the number of the epoch
-        (how often the data set was iterated before) and the image alone: two
-        data sets of one seed agree bit for bit in each epoch, however many
-        threads read the files. (Sets from TensorFlow Datasets are shuffled by
+        Order, mirroring and crops depend on the seed, the number of the epoch (how
+        often the data set was iterated before) and the image alone: two data sets of
+        one seed agree bit for bit. (Sets from TensorFlow Datasets are shuffled by
         `tf.data`, where `tf.random.set_seed` counts too.) Keras warns that its own
         `shuffle` does nothing here: pass `shuffle=False` to `fit`.
 
@@ -280,59 +267,45 @@ class ImageSet:
             protocol: "default", "improved", "improved_code" or "tllib", see
                 `keras_delta.data.augment.Protocol`.
             training: whether to mirror and crop at random.
-            ten_crop: whether to give ten crops per image, for
-                `predict_ten_crop`; "improved" and "improved_code" without training
-                only.
+            ten_crop: ten crops per image, for `predict_ten_crop`; "improved" and
+                "improved_code" without training only.
             seed: integer.
-            shuffle: whether to draw a new order in each epoch; None: when
-                training.
-            views: in how many ways each image is mirrored and cropped when
-                training: epoch e shows view `e % views`, in an order of its own.
-                None: another view in each epoch. For
-                `fit(source_maps="cache")`, which keeps what the source network
-                makes of each view and computes it once instead of in each epoch.
+            shuffle: whether to draw a new order in each epoch; None: when training.
+            views: in how many ways each image is mirrored and cropped when training:
+                epoch e shows view `e % views`, in an order of its own. None: another
+                view in each epoch. For `fit(source_maps="cache")`.
             cache: whether to decode and resize once, now, and keep the result in
                 memory: 0.8 MB per image at 224 pixels when training; for "tllib" 3
-                bytes per pixel of the image itself. Mirroring and crops are still
-                drawn anew in each epoch.
+                bytes per pixel of the image itself. Random choices stay random.
             drop_remainder: whether to drop a last batch that is not full.
 
         Returns:
-            `tf.data.Dataset` of (images, labels): `float32` in 0..255 of shape
-            (batch, h, w, 3), or (batch, 10, h, w, 3) for ten crops, and
-            `int64`.
+            `tf.data.Dataset` of (images, labels): `float32` in 0..255 of shape (batch,
+            h, w, 3), or (batch, 10, h, w, 3) for ten crops, and `int64`.
 
         Raises:
-            ValueError: for an argument out of range. While iterating, a file
-                that cannot be read raises an error that names it.
+            ValueError: for an argument out of range; while iterating, for a file that
+                cannot be read, with its name.
         """
         prepare = Protocol(protocol, image_size, training, ten_crop)
+        shuffle = training if shuffle is None else shuffle
+        options = {"seed": seed, "shuffle": shuffle, "views": views, "cache": cache}
+        options["drop_remainder"] = drop_remainder
         return stream_batches(
-            self._source,
-            self._labels,
-            prepare,
-            batch_size,
-            seed=seed,
-            shuffle=training if shuffle is None else shuffle,
-            views=views,
-            cache=cache,
-            drop_remainder=drop_remainder,
+            self._source, self._labels, prepare, batch_size, **options
         )
 
     def arrays(
         self, image_size, *, protocol="default", ten_crop=False, dtype="float32"
     ):
-        """All images, prepared as for a test, as NumPy arrays.
-
-        For sets that fit into memory.
+        """All images, prepared as for a test, as NumPy arrays in memory.
 
         Args:
             image_size: side of the images in pixels, or (height, width).
             protocol: as for `batches`; "improved_code" and "tllib" give what
                 "improved" gives.
             ten_crop: whether to give ten crops per image.
-            dtype: "float32", or "uint8", which rounds and takes a quarter of the
-                memory.
+            dtype: "float32", or "uint8", which rounds.
 
         Returns:
             (images, labels): images in 0..255, in the order of the set.
@@ -340,8 +313,7 @@ class ImageSet:
         Raises:
             ValueError: for an argument out of range.
         """
-        if dtype not in ("float32", "uint8"):
-            raise ValueError(invalid("dtype", "'float32' or 'uint8'", dtype))
+        _arguments.choice("dtype", dtype, ("float32", "uint8"))
         batches = self.batches(image_size, protocol=protocol, ten_crop=ten_crop)
         parts = [images for images, _ in batches.as_numpy_iterator()]
         if dtype == "uint8":

@@ -13,6 +13,9 @@ import numpy as np
 from keras_delta._errors import import_optional
 from keras_delta.data.missing import quote
 
+# One of them.
+CARS_LABELS = tuple(f"{at}cars_test_annos_withlabels.mat" for at in ("", "devkit/"))
+
 
 def lists(images, ending="", **files):
     """A reader of lists that name files below class folders, which give the labels.
@@ -124,10 +127,9 @@ def flowers102(root):
 def cars(root):
     """`cars_train/`, `cars_test/`, `devkit/*.mat`, `cars_test_annos_withlabels.mat`."""
     names = _mat(os.path.join(root, "devkit/cars_meta.mat"), "class_names")
-    labelled = "cars_test_annos_withlabels.mat"
     lists = {
         "train": os.path.join(root, "devkit/cars_train_annos.mat"),
-        "test": _first(root, labelled, f"devkit/{labelled}"),
+        "test": _first(root, *CARS_LABELS),
     }
     parts = {}
     for part, path in lists.items():

@@ -158,7 +158,7 @@ def _read_root(data_set, root, complete):
     names, parts = data_set.read(root)
     parts = missing.keep_present(root, parts, data_set.title, complete)
     return {
-        part: ImageSet.from_files(*zip(*files, strict=True), names)
+        part: ImageSet.from_files([p for p, _ in files], [y for _, y in files], names)
         for part, files in parts.items()
     }
 

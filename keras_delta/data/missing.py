@@ -14,14 +14,11 @@ def keep_present(root, parts, title, complete):
         root: folder of the paths.
         parts: dict from a part to its (path, label).
         title: of the data set, for messages.
-        complete: whether a file that is not there is an error. Else it is left out, and
-            a warning says how many are.
+        complete: whether to refuse what is not complete; else a warning says what is
+            left out, and only a part without any file is refused.
 
     Returns:
         The same dict, with the files that are there and their whole paths.
-
-    Raises:
-        ValueError: with `complete`, or where nothing of a part is there.
     """
     listed = [path for files in parts.values() for path, _ in files]
     # Folders are listed, as asking for each file takes long on network drives.
@@ -57,12 +54,8 @@ def keep_present(root, parts, title, complete):
 def check_sizes(sets, classes, expected, title, place):
     """Refuses a data set of other sizes than it should have.
 
-    Args:
-        sets: dict from a part to its `ImageSet`.
-        classes: how many classes there should be.
-        expected: dict from a part to how many images.
-        title: of the data set, for messages.
-        place: where it comes from.
+    `classes` and `expected`, a dict from a part to a number of images, say which;
+    `title` and `place` are for the message.
     """
     wrong = []
     names = next(iter(sets.values())).class_names

@@ -2,49 +2,34 @@
 
 import math
 
-import numpy as np
 import tensorflow as tf
 
+from keras_delta import _arguments
 from keras_delta._errors import invalid
-from keras_delta.data.sampling import check_seed
 from keras_delta.data.sources import MemorySource
 
 
 def stream_batches(
     source, labels, prepare, batch_size, *, seed, shuffle, views, cache, drop_remainder
 ):
-    """Batches of prepared images with their labels.
+    """Batches of prepared images with their labels, see `ImageSet.batches`.
 
     Args:
-        source: source of the images, see `keras_delta.data.sources`.
+        source: see `keras_delta.data.sources`.
         labels: `int64` array, one label per image.
         prepare: `keras_delta.data.augment.Protocol`.
-        batch_size: images per batch.
-        seed: integer; with the number of the epoch and of the image it decides all
-            random choices.
-        shuffle: whether to draw a new order in each epoch.
-        views: in how many ways each image is mirrored and cropped, in turn; None: in
-            another way in each epoch.
-        cache: whether to decode and resize once, now, and keep the result.
-        drop_remainder: whether to drop a last batch that is not full.
 
     Returns:
         `tf.data.Dataset` of (images, labels). Where the number of the epoch decides
         all random choices, its attribute `epoch_counter` gives that number. Its
         attribute `image_views` is the number of views of an image, or infinity.
-
-    Raises:
-        ValueError: for a batch size, seed or number of views out of range, and for
-            no images.
     """
-    if not _is_count(batch_size):
-        raise ValueError(invalid("batch_size", "a positive integer", batch_size))
-    if views is not None and not _is_count(views):
-        raise ValueError(invalid("views", "a positive integer or None", views))
+    _arguments.integer("batch_size", batch_size)
+    _arguments.integer("views", views, optional=True)
+    _arguments.seed("seed", seed)
     if views is not None and not prepare.training:
         remedy = "Without training nothing is random: each image has one view."
         raise ValueError(invalid("views", "None without training=True", views, remedy))
-    check_seed(seed)
     if len(source) == 0:
         raise ValueError("There are no images to batch: the set is empty.")
     if cache:
@@ -68,11 +53,6 @@ def stream_batches(
     if hasattr(images, "epoch_counter"):
         dataset.epoch_counter = images.epoch_counter
     return dataset
-
-
-def _is_count(number):
-    whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
-    return whole and number > 0
 
 
 def resized(source, *prepares):

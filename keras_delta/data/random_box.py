@@ -45,10 +45,7 @@ def random_box(height, width, seed):
 def box_size(height, width, areas, ratios):
     """The first of the drawn boxes that fits, or the one of last resort.
 
-    Args:
-        height, width: of the image, integers.
-        areas: `float64` tensor, shares of the image's area.
-        ratios: `float64` tensor of that length, width by height.
+    `areas` are shares of the image's area, `ratios` width by height, `float64`.
 
     Returns:
         (height, width, whether one of the drawn boxes fits).

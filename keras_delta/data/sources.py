@@ -58,11 +58,7 @@ class IndexedSource:
 
 
 class FileSource(IndexedSource):
-    """Image files, decoded when they are asked for.
-
-    Args:
-        paths: sequence of paths.
-    """
+    """Image files, decoded when they are asked for."""
 
     def __init__(self, paths):
         self.paths = tuple(str(path) for path in paths)

@@ -3,33 +3,22 @@
 import numpy as np
 import tensorflow as tf
 
-from keras_delta._errors import invalid, unknown_name
+from keras_delta import _arguments
+from keras_delta._errors import invalid
 
 AVERAGES = ("logits", "probabilities")
 
 
 def height_width(size, argument="size"):
-    """Checks a size in pixels.
-
-    Args:
-        size: one side of a square, or (height, width).
-        argument: what the user calls it.
-
-    Returns:
-        (height, width).
-
-    Raises:
-        ValueError: unless it is one or two positive integers.
-    """
+    """(height, width) of a side in pixels, or of a pair."""
     try:
-        pair = (size, size) if np.ndim(size) == 0 else tuple(size)
-        height, width = (int(side) for side in pair)
-        valid = (height, width) == pair and min(pair) > 0
-    except (TypeError, ValueError):
-        valid = False
-    if not valid or isinstance(size, bool):
+        pair = tuple(size)
+    except TypeError:
+        pair = (size, size)
+    if isinstance(size, str) or len(pair) != 2:
         expected = "a positive integer or a pair (height, width)"
         raise ValueError(invalid(argument, expected, size))
+    height, width = (_arguments.integer(argument, side) for side in pair)
     return height, width
 
 
@@ -55,33 +44,17 @@ def ten_crop(images, size):
     """
     images = tf.convert_to_tensor(images)
     if images.shape.rank not in (3, 4):
-        raise ValueError(
-            invalid(
-                "images",
-                "a tensor of shape (height, width, channels) or (batch, height, "
-                "width, channels)",
-                images.shape,
-            )
-        )
+        expected = "a tensor of shape ([batch,] height, width, channels)"
+        raise ValueError(invalid("images", expected, images.shape))
     height, width = height_width(size)
     full_height, full_width = images.shape[-3], images.shape[-2]
     if (full_height or height) < height or (full_width or width) < width:
-        raise ValueError(
-            invalid(
-                "size",
-                f"at most the images' height and width {full_height, full_width}",
-                size,
-            )
-        )
+        expected = f"at most the images' height and width {full_height, full_width}"
+        raise ValueError(invalid("size", expected, size))
     shape = tf.shape(images)
     bottom, right = shape[-3] - height, shape[-2] - width
-    places = (
-        (0, 0),
-        (0, right),
-        (bottom, 0),
-        (bottom, right),
-        (bottom // 2, right // 2),
-    )
+    places = [(0, 0), (0, right), (bottom, 0), (bottom, right)]
+    places.append((bottom // 2, right // 2))
     crops = [
         view[..., top : top + height, left : left + width, :]
         for view in (images, tf.reverse(images, axis=[-2]))
@@ -110,18 +83,12 @@ def average_ten_crop(predictions, of="logits", *, from_logits=True):
     Raises:
         ValueError: for an unknown `of` or predictions of another shape.
     """
-    if of not in AVERAGES:
-        raise ValueError(unknown_name("of", of, AVERAGES))
+    _arguments.choice("of", of, AVERAGES)
     predictions = np.asarray(predictions)
     if predictions.ndim != 3 or predictions.shape[1] != 10:
-        raise ValueError(
-            invalid(
-                "predictions",
-                "an array of shape (batch, 10, classes)",
-                predictions.shape,
-                "Reshape the output of the model to (batch, 10, classes) first.",
-            )
-        )
+        expected = "an array of shape (batch, 10, classes)"
+        remedy = "Reshape the output of the model to (batch, 10, classes) first."
+        raise ValueError(invalid("predictions", expected, predictions.shape, remedy))
     if of == "logits" and not from_logits:
         tiny = np.finfo(predictions.dtype).tiny
         predictions = np.log(np.maximum(predictions, tiny))
@@ -153,14 +120,9 @@ def predict_ten_crop(model, dataset, of="logits", *, from_logits=True, verbose=0
     spec = dataset.element_spec
     spec = spec[0] if isinstance(spec, tuple) else spec
     if spec.shape.rank != 5 or spec.shape[1] != 10:
-        raise ValueError(
-            invalid(
-                "dataset",
-                "batches of crops of shape (batch, 10, height, width, channels)",
-                spec.shape,
-                "Make it with `batches(..., protocol='improved', ten_crop=True)`.",
-            )
-        )
+        expected = "batches of crops of shape (batch, 10, height, width, channels)"
+        remedy = "Make it with `batches(..., protocol='improved', ten_crop=True)`."
+        raise ValueError(invalid("dataset", expected, spec.shape, remedy))
     crop_shape = spec.shape[2:]
 
     def flat(images, *labels):
@@ -168,12 +130,7 @@ def predict_ten_crop(model, dataset, of="logits", *, from_logits=True, verbose=0
 
     predictions = np.asarray(model.predict(dataset.map(flat), verbose=verbose))
     if predictions.ndim != 2:
-        raise ValueError(
-            invalid(
-                "model",
-                "a model with one output of shape (batch, classes)",
-                predictions.shape,
-            )
-        )
+        expected = "a model with one output of shape (batch, classes)"
+        raise ValueError(invalid("model", expected, predictions.shape))
     per_image = predictions.reshape(-1, 10, predictions.shape[-1])
     return average_ten_crop(per_image, of, from_logits=from_logits)

@@ -43,17 +43,11 @@ def from_tfds(
         `ImageSet` with the class names of the set's description.
 
     Raises:
-        ImportError: when tensorflow-datasets is not installed.
         ValueError: for an unknown name or split, a set without an image or a
             class label under those keys, or images without a label.
     """
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise ImportError(
-            "`from_tfds` needs TensorFlow Datasets. Install it with "
-            "`pip install tensorflow-datasets`."
-        ) from error
+    import tensorflow_datasets as tfds  # takes seconds
+
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
@@ -63,23 +57,7 @@ def from_tfds(
     if download:
         builder.download_and_prepare()
     _check_split(builder, split)
-
-    try:
-        # Without shuffled files the order, and so the numbering, is fixed.
-        stream = builder.as_dataset(
-            split=split,
-            shuffle_files=False,
-            decoders={image_key: tfds.decode.SkipDecoding()},
-        )
-    except AssertionError as error:  # what TFDS raises for a set that is not there
-        raise ValueError(
-            invalid(
-                "download",
-                f"True, as the data set {name!r} is not in {builder.data_dir}",
-                download,
-                "Pass `download=True`, or the folder of the data sets as `data_dir`.",
-            )
-        ) from error
+    stream = _stream(tfds, builder, split, image_key, download)
     labels = stream.map(lambda example: example[label_key])
     labels = np.array(list(labels.as_numpy_iterator()), np.int64)
     if labels.size and labels.min() < 0:
@@ -123,27 +101,16 @@ class StreamedSource:
         """
         numbers = self._numbers[indices]
         if np.any(np.diff(numbers) <= 0):
-            raise ValueError(
-                invalid(
-                    "indices",
-                    "increasing numbers without repetition, as the images of "
-                    f"{self._name} are streamed",
-                    indices,
-                    "Sort them with `np.unique(indices)`.",
-                )
+            expected = (
+                "increasing numbers without repetition, as the images of "
+                f"{self._name} are streamed"
             )
+            remedy = "Sort them with `np.unique(indices)`."
+            raise ValueError(invalid("indices", expected, indices, remedy))
         return StreamedSource(self._stream, numbers, self._name)
 
     def images(self, shuffle, seed):
-        """Streams the images, in parallel but in a fixed order.
-
-        Args:
-            shuffle: whether to draw a new order in each epoch.
-            seed: integer.
-
-        Returns:
-            `tf.data.Dataset` of (index, epoch, image).
-        """
+        """A data set of (index, epoch, image), see `IndexedSource.images`."""
         count = len(self)
         numbers = tf.constant(self._numbers, tf.int64)
 
@@ -183,25 +150,31 @@ def _place(numbers, position):
     return tf.minimum(place, tf.size(numbers, tf.int64) - 1)
 
 
+def _stream(tfds, builder, split, image_key, download):
+    skip = {image_key: tfds.decode.SkipDecoding()}
+    try:
+        # Without shuffled files the order, and so the numbering, is fixed.
+        return builder.as_dataset(split=split, shuffle_files=False, decoders=skip)
+    except AssertionError as error:  # what TFDS raises for a set that is not there
+        expected = f"True, as {builder.name!r} is not in {builder.data_dir}"
+        remedy = "Pass `download=True`, or the folder of the data sets as `data_dir`."
+        raise ValueError(invalid("download", expected, download, remedy)) from error
+
+
 def _check_features(tfds, builder, image_key, label_key):
     features = builder.info.features
     known = ", ".join(f"{key} ({type(features[key]).__name__})" for key in features)
-    wanted = (
+    for argument, key, kind in (
         ("image_key", image_key, tfds.features.Image),
         ("label_key", label_key, tfds.features.ClassLabel),
-    )
-    for argument, key, kind in wanted:
+    ):
         if key not in features or not isinstance(features[key], kind):
-            raise ValueError(
-                invalid(
-                    argument,
-                    f"the name of a feature of type {kind.__name__} of the data set "
-                    f"{builder.name!r}",
-                    key,
-                    f"Its features: {known}. `from_tfds` is for sets with one image "
-                    "and one class label per example.",
-                )
+            expected = f"a feature of {builder.name!r} of type {kind.__name__}"
+            remedy = (
+                f"Its features: {known}. `from_tfds` is for sets with one image "
+                "and one class label per example."
             )
+            raise ValueError(invalid(argument, expected, key, remedy))
     if features[image_key].np_dtype not in (np.uint8, np.uint16):
         raise ValueError(
             f"The images of the data set {builder.name!r} are "

@@ -35,7 +35,7 @@ class AttentionWeights:
         )
         self.temperature = _arguments.number("temperature", temperature, above=0)
         self.computed_attention = None
-        self._variables = {}
+        self._by_tap = {}
 
     def check(self, taps):
         """Refuse an attention that was made for other taps; see `Regularizer.bind`."""
@@ -50,18 +50,18 @@ class AttentionWeights:
                 initial += self.attention.weights[tap]
             elif self.attention == "uniform":
                 initial += 1 / shape[-1]
-            self._variables[tap] = add_weight(
+            self._by_tap[tap] = add_weight(
                 name=f"attention_{i}",
                 shape=initial.shape,
                 initializer="zeros",
                 trainable=False,
             )
-            self._variables[tap].assign(initial)
+            self._by_tap[tap].assign(initial)
 
     @property
     def ready(self):
         """Whether the weights are known."""
-        return all(array(v).any() for v in self._variables.values())
+        return all(array(v).any() for v in self._by_tap.values())
 
     def prepare(self, model, samples, verbose=True):
         """Compute the attention where it is `"auto"`; see `Regularizer.prepare`."""
@@ -88,27 +88,27 @@ class AttentionWeights:
             ValueError: if no model uses the regularizer yet, or the attention was
                 made for other taps.
         """
-        if not self._variables:
+        if not self._by_tap:
             raise ValueError(
                 "No model uses this regularizer yet. Pass the weights as "
                 "`attention=` when making it, or give it to a DeltaModel first."
             )
-        channels = {tap: v.shape[-1] for tap, v in self._variables.items()}
+        channels = {tap: v.shape[-1] for tap, v in self._by_tap.items()}
         attention.check_taps(channels)
-        for tap, variable in self._variables.items():
+        for tap, variable in self._by_tap.items():
             variable.assign(attention.weights[tap])
         self.computed_attention = attention
 
     def __call__(self):
         """Dict tap -> `(C,)` weights in use; None before `fit` has computed them."""
-        if not self._variables or not self.ready:
+        if not self._by_tap or not self.ready:
             return None
-        return {tap: array(v) for tap, v in self._variables.items()}
+        return {tap: array(v) for tap, v in self._by_tap.items()}
 
     def of_tap(self, tap, channels):
         """Weights of one tap, `(C,)`, also before a model uses the regularizer."""
-        if tap in self._variables:
-            return ops.convert_to_tensor(self._variables[tap])
+        if tap in self._by_tap:
+            return ops.convert_to_tensor(self._by_tap[tap])
         if self.attention == "auto":
             raise ValueError(
                 "`attention='auto'` is computed by `fit` from the training data and "

@@ -32,16 +32,9 @@ SHAPES = {  # of what the network sees, by protocol
 def evaluation(logits, labels, class_names, temperature=1.0):
     """How well a classifier does on images that it was not trained on.
 
-    Args:
-        logits: array (samples, classes).
-        labels: integers (samples,).
-        class_names: list of strings.
-        temperature: what serving divides the logits by.
-
-    Returns:
-        Dict: `samples`, `accuracy`, `interval` (Wilson's, 95 %), `recall` by class
-        with `samples`, `loss` in nats, `calibration_error`, `uncalibrated_error` at
-        the temperature 1, and `temperature`.
+    For logits (samples, classes), integer labels, and what serving divides logits by.
+    `interval` is Wilson's, of 95 %, `loss` in nats, `uncalibrated_error` at the
+    temperature 1.
     """
     right = np.asarray(logits).argmax(axis=-1) == labels
     scaled = np.asarray(logits) / temperature
@@ -76,15 +69,7 @@ def check(given):
 
 
 def facts(model, given, folder, endpoints, measured):
-    """Everything that a card says, as a dict that JSON takes.
-
-    Args:
-        model: what was given to export.
-        given: dict of the user's own fields, of `GIVEN`, or None.
-        folder: `Path`, `NAME/version`.
-        endpoints: `Endpoints`.
-        measured: `Measured`.
-    """
+    """Everything that a card says, as a dict that JSON takes; `given` by the user."""
     given = dict(given or {})
     limits = given.pop("limits", None) or []
     converted = measured.converted
@@ -150,51 +135,51 @@ def markdown(facts):
     return "\n".join(lines) + "\n"
 
 
-def _measured(found, classes):
-    if found is None:
+def _measured(figures, classes):
+    if figures is None:
         return [
             "Not measured at export. Classes: " + ", ".join(map(_name, classes)) + "."
         ]
-    low, high = found["interval"]
+    low, high = figures["interval"]
     lines = [
-        f"On {found['samples']} images that were held out, **{found['accuracy']:.1%}** "
-        f"are right (95 % interval {low:.1%} to {high:.1%}, Wilson).",
+        f"On {figures['samples']} images that were held out, "
+        f"**{figures['accuracy']:.1%}** are right (95 % interval {low:.1%} to {high:.1%}, Wilson).",
         "",
-        f"Scores are off by {found['calibration_error']:.1%} on average (expected "
-        f"calibration error, {calibration.BINS} bins).{_calibrated(found)}",
+        f"Scores are off by {figures['calibration_error']:.1%} on average (expected "
+        f"calibration error, {calibration.BINS} bins).{_calibrated(figures)}",
         "",
         "| class | recall | images |",
         "|---|---|---|",
     ]
-    for name, row in found["recall"].items():
+    for name, row in figures["recall"].items():
         share = "-" if row["recall"] is None else f"{row['recall']:.1%}"
         lines.append(f"| {_name(name)} | {share} | {row['samples']} |")
     return lines
 
 
-def _calibrated(found):
-    if found["temperature"] == 1:
+def _calibrated(figures):
+    if figures["temperature"] == 1:
         return ""
     return (
         f" They were calibrated on these same images: logits are divided by "
-        f"{found['temperature']:.3g}, without which it is "
-        f"{found['uncalibrated_error']:.1%}."
+        f"{figures['temperature']:.3g}, without which it is "
+        f"{figures['uncalibrated_error']:.1%}."
     )
 
 
-def _converted(found, served):
+def _converted(figures, served):
     lines = [
-        f"`{served['file']}`, {found['bytes'] / 1e6:.1f} MB, "
-        f"{found['quantize'] or 'float32'}. On {found['samples']} images "
-        f"({found['images']}), {found['agreement']:.1%} of the answers are those of "
-        "the network before, and scores differ by "
-        f"{found['largest_difference']:.2g} at most."
+        f"`{served['file']}`, {figures['bytes'] / 1e6:.1f} MB, "
+        f"{figures['quantize'] or 'float32'}. On {figures['samples']} images "
+        f"({figures['images']}), {figures['agreement']:.1%} of the answers are those "
+        "of the network before, and scores differ by "
+        f"{figures['largest_difference']:.2g} at most."
     ]
-    if found["accuracy"] is not None:
+    if figures["accuracy"] is not None:
         lines += [
             "",
-            f"Accuracy: {found['accuracy_before']:.1%} before, "
-            f"{found['accuracy']:.1%} after ({-100 * found['drop']:+.1f} points).",
+            f"Accuracy: {figures['accuracy_before']:.1%} before, "
+            f"{figures['accuracy']:.1%} after ({-100 * figures['drop']:+.1f} points).",
         ]
     return lines
 

@@ -58,9 +58,9 @@ def convert(endpoints, name, images, batches):
         on, batches = "representative_data", [(images, None)]
     elif batches is None:
         on, batches = "noise", [(_noise(endpoints.options.image_size), None)]
-    found, after, labels = _compare(before, converter.runner(content), batches)
-    judge(found, converter.RUNTIME, quantize)
-    facts = {"quantize": quantize, "bytes": len(content), "images": on, **found}
+    changes, after, labels = _compare(before, converter.runner(content), batches)
+    judge(changes, converter.RUNTIME, quantize)
+    facts = {"quantize": quantize, "bytes": len(content), "images": on, **changes}
     if labels is None:
         return Converted(content, facts, None, None)
     # Of which a softmax gives the scores; those of 0 count as in Keras's losses.
@@ -68,20 +68,20 @@ def convert(endpoints, name, images, batches):
     return Converted(content, facts, endpoints.temperature * np.log(after), labels)
 
 
-def judge(found, runtime, quantize=None):
+def judge(changes, runtime, quantize=None):
     """Refuse a conversion that went wrong, warn of one that costs accuracy."""
-    difference = found["largest_difference"]
+    difference = changes["largest_difference"]
     if np.isnan(difference) or (quantize is None and difference > TOLERANCE):
         raise ValueError(
             f"{runtime} does not compute what the model does: scores differ by up to "
-            f"{difference:.2g} on {found['samples']} images (at most {TOLERANCE:g} are "
-            'allowed). Export with `format="saved_model"`.'
+            f"{difference:.2g} on {changes['samples']} images (at most {TOLERANCE:g} "
+            'are allowed). Export with `format="saved_model"`.'
         )
-    if quantize is not None and (found["drop"] or 0) > DROP:
+    if quantize is not None and (changes["drop"] or 0) > DROP:
         warn(
-            f'`quantize="{quantize}"` costs {100 * found["drop"]:.1f} points of '
-            f"accuracy: {found['accuracy']:.1%} of {found['samples']} images are "
-            f"right, {found['accuracy_before']:.1%} before. `quantize` as None, "
+            f'`quantize="{quantize}"` costs {100 * changes["drop"]:.1f} points of '
+            f"accuracy: {changes['accuracy']:.1%} of {changes['samples']} images are "
+            f"right, {changes['accuracy_before']:.1%} before. `quantize` as None, "
             '"float16" or "dynamic" keeps more.'
         )
 
@@ -113,15 +113,15 @@ def _compare(before, after, batches):
         new.append(after(x))
         labels.append(y)
     old, new = np.concatenate(old), np.concatenate(new)
-    found = {
+    changes = {
         "samples": len(new),
         "largest_difference": float(np.abs(old - new).max()),
         "agreement": float((old.argmax(-1) == new.argmax(-1)).mean()),
     }
     if labels[0] is None:
         unknown = dict.fromkeys(("accuracy_before", "accuracy", "drop"))
-        return found | unknown, new, None
+        return changes | unknown, new, None
     labels = np.concatenate(labels)
     was, now = (float((s.argmax(-1) == labels).mean()) for s in (old, new))
-    found |= {"accuracy_before": was, "accuracy": now, "drop": was - now}
-    return found, new, labels
+    changes |= {"accuracy_before": was, "accuracy": now, "drop": was - now}
+    return changes, new, labels

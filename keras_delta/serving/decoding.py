@@ -26,13 +26,7 @@ TAG, SHORT = 0x0112, 3
 
 
 def decode(contents):
-    """Pixels of one encoded image.
-
-    Args:
-        contents: scalar `tf.string`.
-
-    Returns:
-        `uint8` tensor of shape (height, width, 3).
+    """Pixels of one encoded image, uint8 (height, width, 3), of its `tf.string`.
 
     Raises:
         tf.errors.InvalidArgumentError: for other formats, damaged images, animated
@@ -82,10 +76,7 @@ class _Bytes:
     def find(self, start, is_wanted, following):
         """Position of the first part that is wanted, the end where there is none.
 
-        Args:
-            start: position of the first part.
-            is_wanted: function of a part's position to a boolean.
-            following: function of a part's position to that of the next one.
+        Parts begin at `start`, and behind another one at `following(position)`.
         """
         (position,) = tf.while_loop(
             lambda p: (p < self.size) & ~is_wanted(p),

@@ -15,14 +15,13 @@ class Endpoints:
     """Functions of a served classifier, from images to names of classes.
 
     Args:
-        network: `keras_delta.serving.network.Network`.
+        network: `Network`.
         names: list of strings, the names of the classes by class number.
-        options: `keras_delta.serving.options.Options`, fitted to the network.
+        options: `Options`, fitted to the network.
 
     Attributes:
-        class_names, options: the arguments.
+        class_names, options, target: what is served.
         logits: `tf.function` of prepared images.
-        target: the model.
         temperature: what logits are divided by before the softmax.
     """
 
@@ -43,10 +42,7 @@ class Endpoints:
         )
 
     def write(self, folder):
-        """Write the SavedModel into a folder that is there and empty.
-
-        `labels.txt` becomes its asset: the names are read when it is loaded.
-        """
+        """Write the SavedModel into an empty folder; `labels.txt` is an asset of it."""
         archive = keras.export.ExportArchive()
         with tempfile.TemporaryDirectory() as temporary:
             path = Path(temporary) / class_names.FILE

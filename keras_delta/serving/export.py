@@ -101,12 +101,11 @@ def export_for_serving(
         `Path` of the version's folder.
 
     Raises:
-        TypeError: for a subclassed model and names that are no strings.
-        ValueError: for a model that was not built, is no classifier of images or has
-            several outputs; names of the wrong number, twice, empty or of several
-            lines; a version that is there; other arguments out of range; where another
-            runtime has not the model's operations or gives other scores (by more than
-            0.001 without `quantize`).
+        TypeError, ValueError: for a model that is subclassed, not built, no classifier
+            of images or of several outputs; names that are not one string of one line
+            for each class; a version that is there; other arguments out of range;
+            where another runtime has not the model's operations or gives other scores
+            (by more than 0.001 without `quantize`).
         OSError: where the folder cannot be written.
         ImportError: for `calibrate` without SciPy and formats without their packages.
 
@@ -134,12 +133,7 @@ def export_for_serving(
 
 
 class Measured(NamedTuple):
-    """What running the model has told.
-
-    Attributes:
-        evaluation: result of `card.evaluation`, or None.
-        converted: `conversion.Converted`, or None for a SavedModel.
-    """
+    """Result of `card.evaluation`, or None; `conversion.Converted`, or None."""
 
     evaluation: dict | None
     converted: conversion.Converted | None

@@ -9,15 +9,12 @@ ARGUMENT = "validation_data"
 
 
 def batches(data, class_names, options):
-    """Batches of held-out images and their integer labels.
+    """Batches of held-out images, float32, and their integer labels.
 
     Args:
         data: `ImageSet`, or as `evaluate` takes it.
         class_names: list of strings.
         options: `Options`, fitted.
-
-    Yields:
-        (float32 (B, height, width, 3), int64 (B,)).
 
     Raises:
         ValueError: for other names of classes, shapes and labels, and for no images.

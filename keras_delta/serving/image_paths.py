@@ -13,11 +13,7 @@ def find(folder):
     once. Links to nothing and folders that cannot be opened are in the list as well,
     so that they are reported.
 
-    Returns:
-        (folder, list of strings).
-
-    Raises:
-        ValueError: where there is no folder or no image in it.
+    Gives (folder, list of strings).
     """
     if folder.is_file():
         return folder.parent, [folder.name]

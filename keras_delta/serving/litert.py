@@ -60,9 +60,6 @@ def convert(scores, endpoints, name, images):
         endpoints: `Endpoints`, with the model and the names of the classes.
         name: not looked at.
         images: for int8, an array, 0 to 255.
-
-    Raises:
-        ValueError: for a model with operations that LiteRT has not.
     """
     quantize = endpoints.options.quantize
     with tempfile.TemporaryDirectory() as folder:

@@ -67,8 +67,8 @@ class Network:
 
     def features(self, images):
         """Dict from taps to maps `(B, H, W, C)`; `"pooled"` is what the head sees."""
-        found = self._run(self._feature_tensors(), images)
-        return {k: _float(v) for k, v in found.items()}
+        values = self._run(self._feature_tensors(), images)
+        return {k: _float(v) for k, v in values.items()}
 
     def activation_maps(self, images, class_ids):
         """Where in the image the network sees a class: Grad-CAM.
@@ -102,9 +102,9 @@ class Network:
             score = tf.reduce_sum(tf.gather(logits, chosen, axis=1, batch_dims=1))
         slope = _float(tape.gradient(score, maps))
         weights = tf.reduce_mean(slope, axis=[1, 2], keepdims=True)
-        found = tf.nn.relu(tf.reduce_sum(weights * _float(maps), axis=-1))
-        largest = tf.reduce_max(found, axis=[1, 2], keepdims=True)
-        return tf.math.divide_no_nan(found, largest), chosen
+        seen = tf.nn.relu(tf.reduce_sum(weights * _float(maps), axis=-1))
+        largest = tf.reduce_max(seen, axis=[1, 2], keepdims=True)
+        return tf.math.divide_no_nan(seen, largest), chosen
 
     @property
     def has_features(self):

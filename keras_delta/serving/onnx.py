@@ -28,9 +28,6 @@ def convert(scores, endpoints, name, images):
         endpoints: `Endpoints`, with the names of the classes.
         name: of the graph.
         images: not looked at.
-
-    Raises:
-        ValueError: for a model with operations that ONNX has not.
     """
     onnx, tf2onnx = _needed("onnx"), _needed("tf2onnx")
     logger = logging.getLogger("tf2onnx")  # it has notes on its progress

@@ -44,9 +44,7 @@ def add_arguments(parser):
     add = parser.add_argument
     where = "folder of a model, the newest version is taken; or of a version, NAME/1"
     add("model", metavar="SAVED_MODEL", type=Path, help=where)
-    where = (
-        "images, at any depth; links are followed, hidden files left out; or one file"
-    )
+    where = "images, at any depth; links are followed, hidden files not; or one file"
     add("folder", metavar="FOLDER", type=Path, help=where)
     add("--csv", metavar="OUT.csv", type=Path, required=True, help="file to write")
     size = "images that the network sees at once; default: 32"

@@ -28,14 +28,13 @@ class ResumableCsv:
             sources.
         batches: list of lists of names, the first cells of the rows.
         sources: list of a string for each batch, what it is made from.
-        overwrite: whether to begin again where the file was made by something else.
+        overwrite: whether to begin again where the file is of something else.
 
     Attributes:
         batches: number of the batches that are there.
 
     Raises:
         ValueError: where something else made the file, or other rows are in it.
-        OSError: where it cannot be written.
     """
 
     def __init__(self, path, columns, made_by, batches, sources, overwrite=False):

@@ -14,14 +14,7 @@ BATCHES = (1, 4)
 
 
 def write(folder, name, functions, image_size):
-    """Write the records beside a SavedModel.
-
-    Args:
-        folder: of the SavedModel.
-        name: of the model, as TensorFlow Serving has it.
-        functions: dict from signatures to (function, its `tf.TensorSpec`s).
-        image_size: (height, width) of the images to send.
-    """
+    """Write the records beside the SavedModel of a name, for `Endpoints.functions`."""
     path = Path(folder) / FILE
     path.parent.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)

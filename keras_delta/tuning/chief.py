@@ -66,13 +66,6 @@ def serve(oracle):
     Like Keras Tuner's `start_server`, but it ends at once and not within 20 seconds,
     waits for workers of the launcher that have not come yet, refuses a port that is in
     use, and ends with the error where the oracle raises one.
-
-    Args:
-        oracle: the `keras_tuner.Oracle`.
-
-    Raises:
-        OSError: if the address cannot be had.
-        RuntimeError: if the oracle fails; the launcher is told that it is fatal.
     """
     servicer, errors = _Servicer(oracle), _Errors()
     address = _address()
@@ -117,11 +110,6 @@ def connect(client, timeout=600):
 
     All calls may be repeated: a chief that was started again (`keep_ongoing`) gives
     the worker the same trial, and ignores the end of one that has ended.
-
-    Args:
-        client: the tuner's `OracleClient`; its `stub` is replaced.
-        timeout: seconds to wait for a chief, at the start and each time it is gone.
-            There is none while a chief is there: it may compute.
     """
     client.stub = _Patient(_address(), timeout)
 

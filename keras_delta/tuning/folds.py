@@ -7,39 +7,21 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
+from keras_delta import _arguments
 from keras_delta._errors import invalid
 from keras_delta._inputs import samples
 from keras_delta._network import fingerprint
 from keras_delta.caching import probe
 from keras_delta.data import ImageSet
-from keras_delta.data.sampling import check_seed, fold_indices
+from keras_delta.data.sampling import fold_indices
 from keras_delta.data.sources import epochs
 
 LOOKED_AT = 64  # samples whose digest tells one data set from another
 
 
 def cut(x, y=None, *, folds, seed, batch_size, image_size, views, protocol, batches):
-    """The folds of what `search` was given.
-
-    Args:
-        x, y: an `ImageSet`; arrays `(x, y)`; or a `tf.data.Dataset`, which is read
-            into memory.
-        folds: number of folds.
-        seed: of the folds, and of order and augmentation.
-        batch_size: samples in a batch.
-        image_size, views, protocol: see `ImageSet.batches`; for an `ImageSet`.
-        batches: function `(part, training)` that gives what `fit` takes, in place
-            of the usual preparation; `part` is an `ImageSet`, or arrays `(x, y)`.
-
-    Returns:
-        An object with `train(fold)` and `held_out(fold)`, data of which each call
-        begins anew; fold None is everything, to train alone. `len` is the number of
-        folds; `digest` tells the data from others.
-
-    Raises:
-        ValueError: for fewer samples than folds in a class.
-    """
-    check_seed(seed)
+    """The folds of what `search` was given."""
+    _arguments.seed("seed", seed)
     if isinstance(x, tuple) and y is None and len(x) == 2:
         x, y = x
     if isinstance(x, ImageSet):
@@ -89,42 +71,57 @@ def _read(dataset, batch_size):
 
 
 class Parts:
-    """Which samples are in which fold.
-
-    Args:
-        labels: `(n,)` integers; None for data that are not of classes.
-        names: of the classes.
-        count: number of samples.
-        folds: number of folds.
-        seed: of the choice.
-    """
+    """Which samples are in which fold; without labels, they are of one class."""
 
     def __init__(self, labels, names, count, folds, seed):
         if labels is None:
             labels, names = np.zeros(count, np.int64), ["all samples"]
         self.held_out = fold_indices(labels, names, folds, seed)
-        self.count = count
+        self._everything = np.arange(count)
 
     def training(self, fold):
         """Indices of the training samples of a fold; all of them for None."""
-        everything = np.arange(self.count)
-        return (
-            everything
-            if fold is None
-            else np.setdiff1d(everything, self.held_out[fold])
-        )
+        if fold is None:
+            return self._everything
+        return np.setdiff1d(self._everything, self.held_out[fold])
+
+    def rows(self, fold, training):
+        """Indices of the training samples of a fold, or of what it holds out."""
+        return self.training(fold) if training else self.held_out[fold]
 
 
-class Images:
+class Folds:
+    """Data cut into `parts`; a subclass makes the batches."""
+
+    def __len__(self):
+        return len(self.parts.held_out)
+
+    def train(self, fold):
+        """Training data of a fold, from its first epoch on."""
+        dataset = self._batches(fold, True)
+        dataset.epoch_counter.upcoming = 0
+        return dataset
+
+    def held_out(self, fold):
+        """What is held out in a fold."""
+        return self._batches(fold, False)
+
+    def _batches(self, fold, training):
+        if (fold, training) not in self._datasets:
+            self._datasets[fold, training] = self._make(fold, training)
+        return self._datasets[fold, training]
+
+    @functools.cached_property
+    def _datasets(self):
+        return {}
+
+
+class Images(Folds):
     """Folds of an `ImageSet`, each image decoded once."""
 
     def __init__(self, images, folds, seed):
         self._images, self._seed = images, seed
         self.parts = Parts(images.labels, images.class_names, len(images), folds, seed)
-        self._sets = {}
-
-    def __len__(self):
-        return len(self.parts.held_out)
 
     def prepare(self, image_size, batch_size, views, protocol):
         """Decode and resize everything, for training and for the test."""
@@ -144,86 +141,54 @@ class Images:
 
     def part(self, fold, training):
         """The `ImageSet` of a part."""
-        return self._images.subset(self._indices(fold, training))
+        return self._images.subset(self.parts.rows(fold, training))
 
-    def _indices(self, fold, training):
-        return self.parts.training(fold) if training else self.parts.held_out[fold]
-
-    def train(self, fold):
-        """Training data of a fold, from its first epoch on."""
-        return self._batches(fold, True)
-
-    def held_out(self, fold):
-        """What is held out in a fold."""
-        return self._batches(fold, False)
-
-    def _batches(self, fold, training):
-        if (fold, training) not in self._sets:
-            part = self._resized[training].subset(self._indices(fold, training))
-            self._sets[fold, training] = part.batches(
-                batch_size=self._batch_size if training else max(self._batch_size, 32),
-                training=training,
-                seed=self._seed,
-                views=self._views if training else None,
-                **self._options,
-            )
-        dataset = self._sets[fold, training]
-        dataset.epoch_counter.upcoming = 0
-        return dataset
+    def _make(self, fold, training):
+        part = self._resized[training].subset(self.parts.rows(fold, training))
+        return part.batches(
+            batch_size=self._batch_size if training else max(self._batch_size, 32),
+            training=training,
+            seed=self._seed,
+            views=self._views if training else None,
+            **self._options,
+        )
 
 
-class Arrays:
+class Arrays(Folds):
     """Folds of arrays."""
 
     def __init__(self, x, y, folds, seed, batch_size):
         # Of a list, a tf.data.Dataset makes one tensor.
         x, y = tree.lists_to_tuples((x, y))
-        self._x, self._y = tree.map_structure(np.asarray, (x, y))
+        self._arrays = tree.map_structure(np.asarray, (x, y))
         self._seed, self._batch_size = seed, batch_size
-        count = samples.length(self._x)
-        if {len(v) for v in tree.flatten((self._x, self._y))} != {count}:
+        count = samples.length(self._arrays[0])
+        shapes = [v.shape for v in tree.flatten(self._arrays)]
+        if any(shape[:1] != (count,) for shape in shapes):
             raise ValueError(
-                "All arrays must have the same number of samples. Received: "
-                f"{[v.shape for v in tree.flatten((self._x, self._y))]}."
+                f"All arrays must have the same number of samples. Received: {shapes}."
             )
-        labels = _classes(self._y)
+        labels = _classes(self._arrays[1])
         names = None if labels is None else range(int(labels.max(initial=-1)) + 1)
         self.parts = Parts(labels, names, count, folds, seed)
-        self._training = {}
-
-    def __len__(self):
-        return len(self.parts.held_out)
 
     @property
     def digest(self):
         """A digest of all arrays."""
-        return fingerprint.digest([self._x, self._y])
+        return fingerprint.digest(list(self._arrays))
 
     def part(self, fold, training):
         """The arrays `(x, y)` of a part."""
-        parts = self.parts
-        rows = parts.training(fold) if training else parts.held_out[fold]
-        return tree.map_structure(lambda v: v[rows], (self._x, self._y))
+        rows = self.parts.rows(fold, training)
+        return tree.map_structure(lambda v: v[rows], self._arrays)
 
-    def train(self, fold):
-        """Training data of a fold, from its first epoch on."""
-        if fold not in self._training:
-            self._training[fold] = self._shuffled(self.parts.training(fold))
-        dataset = self._training[fold]
-        dataset.epoch_counter.upcoming = 0
-        return dataset
+    def _make(self, fold, training):
+        rows = self.parts.rows(fold, training)
+        if not training:
+            numbers = tf.data.Dataset.from_tensor_slices(rows)
+            return self._read(numbers, max(self._batch_size, 32))
 
-    def held_out(self, fold):
-        """What is held out in a fold."""
-        rows = tf.data.Dataset.from_tensor_slices(self.parts.held_out[fold])
-        return self._batches(rows, max(self._batch_size, 32))
-
-    def _shuffled(self, rows):
-        """Batches, in an order of their own in each epoch.
-
-        It does not depend on `tf.random.set_seed`, as that of `shuffle` would.
-        """
-
+        # `shuffle` would depend on `tf.random.set_seed`.
         def order(epoch):
             return np.random.default_rng([self._seed, epoch]).permutation(rows)
 
@@ -235,12 +200,12 @@ class Arrays:
         counted = epochs()
         shuffled = counted.take(1).flat_map(ordered)
         shuffled = shuffled.apply(tf.data.experimental.assert_cardinality(len(rows)))
-        dataset = self._batches(shuffled, self._batch_size)
+        dataset = self._read(shuffled, self._batch_size)
         dataset.epoch_counter = counted.epoch_counter
         dataset.image_views = 1  # a cache of source maps need not read to find out
         return dataset
 
-    def _batches(self, rows, size):
+    def _read(self, rows, size):
         arrays = self._tensors
 
         def read(chosen):
@@ -251,37 +216,31 @@ class Arrays:
     @functools.cached_property
     def _tensors(self):
         with tf.device("CPU:0"):
-            return tree.map_structure(tf.convert_to_tensor, (self._x, self._y))
+            return tree.map_structure(tf.convert_to_tensor, self._arrays)
 
 
-class Prepared:
-    """Folds that the user's own function makes batches of, each time anew."""
+class Prepared(Folds):
+    """Folds that the user's own function makes batches of, again each time."""
 
     def __init__(self, data, batches, seed):
-        self._data, self._batches, self.parts = data, batches, data.parts
-        self._seed = seed
-
-    def __len__(self):
-        return len(self._data)
+        self._data, self._user, self._seed = data, batches, seed
+        self.parts = data.parts
 
     @property
     def digest(self):
-        """A digest of the first batch that is held out in each fold."""
+        """A digest of the first samples that are held out in each fold."""
+        held_out = [self.held_out(fold) for fold in range(len(self))]
         return fingerprint.digest(
-            [
-                list(samples.batches(self.held_out(fold), max_samples=LOOKED_AT))
-                for fold in range(len(self))
-            ]
+            [list(samples.batches(data, max_samples=LOOKED_AT)) for data in held_out]
         )
 
     def train(self, fold):
         """Training data of a fold, of the same random numbers each time."""
         keras.utils.set_random_seed(self._seed)
-        return self._batches(self._data.part(fold, True), True)
+        return self._batches(fold, True)
 
-    def held_out(self, fold):
-        """What is held out in a fold."""
-        return self._batches(self._data.part(fold, False), False)
+    def _batches(self, fold, training):
+        return self._user(self._data.part(fold, training), training)
 
 
 def _classes(y):

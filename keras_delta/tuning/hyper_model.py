@@ -1,22 +1,30 @@
 """`DeltaHyperModel`: from hyperparameters to a compiled `DeltaModel`."""
 
 import inspect
-import math
-import numbers
 import weakref
 
 import keras
 import keras_tuner
-import numpy as np
+from keras_tuner.errors import FatalTypeError, FatalValueError
 
-from keras_delta import regularizers
+from keras_delta import _compat, regularizers
 from keras_delta._errors import invalid, unknown_name
 from keras_delta._network import taps as tapping
 from keras_delta._network.graph import Graph
 from keras_delta._network.heads import output_activation
 from keras_delta._network.pairing import Pairing
 from keras_delta.model import DeltaModel
-from keras_delta.regularizers.maps import VARIANTS, MapRegularizer
+from keras_delta.regularizers.maps import MapRegularizer
+from keras_delta.tuning.spaces import (
+    declare,
+    factory,
+    metric_factories,
+    named_taps,
+    regularizer_factory,
+    space,
+    temperatures,
+    variants,
+)
 
 ARTICLE_GRID = [1e-4, 1e-3, 1e-2, 0.1, 0.2]
 """The article's values of alpha and of beta (25 cells); alpha as in its equations."""
@@ -24,7 +32,6 @@ ARTICLE_GRID = [1e-4, 1e-3, 1e-2, 0.1, 0.2]
 RELATIVE_ALPHA = (0.1, 100.0)
 RAW_ALPHA = (1e-4, 0.2)
 BETA = (1e-4, 1.0)
-SPACE = "a number, a list of numbers, or a range (low, high) with 0 < low < high"
 
 
 class DeltaHyperModel(keras_tuner.HyperModel):
@@ -99,15 +106,15 @@ class DeltaHyperModel(keras_tuner.HyperModel):
         tunable=True,
     ):
         super().__init__(name=name, tunable=tunable)
-        self._source = _factory("source", source)
-        self._target = _factory("target", target)
-        self._regularizer = _regularizer(regularizer)
-        self._optimizer = _factory("optimizer", optimizer or _sgd)
+        self._source = factory("source", source)
+        self._target = factory("target", target)
+        self._regularizer = regularizer_factory(regularizer)
+        self._optimizer = factory("optimizer", optimizer or _sgd)
         self.loss, self.jit_compile = loss, jit_compile
-        self.metrics = _metrics(metrics)
+        self.metrics = metric_factories(metrics)
         self._made = {}
-        self._temperature = _temperatures(temperature)
-        self._variants = _variants(variant)
+        self._temperature = temperatures(temperature)
+        self._variants = variants(variant)
         self._try_regularizer(regularizer)
         self._alpha = self._alphas(alpha)
         self._beta = space("beta", beta)
@@ -115,37 +122,32 @@ class DeltaHyperModel(keras_tuner.HyperModel):
         if not isinstance(self._rate, float) and not self._optimizer.takes_any:
             expected = "a function of the learning rate, which is to be searched"
             raise TypeError(invalid("optimizer", expected, optimizer))
-        self._taps = {"": taps}
-        if isinstance(taps, dict) and any(
-            not isinstance(v, str) or v == "auto" for v in taps.values()
-        ):
-            self._taps = dict(taps)
-            if not all(isinstance(k, str) and k for k in taps):
-                raise ValueError(invalid("taps", "a dict name -> taps", taps))
+        self._taps = named_taps(taps)
 
     def _alphas(self, alpha):
         """Dict variant (None: the regularizer's own) -> space."""
         variants = self._variants or [None]
-        if isinstance(alpha, dict):
-            if set(alpha) != set(variants):
+        if not isinstance(alpha, dict):
+            if alpha is not None and len(variants) > 1:
                 raise ValueError(
-                    invalid("alpha", f"a dict with the variants {variants}", alpha)
+                    invalid(
+                        "alpha",
+                        "a dict variant -> what is searched, where variants are "
+                        "searched",
+                        alpha,
+                        "The same alpha means another strength in each variant.",
+                    )
                 )
-            return {v: space("alpha", alpha[v]) for v in variants}
-        if alpha is not None and len(variants) > 1:
-            raise ValueError(
-                invalid(
-                    "alpha",
-                    "a dict variant -> what is searched, where variants are searched",
-                    alpha,
-                    "The same alpha means another strength in each variant.",
-                )
-            )
-        return {v: space("alpha", self._default_alpha(v, alpha)) for v in variants}
+            alpha = dict.fromkeys(variants, alpha)
+        if set(alpha) != set(variants):
+            expected = f"a dict with the variants {variants}"
+            raise ValueError(invalid("alpha", expected, alpha))
+        return {
+            v: space("alpha", self._default_alpha(v) if one is None else one)
+            for v, one in alpha.items()
+        }
 
-    def _default_alpha(self, variant, alpha):
-        if alpha is not None:
-            return alpha
+    def _default_alpha(self, variant):
         probe = self._new_regularizer(self._some_settings(variant))
         relative = isinstance(probe, MapRegularizer) and probe.variant == "relative"
         return RELATIVE_ALPHA if relative else RAW_ALPHA
@@ -178,29 +180,29 @@ class DeltaHyperModel(keras_tuner.HyperModel):
             Dict with `alpha`, `beta`, `learning_rate`, and `taps` (a name),
             `temperature`, `variant` where these are searched.
         """
-        found = {}
+        rest = {}
         if self._variants:
-            found["variant"] = hp.Choice("variant", self._variants)
-        for variant, where in self._alpha.items():
-            if len(self._alpha) == 1:
-                found["alpha"] = _declare(hp, "alpha", where)
-                continue
-            with hp.conditional_scope("variant", [variant]):
-                value = _declare(hp, f"alpha_{variant}", where)
-            if variant == found["variant"]:
-                found["alpha"] = value
-        found["beta"] = _declare(hp, "beta", self._beta)
-        found["learning_rate"] = _declare(hp, "learning_rate", self._rate)
+            rest["variant"] = hp.Choice("variant", self._variants)
+        alpha = self._declare_alpha(hp, rest.get("variant"))
+        beta = declare(hp, "beta", self._beta)
+        rest["learning_rate"] = declare(hp, "learning_rate", self._rate)
         if len(self._taps) > 1:
-            found["taps"] = hp.Choice("taps", list(self._taps))
+            rest["taps"] = hp.Choice("taps", list(self._taps))
         if self._temperature:
-            found["temperature"] = hp.Choice("temperature", self._temperature)
-        return {k: found[k] for k in ("alpha", "beta", *found) if k in found}
+            rest["temperature"] = hp.Choice("temperature", self._temperature)
+        return {"alpha": alpha, "beta": beta, **rest}
+
+    def _declare_alpha(self, hp, variant):
+        if len(self._alpha) == 1:
+            return declare(hp, "alpha", *self._alpha.values())
+        values = {}
+        for name, where in self._alpha.items():
+            with hp.conditional_scope("variant", [name]):
+                values[name] = declare(hp, f"alpha_{name}", where)
+        return values[variant]
 
     def searches(self, name):
-        """Whether a key of `settings` has more than one value."""
-        if name == "alpha" and len(self._alpha) > 1:
-            return True
+        """Whether one of the names of `settings` has more than one value."""
         where = {
             "alpha": next(iter(self._alpha.values())),
             "beta": self._beta,
@@ -209,6 +211,8 @@ class DeltaHyperModel(keras_tuner.HyperModel):
             "temperature": self._temperature,
             "variant": self._variants,
         }[name]
+        if name == "alpha" and len(self._alpha) > 1:
+            return True
         return not isinstance(where, float) and len(where or ()) > 1
 
     def description(self, hp):
@@ -221,12 +225,11 @@ class DeltaHyperModel(keras_tuner.HyperModel):
         optimizer = self.optimizer(settings)
         # Keras numbers the names.
         config = {k: v for k, v in optimizer.get_config().items() if k != "name"}
-        regularizer = self.regularizer(settings)
         return {
             "space": [h.get_config() for h in hp.space],
             "fixed": {k: v for k, v in settings.items() if not self.searches(k)},
             "taps": self._taps,
-            "regularizer": regularizers.settings(regularizer),
+            "regularizer": regularizers.settings(self.regularizer(settings)),
             "optimizer": [type(optimizer).__name__, config],
             "loss": keras.tree.map_structure(_name, self.loss),
         }
@@ -254,12 +257,11 @@ class DeltaHyperModel(keras_tuner.HyperModel):
 
     def optimizer(self, settings):
         """The optimizer of some `settings`, new."""
-        made = self._optimizer(settings["learning_rate"])
-        if not isinstance(made, keras.optimizers.Optimizer):
-            raise _fatal(TypeError)(
-                invalid("optimizer", "a function that gives an optimizer", made)
-            )
-        return self._fresh("optimizer", made)
+        optimizer = self._optimizer(settings["learning_rate"])
+        if not isinstance(optimizer, keras.optimizers.Optimizer):
+            expected = "a function that gives an optimizer"
+            raise FatalTypeError(invalid("optimizer", expected, optimizer))
+        return self._fresh("optimizer", optimizer)
 
     def regularizer(self, settings):
         """The regularizer of some `settings`, new."""
@@ -268,12 +270,11 @@ class DeltaHyperModel(keras_tuner.HyperModel):
     def _new_regularizer(self, settings):
         names = ("alpha", "beta", "temperature", "variant")
         given = {name: settings[name] for name in names if name in settings}
-        made = self._regularizer(**given)
-        if not isinstance(made, regularizers.Regularizer):
-            raise _fatal(TypeError)(
-                invalid("regularizer", "a function that gives a Regularizer", made)
-            )
-        return made
+        regularizer = self._regularizer(**given)
+        if not isinstance(regularizer, regularizers.Regularizer):
+            expected = "a function that gives a Regularizer"
+            raise FatalTypeError(invalid("regularizer", expected, regularizer))
+        return regularizer
 
     def check_taps(self, model):
         """Refuse taps, of all that are searched, that such a model does not have."""
@@ -283,21 +284,21 @@ class DeltaHyperModel(keras_tuner.HyperModel):
             if not isinstance(taps, dict):  # of layer names, which DeltaModel reads
                 tapping.choose(taps, target, source, pairing)
 
-    def _fresh(self, argument, made):
-        if made is None:
+    def _fresh(self, argument, value):
+        if value is None:
             remedy = "Does the function return what it has made?"
             expected = "a function that makes a new one each time"
-            raise _fatal(TypeError)(invalid(argument, expected, made, remedy))
+            raise FatalTypeError(invalid(argument, expected, value, remedy))
         last = self._made.get(argument)
-        if last is not None and last() is made:
-            raise _fatal(ValueError)(
-                f"`{argument}` gave the same object twice: {made!r}. It has to make a "
+        if last is not None and last() is value:
+            raise FatalValueError(
+                f"`{argument}` gave the same object twice: {value!r}. It has to make a "
                 "new one each time it is called, else one training would go on where "
                 f"another has ended. Make it inside of the function: "
                 f"`{argument}=lambda ...: ...`."
             )
-        self._made[argument] = weakref.ref(made)
-        return made
+        self._made[argument] = weakref.ref(value)
+        return value
 
     def fit(self, hp, model, *args, **kwargs):
         """Train one trial; see `keras_tuner.HyperModel.fit`."""
@@ -334,145 +335,20 @@ def check_objective(objective, model, validation=None):
         hint = ""
         if validation is None and name.startswith("val_"):
             hint = " There is no validation data: pass `validation_data`."
-        raise _fatal(ValueError)(unknown_name("objective", name, sorted(logged)) + hint)
+        raise FatalValueError(unknown_name("objective", name, sorted(logged)) + hint)
 
 
 def metric_names(model):
     """Names that `evaluate` gives, in a compiled model that has seen no data yet."""
     # Keras knows the names after the first batch only, and calls "accuracy" so
     # whatever metric it stands for.
-    compiled = getattr(model, "_compile_metrics", None)
-    given = getattr(compiled, "_user_metrics", None) or []
-    names = [
-        m if isinstance(m, str) else getattr(m, "name", None) or m.__name__
-        for m in keras.tree.flatten(given)
-    ]
+    metrics = keras.tree.flatten(_compat.compiled_metrics(model) or [])
+    names = [m if isinstance(m, str) else _name(m) for m in metrics]
     return ["loss", *names]
 
 
-def space(argument, given):
-    """What is searched: a float, a list of floats, or a pair (low, high)."""
-    if getattr(given, "ndim", None) == 0:  # NumPy's numbers
-        given = given.item()
-    several = isinstance(given, (list, tuple, range, np.ndarray))
-    values = list(given) if several else [given]
-    for value in values:
-        number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if not (number and math.isfinite(value) and value >= 0):
-            raise ValueError(invalid(argument, SPACE + ", none negative", given))
-    values = [float(value) for value in values]
-    if isinstance(given, tuple):
-        if len(values) != 2 or not 0 < values[0] < values[1]:
-            raise ValueError(invalid(argument, SPACE, given))
-        return tuple(values)
-    if not several:
-        return values[0]
-    if not values or len(set(values)) < len(values):
-        expected = "one value or more, all different"
-        raise ValueError(invalid(argument, expected, given))
-    return values
-
-
-def _declare(hp, name, where):
-    if isinstance(where, float):
-        return where
-    if isinstance(where, list):
-        return hp.Choice(name, where, ordered=True)
-    low, high = where
-    middle = math.sqrt(low * high)
-    return hp.Float(name, low, high, sampling="log", default=middle)
-
-
-def _temperatures(given):
-    """List of positive floats; None for None."""
-    if given is None:
-        return None
-    values = None if isinstance(given, tuple) else space("temperature", given)
-    values = [values] if isinstance(values, float) else values
-    if values is None or min(values) == 0:
-        expected = "None, or a list of positive numbers"
-        raise ValueError(invalid("temperature", expected, given))
-    return values
-
-
-def _variants(given):
-    """List of names in `VARIANTS`; None for None."""
-    if given is None:
-        return None
-    values = [given] if isinstance(given, str) else list(given)
-    for value in values:
-        if value not in VARIANTS:
-            raise ValueError(unknown_name("variant", value, VARIANTS))
-    if not values or len(set(values)) < len(values):
-        raise ValueError(invalid("variant", "None, or a list without repeats", given))
-    return values
-
-
-def _metrics(metrics):
-    metrics = [metrics] if isinstance(metrics, str) else list(metrics or ())
-    for metric in metrics:
-        if isinstance(metric, keras.metrics.Metric) or not (
-            isinstance(metric, str) or callable(metric)
-        ):
-            raise TypeError(
-                invalid(
-                    "metrics",
-                    "names, or functions that give new metrics",
-                    metric,
-                    "Each model needs metrics of its own: pass the class, or a lambda.",
-                )
-            )
-    return metrics
-
-
-def _factory(argument, given):
-    """`given`, called with as many arguments as it takes."""
-    if isinstance(given, (keras.Model, keras.optimizers.Optimizer)) or not callable(
-        given
-    ):
-        raise TypeError(
-            invalid(
-                argument,
-                "a function that makes a new one each time",
-                given,
-                f"For example `{argument}=lambda ...: ...`.",
-            )
-        )
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = inspect.signature(given).parameters.values()
-    taken = [p for p in parameters if p.kind in kinds]
-    most = 0 if argument == "source" else 1
-    if sum(p.default is p.empty for p in taken) > most:
-        expected = f"a function of {('no arguments', 'one argument')[most]}"
-        raise TypeError(invalid(argument, expected, given))
-
-    def make(*offered):
-        return given(*offered[: len(taken)])
-
-    make.takes_any = bool(taken)
-    return make
-
-
-def _regularizer(given):
-    if isinstance(given, str):
-        if given not in regularizers.ALL:
-            raise ValueError(unknown_name("regularizer", given, regularizers.ALL))
-        return regularizers.ALL[given]
-    if isinstance(given, regularizers.Regularizer) or not callable(given):
-        raise TypeError(
-            invalid(
-                "regularizer",
-                "a name, a class, or a function (alpha, beta) -> Regularizer",
-                given,
-                "For example `regularizer=lambda alpha, beta: "
-                'kd.regularizers.Delta(alpha, beta, attention="uniform")`.',
-            )
-        )
-    return given
-
-
 def _name(loss):
-    """The same text in each process."""
+    """The same text in each process, for a loss or a metric."""
     return getattr(loss, "name", None) or getattr(loss, "__name__", loss)
 
 
@@ -483,9 +359,3 @@ def _sgd(learning_rate):
 def _loss_of(target):
     logits = output_activation(Graph(target)) != "softmax"
     return keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
-
-
-def _fatal(kind):
-    """Keras Tuner's error of that kind: it ends the search, others fail a trial."""
-    errors = keras_tuner.errors
-    return {ValueError: errors.FatalValueError, TypeError: errors.FatalTypeError}[kind]

@@ -33,12 +33,7 @@ class Alone:
         keep_ongoing(tuner.oracle, status.workers())
 
     def search(self, tuner, train):
-        """Do this part of a search.
-
-        Args:
-            tuner: the `CrossValidated`.
-            train: function that trains cells until there are none.
-        """
+        """Do this part of a search."""
         train()
         tuner.write_table()
 
@@ -70,10 +65,6 @@ def keep_ongoing(oracle, workers):
     - Running trials that the oracle does not know are forgotten: the chief was killed
       before it gave them to a worker. Their numbers are given again.
     - Trials that were given up, with the worker that had them, are in the queue.
-
-    Args:
-        oracle: `keras_tuner.Oracle` after `reload()` and before `save()`.
-        workers: ids of the workers that run on, or are started again.
     """
     saved = _compat.saved_oracle(oracle)
     ended = set(oracle.end_order)

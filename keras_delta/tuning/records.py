@@ -12,10 +12,6 @@ class Record:
 
     Whichever trial has these values, in whichever process, finds what was trained
     before.
-
-    Args:
-        folder: `Path` of all cells' folders.
-        values: dict of the cell's hyperparameters.
     """
 
     def __init__(self, folder, values):

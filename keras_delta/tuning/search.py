@@ -64,15 +64,7 @@ def cache_for(asked, data, views, compiled_by_xla):
 
 
 def claim(folder, wanted):
-    """Note what a folder is for, or refuse one of another search.
-
-    Args:
-        folder: `Path`.
-        wanted: dict for JSON.
-
-    Raises:
-        keras_tuner.errors.FatalValueError: names what differs.
-    """
+    """Note what a folder is for, or refuse one of another search."""
     wanted = json.loads(json.dumps(wanted, default=str))
     path = folder / "search.json"
     with _disk.lock(folder / "lock"):

@@ -16,12 +16,7 @@ from keras_delta.tuning.noise import hopeless
 
 
 class Trials:
-    """Trains the cells of a `CrossValidated` tuner.
-
-    Args:
-        tuner: the tuner.
-        models: its `WarmModels`.
-    """
+    """Trains the cells of a `CrossValidated` tuner."""
 
     def __init__(self, tuner, models):
         self._tuner, self._models = tuner, models
@@ -98,13 +93,7 @@ class Trials:
         return model
 
     def evaluate(self, model, held_out, most=None):
-        """Metrics on what a fold holds out: dict `val_...` -> float.
-
-        Args:
-            model: compiled model.
-            held_out: data as `evaluate` takes them.
-            most: how many samples to look at; None for all.
-        """
+        """Metrics on what a fold holds out: dict `val_...` -> float."""
         if most is None:
             logs = model.evaluate(held_out, verbose=0, return_dict=True)
         else:
@@ -115,7 +104,8 @@ class Trials:
     def _discard_if_hopeless(self, record):
         """Give a cell up that is worse than the best one beyond doubt."""
         tuner, objective = self._tuner, self._tuner.oracle.objective
-        scores = {k: fold["metrics"][objective.name] for k, fold in record.folds.items()}
+        folds = record.folds.items()
+        scores = {k: fold["metrics"][objective.name] for k, fold in folds}
         if tuner.discard is None or record.end or len(scores) == tuner.folds:
             return
         rivals = [c for c in tuner.cells() if len(c.scores) == tuner.folds]
@@ -136,13 +126,7 @@ def number_of(trial):
 
 
 def in_words(record, name, score):
-    """What became of a cell, as the end of a line.
-
-    Args:
-        record: its `Record`.
-        name: of the objective.
-        score: the cell's.
-    """
+    """What became of a cell, as the end of a line."""
     values = [fold["metrics"][name] for fold in record.folds.values()]
     seconds = sum(fold["seconds"] for fold in record.folds.values())
     if "discarded" in record.end:

@@ -23,12 +23,6 @@ class WarmModels:
     For each fold are computed once, by whichever process comes first, and kept in
     files: the first values of the head, the attention, and the scales of the source's
     maps.
-
-    Args:
-        hypermodel: the `DeltaHyperModel`.
-        folder: `Path` for what is computed once.
-        seed: of heads, dropout and data.
-        strategy: `tf.distribute` strategy or None.
     """
 
     def __init__(self, hypermodel, folder, seed, strategy=None):
@@ -38,17 +32,7 @@ class WarmModels:
         self._networks = None
 
     def begin(self, hp, fold, data, verbose=0):
-        """The model, ready for the training of a cell on a fold.
-
-        Args:
-            hp: `keras_tuner.HyperParameters` of the cell.
-            fold: number of the fold; None for all data.
-            data: function that gives the fold's training data.
-            verbose: whether to show progress of what is computed once.
-
-        Returns:
-            A compiled `DeltaModel`, prepared for the data.
-        """
+        """The model, ready for the training of a cell on a fold."""
         model, settings = self.need(hp), self._hypermodel.settings(hp)
         wanted = self._hypermodel.regularizer(settings)
         model.regularizer.take_strengths(wanted)

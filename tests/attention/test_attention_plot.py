@@ -127,14 +127,14 @@ def test_long_names_lose_their_middle():
 def test_many_taps_do_not_overlap():
     rng = np.random.default_rng(0)
     names = [
-        f"model/block{i}/repeat_{i}_project_batch_normalization" for i in range(10)
+        f"model/block{i}/repeat_{i}_project_batch_normalization" for i in range(12)
     ]
     figure = ChannelAttention.from_scores(
         {name: rng.normal(size=2000) for name in names}, temperature=1.0
     ).plot()
     figure.draw_without_rendering()
     boxes = [axis.get_tightbbox() for axis in figure.axes]
-    assert len(boxes) == 10
+    assert len(boxes) == 12
     for i, a in enumerate(boxes):
         assert a.x0 >= 0 and a.y0 >= 0
         assert a.x1 <= figure.bbox.x1 and a.y1 <= figure.bbox.y1

@@ -568,7 +568,8 @@ def test_warnings_from_inside_of_fit_point_at_fit(new_backbone):
 
 def test_many_attentions_in_a_process(fresh, monkeypatch):
     """Each traces functions of its own, which TensorFlow must not take for a fault."""
-    monkeypatch.setattr(head_fit, "LEAST_STEPS", 10)
+    # The features are computed; Keras's own `fit` is not what this is about.
+    monkeypatch.setattr(head_fit.HeadFit, "train", lambda *args: [])
     # TensorFlow warns twice a process; earlier tests do not count.
     fresh_manager = polymorphic_function._FrequentTracingDetectorManager()
     manager = "_frequent_tracing_detector_manager"
@@ -589,7 +590,7 @@ def test_many_attentions_in_a_process(fresh, monkeypatch):
                     train_head="auto",
                     progress=False,
                 )
-        assert not [r for r in records if "TensorFlowTrainer" not in r]  # Keras's fit
+        assert not records
         for _ in range(8):  # as it would be heard
             tf.function(lambda v: v + 1)(1.0)
         assert "lambda" in records[-1] and "retracing" in records[-1]

@@ -1,23 +1,21 @@
-"""Trainings in processes of their own, to be killed: run as a script.
-
-It imports TensorFlow once, reads a line of JSON for each training, forks a process
-that does it, and answers with a line of JSON: how that process ended (`status`) and
-what was to be known of the training (`found`, if it came to its end).
+"""Trainings that are killed at a moment of one's choice, and what they came to.
 
 A training counts the moments at which it could die: batches, begins and ends of
-epochs, and stages of the backup's writing. With `moment`, it kills itself at that one,
-with `stage`, at the first of that name.
+epochs, and stages of the backup's writing. It dies at the first one that is not before
+the number `after` and, where a `stage` is given, is of that name.
+
+Run as a script, it does trainings in processes of their own: it imports TensorFlow
+once, reads a line of JSON for each training, forks a process that does it, and answers
+with a line of JSON: how that process ended (`status`) and what was to be known of the
+training (`found`, if it came to its end).
 """
 
 import hashlib
 import io
-import itertools
 import json
 import os
 import signal
 import sys
-import threading
-import time
 import warnings
 from pathlib import Path
 
@@ -30,22 +28,25 @@ import tensorflow as tf
 import keras_delta as kd
 from keras_delta import _checkpoint
 
-SIZE, EPOCHS, COUNT = 8, 7, 24
+SIZE, EPOCHS, COUNT = 8, 4, 12
 STAGES = ("opened", "half written", "written", "synced", "replaced", "deleting")
 
 
 class Death(keras.callbacks.Callback):
     """Counts the moments, and dies at one of them."""
 
-    def __init__(self, moment=None, stage=None, **_):
+    def __init__(self, after=10**9, stage=None, kill=None):
         super().__init__()
-        # No simple values: a backup would put them back.
-        self.count, self.ends = itertools.count(1), {moment, stage} - {None}
+        self.count, self.has_come = 0, False
+        self.after, self.stage = 0 if stage and after == 10**9 else after, stage
+        self.kill = kill or (lambda: os.kill(os.getpid(), signal.SIGKILL))
 
     def pass_by(self, name):
         """One moment."""
-        if not self.ends.isdisjoint({next(self.count), name}):
-            os.kill(os.getpid(), signal.SIGKILL)
+        self.count += 1
+        if self.count >= self.after and self.stage in (None, name):
+            self.has_come = True
+            self.kill()
 
     def on_train_batch_end(self, batch, logs=None):
         self.pass_by("batch")
@@ -57,8 +58,8 @@ class Death(keras.callbacks.Callback):
         self.pass_by("epoch ends")
 
 
-def die_while_writing(death):
-    """Make a moment of each stage of the backup's writing."""
+def die_while_writing(death, patch=setattr):
+    """Make a moment of each stage of the backup's writing; the dead delete nothing."""
     savez, fsync, replace = _checkpoint.np.savez, os.fsync, os.replace
     unlink = Path.unlink
 
@@ -84,10 +85,13 @@ def die_while_writing(death):
     def deleting(path, **kwargs):
         if path.name == "state.npz":
             death.pass_by("deleting")
-        unlink(path, **kwargs)
+        if not death.has_come:
+            unlink(path, **kwargs)
 
-    _checkpoint.np.savez, os.fsync, os.replace = in_two_parts, synced, replaced
-    Path.unlink = deleting
+    patch(_checkpoint.np, "savez", in_two_parts)
+    patch(os, "fsync", synced)
+    patch(os, "replace", replaced)
+    patch(Path, "unlink", deleting)
 
 
 def network():
@@ -106,7 +110,7 @@ def network():
 
 
 def data(kind):
-    """Training data and validation data; the brightest colour is the label."""
+    """Training data; the brightest colour is the label."""
     rng = np.random.default_rng(1)
     y = np.arange(COUNT) % 3
     x = rng.integers(0, 180, (COUNT, 10, 10, 3))
@@ -114,61 +118,62 @@ def data(kind):
     images = kd.data.ImageSet.from_arrays(list(x.astype("uint8")), y)
     arrays = images.arrays(SIZE)
     if kind == "images":
-        return (images.batches(SIZE, 8, training=True),), arrays
+        return (images.batches(SIZE, 6, training=True),)
     if kind == "arrays":
-        return arrays, arrays
+        return arrays
     dataset = tf.data.Dataset.from_tensor_slices(arrays).shuffle(COUNT)
     dataset = dataset.map(lambda x, y: (x + tf.random.normal([SIZE, SIZE, 3]), y))
-    return (dataset.batch(8).prefetch(2),), arrays
+    return (dataset.batch(6).prefetch(2),)
 
 
-def train(options):
+def others(kind, folder):
+    """The callbacks besides the backup."""
+    stop = keras.callbacks.EarlyStopping(
+        "loss", patience=3, min_delta=1.0, restore_best_weights=True
+    )
+    callbacks = [
+        stop,
+        kd.callbacks.StartingPointDistance(every=2),
+        kd.callbacks.PenaltyLogger(folder / "penalties", every=3),
+        keras.callbacks.CSVLogger(folder / "log.csv"),
+    ]
+    if kind != "arrays":
+        plateau = keras.callbacks.ReduceLROnPlateau("loss", patience=1, min_delta=2.0)
+        callbacks.append(plateau)
+    if kind == "dataset":
+        callbacks.append(kd.callbacks.StrengthScheduler(lambda epoch: 1 / (epoch + 1)))
+        callbacks.append(kd.callbacks.Rifle(2, epochs=8))
+    return callbacks
+
+
+def train(kind, folder, death, patch=setattr, **options):
     """One training; returns what there is to know of it."""
     keras.utils.set_random_seed(3)
-    tf.config.experimental.enable_op_determinism()
-    kind, folder = options["kind"], Path(options["folder"])
     target, source = network()
     schedules = keras.optimizers.schedules
-    rate = 0.02
+    rate, alpha = 0.02, schedules.PolynomialDecay(1.0, 15, 0.1)
     if kind == "arrays":  # Keras cannot lower the rate of a schedule
         rate = schedules.ExponentialDecay(0.02, 3, 0.8)
-    alpha = schedules.PolynomialDecay(1.0, 15, 0.1)
     if kind == "dataset":
         alpha = 1.0
+    attention = "auto" if kind == "images" else "uniform"
     model = kd.DeltaModel(target, source=source, taps=["conv0", "conv1"])
     model.compile(
         keras.optimizers.Adam(rate),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        regularizer=kd.regularizers.Delta(alpha, attention_samples=12),
+        regularizer=kd.regularizers.Delta(alpha, attention=attention),
         jit_compile=False,
+        **options,
     )
-    stop = keras.callbacks.EarlyStopping(
-        "val_loss", patience=3, min_delta=1.0, restore_best_weights=True
-    )
-    callbacks = [stop, keras.callbacks.CSVLogger(folder / "log.csv")]
-    if kind != "arrays":
-        plateau = keras.callbacks.ReduceLROnPlateau(patience=1, min_delta=2.0)
-        callbacks.append(plateau)
-    if kind == "dataset":
-        callbacks.append(kd.callbacks.StrengthScheduler(lambda epoch: 1 / (epoch + 1)))
-    death = Death(**options)
-    die_while_writing(death)
+    die_while_writing(death, patch)
     backup = kd.callbacks.BackupAndRestore(folder / "backup")
-    callbacks = [death, *callbacks, backup]
-    if "seconds" in options:
-        timer = threading.Timer(
-            options["seconds"], os.kill, (os.getpid(), signal.SIGKILL)
-        )
-        timer.daemon = True
-        timer.start()
-    train, validation = data(kind)
-    began = time.monotonic()
+    callbacks = others(kind, folder)
+    train = data(kind)
     history = model.fit(
         *train,
-        batch_size=None if len(train) == 1 else 8,
+        batch_size=None if len(train) == 1 else 6,
         epochs=EPOCHS,
-        validation_data=validation,
-        callbacks=callbacks,
+        callbacks=[death, *callbacks, backup],
         verbose=0,
     )
 
@@ -176,19 +181,18 @@ def train(options):
         found = [np.ascontiguousarray(v.value.numpy()) for v in variables]
         return hashlib.sha256(b"".join(v.tobytes() for v in found)).hexdigest()
 
+    (stop, moved), attention = callbacks[:2], model.regularizer.computed_attention
     return {
-        "seconds": time.monotonic() - began,
-        "moments": next(death.count) - 1,
-        "state": {
-            "target": sha(target.variables),  # seeds of dropout included
-            "optimizer": sha(model.optimizer.variables),
-            "regularizer": sha(model.regularizer.variables),
-            "attention": repr(model.regularizer.computed_attention.get_config()),
-            "history": repr((history.history, history.epoch)),
-            "waited": repr((stop.wait, stop.best, stop.best_epoch)),
-            "log": (folder / "log.csv").read_text(),
-            "left": sorted(p.name for p in folder.iterdir()),
-        },
+        "target": sha(target.variables),  # seeds of dropout included
+        "optimizer": sha(model.optimizer.variables),
+        "regularizer": sha(model.regularizer.variables),
+        "attention": repr(attention and attention.get_config()),
+        "history": repr((history.history, history.epoch)),
+        "waited": repr((stop.wait, stop.best, stop.best_epoch)),
+        "moved": repr(moved.history),
+        "log": (folder / "log.csv").read_text(),
+        "penalties": (folder / "penalties" / "penalties.csv").read_text(),
+        "left": sorted(p.name for p in folder.iterdir()),
     }
 
 
@@ -199,7 +203,10 @@ def main():
         read, write = os.pipe()
         child = os.fork()
         if child == 0:
-            found = train(json.loads(line))
+            tf.config.experimental.enable_op_determinism()
+            options = json.loads(line)
+            kind, folder = options.pop("kind"), Path(options.pop("folder"))
+            found = train(kind, folder, Death(**options))
             os.write(write, json.dumps(found).encode())
             os._exit(0)
         os.close(write)

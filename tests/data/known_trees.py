@@ -9,7 +9,8 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
-from keras_delta.data import embedded_photographs
+from keras_delta.data import DATA_SETS, embedded_photographs
+from keras_delta.data.decode import read_image
 
 BREEDS = ("n02085620-Chihuahua", "n02085782-Japanese_spaniel", "n02085936-Maltese_dog")
 BIRDS = ("001.Black_footed_Albatross", "002.Laysan_Albatross", "003.Sooty_Albatross")
@@ -21,6 +22,7 @@ CARS = ("AM General Hummer SUV 2000", "Acura RL Sedan 2012", "Acura TL Sedan 201
 THINGS = ("001.ak47", "056.dog", "257.clutter")
 OLD_THINGS = ("BACKGROUND_Google", "Faces", "accordion")
 TRAIN, TEST = 2, 3  # images of each class
+WHOLE = dict(DATA_SETS)  # with the sizes of the literature
 
 
 @functools.cache
@@ -34,6 +36,12 @@ def jpegs():
         Image.fromarray(patch).save(stream, "JPEG", quality=95)
         found[label] = stream.getvalue()
     return found
+
+
+def shows(path, label):
+    """Whether a file is the picture of its label."""
+    expected = read_image(jpegs()[label % 12])
+    return np.array_equal(read_image(path), expected)
 
 
 def put(root, path, label):

@@ -1,50 +1,22 @@
-"""Data sets by name: every layout, what a copy may lack, archives, TFDS, folders."""
+"""Data sets by name: every layout, what a copy may lack, TFDS, folders."""
 
-import dataclasses
-import hashlib
 import os
 import shutil
-import subprocess
 import sys
-import tarfile
-import textwrap
-import time
-import zipfile
 from pathlib import Path
 
 import known_trees
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from known_trees import LISTED, TEST, TRAIN
+from known_trees import LISTED, TEST, TRAIN, shows
 from picture_files import write_tree
 
-from keras_delta.data import DATA_SETS, ImageSet, archives, from_directory, load
+from keras_delta.data import DATA_SETS, ImageSet, from_directory, load
 from keras_delta.data import loading as loading_module
-from keras_delta.data.archives import Archive
-from keras_delta.data.decode import read_image
+from keras_delta.data.catalogue import CHECKSUMS
 
-PUBLISHED = dict(DATA_SETS)
 ALL = [*LISTED, "caltech256_30", "caltech256_60", "caltech101"]
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
-    """The data sets with the sizes of the trees, and without checksums."""
-    for name, entry in list(DATA_SETS.items()):
-        groups = tuple(
-            tuple(Archive(a.file, inner=a.inner) for a in group)
-            for group in entry.archives
-        )
-        sizes = {"classes": 3, "train": 3 * TRAIN, "test": 3 * TEST}
-        if name == "flowers102":
-            sizes["classes"] = 102
-        if entry.per_class:
-            count = 84 if "256" in name else 35
-            sizes = {"classes": 3, "images": 3 * count}
-            sizes["clutter"] = (entry.clutter[0], count)
-        entry = dataclasses.replace(entry, archives=groups, **sizes)
-        monkeypatch.setitem(DATA_SETS, name, entry)
 
 
 @pytest.fixture
@@ -55,12 +27,6 @@ def no_tfds(monkeypatch):
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(loading_module, "from_tfds", fails)
-
-
-def shown_pixels(path, label):
-    """Whether a file is the picture of its label."""
-    expected = read_image(known_trees.jpegs()[label % 12])
-    return np.array_equal(read_image(path), expected)
 
 
 def test_sizes_of_the_article():
@@ -77,7 +43,9 @@ def test_sizes_of_the_article():
         "cars": (196, 8144, 8041),
         "caltech101": (102, 3060, 6084),
     }
-    assert {n: (d.classes, d.train, d.test) for n, d in PUBLISHED.items()} == sizes
+    assert {
+        n: (d.classes, d.train, d.test) for n, d in known_trees.WHOLE.items()
+    } == sizes
 
 
 def test_checksums_are_those_of_tfds():
@@ -85,42 +53,39 @@ def test_checksums_are_those_of_tfds():
     folder = Path(tfds.__file__).parent
     lists = [*folder.glob("url_checksums/*.txt"), *folder.glob("datasets/*/*.tsv")]
     known = {line for path in lists for line in path.read_text().splitlines()}
-    count = 0
-    for entry in PUBLISHED.values():
+    files = set()
+    for entry in DATA_SETS.values():
         assert entry.page.startswith("http") and entry.remarks.endswith(".")
-        for group in entry.archives:
-            for archive in group:
-                if archive.sha256:
-                    rows = [line for line in known if archive.sha256 in line]
-                    assert any(archive.file in row for row in rows), archive
-                    count += 1
-    assert count == 15
+        files |= {file for group in entry.archives for file in group}
+    assert set(CHECKSUMS) <= files
+    sums = {f: c for f, c in CHECKSUMS.items() if len(c) == 64}
+    assert len(sums) == 15 and {len(c) for c in CHECKSUMS.values()} == {32, 64}
+    for file, checksum in sums.items():
+        assert any(file in line for line in known if checksum in line), file
 
 
 @pytest.mark.parametrize("name", LISTED)
-@pytest.mark.parametrize("place", ["", "key", "root", "key/root"])
-def test_layouts(tmp_path, name, place):
+def test_layouts(tmp_path, name):
+    """The right pictures, wherever the folder lies."""
     entry = DATA_SETS[name]
-    folder = tmp_path
-    for part in place.split("/"):
-        folder /= {"": "", "key": entry.key, "root": entry.roots[0]}[part]
-    names, parts = LISTED[name](folder)
-    sets = load(name, tmp_path, source="folder", verify=True)
-    assert list(sets) == ["train", "test"]
-    for part, files in parts.items():
-        images = sets[part]
-        if names is not None:
-            assert images.class_names == tuple(names)
-        found = {
-            (os.path.basename(p), y)
-            for p, y in zip(images.paths, images.labels.tolist(), strict=True)
-        }
-        assert found == {(os.path.basename(p), y) for p, y in files}
-        assert len(images) == len(files)
-        assert all(
-            shown_pixels(p, y) for p, y in zip(images.paths, images.labels, strict=True)
-        )
-        assert all(p.startswith(str(folder)) for p in images.paths)
+    places = ["", entry.key, entry.roots[0], f"{entry.key}/{entry.roots[0]}"]
+    for i, place in enumerate(places):
+        folder = tmp_path / str(i) / place
+        names, parts = LISTED[name](folder)
+        sets = load(name, tmp_path / str(i), source="folder", verify=i == 0)
+        assert list(sets) == ["train", "test"]
+        for part, files in parts.items():
+            images = sets[part]
+            if names is not None:
+                assert images.class_names == tuple(names)
+            pairs = list(zip(images.paths, images.labels.tolist(), strict=True))
+            expected = {(os.path.basename(path), label) for path, label in files}
+            assert {
+                (os.path.basename(path), label) for path, label in pairs
+            } == expected
+            assert len(pairs) == len(files)
+            assert all(path.startswith(str(folder)) for path, _ in pairs)
+            assert i or all(shows(path, label) for path, label in pairs)
 
 
 def test_flowers_have_names(tmp_path):
@@ -145,7 +110,7 @@ def test_caltech_256(tmp_path, place):
         assert len(set(both)) == 3 * (k + 20)
         images = sets["test"]
         for path, label in zip(images.paths[::7], images.labels[::7], strict=True):
-            assert shown_pixels(path, label)
+            assert shows(path, label)
 
 
 def test_the_folder_of_images_itself(tmp_path):
@@ -227,13 +192,6 @@ def test_caltech_with_few_images(tmp_path):
     assert not set(sets["train"].paths) & set(sets["test"].paths)
 
 
-@pytest.mark.parametrize("wrong", [0, -1, True, 2.5, "all"])
-def test_wrong_test_per_class(tmp_path, wrong):
-    known_trees.caltech101(tmp_path)
-    with pytest.raises(ValueError, match=r"`test_per_class`.*positive integer, None"):
-        load("caltech101", tmp_path, test_per_class=wrong)
-
-
 def test_class_folders(tmp_path):
     known_trees.caltech101(tmp_path)
     folder = tmp_path / "101_ObjectCategories"
@@ -288,30 +246,6 @@ def test_lists_of_other_sizes(tmp_path):
     assert len(load("indoor67", tmp_path, check_sizes=False)["test"]) == 7
 
 
-def test_all_of_cub(tmp_path, monkeypatch):
-    """The numbers of the whole data set, with one picture for all images."""
-    entry = dataclasses.replace(DATA_SETS["cub"], classes=200, train=5994, test=5794)
-    monkeypatch.setitem(DATA_SETS, "cub", entry)
-    known_trees.put(tmp_path, "one.jpg", 0)
-    names = [f"{i:03d}.Bird" for i in range(1, 201)]
-    files = [f"{names[i % 200]}/{i}.jpg" for i in range(5994 + 5794)]
-    for name in names:
-        (tmp_path / "images" / name).mkdir(parents=True)
-    for file in files:
-        os.link(tmp_path / "one.jpg", tmp_path / "images" / file)
-    write = known_trees.write
-    write(tmp_path, "classes.txt", [f"{i} {n}" for i, n in enumerate(names, 1)])
-    write(tmp_path, "images.txt", [f"{i} {f}" for i, f in enumerate(files)])
-    labels = [f"{i} {i % 200 + 1}" for i in range(len(files))]
-    write(tmp_path, "image_class_labels.txt", labels)
-    split = [f"{i} {int(i < 5994)}" for i in range(len(files))]
-    write(tmp_path, "train_test_split.txt", split)
-    begin = time.process_time()
-    sets = load("cub", tmp_path)
-    assert time.process_time() - begin < 5
-    assert [len(images) for images in sets.values()] == [5994, 5794]
-
-
 def test_broken_images(tmp_path):
     known_trees.pets(tmp_path)
     bad = tmp_path / "images" / "Bengal_1.jpg"
@@ -331,20 +265,11 @@ def test_broken_images(tmp_path):
     (tmp_path / "images" / "Bengal_2.jpg").write_bytes(b"")
     with (
         pytest.warns(UserWarning, match="2 of 15"),
-        pytest.raises(ValueError, match="No image file of the class 'Bengal'"),
+        pytest.raises(
+            ValueError, match="None of the 2 image files of the class 'Bengal'"
+        ),
     ):
         load("pets", tmp_path, verify=True, on_error="skip")
-
-
-def test_images_of_other_formats_are_read(tmp_path):
-    """In MIT Indoor 67 some files called .jpg are GIF or PNG."""
-    known_trees.indoor67(tmp_path)
-    scene = tmp_path / "Images" / "artstudio" / "a artstudio 1.jpg"
-    from PIL import Image
-
-    Image.open(scene).convert("P").save(scene, "GIF")
-    x, _ = load("indoor67", tmp_path, verify=True)["train"].arrays(16)
-    assert x.shape == (6, 16, 16, 3)
 
 
 PAGE = "<!DOCTYPE html><html>Not Found</html>"
@@ -397,7 +322,7 @@ def test_not_there(tmp_path, name, no_tfds):
             load(name, tmp_path, source=source)
         text = str(error.value)
         assert text.startswith(f"{entry.title} was not found. Looked in {tmp_path}")
-        assert entry.page in text and entry.archives[0][0].file in text
+        assert entry.page in text and entry.archives[0][0] in text
         assert repr(entry.roots[0]) in text and "`data_dir`" in text
         tried = source == "auto" and entry.tfds is not None
         assert ("ConnectionError: no route to host" in text) == tried
@@ -414,8 +339,6 @@ def test_options(tmp_path):
         load(3)
     with pytest.raises(ValueError, match=r"`source`.*'fodler'.*'folder'"):
         load("cub", source="fodler")
-    with pytest.raises(ValueError, match=r"`on_error`.*'skipp'"):
-        load("cub", on_error="skipp", verify=True)
     with pytest.raises(ValueError, match=r"`verify`.*on_error='skip'"):
         load("cub", on_error="skip")
     with pytest.raises(ValueError, match=r"`seed`.*-1"):
@@ -426,6 +349,8 @@ def test_options(tmp_path):
         load("cub", source="folder")
     with pytest.raises(ValueError, match=r"`source`.*not in TensorFlow Datasets"):
         load("indoor67", tmp_path, source="tfds")
+    with pytest.raises(ValueError, match=r"`test_per_class`.*positive integer or None"):
+        load("caltech101", tmp_path, test_per_class="all")
     with pytest.raises(ValueError, match=r"`test_per_class`.*it is for Caltech"):
         load("cub", tmp_path, test_per_class=3)
     with pytest.raises(ValueError, match=r"`clutter`.*'dtd'; it is for Caltech"):
@@ -447,220 +372,6 @@ def test_incomplete_folders(tmp_path, no_tfds):
     os.rename(tmp_path / "CUB_200_2011", tmp_path / "other")
     with pytest.raises(FileNotFoundError, match="CUB-200-2011 was not found"):
         load("cub", tmp_path / "other")
-
-
-# Archives ---------------------------------------------------------------------------
-
-
-def packed(folder, archive, inside=""):
-    """A .tgz or .tar of what is in the folder, which then goes."""
-    with tarfile.open(
-        archive, "w:gz" if archive.suffix in (".tgz", ".gz") else "w"
-    ) as t:
-        for path in sorted(folder.iterdir()):
-            t.add(path, os.path.join(inside, path.name))
-    shutil.rmtree(folder)
-
-
-def with_checksum(monkeypatch, name, archive, kind="sha256"):
-    entry = DATA_SETS[name]
-    digest = hashlib.new(kind, archive.read_bytes()).hexdigest()
-    known = Archive(archive.name, **{kind: digest})
-    group = tuple(known if a.file == archive.name else a for a in entry.archives[0])
-    entry = dataclasses.replace(entry, archives=(group,))
-    monkeypatch.setitem(DATA_SETS, name, entry)
-
-
-@pytest.mark.parametrize("place", ["", "cub"])
-@pytest.mark.parametrize("kind", ["sha256", "md5"])
-def test_archive(tmp_path, monkeypatch, place, kind):
-    known_trees.cub(tmp_path / "made")
-    (tmp_path / place).mkdir(exist_ok=True)
-    archive = tmp_path / place / "CUB_200_2011.tgz"
-    packed(tmp_path / "made", archive, "CUB_200_2011")
-    with_checksum(monkeypatch, "cub", archive, kind)
-    sets = load("cub", tmp_path)
-    folder = tmp_path / "cub" / "unpacked" / "CUB_200_2011"
-    assert sets["train"].paths[0].startswith(str(folder / "images"))
-    assert shown_pixels(sets["train"].paths[0], 0)
-    archive.unlink()
-    assert load("cub", tmp_path)["train"].paths == sets["train"].paths
-
-
-def test_wrong_checksum(tmp_path, monkeypatch):
-    known_trees.cub(tmp_path / "made")
-    archive = tmp_path / "CUB_200_2011.tgz"
-    packed(tmp_path / "made", archive, "CUB_200_2011")
-    with_checksum(monkeypatch, "cub", archive)
-    archive.write_bytes(archive.read_bytes()[:-20])
-    with pytest.raises(ValueError) as error:
-        load("cub", tmp_path)
-    text = str(error.value)
-    assert f"The file {archive} is damaged, incomplete or another release" in text
-    assert hashlib.sha256(archive.read_bytes()).hexdigest() in text
-    assert "Download it again" in text and DATA_SETS["cub"].page in text
-    assert not (tmp_path / "cub" / "unpacked").exists()
-
-
-def test_several_archives(tmp_path):
-    known_trees.stanford_dogs(tmp_path / "made", lists="")
-    shutil.copytree(tmp_path / "made" / "Images", tmp_path / "images" / "Images")
-    shutil.rmtree(tmp_path / "made" / "Images")
-    packed(tmp_path / "images", tmp_path / "images.tar")
-    with pytest.raises(
-        FileNotFoundError, match=r"Dogs cannot be unpacked: beside .*it needs 'lists.ta"
-    ):
-        load("stanford_dogs", tmp_path)
-    packed(tmp_path / "made", tmp_path / "lists.tar")
-    assert len(load("stanford_dogs", tmp_path)["test"]) == 3 * TEST
-
-
-def test_lists_beside_an_archive(tmp_path):
-    known_trees.indoor67(tmp_path / "made")
-    for name in ("TrainImages.txt", "TestImages.txt"):
-        os.rename(tmp_path / "made" / name, tmp_path / name)
-    packed(tmp_path / "made", tmp_path / "indoorCVPR_09.tar")
-    assert len(load("indoor67", tmp_path)["train"]) == 3 * TRAIN
-    # A second reading finds the folder.
-    (tmp_path / "indoorCVPR_09.tar").unlink()
-    assert len(load("indoor67", tmp_path)["train"]) == 3 * TRAIN
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-def test_archive_in_an_archive(tmp_path, zipped):
-    known_trees.caltech101(tmp_path / "made")
-    inner = tmp_path / "101_ObjectCategories.tar.gz"
-    packed(tmp_path / "made", inner)
-    if zipped:
-        with zipfile.ZipFile(tmp_path / "caltech-101.zip", "w") as outer:
-            outer.write(inner, f"caltech-101/{inner.name}")
-        inner.unlink()
-    assert len(load("caltech101", tmp_path)["train"]) == 90
-    folder = tmp_path / "caltech101" / "unpacked"
-    assert not list(folder.rglob("*.tar.gz"))
-
-
-def test_archive_of_something_else(tmp_path):
-    (tmp_path / "made").mkdir()
-    (tmp_path / "made" / "readme.txt").write_text("hello")
-    packed(tmp_path / "made", tmp_path / "food-101.tar.gz")
-    for _ in range(2):
-        with pytest.raises(
-            FileNotFoundError, match=r"was unpacked to .*missing: 'images', 'meta/train"
-        ):
-            load("food101", tmp_path)
-
-
-@pytest.mark.parametrize("damage", ["cut", "page", "zip"])
-def test_damaged_archive(tmp_path, damage):
-    known_trees.food101(tmp_path / "made")
-    archive = tmp_path / "food-101.tar.gz"
-    packed(tmp_path / "made", archive, "food-101")
-    content = archive.read_bytes()
-    if damage == "zip":
-        with zipfile.ZipFile(archive, "w") as file:
-            file.writestr("a/b", content)
-        content = bytearray(archive.read_bytes())
-        content[100] ^= 255
-    content = {"cut": content[: len(content) // 2], "page": PAGE.encode()}.get(
-        damage, content
-    )
-    archive.write_bytes(content)
-    with pytest.raises(ValueError, match=r"cannot be unpacked .*damaged or incomplete"):
-        load("food101", tmp_path)
-    assert [p.name for p in (tmp_path / "food101").iterdir()] == [".unpacked.lock"]
-
-
-@pytest.mark.parametrize("kind", ["tar", "zip", "link"])
-def test_archives_that_write_outside(tmp_path, kind):
-    archive = tmp_path / "food-101.tar.gz"
-    if kind == "zip":
-        with zipfile.ZipFile(archive, "w") as file:
-            file.writestr("../../outside.txt", "x")
-    else:
-        (tmp_path / "x").write_text("x")
-        with tarfile.open(archive, "w:gz") as file:
-            member = tarfile.TarInfo("../../outside.txt")
-            if kind == "link":
-                member = tarfile.TarInfo("link")
-                member.type, member.linkname = tarfile.SYMTYPE, "/etc"
-            file.addfile(member)
-    with pytest.raises(ValueError, match=r"is not unpacked: .*not the data set's own"):
-        load("food101", tmp_path)
-    assert not (tmp_path / "outside.txt").exists()
-    assert not (tmp_path / "food101" / "unpacked").exists()
-
-
-def test_killed_unpacking(tmp_path):
-    """A process that dies amid the work leaves no folder that passes for whole."""
-    known_trees.food101(tmp_path / "made")
-    archive = tmp_path / "food-101.tar.gz"
-    packed(tmp_path / "made", archive, "food-101")
-    script = textwrap.dedent(
-        f"""
-        import os, pathlib, tarfile
-        from keras_delta.data.archives import Archive, unpack
-        whole, count = tarfile.TarFile.extract, []
-        def extract(self, *args, **options):
-            whole(self, *args, **options)
-            count.append(1)
-            if len(count) == 6:
-                os.kill(os.getpid(), 9)
-        tarfile.TarFile.extract = extract
-        unpack(
-            {{pathlib.Path({str(archive)!r}): Archive("food-101.tar.gz")}},
-            pathlib.Path({str(tmp_path / "food101" / "unpacked")!r}),
-        )
-        """
-    )
-    assert subprocess.run([sys.executable, "-c", script]).returncode == -9
-    folder = tmp_path / "food101"
-    assert not (folder / "unpacked").exists()
-    assert [p.suffix for p in folder.iterdir()].count(".tmp") == 1
-    sets = load("food101", tmp_path)
-    assert [len(images) for images in sets.values()] == [3 * TRAIN, 3 * TEST]
-    left = sorted(p.name for p in folder.iterdir())
-    assert left == [".unpacked.lock", "unpacked"]
-
-
-def test_interrupted_unpacking(tmp_path, monkeypatch):
-    known_trees.food101(tmp_path / "made")
-    packed(tmp_path / "made", tmp_path / "food-101.tar.gz", "food-101")
-
-    def interrupt(*args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(archives, "_untar", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        load("food101", tmp_path)
-    assert [p.name for p in (tmp_path / "food101").iterdir()] == [".unpacked.lock"]
-
-
-def test_read_only_folder(tmp_path, monkeypatch):
-    known_trees.food101(tmp_path / "made")
-    packed(tmp_path / "made", tmp_path / "food-101.tar.gz", "food-101")
-
-    def refuse(*args):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(archives, "_unpack_all", refuse)
-    with pytest.raises(
-        PermissionError,
-        match=r"Cannot unpack 'food-101.tar.gz' into .*by hand elsewhere",
-    ):
-        load("food101", tmp_path)
-
-
-def test_progress_of_large_archives(tmp_path, monkeypatch, capsys):
-    known_trees.food101(tmp_path / "made")
-    archive = tmp_path / "food-101.tar.gz"
-    packed(tmp_path / "made", archive, "food-101")
-    with_checksum(monkeypatch, "food101", archive)
-    monkeypatch.setattr(archives, "MEGABYTE", 100)
-    monkeypatch.setattr(archives, "PROGRESS_FROM", 5)
-    load("food101", tmp_path)
-    shown = capsys.readouterr().out
-    assert f"Checking {archive}" in shown and f"Unpacking {archive}" in shown
 
 
 # TensorFlow Datasets ----------------------------------------------------------------
@@ -722,7 +433,7 @@ def test_caltech_101_from_tfds():
     def stream(self, *args, decoders=None, **kwargs):
         import tensorflow as tf
 
-        rows = [example(i) for i in range(102 * 35)]
+        rows = [example(i) for i in range(102 * 31)]
         return tf.data.Dataset.from_tensor_slices(
             {key: np.stack([row[key] for row in rows]) for key in rows[0]}
         )
@@ -732,7 +443,7 @@ def test_caltech_101_from_tfds():
         other = load("caltech101", check_sizes=False, clutter=False, seed=1)
         first = load("caltech101", check_sizes=False, seed=None)
     assert set(sets["train"].counts.values()) == {30}
-    assert set(sets["test"].counts.values()) == {5}
+    assert set(sets["test"].counts.values()) == {1}
     assert len(other["train"].class_names) == 101
     assert "background_google" not in other["train"].class_names
     x, y = first["train"].arrays(8)
@@ -783,7 +494,7 @@ def test_folder_errors(tmp_path):
     ):
         load("folder:two", tmp_path)
     write_tree(tmp_path / "plain")
-    with pytest.raises(ValueError, match=r"`fraction`.*between 0 and 1"):
+    with pytest.raises(ValueError, match=r"`fraction`.*positive finite number below 1"):
         load("folder:plain", tmp_path, test_fraction=1)
 
 

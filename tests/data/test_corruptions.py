@@ -119,18 +119,13 @@ def test_nothing_to_spoil():
     assert corrupt(photos()[:0], "noise").shape == (0, 64, 80, 3)
 
 
-@pytest.mark.parametrize("severity", [0, 6, 2.0, "3", True, None])
-def test_bad_severity(severity):
-    for call in (
-        lambda: corrupt(photos(), "blur", severity),
-        lambda: corrupted(ImageSet.from_arrays(photos(), [0] * 3), 8, "blur", severity),
-    ):
-        with pytest.raises(ValueError) as error:
-            call()
-        assert str(error.value) == (
-            "Invalid value for argument `severity`. Expected an integer from 1 to 5. "
-            f"Received: severity={severity!r}"
-        )
+def test_bad_numbers():
+    with pytest.raises(ValueError, match=r"`severity`.*an integer from 1 to 5"):
+        corrupt(photos(), "blur", 6)
+    with pytest.raises(ValueError, match="`severity`"):
+        corrupted(ImageSet.from_arrays(photos(), [0] * 3), 8, "blur", 0)
+    with pytest.raises(ValueError, match="`seed`"):
+        corrupt(photos(), "noise", seed=-1)
 
 
 def test_unknown_kind():
@@ -153,8 +148,3 @@ def test_bad_images(images):
         f"height, width, 3). Received: images='{images.dtype} array of shape "
         f'{images.shape}\'. Make it with `ImageSet.arrays(size, dtype="uint8")`.'
     )
-
-
-def test_bad_seed():
-    with pytest.raises(ValueError, match="`seed`"):
-        corrupt(photos(), "noise", seed=-1)

@@ -1,6 +1,5 @@
 """TensorFlow Datasets, replaced by generated data: no network."""
 
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -141,9 +140,3 @@ def test_unknown_split(monkeypatch):
 def test_a_set_that_is_not_there(tmp_path):
     with pytest.raises(ValueError, match=r"`download`.*'mnist' is not in"):
         from_tfds("mnist", data_dir=str(tmp_path), download=False)
-
-
-def test_missing_package(monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(ImportError, match="pip install tensorflow-datasets"):
-        from_tfds("mnist")

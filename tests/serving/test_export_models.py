@@ -17,7 +17,9 @@ WITH_MAPS = "softmax_dense", "flatten", "max_pooling", "mixed"
 def test_models_of_other_kinds(pixels_only, kind, tmp_path):
     model = MODELS[kind]()
     size = SIDE if kind == "any_size" else None
-    folder = kd.export_for_serving(model, tmp_path / kind, NAMES, image_size=size)
+    folder = kd.export_for_serving(
+        model, tmp_path / kind, NAMES, image_size=size, input="tensor"
+    )
     signatures = tf.saved_model.load(folder).signatures
     images = raw_pixels(3, SIDE, SIDE)
     output = np.float32(model.predict(images, verbose=0))
@@ -66,7 +68,7 @@ def test_a_compiled_and_trained_model_leaves_its_optimizer_behind(
     model = MODELS["softmax_dense"]()
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     model.fit(raw_pixels(4, SIDE, SIDE), np.arange(4) % 3, verbose=0)
-    folder = kd.export_for_serving(model, tmp_path / "trained", NAMES)
+    folder = kd.export_for_serving(model, tmp_path / "trained", NAMES, input="tensor")
     assert checkpoint(folder) == shapes(
         [v for layer in model.layers for v in layer.weights]
     )
@@ -79,7 +81,7 @@ def test_under_mirrored_strategy(pixels_only, strategy, tmp_path):
         model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True))
     images = raw_pixels(4, SIDE, SIDE) / 64
     model.fit(images, np.arange(4) % 3, regularizer="l2_sp", verbose=0)
-    folder = kd.export_for_serving(model, tmp_path / "mirrored", NAMES)
+    folder = kd.export_for_serving(model, tmp_path / "mirrored", NAMES, input="tensor")
     found = call(folder, "classify_prepared", images=images)
     # Not `predict`: each replica has BatchNormalization statistics of its own.
     probabilities = softmax(model.target(images, training=False))

@@ -270,7 +270,7 @@ def test_too_few_samples_in_a_class(tmp_path):
     x, y = samples()
     y[:] = 0
     y[:2] = 1
-    with pytest.raises(ValueError, match=r"`folds`.*Classes with fewer: 1 \(2\)"):
+    with pytest.raises(ValueError, match=r"`folds`.*Classes with fewer.*: 1 \(2\)"):
         grid(tmp_path).search(x, y, **FIT)
 
 

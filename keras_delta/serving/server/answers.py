@@ -14,14 +14,7 @@ MOST_MAPS = 32
 
 
 def predict(model, body, settings, deadline):
-    """The answer to `:predict`, as TensorFlow Serving gives it, and how many images.
-
-    Args:
-        model: `Model`.
-        body: bytes of JSON.
-        settings: `Settings`.
-        deadline: of `time.monotonic()`.
-    """
+    """The answer to `:predict`, as TensorFlow Serving gives it, and how many images."""
     document = parse(body)
     signature = document.get("signature_name", DEFAULT)
     specs = model.inputs(signature)

@@ -33,15 +33,12 @@ register_url_convertor("model", _Name())
 
 
 def application(folder, settings, on_failure=None):
-    """The server's ASGI application.
+    """The server's `Starlette`, with its `Service` as `state.service`.
 
     Args:
         folder: `NAME`, with a folder for each version.
         settings: `Settings`.
         on_failure: called where no version can be loaded.
-
-    Returns:
-        `Starlette`; `state.service` is the `Service` behind it.
 
     Raises:
         FileNotFoundError: where there is no version.

@@ -25,12 +25,7 @@ def check_type(request):
 
 
 async def read(request, limit, deadline):
-    """The body as bytes, of at most `limit`, until `deadline` of `time.monotonic()`.
-
-    Raises:
-        Problem: 413 beyond the limit, whether its length was told or not; 408 where
-            it does not come in time; 400 where the client goes away.
-    """
+    """The body as bytes, of at most `limit`, until `deadline` of `time.monotonic()`."""
     told = request.headers.get("content-length", "")
     if told.isdecimal() and int(told) > limit:
         raise _too_large(limit)
@@ -54,11 +49,7 @@ async def read(request, limit, deadline):
 
 
 def parse(body):
-    """A JSON object as a dict.
-
-    Raises:
-        Problem: 400 for anything else, keys that are there twice included.
-    """
+    """A JSON object as a dict; keys that are there twice are refused."""
     if not body:
         raise bad('The body is empty. Send {"instances": [{"b64": "..."}]}.')
     try:

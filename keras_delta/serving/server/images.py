@@ -14,13 +14,8 @@ SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width (TIFF 6.0, pa
 def size(contents, limit, where):
     """(height, width) of an encoded image, upright, from its header alone.
 
-    Args:
-        contents: bytes of a file.
-        limit: pixels.
-        where: how the image is called in messages, e.g. `"Image 0"`.
-
-    Raises:
-        Problem: 400 for what is no image and for too many pixels.
+    Problem 400 for what is no image and for more pixels than `limit`, which begins with
+    `where`, e.g. "Image 0".
     """
     if not contents:
         raise bad(f"{where} is empty: it has 0 bytes.")

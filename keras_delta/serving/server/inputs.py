@@ -16,15 +16,7 @@ KNOWN = {"instances", "inputs", "signature_name"}
 
 
 def columns(document, specs):
-    """The values of each input of a request's JSON, and whether it has rows.
-
-    Args:
-        document: dict.
-        specs: dict from names of inputs to `tf.TensorSpec`.
-
-    Raises:
-        Problem: 400, with a sentence that names the instance.
-    """
+    """The values of each input, by its name, and whether the request has rows."""
     for key in document:
         if key not in KNOWN:
             known = ", ".join(sorted(KNOWN))
@@ -37,11 +29,7 @@ def columns(document, specs):
 
 
 def tensor(name, spec, values):
-    """The array of one input, of a list with an item for each image.
-
-    Raises:
-        Problem: 400 for other types, numbers out of range and shapes that do not fit.
-    """
+    """The array of one input, of a list with an item for each image."""
     if spec.dtype.name == "string":
         files = [_decoded(value, f"{name} {i}") for i, value in enumerate(values)]
         return np.array(files, object)

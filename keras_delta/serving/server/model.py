@@ -37,13 +37,8 @@ class Model:
         settings: `Settings`.
         on_batch: called with the number of images whenever the network has run.
 
-    Attributes:
-        version: integer.
-        metadata: dict as in TensorFlow Serving's answer to `/metadata`.
-
     Raises:
         Exception: whatever TensorFlow says of a SavedModel that cannot be read.
-        ValueError: for a SavedModel of something else.
     """
 
     def __init__(self, folder, settings, on_batch):
@@ -109,10 +104,8 @@ class Model:
     def explain(self, contents, class_ids, deadline):
         """Where in a photo, the bytes of a file, the network sees classes.
 
-        Returns:
-            Dict: `maps`, `labels` and `class_ids`, as `activation_map` gives them, and
-            `box`, the part of the upright photo that the maps cover, as shares of its
-            width and height: `left`, `top`, `width`, `height`.
+        As `activation_map` answers, with `box`: the part of the upright photo that the
+        maps cover, as shares of its width and height.
         """
         if not self.has_maps:
             raise bad("This model has no maps before its classifier to explain with.")
@@ -187,9 +180,9 @@ def _batched(function, spec, settings):
 
     @tf.function(input_signature=[spec], autograph=False)
     def whole(batch):
-        found = function(**{spec.name: batch})
+        answer = function(**{spec.name: batch})
         size = tf.shape(batch)[0]
-        outputs = [found[name] for name in sorted(found)]
+        outputs = [answer[name] for name in sorted(answer)]
         return [*outputs, tf.range(size), tf.fill([size], size)]
 
     whole = whole.get_concrete_function()

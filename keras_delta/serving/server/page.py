@@ -13,14 +13,7 @@ NAME = "{{name}}"
 
 @functools.cache
 def rendered(name):
-    """The page of a model.
-
-    Args:
-        name: of the model.
-
-    Returns:
-        (text, dict of headers). The headers let no script run but the page's own.
-    """
+    """(text, headers) of a model's page; no script may run but the page's own."""
     text = resources.files(__package__).joinpath(FILE).read_text("utf-8")
     script, style = (
         _hash(re.search(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)[1])

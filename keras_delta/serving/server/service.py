@@ -18,14 +18,7 @@ log = logging.getLogger("keras_delta.server")
 
 
 class Service:
-    """The endpoints of one model, see `application`.
-
-    Attributes:
-        metrics: `Metrics`.
-        name: of the model.
-        stopping: set this when the process is about to end: it is not ready any more.
-        versions: `Versions`.
-    """
+    """The endpoints of one model, not ready any more once `stopping` is set."""
 
     def __init__(self, folder, settings, on_failure=None):
         self.name, self._settings = folder.name, settings

@@ -26,10 +26,6 @@ class Versions:
         poll_seconds: between two looks.
         on_swap: called with the version that is served from now on.
         on_failure: called where the first look finds no version that can be loaded.
-
-    Attributes:
-        current: the model, or None before there is one.
-        loading: the version that is being loaded, or None.
     """
 
     def __init__(self, folder, load, poll_seconds, on_swap, on_failure=None):
