@@ -53,7 +53,6 @@ def measure(args):
         weights=None, input_shape=(args.size, args.size, 3)
     )
     target = kd.attach_head(source, step_time.CLASSES)
-    caching = None
     if args.kind == "plain":
         del source
         model = step_time.compiled(target, args)
@@ -63,8 +62,9 @@ def measure(args):
     else:
         model = step_time.delta_model(args.kind, target, source, args, x, y)
         del source
-        caching = model._caching(x, args.batch)
-        caching.__enter__()
+        given = {"x": x, "y": y, "batch_size": args.batch, "verbose": 0}
+        session = model.open_session(given)  # with a cache, if the kind has one
+        session.__enter__()
     for _ in range(4):
         model.train_on_batch(x, y)
     print(f"{peak() - before:.0f}")

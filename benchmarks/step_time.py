@@ -118,7 +118,8 @@ def main():
     for name in args.regularizers:
         model = delta_model(name, target(), source, args, x, y)
         if name.endswith("-cached"):  # as `fit` does it
-            caches.enter_context(model._caching(x, args.batch))
+            given = {"x": x, "y": y, "batch_size": args.batch, "verbose": 0}
+            caches.enter_context(model.open_session(given))
         models[f"DeltaModel, {name}"] = model
     models["keras Distiller"] = distiller(source, target(), model.taps, args)
 

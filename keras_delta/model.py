@@ -81,7 +81,7 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
         checks.built_in_scope(self, "target", target.variables)
         self._source_maps = source_maps, caching.get(source_maps)
         self._step = self._session = None
-        self._jit_compile_asked = False
+        self.jit_compile_asked = False
         self._task_loss = keras.metrics.Mean(name="task_loss")
         self._feature_penalty = keras.metrics.Mean(name="feature_penalty")
         self._head_penalty = keras.metrics.Mean(name="head_penalty")
@@ -173,7 +173,7 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
         """
         super().compile(*args, **kwargs)
         given = inspect.signature(super().compile).bind(*args, **kwargs).arguments
-        self._jit_compile_asked = given.get("jit_compile") is True
+        self.jit_compile_asked = given.get("jit_compile") is True
         checks.loss_matches_head(self.loss, self.networks.target)
         if regularizer is not None:
             self.set_regularizer(regularizer)
@@ -199,10 +199,8 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
                 current one, `"none"` switches it off.
             source_maps: `"compute"`, `"cache"` or a `SourceMapCache`; None keeps what
                 is set, at first `"compute"`. The cache is for data that comes back:
-                without augmentation, with flips, or with fixed views. It costs
-                memory or disk, and saves the source's run in all epochs but the
-                first. What `"cache"` keeps is let go at the end of `fit`; an instance
-                keeps it for the next.
+                without augmentation, with flips, or with fixed views. `"cache"` lets
+                go of its maps at the end of `fit`; an instance keeps them.
 
         Ctrl-C ends the epoch after the step under way, and `fit` returns as usual,
         with `interrupted` set; a second Ctrl-C interrupts at once.
@@ -211,10 +209,8 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
             `keras.callbacks.History`.
 
         Raises:
-            ValueError: for empty data, labels outside the head's classes, one class
-                only, a batch smaller than the number of replicas, what Keras
-                cannot run under the distribution strategy, or data whose source maps
-                cannot be kept.
+            ValueError: before the first step, for data, labels and settings that
+                cannot work.
             RuntimeError: where one of several workers is lost, or another process
                 uses the folder of a cache or backup.
         """
@@ -224,24 +220,20 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
         if source_maps is not None:
             self._source_maps = source_maps, caching.get(source_maps)
         given = inspect.signature(super().fit).bind(x, y, batch_size, *args, **kwargs)
-        cache = self._cache_to_use()
-        keep = cache is self._source_maps[0]  # an instance of the user's
-        self._session = session.Session(self, given.arguments, cache, keep)
-        with self._session as running:
+        with self.open_session(given.arguments) as running:
             return super().fit(**running.arguments)
 
-    def _cache_to_use(self):
-        """The cache that was asked for, if maps are compared; else None."""
-        cache = self._source_maps[1]
-        if self.regularizer is None or not self.regularizer.needs_maps:
-            return None
-        if cache is not None and self._jit_compile_asked:
-            raise ValueError(
-                "A cache of source maps reads memory and files in each step, which XLA "
-                "cannot compile. Compile with `jit_compile=False`, or train with "
-                '`source_maps="compute"`.'
-            )
-        return cache
+    def open_session(self, arguments):
+        """The context in which `fit` runs Keras's own: checks, preparation, cache.
+
+        For loops around `train_on_batch` as well.
+
+        Args:
+            arguments: dict of the arguments of `keras.Model.fit`.
+        """
+        asked, cache = self._source_maps  # the same: an instance of the user's
+        self._session = session.Session(self, arguments, cache, cache is asked)
+        return self._session
 
     def prepare(self, x, y=None, verbose="auto"):
         """Let the regularizer look at the training data; `fit` does it by itself.
@@ -313,11 +305,10 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
         return self._task_loss, self._feature_penalty, self._head_penalty
 
     def before_epochs(self, iterator, batch):
-        """Hand Keras's iterator to the session; say what Keras builds the model from.
+        """See `FitHooks`. On several replicas, Keras builds from a batch of zeros.
 
-        On several replicas that is an empty batch: Keras averages the replicas' first
-        batches to learn their shapes, which fails where they are uneven, and takes an
-        epoch out of a shuffled data set.
+        It would average the replicas' first batches, which fails where they are
+        uneven, and takes an epoch out of a shuffled data set.
         """
         if not self.is_evaluating and self._session is not None:
             self._session.take_iterator(iterator)

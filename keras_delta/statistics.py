@@ -90,8 +90,9 @@ def paired_interval(a, b, *, draws=10_000, level=0.95, seed=0):
 
     Example:
         ```python
-        right = [[model.predict(x).argmax(1) == y for model in models_of_a], ...]
-        print(kd.statistics.paired_interval(right_of_a, right_of_b))
+        right = [model.predict(x).argmax(1) == y for model in models_of_a]
+        others = [model.predict(x).argmax(1) == y for model in models_of_b]
+        print(kd.statistics.paired_interval(right, others))
         ```
     """
     return pooled_interval([(a, b)], draws=draws, level=level, seed=seed)

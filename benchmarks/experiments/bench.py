@@ -25,11 +25,7 @@ KEPT = 6  # models in memory at a time
 
 @keras.saving.register_keras_serializable("keras_delta")
 class EverySecond(keras.optimizers.schedules.LearningRateSchedule):
-    """A strength at the steps 0, 2, 4, ..., and zero between them.
-
-    Args:
-        value: the strength.
-    """
+    """A strength at the steps 0, 2, 4, ..., and zero between them."""
 
     def __init__(self, value):
         super().__init__()
@@ -50,9 +46,6 @@ class Bench:
 
     A model is built and traced once for all cells that differ in data, seed, constant
     strengths or attention alone.
-
-    Args:
-        once: `Path` of a folder that processes share, for attention and scales.
     """
 
     def __init__(self, once):
@@ -66,19 +59,7 @@ class Bench:
         return key is not None and self._models.has(key)
 
     def begin(self, cell, classes, images, train, where):
-        """The cell's model, compiled, set back and prepared.
-
-        Args:
-            cell: the `Cell`.
-            classes: number of classes.
-            images: number of training images.
-            train: function that gives the training data from its first epoch on.
-            where: dict for JSON: what tells these training data from others.
-
-        Returns:
-            (model, seconds of the processor that attention and scales took, when they
-            were computed).
-        """
+        """The cell's model, compiled, set back and prepared."""
         wanted = self._regularizer(cell, images)
         protocol = cell.protocol
         key = [
@@ -250,14 +231,7 @@ def _scales(model, member, train):
 
 
 def _scores(model, kind, train, samples):
-    """Scores of the channels: dict tap -> list.
-
-    Args:
-        model: the `DeltaModel`.
-        kind: `"exact"`, `"taylor"` or `"per_class"`.
-        train: the training data.
-        samples: how many to look at; None: all, read from the disk as they are needed.
-    """
+    """Scores of the channels: dict tap -> list."""
     by_kind = {"per_class": _scores_by_class, "taylor": _scores_by_gradient}
     look = samples is not None or kind in by_kind
     data = replay.look(train, None, samples) if look else train

@@ -17,18 +17,7 @@ class Case(NamedTuple):
 
 
 def paired_arrays(rows, other):
-    """The arrays of `paired_interval` from two methods' rows of a frame of results.
-
-    Args:
-        rows, other: frames with the columns `seed` (each once) and `correct`, a string
-            of 0 and 1, or None where it was not kept.
-
-    Returns:
-        (a, b) for the seeds that both have, in order; None where there is none.
-
-    Raises:
-        ValueError: where the strings have several lengths.
-    """
+    """The arrays of `paired_interval` from two methods' rows of a frame of results."""
     a, b = (
         {s: c for s, c in zip(r["seed"], r["correct"], strict=True) if _is_text(c)}
         for r in (rows, other)
@@ -48,19 +37,7 @@ def paired_arrays(rows, other):
 
 
 def compare(rows, other, settings):
-    """Compare two methods (or conditions) in each setting and over all of them.
-
-    Args:
-        rows, other: their rows of a frame, with a column `setting`.
-        settings: pairs of data set and images a class, in order.
-
-    Returns:
-        Dict from each setting to a `Case`, and from None to the pooled one if there are
-        at least two settings.
-
-    Raises:
-        ValueError: as `paired_arrays`.
-    """
+    """Compare two methods (or conditions) in each setting and over all of them."""
     arrays = {
         s: paired_arrays(rows[rows["setting"] == s], other[other["setting"] == s])
         for s in settings
@@ -78,11 +55,7 @@ def compare(rows, other, settings):
 
 
 def adjust(comparisons):
-    """Set `adjusted` of all cases of several comparisons: one family of `holm`.
-
-    Args:
-        comparisons: dicts of `compare`, changed in place.
-    """
+    """Set `adjusted` of all cases of several comparisons: one family of `holm`."""
     places = [(c, s) for c in comparisons for s, case in c.items() if case.interval]
     p = [c[s].interval.p_value for c, s in places]
     for (c, s), value in zip(places, holm(p), strict=True):

@@ -62,9 +62,5 @@ ARTICLE = ("l2_fe", "l2", "l2_sp", "l2_sp_att", "feature_map", "delta")
 
 
 def get(name):
-    """A `Method` by name.
-
-    Raises:
-        ValueError: for another name, with the closest ones.
-    """
+    """A `Method` by name."""
     return ALL[_arguments.choice("method", name, ALL)]

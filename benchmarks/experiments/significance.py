@@ -10,15 +10,7 @@ BOOTSTRAP = "two-level paired bootstrap over seeds and test images"
 
 
 def against(rows, reference):
-    """A method compared with each of the others, adjusted as one family.
-
-    Args:
-        rows: of `finished`.
-        reference: the method that the others are subtracted from.
-
-    Returns:
-        Dict from the other methods to what `compare` gives.
-    """
+    """A method compared with each of the others, adjusted as one family."""
     mine = rows[rows["method"] == reference]
     found = {
         m: compare(mine, rows[rows["method"] == m], settings(rows))
@@ -36,12 +28,7 @@ def star(case):
 
 
 def change(case, some=""):
-    """A `Case` as a table's cell, `+1.3 [+0.4, +2.2] *`; `MISSING` without one.
-
-    Args:
-        case: or None.
-        some: what stands before the star.
-    """
+    """A `Case` as a table's cell, `+1.3 [+0.4, +2.2] *`; `MISSING` without one."""
     if case is None or case.interval is None:
         return notation.MISSING
     i = case.interval
@@ -49,11 +36,7 @@ def change(case, some=""):
 
 
 def warning(comparisons):
-    """The sentence a caption needs where there are few seeds, after a space; or "".
-
-    Args:
-        comparisons: dicts of `compare`.
-    """
+    """The sentence a caption needs where there are few seeds, after a space; or ""."""
     cases = [case.interval for found in comparisons for case in found.values()]
     least = min((i.seeds for i in cases if i), default=FEW)
     if least == 1:

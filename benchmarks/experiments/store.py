@@ -112,18 +112,7 @@ class ResultStore:
         return {k: r for k in self._cells.names() if (r := self.get(k)) is not None}
 
     def same_data(self, name, digest):
-        """Whether the results of a data set are of these images; refuse others.
-
-        Args:
-            name: of the data set.
-            digest: of its images.
-
-        Returns:
-            True, or False where the store knows nothing of the data set.
-
-        Raises:
-            ValueError: for another digest than that of `keep_data`.
-        """
+        """Whether the results of a data set are of these images; refuse others."""
         known = _disk.read_json(self.folder / "data.json", {}).get(name)
         if known not in (None, digest):
             raise ValueError(
@@ -142,11 +131,7 @@ class ResultStore:
 
     @contextlib.contextmanager
     def alone(self):
-        """Refuse a second run on the same store.
-
-        Raises:
-            RuntimeError: if another run holds it; names its process.
-        """
+        """Refuse a second run on the same store."""
         path = self.folder / "run.lock"
         with _disk.lock(path, wait=False) as mine:
             if not mine:
@@ -161,9 +146,6 @@ class ResultStore:
         """The results of some cells as a `pandas.DataFrame`, a row each.
 
         Cells that are not done, or failed, have no row.
-
-        Args:
-            cells: list of `Cell`; their `factor` and `label` become columns.
         """
         pandas = import_optional("pandas", "A table of results", "benchmarks")
         rows = []
@@ -184,16 +166,7 @@ class ResultStore:
         return rows_file.save(self.frame(cells), stem)
 
     def take(self, path, cells):
-        """Take over results of some cells from a file that `save` has written.
-
-        Args:
-            path: of the CSV file.
-            cells: list of `Cell`; rows of others, of cells that are done, and (but for
-                `any_version`) of other versions of the packages are passed over.
-
-        Returns:
-            How many were taken.
-        """
+        """Take over results of some cells from a file that `save` has written."""
         known = rows_file.read(path)
         new = [c for c in cells if c.key in known and c not in self]
         if not self._any_version:

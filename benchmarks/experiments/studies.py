@@ -3,6 +3,7 @@
 Each function gives a list of `Entry` for a `Plan`.
 """
 
+from keras_delta import _arguments
 from keras_delta._errors import invalid
 from experiments import methods, protocols
 from experiments.cell import Cell
@@ -134,13 +135,11 @@ def article(
 def few_shot(
     settings=FEW_SHOT,
     *,
-    protocol="few_shot",
-    network="efficientnet_lite0",
-    image_size=112,
     methods=ALL,
     repeats=None,
     choose=True,
     stage=0,
+    **options,
 ):
     """Accuracy of all methods on few images a class; strengths chosen on training data.
 
@@ -151,52 +150,48 @@ def few_shot(
 
     Args:
         settings: (data set, images a class) each.
-        protocol: a `Protocol` or its name.
-        network, image_size, methods, repeats: what is trained, and how often.
+        methods, repeats: what is trained, and how often.
         choose: False: the regularizers' own defaults, which need no search.
         stage: see `Entry`.
+        **options: `protocol` (a `Protocol` or its name), `network`, `image_size`.
     """
-    protocol = protocols.get(protocol)
-    options = {"protocol": protocol, "network": network, "image_size": image_size}
+    options = _options(**options)
     found = []
     for cell in _cells(settings, methods, options):
         choice = _few_shot_choice(cell) if choose else None
-        found += _repeated(cell, repeats or protocol.repeats, 0, choice, stage)
+        found += _repeated(cell, repeats or cell.protocol.repeats, 0, choice, stage)
     return found
 
 
 def why(
     settings=WHY,
     *,
-    protocol="few_shot",
-    network="efficientnet_lite0",
-    image_size=112,
     conditions=(REFERENCE, *CONDITIONS),
     repeats=None,
     stage=0,
+    **options,
 ):
     """DELTA with one factor changed at a time, at its default strength.
 
     Args:
-        settings, protocol, network, image_size, repeats, stage: see `few_shot`.
+        settings, repeats, stage, **options: see `few_shot`.
         conditions: (factor, label, changes) each: `changes` are arguments of `Cell`,
             or `batch_norm_momentum`.
     """
-    protocol = protocols.get(protocol)
-    found = []
+    options = _options(**options)
+    protocol, found = options["protocol"], []
     for i, (factor, label, changes) in enumerate(conditions):
         given = {"method": "delta", **changes}
         momentum = given.pop("batch_norm_momentum", protocol.batch_norm_momentum)
-        options = {
+        changed = {
+            **options,
             "protocol": protocol.replace(batch_norm_momentum=momentum),
-            "network": network,
-            "image_size": image_size,
             "factor": factor,
             "label": label,
         }
         # Condition by condition, so that the first rows are whole soon.
         later = stage + i / len(conditions)
-        for cell in _cells(settings, given.pop("method"), {**options, **given}):
+        for cell in _cells(settings, given.pop("method"), {**changed, **given}):
             found += _repeated(cell, repeats or protocol.repeats, 0, None, later)
     return found
 
@@ -204,26 +199,22 @@ def why(
 def robustness(
     settings=ROBUSTNESS,
     *,
-    protocol="few_shot",
-    network="efficientnet_lite0",
-    image_size=112,
     methods=("l2", "l2_sp", "delta"),
     noises=NOISES,
     corruptions=CORRUPTIONS,
     repeats=None,
     choose=True,
     stage=0,
+    **options,
 ):
     """Accuracy after wrong training labels, and on corrupted test images.
 
     Args:
-        settings, protocol, network, image_size, methods, repeats, choose, stage: see
-            `few_shot`.
+        settings, methods, repeats, choose, stage, **options: see `few_shot`.
         noises: shares of wrong labels.
         corruptions: of the test images, for trainings with right labels.
     """
-    protocol = protocols.get(protocol)
-    options = {"protocol": protocol, "network": network, "image_size": image_size}
+    options = _options(**options)
     found = []
     for cell in _cells(settings, methods, options):
         choice = _few_shot_choice(cell) if choose else None
@@ -231,8 +222,13 @@ def robustness(
             its = cell.replace(
                 label_noise=noise, corruptions=() if noise else corruptions
             )
-            found += _repeated(its, repeats or protocol.repeats, 0, choice, stage)
+            found += _repeated(its, repeats or cell.protocol.repeats, 0, choice, stage)
     return found
+
+
+def _options(protocol="few_shot", network="efficientnet_lite0", image_size=112):
+    protocol = protocols.get(protocol)
+    return {"protocol": protocol, "network": network, "image_size": image_size}
 
 
 def _cells(settings, methods, options):
@@ -245,19 +241,15 @@ def _cells(settings, methods, options):
 
 
 def _checked(settings):
-    """Pairs of data set and images a class."""
-    expected = 'pairs (data set, images a class), such as (("folder:flowers", 10),)'
-    pairs = list(settings) if isinstance(settings, (list, tuple)) else None
-    for pair in [None] if pairs is None else pairs:
+    """Pairs of data set and images per class."""
+    for pair in settings if isinstance(settings, (list, tuple)) else [None]:
         whole = isinstance(pair, (list, tuple)) and len(pair) == 2
-        if not whole or not isinstance(pair[0], str) or not _count(pair[1]):
+        count = (int, type(None))
+        if not whole or not isinstance(pair[0], str) or not isinstance(pair[1], count):
+            expected = 'pairs (data set, images per class): (("folder:flowers", 10),)'
             raise TypeError(invalid("settings", expected, settings))
-    return pairs
-
-
-def _count(number):
-    whole = isinstance(number, int) and not isinstance(number, bool)
-    return number is None or (whole and number > 0)
+        _arguments.integer("settings", pair[1], optional=True)
+    return settings
 
 
 def _names(given):

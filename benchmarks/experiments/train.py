@@ -78,51 +78,56 @@ class Trainer:
         test = test_set.batches(
             batch_size=TEST_BATCH, ten_crop=protocol.ten_crop is not None, **batches
         )
-        clock, extra = _Clock(), []
+        clock, curve = _Clock(), None
+        extra = self._attention_callbacks(cell, train, epochs)
         if cell.curve:
-            extra.append(_Curve(lambda: self._test(model, test, test_set, protocol)))
-        if cell.attention == "moving":
-            extra.append(
-                callbacks.ChannelAttentionCallback(
-                    train(),
-                    every=max(1, epochs // 3),
-                    max_samples=cell.attention_samples or protocol.attention_samples,
-                    temperature=cell.temperature,
-                    verbose=0,
-                )
-            )
+            curve = _Curve(lambda: self._test(model, test, test_set, protocol))
+            extra.append(curve)
+        rates = keras.callbacks.LearningRateScheduler(
+            lambda epoch, _: protocol.rate(epoch, cell.network, images)
+        )
         history = model.fit(
             train(),
             epochs=epochs,
             shuffle=False,
             verbose="auto" if self._progress else 0,
             callbacks=[
-                clock,
-                keras.callbacks.LearningRateScheduler(
-                    lambda epoch, _: protocol.rate(epoch, cell.network, images)
-                ),
-                callbacks.TerminateOnNaN(raise_error=True),
+                *(clock, rates, callbacks.TerminateOnNaN(raise_error=True)),
                 *extra,
             ],
         ).history
         if model.interrupted:
             raise KeyboardInterrupt
-        record = self._test(model, test, test_set, protocol)
+        corrupted = {
+            name: self._corrupted(model, test_set, name, batches)
+            for name in cell.corruptions
+        }
         return {
-            **record,
+            **self._test(model, test, test_set, protocol),
             "training_accuracy": history["accuracy"][-1],
             "feature_penalty": history["feature_penalty"][-1],
             "epochs": epochs,
             "images": images,
             "seconds": clock.training(),
             "prepare_seconds": prepared,
-            "curve": extra[0].points if cell.curve else None,
-            "corrupted": {
-                name: self._corrupted(model, test_set, name, batches)
-                for name in cell.corruptions
-            }
-            or None,
+            "curve": curve and curve.points,
+            "corrupted": corrupted or None,
         }
+
+    def _attention_callbacks(self, cell, train, epochs):
+        """A list; with the attention `"moving"`, of what computes it again."""
+        if cell.attention != "moving":
+            return []
+        samples = cell.attention_samples or cell.protocol.attention_samples
+        return [
+            callbacks.ChannelAttentionCallback(
+                train(),
+                every=max(1, epochs // 3),
+                max_samples=samples,
+                temperature=cell.temperature,
+                verbose=0,
+            )
+        ]
 
     def _test(self, model, batches, images, protocol):
         """Accuracy, loss and which test images are right."""

@@ -31,6 +31,7 @@ def launch(command, count, gpus, logs, port=None):
         Exit code of a run that is not complete; else this process becomes the script.
     """
     window = display()
+    logs.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="keras_delta-") as folder:
         shares = devices.shares(gpus, count)
         processes = _processes(command, shares, port, logs, Path(folder))

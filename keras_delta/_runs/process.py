@@ -30,24 +30,13 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 class Process:
-    """A chief or a worker, over all of its starts.
-
-    Args:
-        name: its id, `"chief"` or `"worker-0"` and so on.
-        command: list of strings.
-        env: dict, its whole environment.
-        log: `Path` of the file that takes its output; it is appended to.
-
-    Attributes:
-        told: what it has told last, a dict.
-        cell: the cell that it has begun, over all starts; "" for none.
-        code: how it has ended, as of `subprocess.Popen`; None while it runs.
-        given_up: whether it has failed too often.
-    """
+    """A chief or a worker, over all of its starts."""
 
     def __init__(self, name, command, env, log):
         self.name, self.command, self.env, self.log = name, command, env, log
-        self.told, self.code, self.cell, self.popen = {}, None, "", None
+        self.told, self.popen = {}, None
+        self.code = None  # as of `subprocess.Popen`, once it has ended
+        self.cell = ""  # that it has begun, over all starts
         self.given_up, self.failures = False, 0
         self._before = 0  # trainings of earlier starts
         self._at_failure = -1  # progress of the search then

@@ -16,15 +16,7 @@ AGAIN = "Run the same command again: the search goes on where it has stopped."
 
 
 class Supervisor:
-    """One run of workers, and of a chief where there is one.
-
-    Args:
-        chief: `Process`, or None.
-        workers: list of `Process`.
-        folder: `Path` where their status files are.
-        script: the script's name, for messages.
-        display: `Lines` or `Table`.
-    """
+    """One run of workers, and of a chief where there is one."""
 
     def __init__(self, chief, workers, folder, script, display):
         self.chief, self.workers, self.folder = chief, workers, folder

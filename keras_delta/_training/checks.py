@@ -147,6 +147,16 @@ def has_loss(model):
         )
 
 
+def cache_can_be_read(model):
+    """Refuse a cache of source maps where XLA was asked for."""
+    if model.jit_compile_asked:
+        raise ValueError(
+            "A cache of source maps reads memory and files in each step, which XLA "
+            "cannot compile. Compile with `jit_compile=False`, or train with "
+            '`source_maps="compute"`.'
+        )
+
+
 def data_fits(model, data):
     """Refuse training data that the model cannot be trained on.
 

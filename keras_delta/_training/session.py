@@ -38,7 +38,9 @@ class Session:
 
     def __init__(self, model, arguments, cache=None, keep_cache=False):
         self.model, self.arguments = model, arguments
-        self.cache, self._cache, self._keep_cache = None, cache, keep_cache
+        needs_maps = model.regularizer is not None and model.regularizer.needs_maps
+        self._cache, self._keep_cache = cache if needs_maps else None, keep_cache
+        self.cache = None
         self.data = self._epoch_iterator = None
         self.looks, self._first_epoch = [], None
         self.interrupted = False
@@ -78,6 +80,7 @@ class Session:
         )
         checks.batch_norm_keeps_up(model, steps)
         if self._cache is not None:
+            checks.cache_can_be_read(model)
             with replay.unmoved(self.data.x):
                 self._cache.check_data(self.data.x, self.data.y, self.data.first_size)
 

@@ -155,13 +155,14 @@ class BackupAndRestore(Callback):
         else:
             self._session.go_on(done)
             message = f"Going on with epoch {done + 1} of {epochs}."
-            self._tell_who_forgets()
         if self.params.get("verbose"):
             print_msg(f"{message} (Backup: '{self.backup_dir}'.)")
 
     def on_epoch_begin(self, epoch, logs=None):
         """Put everything back at the first epoch, back it up at the others."""
-        if self._begun or not self._put_back():
+        if not self._begun and self._put_back():
+            self._tell_who_forgets()
+        else:
             self._save(epoch)
 
     def on_epoch_end(self, epoch, logs=None):

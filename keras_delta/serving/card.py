@@ -143,7 +143,8 @@ def _measured(figures, classes):
     low, high = figures["interval"]
     lines = [
         f"On {figures['samples']} images that were held out, "
-        f"**{figures['accuracy']:.1%}** are right (95 % interval {low:.1%} to {high:.1%}, Wilson).",
+        f"**{figures['accuracy']:.1%}** are right (95 % interval {low:.1%} to "
+        f"{high:.1%}, Wilson).",
         "",
         f"Scores are off by {figures['calibration_error']:.1%} on average (expected "
         f"calibration error, {calibration.BINS} bins).{_calibrated(figures)}",

@@ -12,7 +12,7 @@ from keras_delta._errors import invalid, unknown_name
 from keras_delta._inputs.training_data import TrainingData
 from keras_delta._runs import status
 from keras_delta._training import checks
-from keras_delta.tuning import part, results, search
+from keras_delta.tuning import objectives, part, results, search
 from keras_delta.tuning.folds import cut
 from keras_delta.tuning.hyper_model import DeltaHyperModel
 from keras_delta.tuning.oracles import GridOracle, GridSearch
@@ -81,7 +81,7 @@ class CrossValidated(Outcome, _compat.TunerHooks):
             expected = "a keras_delta.tuning.DeltaHyperModel"
             raise TypeError(invalid("hypermodel", expected, hypermodel))
         if isinstance(objective, str):
-            search.check_direction(objective, hypermodel.metrics)
+            objectives.check_direction(objective, hypermodel.metrics)
         elif not isinstance(objective, keras_tuner.Objective):
             expected = "the name of one metric, or a keras_tuner.Objective"
             raise TypeError(invalid("objective", expected, objective))

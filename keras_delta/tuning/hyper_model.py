@@ -7,14 +7,15 @@ import keras
 import keras_tuner
 from keras_tuner.errors import FatalTypeError, FatalValueError
 
-from keras_delta import _compat, regularizers
-from keras_delta._errors import invalid, unknown_name
+from keras_delta import regularizers
+from keras_delta._errors import invalid
 from keras_delta._network import taps as tapping
 from keras_delta._network.graph import Graph
 from keras_delta._network.heads import output_activation
 from keras_delta._network.pairing import Pairing
 from keras_delta.model import DeltaModel
 from keras_delta.regularizers.maps import MapRegularizer
+from keras_delta.tuning.objectives import check_objective
 from keras_delta.tuning.spaces import (
     declare,
     factory,
@@ -312,43 +313,8 @@ class DeltaHyperModel(keras_tuner.HyperModel):
         return model.fit(*args, **kwargs)
 
 
-def check_objective(objective, model, validation=None):
-    """Refuse, before the training, an objective that will not be in the logs.
-
-    Args:
-        objective: of Keras Tuner.
-        model: compiled model.
-        validation: data, or the share of the data, for validation; None: there is none.
-
-    Raises:
-        keras_tuner.errors.FatalValueError: names what will be there.
-    """
-    names = getattr(objective, "name_to_direction", None) or [objective.name]
-    training = ["loss", "task_loss", "feature_penalty", "head_penalty"]
-    known = metric_names(model)
-    logged = {*training, *known}
-    if validation is not None:
-        logged |= {f"val_{name}" for name in known}
-    for name in names:
-        if name in logged or name == "default_objective":
-            continue
-        hint = ""
-        if validation is None and name.startswith("val_"):
-            hint = " There is no validation data: pass `validation_data`."
-        raise FatalValueError(unknown_name("objective", name, sorted(logged)) + hint)
-
-
-def metric_names(model):
-    """Names that `evaluate` gives, in a compiled model that has seen no data yet."""
-    # Keras knows the names after the first batch only, and calls "accuracy" so
-    # whatever metric it stands for.
-    metrics = keras.tree.flatten(_compat.compiled_metrics(model) or [])
-    names = [m if isinstance(m, str) else _name(m) for m in metrics]
-    return ["loss", *names]
-
-
 def _name(loss):
-    """The same text in each process, for a loss or a metric."""
+    """The same text in each process."""
     return getattr(loss, "name", None) or getattr(loss, "__name__", loss)
 
 

@@ -60,14 +60,7 @@ class GridOracle(keras_tuner.Oracle):
 
 
 class GridSearch(keras_tuner.Tuner):
-    """A tuner with a `GridOracle`, made as Keras Tuner's others are.
-
-    Args:
-        hypermodel, objective: as in `keras_tuner.GridSearch`.
-        points: see `GridOracle`.
-        max_trials, seed, max_consecutive_failed_trials: as in `keras_tuner.Oracle`.
-        **kwargs: as in `keras_tuner.Tuner`.
-    """
+    """A tuner with a `GridOracle`, made as Keras Tuner's others are."""
 
     def __init__(
         self,

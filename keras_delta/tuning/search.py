@@ -6,11 +6,8 @@ from typing import Any, NamedTuple
 import keras
 import keras_tuner
 
-from keras_delta import _compat, _disk, caching
-from keras_delta._errors import unknown_name
+from keras_delta import _disk, caching
 from keras_delta.caching import SourceMapCache
-
-ERRORS = ("loss", "error", "entropy", "divergence")  # in names of what is to be small
 
 
 class Search(NamedTuple):
@@ -22,25 +19,6 @@ class Search(NamedTuple):
     source_maps: Any
     validate: bool
     verbose: int
-
-
-def check_direction(name, metrics):
-    """Refuse the name of a metric that Keras Tuner would guess wrong, or not at all.
-
-    It takes every metric that it knows nothing of, F1 for one, for an error.
-    """
-    direction = _compat.infer_metric_direction(name)
-    is_error = any(word in name for word in ERRORS)
-    if direction == "max" or (direction == "min" and is_error):
-        return
-    names = [m if isinstance(m, str) else m().name for m in metrics]
-    logged = ["val_loss", *(f"val_{metric}" for metric in names)]
-    if name not in logged:
-        raise ValueError(unknown_name("objective", name, logged))
-    raise ValueError(
-        f"Whether a larger `{name}` is better cannot be told from its name. Pass "
-        f'`objective=keras_tuner.Objective("{name}", "max")`, or "min".'
-    )
 
 
 def image_size(model):

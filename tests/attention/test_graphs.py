@@ -156,13 +156,19 @@ def depthwise():
     return keras.Model(inputs, head(x))
 
 
-@network("fused", "groups", "dilated", "strided", "bare", shape=(12, 12, 3))
-def convolutions_of_all_kinds():
-    inputs = keras.Input((12, 12, 3))
+@network("fused", "groups", "dilated", shape=(10, 10, 3))
+def grouped_and_dilated_convolutions():
+    inputs = keras.Input((10, 10, 3))
     x = norm(conv(4, "fused", activation="swish")(inputs))
     x = norm(conv(6, "groups", groups=2)(x))
     x = layers.ReLU()(norm(conv(4, "dilated", dilation_rate=2, padding="valid")(x)))
-    x = norm(conv(5, "strided", strides=(2, 1), use_bias=False)(x))
+    return keras.Model(inputs, head(conv(4)(x)))
+
+
+@network("strided", "bare")
+def strided_and_transposed_convolutions():
+    inputs = keras.Input((8, 8, 3))
+    x = norm(conv(5, "strided", strides=(2, 1), use_bias=False)(inputs))
     x = layers.Conv2DTranspose(3, 2)(conv(4, "bare", (1, 3), padding="valid")(x))
     return keras.Model(inputs, head(x))
 
@@ -211,9 +217,9 @@ def tokens_joined_along_their_axis():
     return keras.Model(inputs, layers.Dense(3)(layers.Flatten()(x)))
 
 
-@network("words", "hidden", "conv", shape=(6,))
+@network("words", "hidden", "conv", shape=(4,))
 def masked_words():
-    inputs = keras.Input((6,))
+    inputs = keras.Input((4,))
     x = layers.Embedding(4, 5, mask_zero=True, name="words")(ops.round(ops.abs(inputs)))
     x = layers.Dense(4, "tanh", name="hidden")(x)
     y = layers.GlobalAveragePooling1D()(x)

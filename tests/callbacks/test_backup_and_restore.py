@@ -70,7 +70,7 @@ def new_model(new_backbone, regularizer=None, optimizer=None, dropout=0.3):
 
 
 def fit(model, *callbacks, epochs=5, **kwargs):
-    x, y = reference.learnable_data(12)
+    x, y = reference.learnable_data(8)
     options = {"epochs": epochs, "verbose": 0, **kwargs}
     return model.fit(x, y, 4, callbacks=list(callbacks), **options)
 
@@ -103,7 +103,7 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize(
     "name, at",
-    list(zip(OPTIMIZERS, [(0, 1), (2, None), (4, 2), (1, None)], strict=True)),
+    list(zip(OPTIMIZERS, [(0, 1), (2, None), (4, 1), (1, None)], strict=True)),
 )
 def test_goes_on_bit_for_bit(name, at, new_backbone, tmp_path):
     straight = new_model(new_backbone, optimizer=OPTIMIZERS[name]())
@@ -113,7 +113,7 @@ def test_goes_on_bit_for_bit(name, at, new_backbone, tmp_path):
         fit(broken, Break(*at), BackupAndRestore(tmp_path / "b"))
     resumed, count = new_model(new_backbone, optimizer=OPTIMIZERS[name]()), Batches()
     found = fit(resumed, count, BackupAndRestore(tmp_path / "b"))
-    assert count.count == 3 * (5 - at[0])
+    assert count.count == 2 * (5 - at[0])
     assert found.history == expected.history and found.epoch == expected.epoch
     assert_same(resumed, straight)
     assert not (tmp_path / "b").exists()
@@ -160,7 +160,7 @@ def state_of(callback):
     }
 
 
-@pytest.mark.parametrize("place, at", [(0, 1), (1, 3), (2, 4)])
+@pytest.mark.parametrize("place, at", [(0, 3), (2, 4)])
 def test_other_callbacks_go_on(place, at, new_backbone, tmp_path):
     """Whichever stands first, patience, best values and best weights survive."""
     straight, known = new_model(new_backbone), watchers()
@@ -256,7 +256,7 @@ def test_more_epochs_go_on_from_the_end(new_backbone, tmp_path):
     expected = fit(straight, epochs=5)
     fit(new_model(new_backbone), kept(tmp_path), epochs=3)
     found = fit(resumed, kept(tmp_path), count, epochs=5)
-    assert count.count == 6
+    assert count.count == 4
     assert found.history == expected.history
     assert_same(resumed, straight)
 
@@ -284,11 +284,11 @@ def test_another_learning_rate_is_told(new_backbone, tmp_path):
 
 def test_a_training_that_began_late(new_backbone, tmp_path):
     """`initial_epoch` with data that are read on from where they were."""
-    x, y = reference.learnable_data(12)
+    x, y = reference.learnable_data(8)
 
     def run(*callbacks):
         model = new_model(new_backbone)
-        data = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(12, seed=1).batch(4)
+        data = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(8, seed=1).batch(4)
         model.fit(data, epochs=7, initial_epoch=3, callbacks=list(callbacks), verbose=0)
         return model
 
@@ -320,12 +320,12 @@ def test_several_replicas(new_backbone, tmp_path, strategy):
         keras.utils.set_random_seed(5)
         with strategy.scope():
             model = new_model(new_backbone)
-        fit(model, *callbacks, epochs=4)
+        fit(model, *callbacks, epochs=2)
         return model
 
     straight = run()
     with pytest.raises(KeyboardInterrupt):
-        run(BackupAndRestore(tmp_path / "b"), Break(2, 0))
+        run(BackupAndRestore(tmp_path / "b"), Break(1, 0))
     assert_same(run(BackupAndRestore(tmp_path / "b")), straight)
 
 
@@ -453,7 +453,7 @@ def test_the_rest_of_keras_own(new_backbone, tmp_path):
                 "loss",
                 save_best_only=True,
                 save_weights_only=True,
-                save_freq=5,
+                save_freq=4,
             ),
             keras.callbacks.TensorBoard(tmp_path / "logs", write_graph=False),
             Patient("loss", patience=9),
@@ -470,7 +470,7 @@ def test_the_rest_of_keras_own(new_backbone, tmp_path):
     ):
         assert getattr(a, name) == getattr(b, name) is not None
     since = "_batches_seen_since_last_saving"
-    assert getattr(straight[0], since) == getattr(found[0], since) == 4
+    assert getattr(straight[0], since) == getattr(found[0], since) == 2
 
 
 def test_half_precision_weights(tmp_path):
@@ -639,7 +639,7 @@ def test_a_disk_that_fills_up(new_backbone, tmp_path):
     straight, resumed, count = *[new_model(new_backbone) for _ in "ab"], Batches()
     fit(straight)
     fit(resumed, count, BackupAndRestore(tmp_path / "b"))
-    assert count.count == 4 * 3  # the backup of the first epoch was whole
+    assert count.count == 4 * 2  # the backup of the first epoch was whole
     assert_same(resumed, straight)
 
 
@@ -658,5 +658,5 @@ def test_a_folder_that_cannot_be_made(new_backbone):
 def test_it_works_inside_of_fit_alone(new_backbone, tmp_path):
     backup = BackupAndRestore(tmp_path / "b")
     backup.set_model(new_model(new_backbone))
-    with pytest.raises(ValueError, match="works inside of `DeltaModel.fit` alone"):
+    with pytest.raises(ValueError, match=r"works inside of `DeltaModel\.fit` alone"):
         backup.on_train_begin()

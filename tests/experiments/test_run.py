@@ -281,7 +281,6 @@ def test_rerun_refuses_what_was_not_trained(store):
 
 
 def launch(folder):
-    (folder / "logs").mkdir(exist_ok=True)
     return subprocess.Popen(
         [sys.executable, str(LAUNCHER), str(folder), "0.1"],
         stdout=subprocess.DEVNULL,

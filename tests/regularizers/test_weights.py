@@ -38,7 +38,7 @@ def one_kernel(kernel):
 )
 def test_distance_by_hand(regularizer, expected):
     model = kd.DeltaModel(
-        kd.attach_head(one_kernel(KERNEL), 2), one_kernel(STARTING_KERNEL)
+        kd.attach_head(one_kernel(KERNEL), 2), one_kernel(STARTING_KERNEL), ["conv"]
     )
     model.set_regularizer(regularizer)
     assert float(model.regularizer.weight_distance()) == pytest.approx(

@@ -339,7 +339,7 @@ def kinds():
     }
 
 
-@pytest.fixture(params=["arrays", "images", "views", "improved"])
+@pytest.fixture(params=["arrays", "views"])
 def make(request):
     return kinds()[request.param]
 
@@ -428,7 +428,7 @@ def test_each_image_is_decoded_once(reads):
     assert sorted(reads) == list(range(24))
 
 
-@pytest.mark.parametrize("protocol", ["default", "improved"])
+@pytest.mark.parametrize("protocol", ["improved"])
 def test_images_are_prepared_as_by_batches(protocol):
     """The parts are those of `ImageSet.folds`, prepared for training and for a test."""
     images = photos()

@@ -8,31 +8,20 @@ import keras_tuner
 import model_reference as reference
 import numpy as np
 import pytest
-import tensorflow as tf
 from networks import make_backbone
 
 import keras_delta as kd
 from keras_delta.regularizers import L2SP, Delta, Sum
-from keras_delta.tuning.hyper_model import (
-    ARTICLE_GRID,
-    DeltaHyperModel,
-    check_objective,
-    metric_names,
-)
+from keras_delta.tuning.hyper_model import ARTICLE_GRID, DeltaHyperModel
+from keras_delta.tuning.objectives import check_objective, metric_names
 from keras_delta.tuning.spaces import space
+
+pytestmark = pytest.mark.usefixtures("eagerly")
 
 SIZE, WIDTHS = 8, (3, 4)
 source_of = functools.partial(make_backbone, size=SIZE, widths=WIDTHS)
 target_of = functools.partial(kd.attach_head, classes=3)
 fatal = keras_tuner.errors.FatalError
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _eagerly():
-    """No tracing, which takes longer than all trainings."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 def uniform(alpha, beta):

@@ -149,3 +149,16 @@ def test_mean_metrics():
     }
     assert mean_metrics(folds) == {"val_loss": 3.0, "val_accuracy": 0.5}
     assert mean_metrics({}) == {}
+
+
+def test_a_folder_of_the_version_before(tmp_path):
+    """The same hash, the same files."""
+    folder = tmp_path / "baac172796a1e4a6"
+    folder.mkdir()
+    (folder / "values.json").write_text('{"alpha": 0.1, "beta": 0.01, "taps": "all"}')
+    fold = '{"metrics": {"val_accuracy": 0.25}, "seconds": 1.5, "epochs": 3}'
+    (folder / "fold_2.json").write_text(fold)
+    (folder / "end.json").write_text('{"discarded": 0.5, "at": 1.0}')
+    record = Record(tmp_path, VALUES)
+    assert record.folds == {2: json.loads(fold)}
+    assert record.end["discarded"] == 0.5

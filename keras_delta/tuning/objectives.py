@@ -1,0 +1,58 @@
+"""Objectives that cannot be searched for, refused before any training."""
+
+import keras
+from keras_tuner.errors import FatalValueError
+
+from keras_delta import _compat
+from keras_delta._errors import unknown_name
+
+ERRORS = ("loss", "error", "entropy", "divergence")  # in names of what is to be small
+
+
+def check_direction(name, metrics):
+    """Refuse the name of a metric that Keras Tuner would guess wrong, or not at all.
+
+    It takes every metric that it knows nothing of, F1 for one, for an error.
+    """
+    direction = _compat.infer_metric_direction(name)
+    is_error = any(word in name for word in ERRORS)
+    if direction == "max" or (direction == "min" and is_error):
+        return
+    names = [m if isinstance(m, str) else m().name for m in metrics]
+    logged = ["val_loss", *(f"val_{metric}" for metric in names)]
+    if name not in logged:
+        raise ValueError(unknown_name("objective", name, logged))
+    raise ValueError(
+        f"Whether a larger `{name}` is better cannot be told from its name. Pass "
+        f'`objective=keras_tuner.Objective("{name}", "max")`, or "min".'
+    )
+
+
+def check_objective(objective, model, validation=None):
+    """Refuse, before the training, an objective that will not be in the logs."""
+    names = getattr(objective, "name_to_direction", None) or [objective.name]
+    training = ["loss", "task_loss", "feature_penalty", "head_penalty"]
+    known = metric_names(model)
+    logged = {*training, *known}
+    if validation is not None:
+        logged |= {f"val_{name}" for name in known}
+    for name in names:
+        if name in logged or name == "default_objective":
+            continue
+        hint = ""
+        if validation is None and name.startswith("val_"):
+            hint = " There is no validation data: pass `validation_data`."
+        raise FatalValueError(unknown_name("objective", name, sorted(logged)) + hint)
+
+
+def metric_names(model):
+    """Names that `evaluate` gives, in a compiled model that has seen no data yet."""
+    # Keras knows the names after the first batch only, and calls "accuracy" so
+    # whatever metric it stands for.
+    metrics = keras.tree.flatten(_compat.compiled_metrics(model) or [])
+    names = [m if isinstance(m, str) else _name_of(m) for m in metrics]
+    return ["loss", *names]
+
+
+def _name_of(metric):
+    return getattr(metric, "name", None) or metric.__name__
