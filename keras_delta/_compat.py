@@ -161,6 +161,18 @@ def variable_index(optimizer, variable):
     return optimizer._get_variable_index(variable)
 
 
+class NoCommonDecay:
+    """Mix-in of an optimizer whose `update_step` decays the weights by itself."""
+
+    def _apply_weight_decay(self, variables):
+        pass
+
+
+def is_decayed(optimizer, variable):
+    """Whether an optimizer's weight decay is for a variable, too."""
+    return optimizer._use_weight_decay(variable)
+
+
 AVERAGES = "_model_variables_moving_average"
 """The slots of an optimizer that hold the averages of the weights."""
 

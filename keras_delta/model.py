@@ -307,8 +307,7 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
     def before_epochs(self, iterator, batch):
         """See `FitHooks`. On several replicas, Keras builds from a batch of zeros.
 
-        It would average the replicas' first batches, which fails where they are
-        uneven, and takes an epoch out of a shuffled data set.
+        Averaging the replicas' first batches would fail where they are uneven.
         """
         if not self.is_evaluating and self._session is not None:
             self._session.take_iterator(iterator)

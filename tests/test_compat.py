@@ -284,6 +284,28 @@ def test_variable_index():
     assert [_compat.variable_index(optimizer, v) for v in variables] == [0, 1]
 
 
+def test_nocommondecay():
+    class SGD(_compat.NoCommonDecay, keras.optimizers.SGD):
+        pass
+
+    for kind, expected in ((SGD, 1.0), (keras.optimizers.SGD, 0.95)):
+        optimizer = kind(0.1, weight_decay=0.5)
+        variable = keras.Variable(1.0)
+        optimizer.build([variable])
+        optimizer.apply_gradients([(tf.constant(0.0), variable)])
+        assert float(variable.value) == pytest.approx(expected)
+
+
+def test_is_decayed():
+    optimizer = keras.optimizers.SGD(weight_decay=0.5)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    found = [
+        _compat.is_decayed(optimizer, keras.Variable(0.0, name=name))
+        for name in ("kernel", "bias")
+    ]
+    assert found == [True, False]
+
+
 def test_slots():
     """Each a list in the order of the variables."""
     optimizer = keras.optimizers.Adam(use_ema=True)

@@ -42,7 +42,7 @@ def main(which, *args):
     folder = Path(os.environ.get("ENVIRONMENT", ROOT / f".venv-{which}"))
     if not (folder / ".made").exists():
         make(folder, which)
-    pytest = [folder / "bin/python", "-m", "pytest", "-p", "no:cacheprovider"]
+    pytest = [folder / "bin/python", "-m", "pytest", "-n", "auto", "--dist", "loadfile"]
     return subprocess.run([*pytest, *args], cwd=ROOT).returncode
 
 

@@ -4,7 +4,7 @@ from experiments import command as command
 from experiments import figures as figures
 from experiments import studies as studies
 from experiments import tables as tables
-from experiments.bootstrap import paired_interval as paired_interval
+from keras_delta.statistics import paired_interval as paired_interval
 from experiments.cell import Cell as Cell
 from experiments.plan import Choice as Choice
 from experiments.plan import Entry as Entry

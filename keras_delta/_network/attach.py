@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_delta._arguments import choice, integer
+from keras_delta._arguments import choice, integer, number
 from keras_delta._errors import invalid
 from keras_delta._network.copies import copy_model
 from keras_delta._network.graph import Graph
@@ -47,11 +47,9 @@ def attach_head(
         ValueError: for fewer than two classes, an unknown `pooling`, or a
             source with several outputs.
     """
-    momentum = batch_norm_momentum
-    if momentum is not None and not 0 <= momentum < 1:
-        raise ValueError(
-            invalid("batch_norm_momentum", "a number in [0, 1) or None", momentum)
-        )
+    momentum = number(
+        "batch_norm_momentum", batch_norm_momentum, below=1, optional=True
+    )
     classes = integer("classes", classes, least=2)
     choice("pooling", pooling, (*POOLINGS, "flatten"))
     graph = Graph(source, argument="source")
@@ -62,10 +60,10 @@ def attach_head(
         )
     # That a source was frozen first is no reason for its copy to be.
     body = copy_model(graph, trainable=True)
-    if batch_norm_momentum is not None:
+    if momentum is not None:
         for layer in body.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
-                layer.momentum = batch_norm_momentum
+                layer.momentum = momentum
     x = _pool(keras.tree.flatten(body.output)[0], pooling)
     if dropout:
         x = keras.layers.Dropout(dropout, name="head_dropout")(x)

@@ -37,7 +37,7 @@ class Memo(callbacks.Callback):
 
 
 MAKE = {
-    "ActivationMaps": lambda d: callbacks.ActivationMaps(X[:1], d),
+    "ActivationMaps": lambda d: callbacks.ActivationMaps(X[:1], d, channels=1),
     "BackupAndRestore": lambda d: callbacks.BackupAndRestore(d / "backup"),
     "ChannelAttentionCallback": lambda d: callbacks.ChannelAttentionCallback(
         (X, Y), update=False

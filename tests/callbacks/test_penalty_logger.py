@@ -141,9 +141,9 @@ def test_a_backup_that_is_put_back_counts_as_resumed(new_backbone, tmp_path):
 
 
 def test_another_training_renames_the_old_file(new_backbone, tmp_path):
-    kept = []
+    """Also with the same instance, and another model."""
+    kept, logger = [], PenaltyLogger(tmp_path, every=2)
     for _ in range(3):
-        logger = PenaltyLogger(tmp_path, every=2)
         fit(make(new_backbone), logger, epochs=1)
         kept.append(logger.path.read_text())
         assert column(logger.path, "step") == [0, 2]
@@ -158,14 +158,6 @@ def test_the_same_instance_twice_appends(new_backbone, tmp_path):
     fit(model, logger)
     assert column(logger.path, "step") == [0, 3, 6, 9, 12, 15]
     assert column(logger.path, "epoch") == [0, 0, 1, 0, 1, 1]
-
-
-def test_the_same_instance_with_another_model_begins_anew(new_backbone, tmp_path):
-    logger = PenaltyLogger(tmp_path, every=4)
-    fit(make(new_backbone), logger)
-    fit(make(new_backbone), logger)
-    assert column(logger.path, "step") == [0, 4]
-    assert column(tmp_path / "penalties-1.csv", "step") == [0, 4]
 
 
 def test_other_columns_begin_a_new_file(new_backbone, tmp_path):

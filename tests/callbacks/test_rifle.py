@@ -123,16 +123,15 @@ def test_draws_follow_from_seed_and_epoch(new_backbone):
         assert all(np.abs(a - b).max() > 0.1 for b in heads[:i])
 
 
-@pytest.mark.parametrize("cut", [4, 5])
-def test_a_resumed_training_ends_the_same(cut, new_backbone, tmp_path):
+def test_a_resumed_training_ends_the_same(new_backbone, tmp_path):
     whole, model = make(new_backbone), make(new_backbone)
     fit(whole, Rifle(2), epochs=8)
-    fit(model, Rifle(2, epochs=8), epochs=cut)
+    fit(model, Rifle(2, epochs=8), epochs=4)
     model.save(tmp_path / "m.keras")
     model = keras.saving.load_model(tmp_path / "m.keras")
     rifle = Rifle(2)
-    fit(model, rifle, epochs=8, initial_epoch=cut)
-    assert rifle.drawn == ([4] if cut <= 4 else [])
+    fit(model, rifle, epochs=8, initial_epoch=4)
+    assert rifle.drawn == [4]
     reference.assert_same_weights(model, whole, atol=1e-6)
 
 

@@ -102,9 +102,8 @@ def test_the_schedules_of_the_documentation(schedule, expected, new_backbone):
     np.testing.assert_allclose(logs["alpha"], expected, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("by", ["epoch", "step"])
-def test_a_resumed_training_goes_on(by, new_backbone, tmp_path):
-    whole, seen = make(new_backbone), Seen()
+def test_a_resumed_training_goes_on(new_backbone, tmp_path):
+    whole, seen, by = make(new_backbone), Seen(), "step"
     fit(whole, StrengthScheduler(falling, by=by), seen, epochs=4)
     expected = seen.alpha[8:]
 

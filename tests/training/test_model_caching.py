@@ -113,32 +113,31 @@ def test_an_instance_keeps_its_maps_for_the_next_fit(new_backbone):
 def test_an_instance_keeps_the_traced_step(new_backbone):
     """From one `fit` to the next; any other use of the model makes its own."""
     cache = kd.SourceMapCache(dtype="float32")
-    model, _, _ = trained(new_backbone, cache)
-    plain, _, _ = trained(new_backbone)
-    x, y = reference.data(13)
+    x, y = reference.data(5)
+    model, _, _ = trained(new_backbone, cache, (x, y), 1)
+    plain, _, _ = trained(new_backbone, None, (x, y), 1)
     step = model.train_function
 
-    def fit(model, source_maps):
-        model.fit(x, y, 4, verbose=0, shuffle=False, source_maps=source_maps)
+    def fit(source_maps):
+        kwargs = {"verbose": 0, "shuffle": False}
+        model.fit(x, y, 4, source_maps=source_maps, **kwargs)
+        plain.fit(x, y, 4, source_maps="compute", **kwargs)
 
-    fit(model, cache)
-    fit(plain, "compute")
+    fit(cache)
     assert model.train_function is step
     model.evaluate(x, y, verbose=0)
     assert model.train_function is step
     for one in (model, plain):
         one.train_on_batch(x[:4], y[:4])
     assert model.train_function is not step
-    fit(model, cache)
-    fit(plain, "compute")
-    assert (cache.hits, cache.misses) == (13, 0)
+    fit(cache)
+    assert (cache.hits, cache.misses) == (5, 0)
     other = kd.SourceMapCache(dtype="float32")
     for asked in (other, "compute", "cache", cache):
         step = model.train_function
-        fit(model, asked)
-        fit(plain, "compute")
+        fit(asked)
         assert model.train_function is not step, asked
-    assert (other.hits, other.misses) == (0, 13)
+    assert (other.hits, other.misses) == (0, 5)
     reference.assert_same_weights(model.target, plain.target, atol=1e-4, rtol=1e-4)
 
 

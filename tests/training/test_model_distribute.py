@@ -134,7 +134,7 @@ def test_layer_losses_count_as_on_one_replica(strategy, new_backbone):
     def build(target, source):
         target.get_layer("conv1").kernel.regularizer = keras.regularizers.L2(0.1)
         target.get_layer("relu1").activity_regularizer = keras.regularizers.L2(0.1)
-        return reference.compiled(target, source, L2SP(0.3, 0.2))
+        return reference.compiled(target, source, L2SP(0.3, 0.2), run_eagerly=False)
 
     def train(model):
         return model.fit(reference.batches((8, 3, 1), x, y), verbose=0)
@@ -187,7 +187,9 @@ def test_an_empty_replica_leaves_batch_norm_finite(strategy, new_backbone):
     x, y = reference.data(5)
     with strategy.scope():
         model = reference.compiled(
-            *reference.pair(new_backbone, batch_norm=True), FeatureMap(0.3, 0.2)
+            *reference.pair(new_backbone, batch_norm=True),
+            FeatureMap(0.3, 0.2),
+            run_eagerly=False,
         )
     model.fit(reference.batches((4, 1), x, y), verbose=0)
     assert all(np.isfinite(w).all() for w in model.get_weights())

@@ -331,7 +331,11 @@ def test_logs_stay_means_over_the_epoch(new_backbone):
 
 
 @pytest.mark.parametrize(
-    "replicas, case", [(1, "none"), (1, "l2_fe"), (1, "sum"), (2, "sum")]
+    "replicas, case",
+    [
+        *((1, "none"), (1, "l2_fe"), (1, "sum")),
+        pytest.param(2, "sum", marks=pytest.mark.slow),
+    ],
 )
 def test_weights_are_the_same_bit_for_bit(case, replicas, strategy, new_backbone):
     """With BatchNorm, dropout, momentum and two shapes of batches."""

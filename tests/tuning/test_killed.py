@@ -86,6 +86,7 @@ def check(folder, seen, uninterrupted):
     assert processes(folder) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victims", [("worker", "chief"), ("all",)])
 def test_killed_at_random_moments(tmp_path, uninterrupted, victims):
     draw = random.Random(f"{victims} 1")
