@@ -173,13 +173,6 @@ def batch_spec(dataset):
     )
 
 
-def check_count(argument, count):
-    """Refuse a number of samples that is neither a positive integer nor None."""
-    whole = isinstance(count, (int, np.integer)) and not isinstance(count, bool)
-    if count is not None and (not whole or count < 1):
-        raise ValueError(invalid(argument, "a positive integer or None", count))
-
-
 def are_arrays(x):
     """Whether `x` is one array or a structure of arrays."""
     return all(hasattr(v, "shape") for v in tree.flatten(x))

@@ -207,13 +207,17 @@ def compare_filter_distances(a, b):
     """
     a, b = _distances(a, "a"), _distances(b, "b")
     sizes = [
-        {s: {n: len(v) for n, v in d.items()} for s, d in v.items()} for v in (a, b)
+        {(s, n): len(v) for s, layers in d.items() for n, v in layers.items()}
+        for d in (a, b)
     ]
-    if sizes[0] != sizes[1]:
-        raise ValueError(
-            "Distances can be compared of the same layers alone. "
-            f"{_difference(*sizes)} Use models of the same source and the same taps."
-        )
+    for stage, name in sizes[0] | sizes[1]:
+        x, y = (size.get((stage, name), 0) for size in sizes)
+        if x != y:
+            raise ValueError(
+                "Distances can be compared of the same layers alone. The layer "
+                f"'{name}' of the stage '{stage}' has {x} filters in one and {y} in "
+                "the other. Use models of the same source and the same taps."
+            )
     pairs = {stage: (joined(a[stage]), joined(b[stage])) for stage in a}
     pairs[ALL] = tuple(map(np.concatenate, zip(*pairs.values(), strict=True)))
     return {
@@ -223,19 +227,6 @@ def compare_filter_distances(a, b):
         }
         for stage, (x, y) in pairs.items()
     }
-
-
-def _difference(a, b):
-    for stage in dict.fromkeys([*a, *b]):
-        if stage not in a or stage not in b:
-            return f"The stage '{stage}' is in one of the two alone."
-        for name in dict.fromkeys([*a[stage], *b[stage]]):
-            x, y = a[stage].get(name, 0), b[stage].get(name, 0)
-            if x != y:
-                return (
-                    f"The layer '{name}' has {x} filters in one and {y} in the other."
-                )
-    return ""
 
 
 def joined(layers):

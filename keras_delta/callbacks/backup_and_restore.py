@@ -64,7 +64,7 @@ class BackupAndRestore(Callback):
         *Callback.left_behind,
         "_callbacks",
         "_checkpoint",
-        "_found",
+        "_backup",
         "_session",
         "_stack",
     )
@@ -84,7 +84,7 @@ class BackupAndRestore(Callback):
         self.save_freq = save_freq
         self.delete_checkpoint = flag("delete_checkpoint", delete_checkpoint)
         self._callbacks = self._session = self._checkpoint = self._stack = None
-        self._found, self._keep, self._rate = None, False, None  # see `before_fit`
+        self._backup, self._keep, self._rate = None, False, None  # see `before_fit`
         self._begun, self._ended = False, 0
 
     def arrange(self, callbacks):
@@ -107,7 +107,7 @@ class BackupAndRestore(Callback):
         model = session.model
         self.set_model(model)
         self._session, self._stack = session, contextlib.ExitStack()
-        self._found, self._keep, self._begun = None, False, False
+        self._backup, self._keep, self._begun = None, False, False
         if not model.optimizer.built:
             with model.distribute_strategy.scope():
                 model.optimizer.build(model.trainable_variables)
@@ -120,7 +120,7 @@ class BackupAndRestore(Callback):
         self._rate = training_state.learning_rate(model)
         if arrays is not None:
             state = json.loads(arrays.pop("state").tobytes())
-            self._found = state, arrays
+            self._backup = state, arrays
             self._compare_rate(state["learning_rate"])
             training_state.put_back(model, arrays)
             session.repeat_looks(state["looks"])
@@ -129,16 +129,16 @@ class BackupAndRestore(Callback):
         """Let go of the folder, also after an error."""
         if self._stack is not None:
             self._stack.close()
-        self._callbacks = self._session = self._stack = self._found = None
+        self._callbacks = self._session = self._stack = self._backup = None
 
     def on_train_begin(self, logs=None):
         """Tell Keras the epoch to go on with."""
         super().on_train_begin(logs)
         if self._session is None:
             raise ValueError("BackupAndRestore works inside of `DeltaModel.fit` alone.")
-        if self._found is None:
+        if self._backup is None:
             return
-        state, epochs = self._found[0], self.params["epochs"]
+        state, epochs = self._backup[0], self.params["epochs"]
         done = state["epoch"]
         if state["stopped"] or done >= epochs:
             self._session.go_on(max(epochs, 1))
@@ -223,9 +223,9 @@ class BackupAndRestore(Callback):
     def _put_back(self):
         """At the first epoch, when all have begun; False for a new training."""
         self._begun = True
-        if self._found is None:
+        if self._backup is None:
             return False
-        (state, arrays), self._found = self._found, None
+        (state, arrays), self._backup = self._backup, None
         training_state.put_back(self.model, arrays)
         arrays = {**arrays, **training_state.source_arrays(self.model)}
         for name, callback in self._others().items():
