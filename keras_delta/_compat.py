@@ -234,6 +234,13 @@ def number_of_workers(strategy):
     return strategy.extended._num_workers
 
 
+def strategy_name(strategy):
+    """A strategy's public name, which its class need not have."""
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return "MultiWorkerMirroredStrategy"
+    return type(strategy).__name__
+
+
 def is_chief(strategy):
     """Whether this process is the first of a `MultiWorkerMirroredStrategy`."""
     return strategy.extended._is_chief

@@ -1,5 +1,6 @@
 """Sentences for errors: argument, what was expected, what came, what to do."""
 
+import contextlib
 import difflib
 import importlib
 import os
@@ -81,7 +82,7 @@ def warn(message):
     """Warn, pointing at the user's line that led here."""
     # With the separator: `keras_delta_trials` beside the package is the user's.
     packages = (Path(__file__).parent, Path(keras.__file__).parent)
-    inside = tuple(os.path.join(p, "") for p in packages)
+    inside = (*(os.path.join(p, "") for p in packages), contextlib.__file__)
     frame, level = sys._getframe(1), 2
     while frame is not None and frame.f_code.co_filename.startswith(inside):
         frame, level = frame.f_back, level + 1

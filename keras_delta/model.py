@@ -1,5 +1,6 @@
 """`DeltaModel`: a Keras model whose training step adds a regularizer's penalty."""
 
+import contextlib
 import inspect
 
 import keras
@@ -9,7 +10,7 @@ from keras_delta._inputs import replay, samples
 from keras_delta._network.networks import Networks
 from keras_delta._training import checks, hosts, loop, session
 from keras_delta._training.saving import Saving
-from keras_delta._training.step import Step, call_target, run_on_samples
+from keras_delta._training.step import Pass, Step, call_target, run_on_samples
 from keras_delta._training.target_alone import TargetAlone
 from keras_delta._training.watching import Watching
 
@@ -143,10 +144,9 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
     def set_regularizer(self, regularizer):
         """Use a regularizer from now on; `"none"` or None for none.
 
-        A regularizer that another model uses already is copied, without what was
-        computed for that model. A name or config that describes the current
-        regularizer, but for its strengths, keeps it with what it has computed, and
-        sets the strengths.
+        A regularizer that another model uses is copied, without what was computed for
+        that model. A name or config that describes the current regularizer, but for
+        its strengths, keeps it with what it has computed, and sets the strengths.
         """
         new = regularizers.get(regularizer)
         if new is not regularizer and regularizers.alike(new, self.regularizer):
@@ -165,12 +165,7 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
         self.train_function = None
 
     def compile(self, *args, regularizer=None, **kwargs):
-        """As `keras.Model.compile`, and `regularizer`.
-
-        Raises:
-            ValueError: if the loss takes logits where the head gives probabilities,
-                or the other way round.
-        """
+        """As `keras.Model.compile`, and `regularizer`; the loss must fit the head."""
         super().compile(*args, **kwargs)
         given = inspect.signature(super().compile).bind(*args, **kwargs).arguments
         self.jit_compile_asked = given.get("jit_compile") is True
@@ -223,17 +218,22 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
         with self.open_session(given.arguments) as running:
             return super().fit(**running.arguments)
 
+    @contextlib.contextmanager
     def open_session(self, arguments):
-        """The context in which `fit` runs Keras's own: checks, preparation, cache.
-
-        For loops around `train_on_batch` as well.
+        """What `fit` has around Keras's own; for loops of `train_on_batch` as well.
 
         Args:
             arguments: dict of the arguments of `keras.Model.fit`.
         """
-        asked, cache = self._source_maps  # the same: an instance of the user's
-        self._session = session.Session(self, arguments, cache, cache is asked)
-        return self._session
+        asked, cache = self._source_maps
+        outer, users_own = self._session, cache is asked
+        self._session = session.Session(self, arguments, cache, keep_cache=users_own)
+        try:
+            with self._session as running:
+                yield running
+        finally:
+            if outer is not None and outer.is_open:  # this was a fit in a callback
+                self._session = outer
 
     def prepare(self, x, y=None, verbose="auto"):
         """Let the regularizer look at the training data; `fit` does it by itself.
@@ -275,8 +275,8 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
         self.train_function = function
 
     def renew_step(self):
-        """Make the step again where it computes together what is no longer alike."""
-        if self.train_function is not None and not self._step.still_holds():
+        """Make the step again if layers that it runs once for both now differ."""
+        if self.train_function is not None and not self._step.shared.still_holds():
             self.make_train_function(force=True)
 
     def call(self, inputs, training=None):
@@ -285,11 +285,8 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
 
     def outputs_and_maps(self, inputs, training=False):
         """The target's outputs, and a dict tap -> its feature map, from one pass."""
-        return run_on_samples(
-            self.distribute_strategy,
-            lambda x: self.networks.run_target(x, training, self.networks.target_taps),
-            inputs,
-        )
+        run, taps = self.networks.run_target, self.networks.target_taps
+        return Pass(self, lambda x, t: run(x, t, taps))(inputs, training=training)
 
     def source_maps(self, x):
         """Dict tap -> the frozen source's feature map, in inference mode."""
@@ -297,6 +294,8 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
 
     def train_step(self, data):
         """One step: task loss, plus the regularizer's penalties; see `Step.run`."""
+        if self._step is None:  # a loop of the user's
+            self.make_train_function()
         return self._step.run(data)[0]
 
     @property
@@ -309,7 +308,7 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
 
         Averaging the replicas' first batches would fail where they are uneven.
         """
-        if not self.is_evaluating and self._session is not None:
+        if iterator and self._session is not None and not self.is_evaluating:
             self._session.take_iterator(iterator)
         if iterator is None or self.distribute_strategy.num_replicas_in_sync == 1:
             return iterator, batch

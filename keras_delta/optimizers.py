@@ -2,14 +2,14 @@
 
 import keras
 
-from keras_delta import _arguments
+from keras_delta import _arguments, _compat
 from keras_delta._errors import unknown_name
 
 REST = "default"
 
 
 @keras.saving.register_keras_serializable(package="keras_delta")
-class LayerwiseSGD(keras.optimizers.SGD):
+class LayerwiseSGD(_compat.NoCommonDecay, keras.optimizers.SGD):
     """SGD whose learning rate is multiplied by a number per layer.
 
     A new head learns from nothing and the backbone from good weights, so fine-tuning
@@ -84,15 +84,11 @@ class LayerwiseSGD(keras.optimizers.SGD):
                 return self.multipliers[name]
         return self.multipliers.get(REST, 1.0)
 
-    def _apply_weight_decay(self, variables):
-        # `update_step` decays each variable, at its own rate.
-        pass
-
     def update_step(self, gradient, variable, learning_rate):
         """One step of one variable; see the class."""
         rate = keras.ops.cast(learning_rate, variable.dtype)
-        rate = rate * self._by_index[self._get_variable_index(variable)]
-        if self.weight_decay is not None and self._use_weight_decay(variable):
+        rate = rate * self._by_index[_compat.variable_index(self, variable)]
+        if self.weight_decay is not None and _compat.is_decayed(self, variable):
             self.assign_sub(variable, variable * self.weight_decay * rate)
         super().update_step(gradient, variable, rate)
 

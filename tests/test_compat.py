@@ -397,6 +397,13 @@ def test_number_of_workers(monkeypatch):
     assert _compat.number_of_workers(alone) == 1
 
 
+def test_strategy_name(strategy, monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    alone = tf.distribute.MultiWorkerMirroredStrategy()
+    assert _compat.strategy_name(alone) == "MultiWorkerMirroredStrategy"
+    assert _compat.strategy_name(strategy) == "MirroredStrategy"
+
+
 def test_is_chief(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     alone = tf.distribute.MultiWorkerMirroredStrategy()

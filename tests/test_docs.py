@@ -81,6 +81,7 @@ def test_pages_name_layers_that_exist():
     assert named <= {layer.name for layer in network.layers}
 
 
+@pytest.mark.slow
 def test_tuning_page_code_runs(run, tmp_path):
     """As printed, but for one cell of tiny images, on two folds, without attention."""
     (code,) = python_blocks(ROOT / "docs/tuning.md")

@@ -1,4 +1,4 @@
-"""The training data of one `fit`, looked at once."""
+"""The training data of one `fit`, and what one look at them tells."""
 
 import keras
 import numpy as np
@@ -11,8 +11,9 @@ from keras_delta._inputs import replay, samples
 class TrainingData:
     """What `fit` was given to train on, and what one look at it tells.
 
-    Arrays are looked at whole, a `tf.data.Dataset`'s first batch alone, and anything
-    else (a generator, a `PyDataset`) not at all.
+    Of arrays, all labels and the first batch are looked at, those for validation
+    included; of a `tf.data.Dataset` the first batch alone; anything else (a generator,
+    a `PyDataset`) not at all.
 
     Args:
         x, y, batch_size: as `fit` takes them.
@@ -34,11 +35,15 @@ class TrainingData:
         self.batch_size = batch_size
         self.first_inputs = self.labels = self.first_size = None
         self.all_labels = False
+        self.x, self.y = samples.without_validation(x, y, validation_split)
         if isinstance(x, tf.data.Dataset):
             self._look_at_dataset(x)
         elif x is not None and y is not None and samples.are_arrays(x):
             self._look_at_arrays(x, y)
-        self.x, self.y = samples.without_validation(x, y, validation_split)
+
+    def drop_first_batch(self):
+        """Free its inputs, once they were checked."""
+        self.first_inputs = None
 
     def _look_at_dataset(self, dataset):
         with replay.unmoved(dataset):
@@ -57,8 +62,8 @@ class TrainingData:
         total = samples.length(x) if tree.flatten(x) else 0
         if total == 0:
             raise ValueError("The training data is empty: `x` has no samples.")
-        self.first_size = min(total, self.batch_size or 32)
-        self.first_inputs = samples.take(x, 0, self.first_size)
+        self.first_size = min(samples.length(self.x), self.batch_size or 32)
+        self.first_inputs = samples.take(self.x, 0, self.first_size)
         self.labels, self.all_labels = tree.map_structure(np.asarray, y), True
 
     @property
@@ -76,5 +81,5 @@ class TrainingData:
         return max(steps_per_epoch or 0, 0) * epochs or None
 
     def look(self, count):
-        """Up to `count` samples as arrays `(x, y)`; sets of images do not move on."""
+        """Up to `count` samples as arrays; an `ImageSet` counts no epoch for it."""
         return replay.look(self.x, self.y, count)

@@ -98,10 +98,10 @@ class Networks:
             held=held,
         )
 
-    def run_head(self, inputs, fetches=()):
-        """As `run_target` in training mode, all that the source has too in inference.
+    def run_with_frozen_features(self, inputs, fetches=()):
+        """As `run_target` in training mode, but for what the source has as well.
 
-        That part is one pass without gradients to its inputs: L2-FE's training step.
+        That part runs in inference mode, as a feature extractor: L2-FE's step.
         """
         graph = self.target
         paired = [

@@ -109,7 +109,7 @@ def strategy_supports(model):
         return
     loss_is_sum(model.loss)
     optimizer = model.optimizer
-    single_steps = hosts.of(model.distribute_strategy).runs_single_steps
+    single_steps = hosts.of(model.distribute_strategy).is_single
     for name, wrong, remedy in (
         (
             f"steps_per_execution={model.steps_per_execution}",

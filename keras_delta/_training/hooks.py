@@ -2,11 +2,11 @@
 
 
 class SessionHooks:
-    """Hooks around a `fit`: before the data are looked at, and after everything.
+    """Hooks around a `fit`: before the regularizer looks at the data, and at the end.
 
     `DeltaModel.fit` calls, on each callback that extends this class:
 
-    1. `arrange(callbacks)`, when nothing else has happened,
+    1. `arrange(callbacks)`, once the arguments and the first batch were checked,
     2. `before_fit(session)`, before the regularizer looks at the training data,
     3. Keras's hooks, `on_train_begin` to `on_train_end`,
     4. `after_fit(session)`, always, after errors and interruptions as well.
@@ -16,10 +16,10 @@ class SessionHooks:
 
     - `session.model` and `session.data`: the `DeltaModel` and its `TrainingData`,
     - `session.interrupted`: whether Ctrl-C is ending this training,
-    - `session.looks`: list of the numbers of samples that were looked at so far,
-      in a data set before training; `session.repeat_looks(numbers)` (in
-      `before_fit`) looks again as an earlier training did, so that its order of the
-      data comes back,
+    - `session.looks`: list of how many samples were asked for, each time that the
+      training data were read before training; `session.repeat_looks(looks)` (in
+      `before_fit`) reads them in the same way again, so that shuffled data come in
+      the order of the earlier training,
     - `session.go_on(epoch)` (in `on_train_begin`): the first epoch to train, from
       0, in place of `initial_epoch`.
     """

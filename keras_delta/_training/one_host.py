@@ -1,8 +1,6 @@
-"""What a training asks of the processes that take part in it, where there is one."""
+"""A training in one process: what it asks of the others, of which there are none."""
 
 import contextlib
-
-import numpy as np
 
 from keras_delta import _compat
 
@@ -14,7 +12,7 @@ class OneHost:
         strategy: its `tf.distribute.Strategy`.
     """
 
-    runs_single_steps = True
+    is_single = True
     """Whether `train_on_batch`, several steps per execution and watching work."""
 
     def __init__(self, strategy):
@@ -23,7 +21,7 @@ class OneHost:
     @property
     def name(self):
         """The strategy's public name."""
-        return type(self.strategy).__name__
+        return _compat.strategy_name(self.strategy)
 
     @property
     def is_first(self):
@@ -50,16 +48,11 @@ class OneHost:
         """What Keras's `predict` calls; None for Keras's own."""
         return None
 
-    def first_value(self, value):
-        """The first process's value, on all of them."""
-        return np.asarray(value)
-
-    def any(self, flag):
-        """Whether a flag is true in any process."""
-        return bool(flag)
-
     def check_same(self, what, number):
         """Refuse a number that is another one in another process."""
+
+    def check_same_samples(self, x):
+        """Refuse arrays of another length in another process."""
 
     def copy_first(self, variables):
         """Give the first process's values to variables in all of them."""

@@ -1,4 +1,4 @@
-"""What a `DeltaModel` writes to _disk, and reads from them."""
+"""The files that a `DeltaModel` writes, and loads again."""
 
 import contextlib
 

@@ -37,15 +37,19 @@ class Session:
     """
 
     def __init__(self, model, arguments, cache=None, keep_cache=False):
-        self.model, self.arguments = model, arguments
-        needs_maps = model.regularizer is not None and model.regularizer.needs_maps
-        self._cache, self._keep_cache = cache if needs_maps else None, keep_cache
-        self.cache = None
+        self.model, self.arguments = model, dict(arguments)
+        self.cache, self._asked_cache, self._keep_cache = None, cache, keep_cache
         self.data = self._epoch_iterator = None
-        self.looks, self._first_epoch = [], None
-        self.interrupted = False
+        self.looks, self.interrupted = [], False
 
     def __enter__(self):
+        try:
+            return self._open()
+        except BaseException:
+            self._let_go()
+            raise
+
+    def _open(self):
         with contextlib.ExitStack() as stack:
             self._look_at_data()
             stack.enter_context(self.model.hosts.running())
@@ -60,29 +64,44 @@ class Session:
     def __exit__(self, *error):
         try:
             return self._stack.__exit__(*error)
-        finally:  # the data may be large
-            self.data = self.arguments = self._stack = self._epoch_iterator = None
+        finally:
+            self._let_go()
+
+    def _let_go(self):
+        """Drop the data, which may be large."""
+        self.data = self.arguments = self._stack = self._epoch_iterator = None
+
+    @property
+    def is_open(self):
+        """Whether the training is under way."""
+        return self.arguments is not None
 
     def _look_at_data(self):
         model, given = self.model, self.arguments
         checks.strategy_supports(model)
         checks.built_in_scope(model, "target", model.target.variables)
         checks.has_loss(model)
-        self.data = TrainingData(
-            given.get("x"),
-            given.get("y"),
-            given.get("batch_size"),
-            given.get("validation_split", 0.0),
-        )
+        split = given.get("validation_split", 0.0)
+        if given.get("validation_data") is not None:
+            split = 0.0  # as Keras
+        x, y, batch_size = (given.get(key) for key in ("x", "y", "batch_size"))
+        self.data = TrainingData(x, y, batch_size, split)
         checks.data_fits(model, self.data)
-        steps = self.data.count_steps(
-            given.get("epochs", 1), given.get("steps_per_epoch")
-        )
+        self.data.drop_first_batch()
+        epochs = given.get("epochs", 1) - given.get("initial_epoch", 0)
+        steps = self.data.count_steps(epochs, given.get("steps_per_epoch"))
         checks.batch_norm_keeps_up(model, steps)
         if self._cache is not None:
             checks.cache_can_be_read(model)
             with replay.unmoved(self.data.x):
                 self._cache.check_data(self.data.x, self.data.y, self.data.first_size)
+
+    @property
+    def _cache(self):
+        """The cache that was asked for, if maps are compared; else None."""
+        regularizer = self.model.regularizer
+        needs_maps = regularizer is not None and regularizer.needs_maps
+        return self._asked_cache if needs_maps else None
 
     # --- callbacks ---
 
@@ -110,13 +129,12 @@ class Session:
                 hooks.after_fit(self)
 
     def repeat_looks(self, numbers):
-        """Look at the data as an earlier training did, which moves some data on."""
+        """Read the data before training as an earlier `fit` did: shuffles go on."""
         for number in numbers:
             self.look(number)
 
     def go_on(self, epoch):
         """Train from an epoch on, counted from 0, in place of `initial_epoch`."""
-        self._first_epoch = epoch
         _compat.set_initial_epoch(self.model, epoch)
 
     # --- data ---
@@ -131,13 +149,14 @@ class Session:
         self._epoch_iterator = iterator
 
     def begin_training(self):
-        """Every other callback has begun: take up where a backup ended, if any."""
+        """Continue where a backup ended, if one was read; all callbacks have begun."""
         model = self.model
         if self.interrupted:  # Keras has reset it since
             model.stop_training = True
         model.renew_step()  # a backup may have changed what it takes for alike
-        if self._first_epoch and not model.stop_training:
-            done = self._first_epoch - self.arguments.get("initial_epoch", 0)
+        first_epoch = _compat.initial_epoch(model)  # Keras's own backup sets it too
+        if first_epoch and not model.stop_training:
+            done = first_epoch - self.arguments.get("initial_epoch", 0)
             replay.fast_forward(self._epoch_iterator, self.arguments.get("x"), done)
 
     def _prepare(self):
@@ -168,7 +187,7 @@ class Session:
     def _stop_at_interrupt(self):
         """Ctrl-C ends the epoch after the step under way, a second one at once.
 
-        A handler that somebody else has set is left.
+        A handler that somebody else has set stays.
         """
         ours = threading.current_thread() is threading.main_thread()
         default = signal.default_int_handler

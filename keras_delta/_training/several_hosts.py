@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras import tree
 
 from keras_delta import _compat
+from keras_delta._inputs import samples
 from keras_delta._training.one_host import OneHost
 
 DIGESTS = 2**20  # the sum over replicas of the squares of so many fits into int64
@@ -29,12 +30,7 @@ LOST = (
 class SeveralHosts(OneHost):
     """The processes of a `MultiWorkerMirroredStrategy`; see `OneHost`."""
 
-    runs_single_steps = False
-
-    @property
-    def name(self):
-        """The strategy's public name; its class has another one."""
-        return NAME
+    is_single = False
 
     @property
     def is_first(self):
@@ -179,6 +175,10 @@ class SeveralHosts(OneHost):
                 "each worker must be given the same arguments and the whole data: "
                 "`fit` gives each its share of every batch."
             )
+
+    def check_same_samples(self, x):
+        """Refuse arrays of another length on another worker; all must call it."""
+        self.check_same("samples", samples.length(x) if samples.are_arrays(x) else None)
 
     def copy_first(self, variables):
         """Give the first worker's values to variables on all workers."""

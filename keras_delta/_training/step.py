@@ -38,8 +38,30 @@ class Replica(NamedTuple):
     count: int
 
 
+class Pass(keras.layers.Layer):
+    """One pass through the target that gives more than its outputs.
+
+    A layer and not a function: layers inside learn from Keras whether they train,
+    and their losses are cleared once, by the outermost call alone.
+
+    Args:
+        model: the `DeltaModel`.
+        run: function of inputs and `training`.
+    """
+
+    def __init__(self, model, run):
+        super().__init__(dtype=model.target.dtype_policy, autocast=False)
+        self.target, self._run = model.target, run
+        self._strategy = model.distribute_strategy
+        self.built = True
+
+    def call(self, inputs, training=None):
+        """What `run` gives for the inputs."""
+        return run_on_samples(self._strategy, lambda x: self._run(x, training), inputs)
+
+
 class Step:
-    """The training step of a model, with what is fixed once it is traced.
+    """The training step of a model, with all that is fixed once it is traced.
 
     Args:
         model: the `DeltaModel`.
@@ -52,11 +74,14 @@ class Step:
     def __init__(self, model, cache=None):
         self._model, self.cache = model, cache
         self.shared = model.networks.find_shared()
+        self._pass = Pass(model, self._run_target)
 
-    def still_holds(self):
-        """Whether all that was fixed is still so."""
-        is_open = self.cache is None or self.cache.is_open
-        return is_open and self.shared.still_holds()
+    def _run_target(self, x, training):
+        networks = self._model.networks
+        fetches = (networks.target_taps, self.shared.entering)
+        if self._model.trains_features:
+            return networks.run_target(x, training, fetches, held=self.shared.names)
+        return networks.run_with_frozen_features(x, fetches)
 
     def run(self, data, watch=False):
         """One step on one replica.
@@ -110,22 +135,14 @@ class Step:
     def _forward(self, x, tape):
         """(outputs, target's maps, source's maps); the tape sees the target alone."""
         model, shared = self._model, self.shared
-        networks, strategy = model.networks, model.distribute_strategy
-        fetches = (networks.target_taps, shared.entering)
-
-        def run(x):
-            if model.trains_features:
-                return networks.run_target(x, True, fetches, held=shared.names)
-            return networks.run_head(x, fetches)
-
-        y_pred, (target_maps, entering) = run_on_samples(strategy, run, x)
+        y_pred, (target_maps, entering) = self._pass(x, training=True)
         with tape.stop_recording():
             if self.cache is not None and self.cache.is_open:
                 source_maps = self.cache.maps(x, model.source_maps)
             elif shared.names:
                 source_maps = run_on_samples(
-                    strategy,
-                    lambda values: networks.go_on_in_source(shared.feeds, values),
+                    model.distribute_strategy,
+                    lambda v: model.networks.go_on_in_source(shared.feeds, v),
                     entering,
                 )
             else:
@@ -138,7 +155,7 @@ def call_target(model, inputs, training):
 
     def run(x):
         if training and not model.trains_features:
-            return model.networks.run_head(x)[0]
+            return model.networks.run_with_frozen_features(x)[0]
         return model.target(x, training=training)
 
     return run_on_samples(model.distribute_strategy, run, inputs)

@@ -2,8 +2,6 @@
 
 import contextlib
 
-from keras_delta._inputs import samples
-
 
 class TargetAlone:
     """Mix-in for `DeltaModel`: what Keras does besides training, without the source."""
@@ -16,7 +14,7 @@ class TargetAlone:
 
     @property
     def losses(self):
-        """The target's own layer losses; the source's and regularizer's are not."""
+        """The target's own layer losses, without those of source and regularizer."""
         return self.target.losses
 
     @property
@@ -48,8 +46,7 @@ class TargetAlone:
     def predict(self, x, *args, **kwargs):
         """See `keras.Model.predict`; on several workers, all get all outputs."""
         with self.hosts.running():
-            count = samples.length(x) if samples.are_arrays(x) else None
-            self.hosts.check_same("samples", count)
+            self.hosts.check_same_samples(x)
             return super().predict(x, *args, **kwargs)
 
     def make_test_function(self, force=False):

@@ -23,7 +23,7 @@ class CloserLooks:
 
 
 class Watching:
-    """Mix-in for `DeltaModel`: steps that are looked at closer."""
+    """Mix-in for `DeltaModel`: a closer look at some steps."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -54,7 +54,7 @@ class Watching:
                 optimizer's first; None to stop.
         """
         every = integer("every", every, optional=True)
-        if every is not None and not self.hosts.runs_single_steps:
+        if every is not None and not self.hosts.is_single:
             raise ValueError(
                 f"Steps cannot be watched under {self.hosts.name}. Watch a training "
                 "on one host, or leave out `PenaltyLogger`."

@@ -129,9 +129,12 @@ class PenaltyLogger(Callback):
         if self.tensorboard:
             self._write_summaries(row)
 
+    def after_fit(self, session):
+        """Stop watching, after errors too."""
+        session.model.watch(None)
+
     def on_train_end(self, logs=None):
-        """Stop watching."""
-        self.model.watch(None)
+        """Close the event file."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None

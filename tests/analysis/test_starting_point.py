@@ -195,10 +195,14 @@ def test_models_callbacks_and_files_can_be_compared(moved, tmp_path):
 
 def test_compare_refuses():
     compare = analysis.compare_filter_distances
-    with pytest.raises(ValueError, match="'z' of the stage 'b' has 1 filters in one and 0 in"):
+    with pytest.raises(
+        ValueError, match="'z' of the stage 'b' has 1 filters in one and 0 in"
+    ):
         compare(SMALL, {"a": SMALL["a"]})
     other = {**SMALL, "b": {"z": np.zeros(2)}}
-    with pytest.raises(ValueError, match="'z' of the stage 'b' has 1 filters in one and 2 in"):
+    with pytest.raises(
+        ValueError, match="'z' of the stage 'b' has 1 filters in one and 2 in"
+    ):
         compare(SMALL, other)
     with pytest.raises(TypeError, match=r"`b`. Expected a DeltaModel, a StartingPoint"):
         compare(SMALL, 3)

@@ -363,6 +363,7 @@ def test_what_does_not_run_on_replicas(strategy, make, images, options, name, re
         f"Keras cannot run `{name}` on 2 replicas under MirroredStrategy. Use "
         f"{remedy}, or train on one device."
     )
+    assert name in refusal(model.train_on_batch, *images)
     single = make(**options())
     checks.strategy_supports(single)  # all of it runs on one device
 

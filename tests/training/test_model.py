@@ -492,54 +492,7 @@ def test_training_without_prepare_is_refused(new_backbone):
     assert logs["feature_penalty"] > 0
 
 
-@pytest.mark.parametrize(
-    "x, y, message",
-    [
-        (np.zeros((0, 8, 8, 3)), np.zeros(0), "training data is empty"),
-        (np.zeros((4, 8, 8, 3)), [0, 1, 2, 3], "labels run from 0 to 3.*3 classes"),
-        (np.zeros((4, 8, 8, 3)), [-1, 1, 2, 0], "labels run from -1 to 2"),
-        (np.zeros((4, 8, 8, 3)), [1, 1, 1, 1], "All 4 training samples.*label 1"),
-    ],
-)
-def test_bad_data_is_refused_before_training(x, y, message, new_backbone):
-    model = reference.compiled(*reference.pair(new_backbone), L2SP())
-    with pytest.raises(ValueError, match=message):
-        model.fit(x, np.array(y), verbose=0)
-    if len(x) and min(y) != max(y):
-        with pytest.raises(ValueError, match=message):
-            model.fit(tf.data.Dataset.from_tensor_slices((x, y)).batch(4), verbose=0)
-    if not len(x):
-        empty = tf.data.Dataset.from_tensor_slices((x, y)).batch(4)
-        with pytest.raises(ValueError, match=message):
-            model.fit(empty, verbose=0)
-
-
-@pytest.mark.parametrize("activation, from_logits", [(None, False), ("softmax", True)])
-def test_a_loss_that_does_not_suit_the_head_is_refused(
-    activation, from_logits, new_backbone
-):
-    source = new_backbone(size=8)
-    target = kd.attach_head(source, 3, activation=activation)
-    model = kd.DeltaModel(target, source=source)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
-    with pytest.raises(ValueError, match="from_logits"):
-        model.compile("sgd", loss)
-    model.compile(
-        "sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=not from_logits)
-    )
-
-
 def test_fit_before_compile_says_so(new_backbone):
     target, source = reference.pair(new_backbone)
     with pytest.raises(ValueError, match=r"call `compile\(\)`"):
         kd.DeltaModel(target, source=source).fit(*reference.data(8))
-
-
-def test_keras_distribution_is_refused(new_backbone):
-    target, source = reference.pair(new_backbone)
-    keras.distribution.set_distribution(keras.distribution.DataParallel())
-    try:
-        with pytest.raises(ValueError, match=r"keras\.distribution is set"):
-            kd.DeltaModel(target, source=source)
-    finally:
-        keras.distribution.set_distribution(None)

@@ -197,20 +197,6 @@ def test_an_empty_replica_leaves_batch_norm_finite(strategy, new_backbone):
     assert model.predict(x, 4, verbose=0).shape == (5, reference.CLASSES)
 
 
-def test_losses_that_cannot_be_put_together_are_refused(strategy, new_backbone):
-    x, y = reference.data(8)
-    with strategy.scope():
-        model = reference.compiled(*reference.pair(new_backbone), L2SP())
-        model.compile(
-            "sgd",
-            keras.losses.SparseCategoricalCrossentropy(
-                True, reduction="mean_with_sample_weight"
-            ),
-        )
-    with pytest.raises(ValueError, match=r"mean_with_sample_weight.*Use reduction"):
-        model.fit(x, y, 8, verbose=0)
-
-
 def test_evaluate_and_predict_on_two_replicas(strategy, new_backbone):
     x, y = reference.data(11)
 
@@ -254,37 +240,7 @@ def test_saved_on_two_replicas_loads_on_one(strategy, new_backbone, tmp_path):
     reference.assert_same_weights(model, loaded, atol=0, rtol=0)
 
 
-@pytest.mark.parametrize(
-    "wrong, remedy",
-    [
-        ({"jit_compile": True}, "jit_compile=False"),
-        (
-            {"optimizer": {"gradient_accumulation_steps": 2}},
-            "a larger batch",
-        ),
-        (
-            {"optimizer": {"use_ema": True, "ema_overwrite_frequency": 2}},
-            "ema_overwrite_frequency=None",
-        ),
-    ],
-)
-def test_what_keras_cannot_run_on_replicas_is_refused(
-    wrong, remedy, strategy, new_backbone
-):
-    x, y = reference.data(8)
-    kwargs = dict(wrong)
-    with strategy.scope():
-        optimizer = keras.optimizers.SGD(0.1, **kwargs.pop("optimizer", {}))
-        model = reference.compiled(
-            *reference.pair(new_backbone), optimizer=optimizer, **kwargs
-        )
-    with pytest.raises(ValueError, match=f"2 replicas.*Use {remedy}"):
-        model.fit(x, y, 8, verbose=0)
-    with pytest.raises(ValueError, match=f"2 replicas.*Use {remedy}"):
-        model.train_on_batch(x, y)
-
-
-@pytest.mark.parametrize("steps", [2, 3, 10])
+@pytest.mark.parametrize("steps", [3, 10])
 def test_several_steps_per_execution(steps, strategy, new_backbone):
     """Keras's own cannot do it; the last execution may be a shorter one."""
     x, y = reference.data(sum(BATCHES))
@@ -300,7 +256,7 @@ def test_several_steps_per_execution(steps, strategy, new_backbone):
             source,
             FeatureMap(0.3, 0.2),
             steps_per_execution=steps,
-            run_eagerly=steps != 2,
+            run_eagerly=steps != 3,
         )
 
     def train(model):
@@ -328,32 +284,3 @@ def test_ema_without_overwriting_works_on_replicas(strategy, new_backbone):
 
     (one, _), (two, _) = both(strategy, new_backbone, build, train)
     reference.assert_same_weights(one.target, two.target)
-
-
-def test_more_replicas_than_samples_is_refused(strategy, new_backbone):
-    x, y = reference.data(6)
-    with strategy.scope():
-        model = reference.compiled(*reference.pair(new_backbone), L2SP())
-    with pytest.raises(ValueError, match=r"1 sample\(s\) for 2 replicas"):
-        model.fit(x, y, batch_size=1, verbose=0)
-
-
-def test_a_target_from_outside_of_the_scope_is_refused(strategy, new_backbone):
-    target, source = reference.pair(new_backbone)
-    with (
-        strategy.scope(),
-        pytest.raises(ValueError, match="outside of the scope of MirroredStrategy"),
-    ):
-        kd.DeltaModel(target, source=source)
-
-
-def test_fit_in_a_scope_of_a_model_built_outside_is_refused(strategy, new_backbone):
-    x, y = reference.data(8)
-    model = reference.compiled(*reference.pair(new_backbone), L2SP())
-    with (
-        strategy.scope(),
-        pytest.raises(
-            ValueError, match="was built outside of the scope of MirroredStrategy"
-        ),
-    ):
-        model.fit(x, y, 8, verbose=0)

@@ -301,7 +301,7 @@ def test_bad_objects(tmp_path):
 
 def test_a_cell_that_diverges_is_skipped(tmp_path, capsys):
     tuner = grid(tmp_path, space(alpha=[1e30, 1.0], beta=0.01))
-    tuner.search(*samples(), **{**FIT, "verbose": 1})
+    tuner.search(*samples(), **{**FIT, "verbose": 1, "epochs": 3})
     failed, good = tuner.cells()
     assert (failed.status, good.status) == ("FAILED", "COMPLETED")
     assert "alpha is 1e+30" in failed.message
@@ -311,13 +311,13 @@ def test_a_cell_that_diverges_is_skipped(tmp_path, capsys):
     # Not tried again.
     tuner = grid(tmp_path, space(alpha=[1e30, 1.0], beta=0.01))
     tuner._trials._train = None
-    tuner.search(*samples(), **FIT)
+    tuner.search(*samples(), **{**FIT, "epochs": 3})
 
 
 def test_where_all_fail(tmp_path):
     tuner = grid(tmp_path, space(alpha=[1e30, 1e31], beta=0.01))
     with pytest.raises(ValueError, match=r"of 2, 2 failed.*the loss is nan"):
-        tuner.search(*samples(), **FIT)
+        tuner.search(*samples(), **{**FIT, "epochs": 3})
 
 
 def test_out_of_memory_fails_a_cell_and_other_errors_end_the_search(tmp_path):

@@ -189,6 +189,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.slow
 def test_a_training_does_not_depend_on_what_ran_before(search):
     """Bit for bit, and each of the things changed matters."""
     warm, first = search("warm"), search("fresh").train(epochs=1)
