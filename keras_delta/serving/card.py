@@ -2,7 +2,7 @@
 
 import json
 import re
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 
 import keras
@@ -76,7 +76,7 @@ def facts(model, given, folder, endpoints, measured):
     return {
         "name": folder.parent.name,
         "version": int(folder.name),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         **{field: given.get(field) for field in GIVEN if field != "limits"},
         "limits": [*([limits] if isinstance(limits, str) else limits), *LIMITS],
         "network": {

@@ -17,7 +17,7 @@ from keras_delta import _compat
 from keras_delta._compat import protos
 from keras_delta._runs import status
 from keras_delta._runs.launch import IP, PORT
-from keras_delta.tuning.part import Alone
+from keras_delta.tuning.alone import Alone
 
 POLL = 0.2  # seconds between two looks at whether the search has ended
 IDLE = 0.5  # seconds until a worker asks again, for whom the chief has no cell yet

@@ -12,7 +12,7 @@ from keras_delta._errors import invalid, unknown_name
 from keras_delta._inputs.training_data import TrainingData
 from keras_delta._runs import status
 from keras_delta._training import checks
-from keras_delta.tuning import objectives, part, results, search
+from keras_delta.tuning import alone, objectives, part, results, search
 from keras_delta.tuning.folds import cut
 from keras_delta.tuning.hyper_model import DeltaHyperModel
 from keras_delta.tuning.oracles import GridOracle, GridSearch
@@ -103,7 +103,7 @@ class CrossValidated(Outcome, _compat.TunerHooks):
         _disk.check_writable("directory", Path(directory) / project_name)
         # A cell that diverges is no sign that the next one will.
         kwargs.setdefault("max_consecutive_failed_trials", 10**9)
-        part.whole_files()
+        alone.whole_files()
         self._part = part.part()
         with contextlib.redirect_stdout(io.StringIO()):  # "Reloading Tuner from"
             super().__init__(

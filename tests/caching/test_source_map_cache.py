@@ -193,7 +193,7 @@ def test_keys():
 def test_a_changed_pixel_misses():
     cache, x = opened(), images(4)
     ask(cache, x)
-    x[2, 3, 3, 2] = np.nextafter(x[2, 3, 3, 2], 9)
+    x[2, 3, 3, 2] = np.nextafter(x[2, 3, 3, 2], np.float32(9))
     maps, computed = ask(cache, x)
     check(maps, x)
     assert computed == 1 and len(cache) == 5

@@ -17,7 +17,7 @@ from keras_tuner.src.distribute import oracle_client
 
 from keras_delta import _disk
 from keras_delta._runs import launch, status
-from keras_delta.tuning import chief, part
+from keras_delta.tuning import alone, chief
 
 SCRIPTS = Path(__file__).parent / "scripts"
 
@@ -45,7 +45,7 @@ def new_oracle(folder, trials=6, **kwargs):
 def reloaded(folder, workers=()):
     oracle = new_oracle(folder)
     oracle.reload()
-    part.keep_ongoing(oracle, workers)
+    alone.keep_ongoing(oracle, workers)
     return oracle
 
 
@@ -151,8 +151,8 @@ def test_whole_files_of_the_oracle(tmp_path, monkeypatch):
     monkeypatch.setattr(
         os, "replace", lambda a, b: (replaced.append(Path(b).name), real(a, b))
     )
-    part.whole_files()
-    part.whole_files()
+    alone.whole_files()
+    alone.whole_files()
     oracle = new_oracle(tmp_path)
     oracle.create_trial("worker-0")
     assert replaced == ["trial.json", "oracle.json"]

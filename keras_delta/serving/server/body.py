@@ -35,7 +35,7 @@ async def read(request, limit, deadline):
             message = await asyncio.wait_for(
                 request.receive(), max(deadline - time.monotonic(), 0.001)
             )
-        except (TimeoutError, asyncio.TimeoutError):
+        except TimeoutError:
             raise Problem(408, "The body of the request came too slowly.") from None
         if message["type"] == "http.disconnect":
             raise bad("The client went away before the body was complete.")

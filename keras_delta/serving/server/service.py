@@ -124,7 +124,7 @@ class Service:
         try:
             left = max(deadline - time.monotonic(), 0.001)
             text, images = await asyncio.wait_for(asyncio.wrap_future(work), left)
-        except (TimeoutError, asyncio.TimeoutError):
+        except TimeoutError:
             raise too_slow(self._settings) from None
         request.state.about["images"] = images
         about = {"Model-Version": str(model.version)}
