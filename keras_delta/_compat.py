@@ -121,8 +121,7 @@ def loop_step(model, step):
 
 def convert_optionals(model, step):
     """A function of one batch that takes parts of it that may be missing, as None."""
-    convert = getattr(model, "_autoconvert_optionals", None)  # Keras 3.12
-    return step if convert is None else convert(step)
+    return model._autoconvert_optionals(step)
 
 
 def compute_loss(model, x, y, y_pred, sample_weight):

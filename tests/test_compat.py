@@ -214,13 +214,10 @@ def test_loop_step(steps, expected):
 
 
 def test_convert_optionals():
-    """As where a batch has no sample weights; Keras 3.11 has no optionals."""
-    model, x = compiled(), tf.constant(1.0)
-    missing = tf.experimental.Optional.empty(tf.TensorSpec([]))
-    function = _compat.convert_optionals(model, lambda batch: batch)
-    assert function((x, None)) == (x, None)
-    if hasattr(model, "_autoconvert_optionals"):
-        assert function((x, missing)) == (x, None)
+    """As where a batch has no sample weights."""
+    x, missing = tf.constant(1.0), tf.experimental.Optional.empty(tf.TensorSpec([]))
+    function = _compat.convert_optionals(compiled(), lambda batch: batch)
+    assert function((x, missing)) == (x, None)
 
 
 def test_compute_loss():
@@ -329,8 +326,6 @@ def test_averages():
 @pytest.mark.parametrize("name", sorted(_compat.CALLBACK_STATE))
 def test_callback_state(name, tmp_path):
     """Each is an attribute once a training has begun."""
-    if name == "OrbaxCheckpoint" and not hasattr(keras.callbacks, name):
-        return  # of later versions
     kind = getattr(keras.callbacks, name)
     source = inspect.getsource(kind)
     parents = "".join(inspect.getsource(k) for k in kind.__mro__[1:-1])
