@@ -42,6 +42,9 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
         source_maps: `"compute"`: the source runs in each step; `"cache"` or a
             `SourceMapCache`: it runs once for each image that comes back. Can also be
             given to `fit`.
+        pairing: dict from layers of the target to those of the source, such as
+            `model.pairing.names`, edited; default: found by equal weights, names,
+            connections and structure, in this order.
 
     Attributes:
         target: the plain Keras model; use it to go on without this package.
@@ -72,8 +75,9 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
         regularizer=None,
         name=None,
         source_maps="compute",
+        pairing=None,
     ):
-        networks = Networks(target, source, taps)
+        networks = Networks(target, source, taps, pairing)
         # No autocast: casting raw images to half precision would cost their last
         # bits, and the inner layers cast by themselves.
         super().__init__(name=name, dtype=target.dtype_policy, autocast=False)

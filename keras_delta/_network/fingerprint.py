@@ -16,6 +16,16 @@ def digest(structure):
     return found.hexdigest()
 
 
+def of_text(text):
+    """A digest of a text, as hexadecimal digits."""
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def of_weights(layers):
+    """A digest of all weights of some layers."""
+    return digest([w.value.numpy() for layer in layers for w in layer.weights])
+
+
 def of_structure(graph):
     """A digest of what a `Graph` is besides its weights.
 
@@ -36,7 +46,7 @@ def of_structure(graph):
                 [tuple(t.shape) for t in node.outputs],
             )
         )
-    return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+    return of_text(repr(parts))
 
 
 def of_model(graph, tensors=()):
@@ -47,8 +57,6 @@ def of_model(graph, tensors=()):
         tensors: KerasTensors of the graph, such as taps.
     """
     index = {name: i for i, name in enumerate(graph.nodes)}
-    layers = graph.layers().values()
-    weights = [w.value.numpy() for layer in layers for w in layer.weights]
+    weights = of_weights(graph.layers().values())
     meant = [index.get(graph.name_of(t), -1) for t in tensors]
-    parts = f"{of_structure(graph)} {meant} {digest(weights)}"
-    return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
+    return of_text(f"{of_structure(graph)} {meant} {weights}")

@@ -6,10 +6,11 @@ from keras import tree
 
 from keras_delta._network import fingerprint, taps
 from keras_delta._network.copies import copy_model
+from keras_delta._network.entry import Entry
 from keras_delta._network.graph import Graph
 from keras_delta._network.heads import body_output
 from keras_delta._network.pairing import Pairing
-from keras_delta._network.sharing import Shared
+from keras_delta._network.sharing import Shared, settings
 
 
 class Networks:
@@ -21,6 +22,7 @@ class Networks:
             of the target without its head, as it is now.
         tapped: `"auto"`, a list of the target's layer names, or a dict from target to
             source names.
+        paired: dict of the pairs, where they are known, see `Pairing`.
 
     Attributes:
         target, source: their `Graph`s.
@@ -28,12 +30,13 @@ class Networks:
         pairing: the `Pairing` of the two.
         taps: dict, tapped layer of the target -> that of the source.
         target_taps, source_taps: dicts, tap -> KerasTensor of its map.
+        entry: the `Entry`, where the source begins in the target.
 
     Raises:
         TypeError, ValueError: see `DeltaModel`.
     """
 
-    def __init__(self, target, source=None, tapped="auto"):
+    def __init__(self, target, source=None, tapped="auto", paired=None):
         self.target = Graph(target, argument="target")
         if source is None:
             graph, end = self.target, body_output(self.target)
@@ -43,11 +46,12 @@ class Networks:
         self.frozen_source, self.source = copy, Graph(copy)
         if isinstance(tapped, dict):  # the copy of a nested model is flat
             tapped = {t: str(s).replace("/", "_") for t, s in tapped.items()}
-        self.pairing = Pairing(self.target, self.source)
+        self.pairing = Pairing(self.target, self.source, paired)
         self.taps = taps.choose(tapped, self.target, self.source, self.pairing)
         self.target_taps = {t: self.target.output_of(t) for t in self.taps}
         self.source_taps = {t: self.source.output_of(s) for t, s in self.taps.items()}
         self.pairing.check(list(self.source_taps.values()))
+        self.entry = Entry(self.target, self.source, self.pairing, self.source_taps)
 
     @property
     def target_map_shapes(self):
@@ -65,9 +69,18 @@ class Networks:
         taps = tree.flatten(self.source_taps)
         return fingerprint.of_model(self.source, taps)
 
+    @property
+    def maps_fingerprint(self):
+        """Digest of all that the source's maps of an image depend on."""
+        nodes = [self.target.nodes[n] for n in self.target.nodes if n in self.entry.front]
+        layers = [node.operation for node in nodes if node.is_layer]
+        front = [settings(node) for node in nodes], fingerprint.of_weights(layers)
+        return fingerprint.of_text(f"{self.source_fingerprint} {front}")
+
     def find_shared(self):
         """The calls that source and target compute alike as they are now."""
-        return Shared(self.target, self.source, self.pairing, self.source_taps)
+        taps = self.source_taps
+        return Shared(self.target, self.source, self.pairing, taps, self.entry)
 
     def trained_batch_norms(self):
         """The target's BatchNormalization layers whose statistics move."""
@@ -101,24 +114,23 @@ class Networks:
     def run_with_frozen_features(self, inputs, fetches=()):
         """As `run_target` in training mode, but for what the source has as well.
 
-        That part runs in inference mode, as a feature extractor: L2-FE's step.
+        That part runs in inference mode, as a feature extractor: L2-FE's step. What
+        augments the images in front of it does so.
         """
-        graph = self.target
         paired = [
-            graph.output_of(name)
+            self.target.output_of(name)
             for name in self.pairing.names
-            if graph.nodes[name].is_layer and graph.nodes[name].operation.weights
+            if self.target.nodes[name].is_layer
+            and self.target.nodes[name].operation.weights
         ]
-        frozen = graph.ancestors(paired)
-        entering = graph.entering(set(graph.nodes) - frozen)
-        features, fetched = graph.run(
-            (entering, fetches), graph.inputs, graph.feed(inputs), training=False
-        )
-        return graph.run(graph.outputs, entering, features, training=True), fetched
+        held = self.target.ancestors(paired) - self.entry.front
+        return self.run_target(inputs, True, fetches, held)
 
     def run_source(self, inputs):
-        """Dict tap -> the source's map, in inference mode."""
-        return self.go_on_in_source(self.source.inputs, self.source.feed(inputs))
+        """Dict tap -> the source's map of what the target takes, in inference mode."""
+        graph, entry = self.target, self.entry
+        values = graph.run(entry.tensors, graph.inputs, graph.feed(inputs), False)
+        return self.go_on_in_source(entry.feeds, values)
 
     def go_on_in_source(self, feeds, values):
         """As `run_source`, from some of the source's tensors on; no gradient."""

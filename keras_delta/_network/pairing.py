@@ -1,14 +1,9 @@
-"""Which layer of the target is which layer of the source.
+"""Which layer of the target is which layer of the source."""
 
-Layers are matched by structure: both graphs are read depth first and aligned by
-what each call is (class, shapes of its weights, channels of its output). Names play
-no part, because Keras numbers layers as a process goes: the second InceptionV3 of a
-process shares 297 names less with the first than one would think.
-"""
-
-from difflib import SequenceMatcher
-
+from keras_delta._errors import invalid, unknown_name
+from keras_delta._network.correspondence import find_pairs
 from keras_delta._network.graph import Graph
+from keras_delta._network.lora import own_weights, trained_values, values
 
 
 class Pairing:
@@ -17,6 +12,8 @@ class Pairing:
     Args:
         target: `Graph` of the target.
         source: `Graph` of the source.
+        names: pairs that are known, for networks that were trained since; None: see
+            `find_pairs`.
 
     Attributes:
         names: dict, name of a call in the target -> name of its counterpart.
@@ -26,20 +23,13 @@ class Pairing:
             does not have: the source's own head, as a rule.
     """
 
-    def __init__(self, target: Graph, source: Graph):
+    def __init__(self, target: Graph, source: Graph, names=None):
         self.target, self.source = target, source
-        a, b = target.depth_first(), source.depth_first()
-        matcher = SequenceMatcher(
-            None,
-            [_signature(target.nodes[name]) for name in a],
-            [_signature(source.nodes[name]) for name in b],
-            autojunk=False,
-        )
-        self.names = {
-            a[block.a + i]: b[block.b + i]
-            for block in matcher.get_matching_blocks()
-            for i in range(block.size)
-        }
+        if names is None:
+            found = find_pairs(target, source)
+        else:
+            found = _checked(names, target, source)
+        self.names = {name: found[name] for name in target.nodes if name in found}
         self._layers = _weighted(target)
         self._source_layers = _weighted(source)
         # A shared layer is paired if any of its calls is.
@@ -65,11 +55,15 @@ class Pairing:
         return pairs
 
     def of_layer(self, name):
-        """(target variable, source variable) of one paired target layer."""
+        """(target variable, source variable) of what trains of one paired layer.
+
+        Where LoRA trains in a kernel's place, the first one is a tensor, the kernel
+        with LoRA's product.
+        """
         layer = self._layers[name]
-        source = self._partner[id(layer)]
-        partner = {id(v): s for v, s in zip(layer.weights, source.weights, strict=True)}
-        return [(v, partner[id(v)]) for v in layer.trainable_variables]
+        pairs = zip(values(layer), values(self._partner[id(layer)]), strict=True)
+        moving = set(trained_values(layer))
+        return [pair for i, pair in enumerate(pairs) if i in moving]
 
     @property
     def new_variables(self):
@@ -128,16 +122,30 @@ class Pairing:
         return "\n".join(lines)
 
 
+def _checked(names, target, source):
+    """Pairs as a user gives them."""
+    if not isinstance(names, dict):
+        expected = "a dict of layer names, from the target's to the source's, or None"
+        raise TypeError(invalid("pairing", expected, names))
+    for ours, theirs in names.items():
+        for graph, name, whose in (target, ours, "target"), (source, theirs, "source"):
+            if name not in graph.nodes:
+                raise ValueError(unknown_name(f"pairing ({whose})", name, graph.nodes))
+        shapes = [
+            [tuple(v.shape) for v in own_weights(node.operation)] if node.is_layer else []
+            for node in (target.nodes[ours], source.nodes[theirs])
+        ]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"`pairing` says that the layer '{ours}' of the target is '{theirs}' of "
+                f"the source, but their weights have the shapes {shapes[0]} and "
+                f"{shapes[1]}. Pair layers of the same shape."
+            )
+    return names
+
+
 def _weighted(graph):
     return {name: layer for name, layer in graph.layers().items() if layer.weights}
-
-
-def _signature(node):
-    weights = ()
-    if node.is_layer:
-        weights = tuple(tuple(w.shape) for w in node.operation.weights)
-    channels = tuple(t.shape[-1] if len(t.shape) > 1 else None for t in node.outputs)
-    return (type(node.operation).__name__, weights, channels)
 
 
 def _describe(layer):

@@ -9,15 +9,15 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_delta import _compat
+from keras_delta._network.entry import draws_at_random
 from keras_delta._network.graph import takes_training
 
 # What a layer's config may say otherwise without computing otherwise, while frozen.
 WITHOUT_EFFECT = ("name", "trainable", "momentum", "build_config", "seed")
 WITHOUT_EFFECT_ENDS = ("_initializer", "_regularizer", "_constraint")
 
-# Noise that inference leaves out. Not random augmentation, which frozen layers behind
-# it are still meant to see.
+# Noise that is off where it is frozen. Not random augmentation, which frozen layers
+# behind it are still meant to see.
 NOISE = (
     keras.layers.Dropout,
     keras.layers.SpatialDropout1D,
@@ -32,65 +32,64 @@ NOISE = (
 class Shared:
     """The calls that a step computes once for source and target.
 
-    A call is shared if all of this holds: it has a counterpart in the source with
-    the same settings and bit for bit the same weights; nothing of it trains; it
-    does in training what it does in inference (dropout and BatchNormalization only
-    where frozen, no random augmentation); and what enters it is shared as well.
-    Shared calls are to be run in inference mode.
+    The source begins where `Entry` says, or later: a call is shared if all of this
+    holds: it has a counterpart in the source with the same settings and bit for bit the
+    same weights; nothing of it trains; it does in training what it does in inference
+    (BatchNormalization where frozen), or is random without weights, so that the source
+    must take what the target drew; and what enters it is shared as well.
 
     Args:
         target, source: `Graph`s.
         pairing: their `Pairing`.
         taps: the source's KerasTensors that are wanted.
+        entry: the `Entry`.
 
     Attributes:
         names: dict, shared call of the target -> call of the source.
+        held: names of those that are to be run in inference mode: all that are not
+            random, and frozen dropout.
         entering: KerasTensors of the target with which the source begins.
         feeds: the source's KerasTensors in their place.
     """
 
-    def __init__(self, target, source, pairing, taps):
+    def __init__(self, target, source, pairing, taps, entry):
         taps = tree.flatten(taps)
-        wanted = source.ancestors(taps)
-        tensors = _same_inputs(target, source)
-        self.names = {}
+        tensors = {
+            id(s): t for s, t in zip(entry.feeds, entry.tensors, strict=True)
+        }
+        shared = {}
         theirs = {theirs: ours for ours, theirs in pairing.names.items()}
         for name, node in source.nodes.items():
             ours = theirs.get(name)
             if (
-                name in wanted
+                name in entry.names
                 and ours is not None
                 and _alike(target.nodes[ours], node, tensors)
             ):
-                self.names[ours] = name
+                shared[ours] = name
                 outputs = target.nodes[ours].outputs
                 tensors.update(
                     (id(s), t) for s, t in zip(node.outputs, outputs, strict=True)
                 )
-        rest = wanted - set(self.names.values())
+        self.held = {n for n in shared if not _is_random(target.nodes[n].operation)}
+        in_front = {t: s for t, s in pairing.names.items() if t in entry.front}
+        self.names = {**in_front, **shared}
+        rest = entry.names - set(shared.values())
         found = {id(t): t for t in source.entering(rest)}
         found.update((id(t), t) for t in taps if source.name_of(t) not in rest)
         self.feeds = list(found.values())
-        self.entering = [tensors.get(id(t)) for t in self.feeds]
-        if any(t is None for t in self.entering):  # an input that only the source has
-            self.names, self.feeds, self.entering = {}, [], []
-        nodes = [(target.nodes[t], source.nodes[s]) for t, s in self.names.items()]
+        self.entering = [tensors[id(t)] for t in self.feeds]
+        nodes = [(target.nodes[t], source.nodes[s]) for t, s in shared.items()]
         self._layers = [(a.operation, b.operation) for a, b in nodes if a.is_layer]
 
     def still_holds(self):
         """Whether the shared layers still have the same weights, and none trains."""
         return all(
-            not a.trainable_variables and _same_in_training(a) and _same_weights(a, b)
+            not a.trainable_variables
+            and (_same_in_training(a) or _is_random(a))
+            and _same_weights(a, b)
             for a, b in self._layers
         )
-
-
-def _same_inputs(target, source):
-    """Dict from the id of a source's input to the target's input that is fed alike."""
-    pairs = list(zip(source.inputs, target.inputs, strict=False))
-    if len(source.inputs) > 1 and any(s.name != t.name for s, t in pairs):
-        return {}  # one is fed by names, perhaps, and the other by positions
-    return {id(s): t for s, t in pairs if s.dtype == t.dtype and s.shape == t.shape}
 
 
 def _alike(mine, theirs, tensors):
@@ -99,12 +98,15 @@ def _alike(mine, theirs, tensors):
     if entering != [id(t) for t in mine.inputs]:
         return False
     layer = mine.operation
-    if mine.is_layer and (layer.trainable_variables or not _same_in_training(layer)):
+    if mine.is_layer and (
+        layer.trainable_variables
+        or not (_same_in_training(layer) or _is_random(layer))
+    ):
         return False
     if _constants(mine) != _constants(theirs):
         return False
     return layer is theirs.operation or (
-        _settings(mine) == _settings(theirs)
+        settings(mine) == settings(theirs)
         and (not mine.is_layer or _same_weights(layer, theirs.operation))
     )
 
@@ -112,10 +114,17 @@ def _alike(mine, theirs, tensors):
 def _same_in_training(layer):
     if isinstance(layer, (keras.layers.BatchNormalization, *NOISE)):
         return not layer.trainable
-    return not takes_training(layer) and not _compat.has_seed_generators(layer)
+    return not takes_training(layer) and not draws_at_random(layer)
 
 
-def _settings(node):
+def _is_random(layer):
+    """Whether a layer only draws: the source is to take what it has drawn."""
+    if isinstance(layer, NOISE) and not layer.trainable:
+        return False
+    return not layer.weights and draws_at_random(layer)
+
+
+def settings(node):
     """What a call computes besides its weights, for comparing."""
     operation = node.operation
     if node.is_layer:

@@ -28,6 +28,7 @@ class Saving:
             "target": keras.saving.serialize_keras_object(self.target),
             "source": keras.saving.serialize_keras_object(self.source),
             "taps": dict(self.networks.taps),
+            "pairing": dict(self.pairing.names),
             "regularizer": regularizers.serialize(self.regularizer),
         }
 

@@ -11,7 +11,7 @@ from keras import tree
 from keras_delta import _compat
 from keras_delta._inputs import replay
 from keras_delta._inputs.training_data import TrainingData
-from keras_delta._training import checks
+from keras_delta._training import checks, start
 from keras_delta._training.hooks import SessionHooks
 
 
@@ -87,6 +87,7 @@ class Session:
         x, y, batch_size = (given.get(key) for key in ("x", "y", "batch_size"))
         self.data = TrainingData(x, y, batch_size, split)
         checks.data_fits(model, self.data)
+        start.check(model, self.data.first_inputs)
         self.data.drop_first_batch()
         epochs = given.get("epochs", 1) - given.get("initial_epoch", 0)
         steps = self.data.count_steps(epochs, given.get("steps_per_epoch"))
@@ -170,7 +171,7 @@ class Session:
             return
         networks = self.model.networks
         opened = self._cache.opened(
-            networks.source_fingerprint,
+            networks.maps_fingerprint,
             networks.source_map_shapes,
             self.data.count,
             keep=self._keep_cache,

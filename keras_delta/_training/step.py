@@ -80,7 +80,7 @@ class Step:
         networks = self._model.networks
         fetches = (networks.target_taps, self.shared.entering)
         if self._model.trains_features:
-            return networks.run_target(x, training, fetches, held=self.shared.names)
+            return networks.run_target(x, training, fetches, held=self.shared.held)
         return networks.run_with_frozen_features(x, fetches)
 
     def run(self, data, watch=False):
@@ -139,14 +139,12 @@ class Step:
         with tape.stop_recording():
             if self.cache is not None and self.cache.is_open:
                 source_maps = self.cache.maps(x, model.source_maps)
-            elif shared.names:
+            else:
                 source_maps = run_on_samples(
                     model.distribute_strategy,
                     lambda v: model.networks.go_on_in_source(shared.feeds, v),
                     entering,
                 )
-            else:
-                source_maps = model.source_maps(x)
         return y_pred, target_maps, source_maps
 
 

@@ -67,6 +67,9 @@ class Regularizer(keras.layers.Layer):
     needs_maps = False
     """Whether `feature_distance` is to be called with feature maps."""
 
+    starts_at_source = True
+    """Whether the method supposes that the target begins with the source's weights."""
+
     trains_features = True
     """Whether parameters that the source has as well are trained."""
 

@@ -22,6 +22,8 @@ class L2(Regularizer):
     Source: Li et al., "DELTA", TKDD 2021, doi 10.1145/3473912, section 4.2.
     """
 
+    starts_at_source = False
+
     def __init__(self, alpha=1e-4, beta=1e-4, name=None, **kwargs):
         super().__init__(alpha, beta, name=name, **kwargs)
 

@@ -22,6 +22,7 @@ class Sum(Regularizer):
         super().__init__(alpha=0.0, beta=0.0, name=name, **kwargs)
         self.members = list(members)
         self.needs_maps = any(m.needs_maps for m in self.members)
+        self.starts_at_source = any(m.starts_at_source for m in self.members)
         self.trains_features = all(m.trains_features for m in self.members)
 
     def _set_strength(self, name, value):

@@ -1,0 +1,86 @@
+"""Where the source begins in the target: both see the same pixels from there on."""
+
+from keras import tree
+
+from keras_delta import _compat
+
+
+class Entry:
+    """The tensors of the target that the source is fed with.
+
+    The source need not begin where the target does: the target may rescale, augment or
+    resize its images first, or so may both. From the first layers with weights on they
+    are pairs, and there the source takes what the target computed: the same crop, flip
+    and scale. What the source has in front of them does not run.
+
+    Args:
+        target, source: `Graph`s.
+        pairing: their `Pairing`.
+        taps: the source's KerasTensors that are wanted.
+
+    Attributes:
+        feeds: the source's KerasTensors with which it begins.
+        tensors: the target's in their place.
+        names: the calls of the source behind them, up to the taps.
+        front: the calls of the target before them.
+
+    Raises:
+        ValueError: for an input of the source that nothing in the target stands for.
+    """
+
+    def __init__(self, target, source, pairing, taps):
+        theirs = {theirs: ours for ours, theirs in pairing.names.items()}
+        taps = tree.flatten(taps)
+        wanted = source.ancestors(taps)
+        first = [
+            t
+            for name in wanted & set(theirs)
+            if source.nodes[name].is_layer and source.nodes[name].operation.weights
+            for t in source.nodes[name].outputs
+        ]
+        own = {source.name_of(t) for t in (*first, *taps)} - {None}
+        self.names = (own | source.descendants([*first, *taps])) & wanted
+        self.feeds = source.entering(self.names)
+        self.tensors = [
+            _counterpart(t, target, source, theirs, self.names) for t in self.feeds
+        ]
+        self.front = target.ancestors(self.tensors)
+
+    def changes_in_training(self, graph):
+        """Names of the calls in front that draw at random or train."""
+        return [name for name in graph.nodes if name in self.front and _moves(graph, name)]
+
+
+def _moves(graph, name):
+    node = graph.nodes[name]
+    return node.is_layer and (
+        draws_at_random(node.operation) or bool(node.operation.trainable_variables)
+    )
+
+
+def draws_at_random(layer):
+    """Whether a layer, or one inside it, draws random numbers."""
+    return any(map(_compat.has_seed_generators, _compat.flatten_layers(layer)))
+
+
+def _counterpart(tensor, target, source, theirs, behind):
+    """The target's tensor that enters where `tensor` enters the source."""
+    for name in source.nodes:
+        takes = source.nodes[name].inputs
+        if name in behind and name in theirs and any(t is tensor for t in takes):
+            ours = target.nodes[theirs[name]].inputs
+            if len(ours) == len(takes):
+                return ours[[id(t) for t in takes].index(id(tensor))]
+    producer = source.name_of(tensor)
+    if producer in theirs:
+        outputs = [id(t) for t in source.nodes[producer].outputs]
+        return target.nodes[theirs[producer]].outputs[outputs.index(id(tensor))]
+    inputs = [id(t) for t in source.inputs]
+    if producer is None and inputs.index(id(tensor)) < len(target.inputs):
+        return target.inputs[inputs.index(id(tensor))]
+    raise ValueError(
+        f"Source and target do not match: nothing in the target stands for the tensor "
+        f"'{tensor.name}' that the source needs. Build the target with "
+        "`keras_delta.attach_head(source, classes)`, or pass the source that it was "
+        "made from."
+    )

@@ -1,0 +1,41 @@
+"""A layer's weights, whether Keras's LoRA has added some to them or not."""
+
+from keras_delta import _compat
+
+BASES = ("kernel", "embeddings")  # what LoRA adds a product of two matrices to
+
+
+def own_weights(layer):
+    """The layer's weights without those of LoRA."""
+    return [v for v in layer.weights if not v.name.startswith("lora_")]
+
+
+def values(layer):
+    """`own_weights` as the layer computes with them: a base with LoRA's product.
+
+    Where there is no LoRA these are the variables themselves. A product is a tensor,
+    through which gradients reach LoRA's matrices.
+    """
+    merged = _merged(layer)
+    return [merged.get(id(v), v) for v in own_weights(layer)]
+
+
+def trained_values(layer):
+    """Positions in `own_weights` of what training moves, by itself or by LoRA."""
+    trained, merged = {id(v) for v in layer.trainable_variables}, _merged(layer)
+    by_lora = any(v.name.startswith("lora_") for v in layer.trainable_variables)
+    return [
+        i
+        for i, v in enumerate(own_weights(layer))
+        if id(v) in trained or (by_lora and id(v) in merged)
+    ]
+
+
+def _merged(layer):
+    """Dict from the id of a base to the tensor that LoRA makes of it."""
+    merged = {}
+    for part in _compat.flatten_layers(layer):
+        if getattr(part, "lora_enabled", False):
+            base = next(v for v in part.weights if v.name in BASES)
+            merged[id(base)] = getattr(part, base.name)
+    return merged

@@ -1,0 +1,242 @@
+"""Does training begin at the source: equal weights, and so equal maps?"""
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from keras_delta._errors import warn
+from keras_delta._network.entry import draws_at_random
+from keras_delta._network.lora import own_weights, values
+from keras_delta._network.sharing import settings
+
+SAMPLES = 2
+TOLERANCE = {"float32": 1e-3, "float64": 1e-3}  # of a map's size; 0.05 for others
+NOISE = 0.01  # of a map's size, that random layers may change in training
+
+# What Keras fills these weights with; a trained network has others.
+INITIAL = {"bias": 0, "beta": 0, "moving_mean": 0, "gamma": 1, "moving_variance": 1}
+
+
+def check(model, inputs=None):
+    """Warn where a method that keeps to the source would not begin at it.
+
+    Weights of paired layers must be equal, before a first step. Where those behind a
+    tap are, the maps must be, in inference mode; and in training mode but for
+    BatchNormalization, whose statistics are those of the batch there.
+
+    Args:
+        model: the `DeltaModel`.
+        inputs: a batch as the model takes it; None for noise.
+    """
+    regularizer, networks = model.regularizer, model.networks
+    if regularizer is None or not regularizer.starts_at_source:
+        return
+    moved = _other_weights(networks)
+    if model.optimizer is None or not int(ops.convert_to_numpy(model.optimizer.iterations)):
+        _check_weights(networks, moved)
+    if regularizer.needs_maps:
+        taps = {
+            tap: source
+            for tap, source in networks.taps.items()
+            if not moved & networks.target.ancestors(networks.target_taps[tap])
+        }
+        if taps:
+            _check_maps(networks, taps, _samples(networks.target, inputs))
+
+
+def _other_weights(networks):
+    """Names of the target's paired calls whose weights are not the source's."""
+    target, source = networks.target.nodes, networks.source.nodes
+    return {
+        ours
+        for ours, theirs in networks.pairing.names.items()
+        if target[ours].is_layer
+        and not all(
+            np.array_equal(v, w)
+            for v, w in zip(
+                values(target[ours].operation),
+                values(source[theirs].operation),
+                strict=True,
+            )
+        )
+    }
+
+
+def _check_weights(networks, moved):
+    if _is_initial(networks.source):
+        warn(
+            "The source looks as if it had never been trained: all its biases are zero "
+            "and its BatchNormalization is as it was made. A model that is built from "
+            "a config has no weights: load them before it becomes the source."
+        )
+    elif moved:
+        paired = [
+            name
+            for name in networks.pairing.names
+            if networks.target.nodes[name].is_layer
+            and networks.target.nodes[name].operation.weights
+        ]
+        first = next(name for name in paired if name in moved)
+        warn(
+            f"Training does not begin at the source: {len(moved)} of {len(paired)} "
+            "layers that target and source have in common have other weights, the "
+            f"first '{first}' of the target and "
+            f"'{networks.pairing.names[first]}' of the source. "
+            + (
+                "The target's are those of its initialisation: make it with "
+                "`keras_delta.attach_head(source, classes)`, or copy the weights."
+                if _is_initial(networks.target)
+                else "Was the target trained before, or made from other weights? If "
+                "it should begin where it is, leave `source` out; if the wrong layers "
+                "are paired (`model.pairing.names`), pass `pairing` to the DeltaModel."
+            )
+        )
+
+
+def _is_initial(graph):
+    """Whether all weights that begin at 0 or 1 are still there."""
+    known = [
+        (v, INITIAL[v.name])
+        for layer in graph.layers().values()
+        for v in own_weights(layer)
+        if v.name in INITIAL
+    ]
+    return bool(known) and all((np.asarray(v) == start).all() for v, start in known)
+
+
+def _samples(graph, inputs):
+    """Two samples of a batch for each of the target's inputs, or noise."""
+    if inputs is not None:
+        return [v[:SAMPLES] for v in graph.feed(inputs)]
+    random = np.random.default_rng(0)
+    shapes = [[SAMPLES, *(d or 64 for d in t.shape[1:])] for t in graph.inputs]
+    return [
+        ops.cast(random.uniform(0, 255 if len(shape) == 4 else 1, shape), t.dtype)
+        for shape, t in zip(shapes, graph.inputs, strict=True)
+    ]
+
+
+def _check_maps(networks, taps, feeds):
+    target, entry = networks.target, networks.entry
+    wanted = {tap: networks.target_taps[tap] for tap in taps}
+    with keras.StatelessScope():  # random layers draw in training what they would have
+        run = _run(target, (wanted, entry.tensors), target.inputs, feeds)
+        maps, entering = run
+        source_maps = _run(
+            networks.source,
+            {tap: networks.source_taps[tap] for tap in taps},
+            entry.feeds,
+            entering,
+        )
+        off = [t for t in taps if _distance(maps[t], source_maps[t]) > _tolerance(target)]
+        if off:
+            _warn_of_difference(networks, off[0], feeds, entering)
+            return
+        noise = _noise(networks)
+        if not noise:
+            return
+        held = set(target.nodes) - set(noise)
+        noisy = target.run(wanted, target.inputs, feeds, training=True, held=held)
+    for tap in taps:
+        size = _distance(noisy[tap], maps[tap])
+        if size > NOISE:
+            before = target.ancestors(wanted[tap])
+            _warn_of_noise(tap, [n for n in noise if n in before], size)
+            return
+
+
+def _run(graph, fetches, feeds, given):
+    return graph.run(fetches, feeds, given, training=False)
+
+
+def _distance(a, b):
+    """How far two arrays are apart, as a share of the second one's size."""
+    a, b = (ops.convert_to_numpy(ops.cast(v, "float32")) for v in (a, b))
+    size = np.sqrt(np.mean(np.square(b)))
+    return float(np.sqrt(np.mean(np.square(a - b))) / size) if size else 0.0
+
+
+def _tolerance(graph):
+    return max(
+        TOLERANCE.get(getattr(layer, "compute_dtype", "float32"), 0.05)
+        for layer in graph.layers().values()
+    )
+
+
+def _noise(networks):
+    """The target's random layers of which the source does not take the result."""
+    shared = networks.find_shared().names
+    return [
+        name
+        for name, node in networks.target.nodes.items()
+        if node.is_layer
+        and name not in shared
+        and name not in networks.entry.front
+        and draws_at_random(node.operation)
+    ]
+
+
+def _warn_of_noise(tap, layers, size):
+    names = ", ".join(f"'{n}'" for n in layers[:3]) + ", ..." * (len(layers) > 3)
+    warn(
+        f"In training, {names} in front of the tap '{tap}' change{'s' * (len(layers) == 1)} "
+        f"the target's map by {size:.0%} of its size, which the source's map does not "
+        "show: the feature penalty does not begin at 0. Set the rate of such layers to "
+        "0, put augmentation in front of the first layer with weights, or tap layers "
+        "before them."
+    )
+
+
+def _warn_of_difference(networks, tap, feeds, entering):
+    """Say which layers are the first with equal weights and other results."""
+    target, source, names = networks.target, networks.source, networks.pairing.names
+    before = target.ancestors(networks.target_taps[tap]) - networks.entry.front
+    pairs = {n: names[n] for n in target.nodes if n in before and n in names}
+    pairs[tap] = networks.taps[tap]
+    behind = {n: s for n, s in pairs.items() if s in networks.entry.names}
+    ours = _run(
+        target, {n: target.nodes[n].outputs for n in behind}, target.inputs, feeds
+    )
+    theirs = _run(
+        source,
+        {n: source.nodes[s].outputs for n, s in behind.items()},
+        networks.entry.feeds,
+        entering,
+    )
+    first = next(
+        n
+        for n in behind
+        if any(
+            a.shape != b.shape or _distance(a, b) > _tolerance(target)
+            for a, b in zip(ours[n], theirs[n], strict=True)
+        )
+    )
+    warn(
+        f"The maps of the tap '{tap}' differ before the first step, though the weights "
+        f"are equal: the feature penalty does not begin at 0. The first layers that "
+        f"differ: '{first}' of the target and '{behind[first]}' of the source"
+        f"{_cause(networks, first, behind[first])}. Tap layers before them, or pass "
+        "the source that the target was made from."
+    )
+
+
+def _cause(networks, ours, theirs):
+    """Why two calls give other results, as the end of a sentence."""
+    target, source, names = networks.target, networks.source, networks.pairing.names
+    takes = [target.name_of(t) for t in target.nodes[ours].inputs]
+    expected = [source.name_of(t) for t in source.nodes[theirs].inputs]
+    strangers = [
+        n
+        for n, s in zip(takes, expected, strict=False)
+        if n is not None and names.get(n) != s
+    ]
+    if strangers:
+        return f", which take what '{strangers[0]}' gives and what the source has there"
+    a, b = target.nodes[ours].operation, source.nodes[theirs].operation
+    if isinstance(a, keras.layers.Layer):
+        a, b = a.get_config(), b.get_config()
+        other = [k for k in a if k not in ("name", "trainable") and a[k] != b.get(k)]
+        if other:
+            key = other[0]
+            return f", which have {key}={a[key]!r} and {key}={b.get(key)!r}"
+    return ""
