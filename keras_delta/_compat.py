@@ -160,6 +160,12 @@ def variable_index(optimizer, variable):
     return optimizer._get_variable_index(variable)
 
 
+def known_variables(optimizer):
+    """Ids of the variables that a built optimizer can move."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return {id(v) for v in inner._trainable_variables}
+
+
 class NoCommonDecay:
     """Mix-in of an optimizer whose `update_step` decays the weights by itself."""
 

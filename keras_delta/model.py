@@ -10,7 +10,13 @@ from keras_delta._inputs import replay, samples
 from keras_delta._network.networks import Networks
 from keras_delta._training import checks, hosts, loop, session
 from keras_delta._training.saving import Saving
-from keras_delta._training.step import Pass, Step, call_target, run_on_samples
+from keras_delta._training.step import (
+    Pass,
+    Step,
+    build_optimizer,
+    call_target,
+    run_on_samples,
+)
 from keras_delta._training.target_alone import TargetAlone
 from keras_delta._training.watching import Watching
 
@@ -265,10 +271,7 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
             )
         checks.strategy_supports(self)
         checks.built_in_scope(self, "target", self.target.variables)
-        if self.optimizer is not None and not self.optimizer.built:
-            # With all variables: L2-FE's steps touch the head's alone.
-            with self.distribute_strategy.scope():
-                self.optimizer.build(self.trainable_variables)
+        build_optimizer(self)
         self._step = Step(self, cache)
         jit_compile = self.jit_compile
         self.jit_compile = jit_compile and cache is None  # XLA reads no files
@@ -279,8 +282,8 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
         self.train_function = function
 
     def renew_step(self):
-        """Make the step again if layers that it runs once for both now differ."""
-        if self.train_function is not None and not self._step.shared.still_holds():
+        """Make the step again if other layers train, or shared ones now differ."""
+        if self.train_function is not None and not self._step.still_holds():
             self.make_train_function(force=True)
 
     def call(self, inputs, training=None):

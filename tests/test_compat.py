@@ -569,3 +569,13 @@ def test_replace_save_json(tuner, tmp_path, monkeypatch):
     tuner.oracle.update_trial(trial.trial_id, {"loss": 1.0})
     tuner.save()
     assert {"trial.json", "oracle.json", "tuner0.json"} <= set(written)
+
+
+def test_known_variables():
+    optimizer = keras.optimizers.SGD()
+    known, other = keras.Variable(1.0), keras.Variable(1.0)
+    optimizer.build([known])
+    assert _compat.known_variables(optimizer) == {id(known)}
+    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD())
+    scaled.build([known, other])
+    assert _compat.known_variables(scaled) == {id(known), id(other)}

@@ -7,7 +7,7 @@ from difflib import SequenceMatcher
 import numpy as np
 
 from keras_delta._network.graph import Graph
-from keras_delta._network.lora import own_weights, values
+from keras_delta._network.lora import arrays, own_weights
 
 MOST = 0.9  # of the names must agree where names are to decide
 
@@ -135,9 +135,8 @@ def _by_weights(graph, names, kinds):
 
 def _checksum(layer):
     found = 0
-    for v in values(layer):
-        v = np.ascontiguousarray(v)
-        found = zlib.crc32(v.reshape(-1).view(np.uint8), found)
+    for v in arrays(layer):
+        found = zlib.crc32(np.ascontiguousarray(v).reshape(-1).view(np.uint8), found)
     return found
 
 

@@ -46,16 +46,15 @@ class Entry:
         ]
         self.front = target.ancestors(self.tensors)
 
-    def changes_in_training(self, graph):
-        """Names of the calls in front that draw at random or train."""
-        return [name for name in graph.nodes if name in self.front and _moves(graph, name)]
-
-
-def _moves(graph, name):
-    node = graph.nodes[name]
-    return node.is_layer and (
-        draws_at_random(node.operation) or bool(node.operation.trainable_variables)
-    )
+    def changing(self, target):
+        """Names of the calls in front that give other tensors in each step."""
+        return [
+            name
+            for name, node in target.nodes.items()
+            if name in self.front
+            and node.is_layer
+            and (node.operation.trainable_variables or draws_at_random(node.operation))
+        ]
 
 
 def draws_at_random(layer):

@@ -20,13 +20,26 @@ def head_layers(graph):
 
 def body_output(graph):
     """The last feature map `(B, positions..., C)` before a network's head, or None."""
-    found = None
-    for node in graph.nodes.values():
-        before = max((len(t.shape) for t in node.inputs), default=0)
-        after = max(len(t.shape) for t in node.outputs)
-        if before >= 3 and after == 2:
-            found = node.inputs[0]
-    return found
+    return next(reversed(_becoming_vectors(graph)), None)
+
+
+def body_outputs(graph):
+    """The last feature map of each branch before a network's head, a list."""
+    found = {id(t): t for t in _becoming_vectors(graph)}.values()
+    inner = graph.ancestors(
+        [graph.nodes[n].inputs for n in map(graph.name_of, found) if n]
+    )
+    return [t for t in found if graph.name_of(t) not in inner]
+
+
+def _becoming_vectors(graph):
+    """Maps that a call makes vectors of, in the order of computation."""
+    return [
+        node.inputs[0]
+        for node in graph.nodes.values()
+        if max((len(t.shape) for t in node.inputs), default=0) >= 3
+        and max(len(t.shape) for t in node.outputs) == 2
+    ]
 
 
 def output_activation(graph):

@@ -20,6 +20,11 @@ def values(layer):
     return [merged.get(id(v), v) for v in own_weights(layer)]
 
 
+def arrays(layer):
+    """`values` as NumPy arrays."""
+    return [getattr(v, "value", v).numpy() for v in values(layer)]
+
+
 def trained_values(layer):
     """Positions in `own_weights` of what training moves, by itself or by LoRA."""
     trained, merged = {id(v) for v in layer.trainable_variables}, _merged(layer)

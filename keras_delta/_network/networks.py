@@ -8,7 +8,7 @@ from keras_delta._network import fingerprint, taps
 from keras_delta._network.copies import copy_model
 from keras_delta._network.entry import Entry
 from keras_delta._network.graph import Graph
-from keras_delta._network.heads import body_output
+from keras_delta._network.heads import body_outputs
 from keras_delta._network.pairing import Pairing
 from keras_delta._network.sharing import Shared, settings
 
@@ -39,7 +39,8 @@ class Networks:
     def __init__(self, target, source=None, tapped="auto", paired=None):
         self.target = Graph(target, argument="target")
         if source is None:
-            graph, end = self.target, body_output(self.target)
+            graph, ends = self.target, body_outputs(self.target)
+            end = ends[0] if len(ends) == 1 else ends or None
         else:
             graph, end = Graph(source, argument="source"), None
         copy = copy_model(graph, end, name="source", trainable=False)
@@ -72,7 +73,9 @@ class Networks:
     @property
     def maps_fingerprint(self):
         """Digest of all that the source's maps of an image depend on."""
-        nodes = [self.target.nodes[n] for n in self.target.nodes if n in self.entry.front]
+        nodes = [
+            self.target.nodes[n] for n in self.target.nodes if n in self.entry.front
+        ]
         layers = [node.operation for node in nodes if node.is_layer]
         front = [settings(node) for node in nodes], fingerprint.of_weights(layers)
         return fingerprint.of_text(f"{self.source_fingerprint} {front}")

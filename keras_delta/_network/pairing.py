@@ -132,13 +132,15 @@ def _checked(names, target, source):
             if name not in graph.nodes:
                 raise ValueError(unknown_name(f"pairing ({whose})", name, graph.nodes))
         shapes = [
-            [tuple(v.shape) for v in own_weights(node.operation)] if node.is_layer else []
+            [tuple(v.shape) for v in own_weights(node.operation)]
+            if node.is_layer
+            else []
             for node in (target.nodes[ours], source.nodes[theirs])
         ]
         if shapes[0] != shapes[1]:
             raise ValueError(
-                f"`pairing` says that the layer '{ours}' of the target is '{theirs}' of "
-                f"the source, but their weights have the shapes {shapes[0]} and "
+                f"`pairing` says that the target's layer '{ours}' is '{theirs}' of the "
+                f"source, but their weights have the shapes {shapes[0]} and "
                 f"{shapes[1]}. Pair layers of the same shape."
             )
     return names

@@ -46,17 +46,16 @@ class Shared:
 
     Attributes:
         names: dict, shared call of the target -> call of the source.
-        held: names of those that are to be run in inference mode: all that are not
-            random, and frozen dropout.
+        random: names of those that draw at random, in training mode.
+        held: names of those that are to be run in inference mode: all the others
+            that `Entry` does not name.
         entering: KerasTensors of the target with which the source begins.
         feeds: the source's KerasTensors in their place.
     """
 
     def __init__(self, target, source, pairing, taps, entry):
         taps = tree.flatten(taps)
-        tensors = {
-            id(s): t for s, t in zip(entry.feeds, entry.tensors, strict=True)
-        }
+        tensors = {id(s): t for s, t in zip(entry.feeds, entry.tensors, strict=True)}
         shared = {}
         theirs = {theirs: ours for ours, theirs in pairing.names.items()}
         for name, node in source.nodes.items():
@@ -71,7 +70,8 @@ class Shared:
                 tensors.update(
                     (id(s), t) for s, t in zip(node.outputs, outputs, strict=True)
                 )
-        self.held = {n for n in shared if not _is_random(target.nodes[n].operation)}
+        self.random = [n for n in shared if _is_random(target.nodes[n].operation)]
+        self.held = set(shared) - set(self.random)
         in_front = {t: s for t, s in pairing.names.items() if t in entry.front}
         self.names = {**in_front, **shared}
         rest = entry.names - set(shared.values())
@@ -99,8 +99,7 @@ def _alike(mine, theirs, tensors):
         return False
     layer = mine.operation
     if mine.is_layer and (
-        layer.trainable_variables
-        or not (_same_in_training(layer) or _is_random(layer))
+        layer.trainable_variables or not (_same_in_training(layer) or _is_random(layer))
     ):
         return False
     if _constants(mine) != _constants(theirs):

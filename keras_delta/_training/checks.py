@@ -5,6 +5,7 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
+from keras_delta import _compat
 from keras_delta._errors import warn
 from keras_delta._inputs import labels
 from keras_delta._network.heads import output_activation
@@ -139,6 +140,20 @@ def strategy_supports(model):
             )
 
 
+def trains_in_floats(model):
+    """Refuse layers that are quantised: their integers would not move."""
+    for name, layer in model.networks.target.layers().items():
+        parts = _compat.flatten_layers(layer)
+        quantised = any(getattr(part, "quantization_mode", None) for part in parts)
+        with_lora = any(getattr(part, "lora_enabled", False) for part in parts)
+        if quantised and not with_lora and layer.trainable:
+            raise ValueError(
+                f"The layer '{name}' of the target is quantised, and its integers "
+                "cannot be trained. Train first and quantise afterwards with "
+                "`model.target.quantize(mode)`, or enable LoRA on the layer."
+            )
+
+
 def has_loss(model):
     """Refuse a model without anything to minimise before the data are looked at."""
     if model.loss is None and not model.losses:
@@ -148,7 +163,16 @@ def has_loss(model):
 
 
 def cache_can_be_read(model):
-    """Refuse a cache of source maps where XLA was asked for."""
+    """Refuse a cache where XLA was asked for, or the source takes what changes."""
+    networks = model.networks
+    changing = networks.entry.changing(networks.target) or networks.find_shared().random
+    if changing:
+        raise ValueError(
+            f"The source takes what the target's layer '{changing[0]}' gives, which is "
+            "another image in each step, so its maps cannot be kept in a cache. Put "
+            "augmentation into the data, as `ImageSet.batches` does, or train with "
+            '`source_maps="compute"`.'
+        )
     if model.jit_compile_asked:
         raise ValueError(
             "A cache of source maps reads memory and files in each step, which XLA "

@@ -81,6 +81,7 @@ class Session:
         checks.strategy_supports(model)
         checks.built_in_scope(model, "target", model.target.variables)
         checks.has_loss(model)
+        checks.trains_in_floats(model)
         split = given.get("validation_split", 0.0)
         if given.get("validation_data") is not None:
             split = 0.0  # as Keras
@@ -226,6 +227,7 @@ class _Begin(keras.callbacks.Callback):
         if not self._has_begun:  # by now callbacks have loaded what they load
             self.model.hosts.check_same_start(self.model)
         self._has_begun = True
+        self._session.model.renew_step()  # a callback may have thawed layers
 
 
 def _with_hooks(callbacks):

@@ -2,12 +2,12 @@
 
 import keras
 import numpy as np
-from keras import ops, tree
+from keras import ops
 
+from keras_delta._compat import array
 from keras_delta._errors import warn
 from keras_delta._network.entry import draws_at_random
-from keras_delta._network.lora import own_weights, values
-from keras_delta._network.sharing import settings
+from keras_delta._network.lora import arrays, own_weights
 
 SAMPLES = 2
 TOLERANCE = {"float32": 1e-3, "float64": 1e-3}  # of a map's size; 0.05 for others
@@ -32,7 +32,7 @@ def check(model, inputs=None):
     if regularizer is None or not regularizer.starts_at_source:
         return
     moved = _other_weights(networks)
-    if model.optimizer is None or not int(ops.convert_to_numpy(model.optimizer.iterations)):
+    if not int(ops.convert_to_numpy(model.optimizer.iterations)):
         _check_weights(networks, moved)
     if regularizer.needs_maps:
         taps = {
@@ -54,8 +54,8 @@ def _other_weights(networks):
         and not all(
             np.array_equal(v, w)
             for v, w in zip(
-                values(target[ours].operation),
-                values(source[theirs].operation),
+                arrays(target[ours].operation),
+                arrays(source[theirs].operation),
                 strict=True,
             )
         )
@@ -101,7 +101,7 @@ def _is_initial(graph):
         for v in own_weights(layer)
         if v.name in INITIAL
     ]
-    return bool(known) and all((np.asarray(v) == start).all() for v, start in known)
+    return bool(known) and all((array(v) == start).all() for v, start in known)
 
 
 def _samples(graph, inputs):
@@ -128,7 +128,9 @@ def _check_maps(networks, taps, feeds):
             entry.feeds,
             entering,
         )
-        off = [t for t in taps if _distance(maps[t], source_maps[t]) > _tolerance(target)]
+        off = [
+            t for t in taps if _distance(maps[t], source_maps[t]) > _tolerance(target)
+        ]
         if off:
             _warn_of_difference(networks, off[0], feeds, entering)
             return
@@ -179,8 +181,8 @@ def _noise(networks):
 def _warn_of_noise(tap, layers, size):
     names = ", ".join(f"'{n}'" for n in layers[:3]) + ", ..." * (len(layers) > 3)
     warn(
-        f"In training, {names} in front of the tap '{tap}' change{'s' * (len(layers) == 1)} "
-        f"the target's map by {size:.0%} of its size, which the source's map does not "
+        f"In training, layers in front of the tap '{tap}' draw at random ({names}) and "
+        f"change the target's map by {size:.0%} of its size, which the source's does not "
         "show: the feature penalty does not begin at 0. Set the rate of such layers to "
         "0, put augmentation in front of the first layer with weights, or tap layers "
         "before them."

@@ -74,7 +74,15 @@ class Step:
     def __init__(self, model, cache=None):
         self._model, self.cache = model, cache
         self.shared = model.networks.find_shared()
+        self._variables = model.variables_to_train
         self._pass = Pass(model, self._run_target)
+
+    def still_holds(self):
+        """Whether it trains what is to be trained, and shared layers are alike."""
+        now = self._model.variables_to_train
+        return list(map(id, now)) == list(map(id, self._variables)) and (
+            self.shared.still_holds()
+        )
 
     def _run_target(self, x, training):
         networks = self._model.networks
@@ -146,6 +154,27 @@ class Step:
                     entering,
                 )
         return y_pred, target_maps, source_maps
+
+
+def build_optimizer(model):
+    """Build a model's optimizer, with all variables: L2-FE touches the head's alone.
+
+    Raises:
+        ValueError: if it was built before some variables began to train.
+    """
+    if model.optimizer is None:
+        return
+    if not model.optimizer.built:
+        with model.distribute_strategy.scope():
+            model.optimizer.build(model.trainable_variables)
+    known = _compat.known_variables(model.optimizer)
+    unknown = [v.path for v in model.variables_to_train if id(v) not in known]
+    if unknown:
+        raise ValueError(
+            f"The optimizer was built before {len(unknown)} variables began to train, "
+            f"the first '{unknown[0]}'. Call `model.compile` again after layers are "
+            "thawed or LoRA is enabled."
+        )
 
 
 def call_target(model, inputs, training):

@@ -63,6 +63,15 @@ class TargetAlone:
         if self.predict_function is None:
             super().make_predict_function(force)
 
+    def quantize(self, *args, **kwargs):
+        """Refused: what is to be served is the target."""
+        raise ValueError(
+            "A DeltaModel trains, and quantised layers cannot. Train first, then "
+            "call `model.target.quantize(mode)` and go on with the target, or export it "
+            'with `kd.export_for_serving(model, path, names, format="litert", '
+            'quantize="int8")`.'
+        )
+
     def export(self, filepath, *args, **kwargs):
         """Export the target alone; see `keras.Model.export`."""
         if not self.hosts.is_first:
