@@ -67,7 +67,7 @@ class TargetAlone:
         """Refused: what is to be served is the target."""
         raise ValueError(
             "A DeltaModel trains, and quantised layers cannot. Train first, then "
-            "call `model.target.quantize(mode)` and go on with the target, or export it "
+            "call `model.target.quantize(mode)` and go on with the target, or export "
             'with `kd.export_for_serving(model, path, names, format="litert", '
             'quantize="int8")`.'
         )
