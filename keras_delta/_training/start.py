@@ -183,9 +183,9 @@ def _warn_of_noise(tap, layers, size):
     warn(
         f"In training, layers in front of the tap '{tap}' draw at random ({names}) and "
         f"change the target's map by {size:.0%} of its size, which the source's does "
-        "not show: the feature penalty does not begin at 0. Set the rate of such layers "
-        "to 0, put augmentation in front of the first layer with weights, or tap layers "
-        "before them."
+        "not show: the feature penalty does not begin at 0. Set the rate of such "
+        "layers to 0, put augmentation in front of the first layer with weights, or "
+        "tap layers before them."
     )
 
 
