@@ -77,7 +77,8 @@ def _pool(x, pooling):
     rank = len(x.shape) - 2
     if rank == 0:
         return x
+    last = "channels_last"  # whatever Keras's setting is
     if pooling == "flatten":
-        return keras.layers.Flatten(name="head_flatten")(x)
+        return keras.layers.Flatten(last, name="head_flatten")(x)
     layer = getattr(keras.layers, f"{POOLINGS[pooling]}{rank}D")
-    return layer(name="head_pool")(x)
+    return layer(last, name="head_pool")(x)

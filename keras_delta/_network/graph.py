@@ -83,10 +83,29 @@ class Graph:
         self.inputs = list(model.inputs)
         self._nodes = []
         self.outputs = self._walk(model, input_structure(model), ())
+        self._check_channels(argument)
         self.nodes = dict(zip(self._names(), self._nodes, strict=True))
         self._producer = {
             id(t): name for name, node in self.nodes.items() for t in node.outputs
         }
+
+    def _check_channels(self, argument):
+        """Refuse channels in another place than the last, where all look for them."""
+        for node in self._nodes:
+            if getattr(node.operation, "data_format", None) == "channels_first":
+                remedy = (
+                    "Build the same network with `data_format='channels_last'`, or "
+                )
+                remedy += (
+                    "after `keras.config.set_image_data_format('channels_last')`, "
+                )
+                remedy += "and copy the weights with `set_weights`: they are the same."
+                expected = "a network with the channels last"
+                received = (
+                    f"{self.model.name}, whose layer '{node.operation.name}' has "
+                )
+                received += "data_format='channels_first'"
+                raise ValueError(invalid(argument, expected, received, remedy))
 
     def _walk(self, model, inputs, path):
         if isinstance(model, keras.Sequential):

@@ -4,36 +4,12 @@
 the target's to the source's layer names, checked against both graphs.
 """
 
-from math import log2
-
-import keras
-
 from keras_delta._errors import invalid, unknown_name, warn
+from keras_delta._network import auto_taps
 from keras_delta._network.graph import Graph
 from keras_delta._network.pairing import Pairing
 
-CONVOLUTIONS = (
-    keras.layers.Conv1D,
-    keras.layers.Conv2D,
-    keras.layers.Conv3D,
-    keras.layers.SeparableConv1D,
-    keras.layers.SeparableConv2D,
-)
-DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
-EXAMPLE = "e.g. `taps=['block_6', 'block_12']`"
-
-_published = []
-
-
-def register_published_taps(find):
-    """Let `auto` find the published taps of a network.
-
-    Args:
-        find: function from a `Graph` to a list of layer names, in the order of
-            computation; None for a network that it does not know.
-    """
-    if find not in _published:
-        _published.append(find)
+MUCH = 0.5  # of the parameters in common behind the last tap is worth a word
 
 
 def choose(taps, target: Graph, source: Graph, pairing: Pairing):
@@ -51,8 +27,8 @@ def choose(taps, target: Graph, source: Graph, pairing: Pairing):
         ValueError: for an unknown name (closest ones listed), a layer without
             channels, a tap without counterpart, maps of different shapes.
     """
-    if taps == "auto":
-        taps = auto(target)
+    if isinstance(taps, str) and taps == "auto":
+        return _choose_auto(target, source, pairing)
     if isinstance(taps, (list, tuple)) and taps:
         chosen = {}
         for name in taps:
@@ -114,65 +90,42 @@ def check(name, graph: Graph, whose="model"):
         )
 
 
-def auto(graph: Graph, quiet=False):
-    """Published taps for a known network, else one per resolution stage.
-
-    Known are those of `keras_delta.backbones`, also where Keras or keras-cv built
-    them. For any other network: the output of the last convolution at each
-    resolution, depthwise ones excepted; a warning says so if there is one alone.
-
-    Args:
-        graph: the network's graph.
-        quiet: no warning, where no maps are going to be compared.
-
-    Returns:
-        List of names, in the order of computation.
-
-    Raises:
-        ValueError: if the network has no convolution, or its resolutions cannot
-            be told because the input shape leaves them open.
-    """
-    for find in _published:
-        if names := find(graph):
-            return names
-    names = _last_of_each_stage(graph)
-    if len(names) < 2 and not quiet:
-        warn(
-            f"`taps='auto'` found a single resolution stage in '{graph.model.name}', "
-            f"and takes '{names[0]}' alone. Name the layers to compare, {EXAMPLE}; "
-            f"`taps=['{names[0]}']` for this one without a warning."
-        )
-    return names
+def no_maps(graph: Graph):
+    """The text of an error about a network without feature maps."""
+    vectors = [n for n, v in graph.nodes.items() if v.is_layer and v.operation.weights]
+    return (
+        f"'{graph.model.name}' has no feature maps (batch, positions..., channels) to "
+        f"compare: its layers with weights, such as {vectors[:3]}, put out "
+        "vectors. Use a regularizer of the weights, such as 'l2_sp'."
+    )
 
 
-def _last_of_each_stage(graph):
-    convolutions = [
-        name
-        for name, node in graph.nodes.items()
-        if isinstance(node.operation, CONVOLUTIONS)
-        and not isinstance(node.operation, DEPTHWISE)
+def _choose_auto(target, source, pairing):
+    """Taps of the source, as far as the target has them in the same shape."""
+    ours = {theirs: ours for ours, theirs in pairing.names.items()}
+    common = [
+        theirs
+        for theirs in source.nodes
+        if theirs in ours and _fit(target.nodes[ours[theirs]], source.nodes[theirs])
     ]
-    if not convolutions:
-        raise ValueError(
-            f"`taps='auto'` found no convolution in '{graph.model.name}'. Name the "
-            f"layers to compare, {EXAMPLE}."
-        )
-    last = {}
-    first = graph.nodes[convolutions[0]].inputs[0].shape[1:-1]
-    for i, name in enumerate(convolutions):
-        size = graph.output_of(name).shape[1:-1]
-        if None in size:
-            raise ValueError(
-                f"`taps='auto'` cannot tell the resolution stages of "
-                f"'{graph.model.name}', because layer '{name}' has the shape "
-                f"{tuple(graph.output_of(name).shape)}. Build the model with a fixed "
-                "`input_shape`, or name the taps."
+    found = auto_taps.find(source, common)
+    if found:
+        behind = auto_taps.share_behind(source, found[-1], common)
+        if behind > MUCH:
+            warn(
+                f"`taps='auto'` compares {found}. {behind:.0%} of the parameters that "
+                "source and target have in common lie behind the last one and are "
+                "free to move. No later layer with feature maps is in both networks; "
+                "name others with `taps`, or add 'l2_sp'."
             )
-        # 1x1 with larger maps to come: a squeeze-and-excitation gate, not a stage.
-        later = [graph.output_of(n).shape[1:-1] for n in convolutions[i:]]
-        if max(size) == 1 and any(max(s) > 1 for s in later if None not in s):
-            continue
-        # Valid padding shaves a few pixels off within a stage: round to octaves.
-        stage = tuple(round(log2(a / b)) for a, b in zip(first, size, strict=False))
-        last[stage] = name
-    return [name for name in convolutions if name in last.values()]
+    return {ours[theirs]: theirs for theirs in found}
+
+
+def _fit(mine, theirs):
+    """Whether the outputs of two calls can be compared."""
+    if len(mine.outputs) != 1 or len(theirs.outputs) != 1:
+        return False
+    a, b = mine.outputs[0].shape[1:], theirs.outputs[0].shape[1:]
+    return len(a) == len(b) and all(
+        m == n or None in (m, n) for m, n in zip(a, b, strict=True)
+    )

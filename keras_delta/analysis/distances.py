@@ -10,7 +10,7 @@ import numpy as np
 from keras_delta import _disk
 from keras_delta._compat import array
 from keras_delta._errors import invalid
-from keras_delta._network import taps as tapping
+from keras_delta._network import auto_taps
 from keras_delta._plotting import save_figure
 from keras_delta.model import DeltaModel
 
@@ -18,8 +18,8 @@ REST = "rest"  # convolutions that no tap depends on
 ALL = "all"
 RESNET = re.compile(r"(?:.*/)?conv([2-5])_block\d+_([1-3])_conv")
 CONVOLUTIONS = (
-    *tapping.CONVOLUTIONS,
-    *tapping.DEPTHWISE,
+    *auto_taps.CONVOLUTIONS,
+    *auto_taps.DEPTHWISE,
     keras.layers.Conv1DTranspose,
     keras.layers.Conv2DTranspose,
     keras.layers.Conv3DTranspose,
@@ -129,7 +129,7 @@ def _kernels(layer):
             ("/depthwise", layer.depthwise_kernel, (-2, -1)),
             ("/pointwise", layer.pointwise_kernel, (-1,)),
         ]
-    if isinstance(layer, tapping.DEPTHWISE):
+    if isinstance(layer, auto_taps.DEPTHWISE):
         return [("", layer.kernel, (-2, -1))]
     transposed = type(layer).__name__.endswith("Transpose")  # (..., filters, inputs)
     return [("", layer.kernel, (-2,) if transposed else (-1,))]

@@ -9,10 +9,10 @@ from keras_delta import _arguments
 from keras_delta._checkpoint import Checkpoint
 from keras_delta._errors import invalid, warn
 from keras_delta._inputs import samples
-from keras_delta._network import fingerprint, memory
+from keras_delta._network import auto_taps, fingerprint, memory
 from keras_delta._network.graph import Graph
 from keras_delta._network.heads import head_layers
-from keras_delta._network.taps import auto, check
+from keras_delta._network.taps import check, no_maps
 from keras_delta.attention import losses
 from keras_delta.attention.ablation import Ablation
 from keras_delta.attention.head_fit import HeadFit
@@ -102,7 +102,10 @@ def _first(data):
 
 def _taps(model, graph, taps):
     if taps is None:
-        return list(getattr(model, "taps", None) or auto(graph))
+        taps = list(getattr(model, "taps", None) or auto_taps.find(graph))
+        if not taps:
+            raise ValueError(no_maps(graph))
+        return taps
     if not isinstance(taps, (str, Iterable)):
         raise TypeError(invalid("taps", "a list of layer names", taps))
     taps = [taps] if isinstance(taps, str) else list(dict.fromkeys(taps))

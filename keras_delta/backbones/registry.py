@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from keras_delta._errors import unknown_name
-from keras_delta._network import taps
+from keras_delta._network import auto_taps
 from keras_delta.backbones import published_taps
 from keras_delta.backbones.applications import inception_v3, resnet50, resnet101
 from keras_delta.backbones.efficientnet_lite import (
@@ -45,7 +45,7 @@ ALL = {
 }
 
 for _backbone in ALL.values():
-    taps.register_published_taps(_backbone.find_taps)
+    auto_taps.register_published_taps(_backbone.find_taps)
 
 
 def get(name):

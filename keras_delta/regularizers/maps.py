@@ -7,6 +7,7 @@ from keras_delta import _arguments
 from keras_delta._compat import array
 from keras_delta._errors import invalid, warn
 from keras_delta._inputs.samples import length, take
+from keras_delta._network.taps import no_maps
 from keras_delta.regularizers import distances
 from keras_delta.regularizers.base import Regularizer
 
@@ -40,6 +41,8 @@ class MapRegularizer(Regularizer):
 
     def bind(self, pairing, taps):
         """See `Regularizer.bind`; makes a variable for the scale of each tap."""
+        if not taps:
+            raise ValueError(no_maps(pairing.target))
         super().bind(pairing, taps)
         if self.variant == "relative":
             for i, tap in enumerate(taps):

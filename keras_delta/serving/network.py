@@ -4,6 +4,7 @@ import tensorflow as tf
 from keras import tree
 
 from keras_delta._errors import invalid
+from keras_delta._network import auto_taps
 from keras_delta._network import taps as tapping
 from keras_delta._network.graph import Graph
 from keras_delta._network.heads import body_output, head_layers, output_activation
@@ -117,13 +118,8 @@ class Network:
         return self._last_map is not None and len(self._last_map.shape) == 4
 
     def _auto(self):
-        try:
-            return tapping.auto(self.graph, quiet=True)
-        # Any image size, for example: reason enough to ask whoever trains with taps,
-        # but not whoever only exports.
-        except ValueError:
-            name = self.has_maps and self.graph.name_of(self._last_map)
-            return [name] if name else []
+        last = self.has_maps and self.graph.name_of(self._last_map)
+        return auto_taps.find(self.graph) or ([last] if last else [])
 
     def _feature_tensors(self):
         fetches = {name: self.graph.output_of(name) for name in self.taps}

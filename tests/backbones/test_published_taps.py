@@ -4,7 +4,7 @@ import keras
 import pytest
 
 from keras_delta import backbones
-from keras_delta._network import taps
+from keras_delta._network import auto_taps
 from keras_delta._network.graph import Graph
 
 LARGE = ("efficientnet_lite2", "resnet101")
@@ -46,7 +46,7 @@ TAPS = {
 def test_each_backbone_has_its_taps(name, nets):
     keras.layers.Activation("relu")  # not the first one of the process
     graph = Graph(nets(name))
-    assert taps.auto(graph) == list(TAPS[name])
+    assert auto_taps.find(graph) == list(TAPS[name])
     shapes = {tap: graph.output_of(tap).shape[1:] for tap in TAPS[name]}
     assert shapes == TAPS[name]
     finders = {backbone.find_taps for backbone in backbones.ALL.values()}
@@ -60,7 +60,7 @@ def test_inside_of_another_model(nets):
     image = keras.Input((224, 224, 3))
     pooled = keras.layers.GlobalAveragePooling2D()(net(image))
     graph = Graph(keras.Model(image, pooled))
-    assert taps.auto(graph) == list(TAPS["resnet50"])
+    assert auto_taps.find(graph) == list(TAPS["resnet50"])
 
 
 def test_a_small_network_is_not_taken_for_one():
@@ -70,4 +70,4 @@ def test_a_small_network_is_not_taken_for_one():
     graph = Graph(keras.Model(image, x))
     for backbone in backbones.ALL.values():
         assert backbone.find_taps(graph) is None
-    assert len(taps.auto(graph)) == 5
+    assert len(auto_taps.find(graph)) == 5

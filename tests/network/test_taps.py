@@ -1,13 +1,12 @@
 """Choice of the tapped layers."""
 
-import warnings
-
 import keras
 import numpy as np
 import pytest
 from keras import layers
 
-from keras_delta._network import taps
+import keras_delta as kd
+from keras_delta._network import auto_taps, taps
 from keras_delta._network.attach import attach_head
 from keras_delta._network.copies import copy_model
 from keras_delta._network.graph import Graph
@@ -42,7 +41,7 @@ def straight(*steps):
 def test_resnet50_has_its_published_taps():
     net = application("ResNet50", 32)
     graph = Graph(net)
-    assert taps.auto(graph) == RESNET50
+    assert auto_taps.find(graph) == RESNET50
     assert [graph.output_of(t).shape[-1] for t in RESNET50] == [256, 512, 1024, 2048]
     # Raw convolutions: the shortcut goes around them.
     cut = graph.cut([graph.output_of("conv4_block6_3_conv")])
@@ -51,7 +50,7 @@ def test_resnet50_has_its_published_taps():
         "conv4_block5_out",
     ]
     nested = keras.Model(net.input, layers.GlobalAveragePooling2D()(net(net.input)))
-    assert taps.auto(Graph(nested)) == RESNET50
+    assert auto_taps.find(Graph(nested)) == RESNET50
 
 
 def test_inception_v3_has_its_published_taps_whatever_its_numbers():
@@ -60,7 +59,7 @@ def test_inception_v3_has_its_published_taps_whatever_its_numbers():
     found = []
     for net in nets:
         graph = Graph(net)
-        found.append(taps.auto(graph))
+        found.append(auto_taps.find(graph))
         assert found[-1] == [net.layers[i].name for i in (9, 16, 86, 228)]
         channels = [graph.output_of(t).shape[-1] for t in found[-1]]
         assert channels == [64, 192, 288, 768]
@@ -73,7 +72,7 @@ def test_inception_v3_has_its_published_taps_whatever_its_numbers():
 
 def test_one_tap_per_resolution_of_mobilenet_v2():
     graph = Graph(application("MobileNetV2", 64, alpha=0.35))
-    found = taps.auto(graph)
+    found = auto_taps.find(graph)
     assert found == [
         "block_1_expand",
         "block_3_expand",
@@ -86,7 +85,7 @@ def test_one_tap_per_resolution_of_mobilenet_v2():
 
 def test_gates_of_squeeze_and_excitation_are_no_stage():
     graph = Graph(application("MobileNetV3Small", 64))
-    sizes = [tuple(graph.output_of(t).shape[1:3]) for t in taps.auto(graph)]
+    sizes = [tuple(graph.output_of(t).shape[1:3]) for t in auto_taps.find(graph)]
     assert sizes == [(32, 32), (16, 16), (8, 8), (4, 4), (2, 2)]
 
 
@@ -96,7 +95,7 @@ def test_a_last_stage_of_one_position_is_a_stage():
         layers.Conv2D(4, 16, name="one"),
         layers.Conv2D(4, 1, name="last"),
     )
-    assert taps.auto(Graph(net)) == ["full", "last"]
+    assert auto_taps.find(Graph(net)) == ["full", "last"]
 
 
 def test_valid_padding_stays_in_the_stage():
@@ -106,7 +105,7 @@ def test_valid_padding_stays_in_the_stage():
         layers.MaxPooling2D(2),
         layers.Conv2D(4, 1, name="third"),  # 6
     )
-    assert taps.auto(Graph(net)) == ["second", "third"]
+    assert auto_taps.find(Graph(net)) == ["second", "third"]
 
 
 def test_depthwise_convolutions_are_passed_over():
@@ -115,7 +114,7 @@ def test_depthwise_convolutions_are_passed_over():
         layers.DepthwiseConv2D(3, padding="same", name="depthwise"),
         layers.SeparableConv2D(4, 3, strides=2, padding="same", name="separable"),
     )
-    assert taps.auto(Graph(net)) == ["first", "separable"]
+    assert auto_taps.find(Graph(net)) == ["first", "separable"]
 
 
 def test_stages_do_not_depend_on_the_order_of_inputs(backbone):
@@ -123,7 +122,7 @@ def test_stages_do_not_depend_on_the_order_of_inputs(backbone):
     pooled = layers.GlobalAveragePooling2D()(backbone.output)
     out = layers.Dense(2)(layers.Concatenate()([meta, pooled]))
     net = keras.Model([meta, backbone.input], out)
-    assert taps.auto(Graph(net)) == ["conv0", "conv1", "conv2"]
+    assert auto_taps.find(Graph(net)) == ["conv0", "conv1", "conv2"]
 
 
 def test_taps_of_a_nested_backbone(backbone):
@@ -138,36 +137,87 @@ def test_taps_of_a_nested_backbone(backbone):
 
 def test_networks_can_register_their_taps(backbone, monkeypatch):
     """The first one that knows the network; None and nothing are passed over."""
-    monkeypatch.setattr(taps, "_published", [])
+    monkeypatch.setattr(auto_taps, "_published", [])
     graph = Graph(backbone)
     for names in (None, [], ["relu1"], ["relu0"]):
         find = {"conv0": names}.get
-        taps.register_published_taps(lambda graph, find=find: find(min(graph.nodes)))
-    assert taps.auto(graph) == ["relu1"]
+        auto_taps.register_published_taps(
+            lambda graph, find=find: find(min(graph.nodes))
+        )
+    assert auto_taps.find(graph) == ["relu1"]
 
 
 def test_the_published_taps_are_registered_once():
-    assert len(taps._published) == len(set(taps._published)) == 3
+    assert len(auto_taps._published) == len(set(auto_taps._published)) == 3
 
 
-def test_a_single_stage_is_warned_of():
-    """As in a vision transformer, whose one convolution embeds the patches."""
+def transformer(blocks=4, patches=True):
     x = image = keras.Input((16, 16, 3))
-    x = layers.Conv2D(8, 4, strides=4, name="patches")(x)
-    x = layers.Reshape((16, 8))(x)
-    x = layers.Add()([x, layers.MultiHeadAttention(2, 4)(x, x)])
-    vit = keras.Model(image, layers.Dense(8)(x), name="vit")
-    text = (
-        r"single resolution stage in 'vit', and takes 'patches' alone\. Name the "
-        r"layers to compare, e\.g\. `taps=\["
-    )
-    with pytest.warns(UserWarning, match=text) as caught:
-        assert taps.auto(Graph(vit)) == ["patches"]
-    assert caught[0].filename == __file__
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert taps.auto(Graph(vit), quiet=True) == ["patches"]
-        assert choose(["patches"], vit, vit) == {"patches": "patches"}
+    if patches:
+        x = layers.Conv2D(8, 4, strides=4, name="patches")(x)
+        x = layers.Reshape((16, 8))(x)
+    for k in range(blocks):
+        x = layers.Add()([x, layers.MultiHeadAttention(2, 4)(x, x)])
+        x = layers.Add(name=f"block{k}")([x, layers.Dense(8)(layers.Dense(64)(x))])
+    return keras.Model(image, layers.LayerNormalization()(x), name="vit")
+
+
+def test_a_transformer_is_tapped_over_its_depth():
+    """Its one convolution embeds the patches; all blocks would be free to move."""
+    found = auto_taps.find(Graph(transformer()))
+    assert found == ["block0", "block1", "block2", "block3"]
+
+
+def test_a_stack_of_one_resolution_is_tapped_over_its_depth():
+    steps = [layers.Conv2D(3, 3, padding="same", name=f"c{k}") for k in range(8)]
+    assert auto_taps.find(Graph(straight(*steps))) == ["c1", "c3", "c5", "c7"]
+
+
+def test_dense_layers_on_tokens():
+    x = tokens = keras.Input((9, 6))
+    for k in range(3):
+        x = layers.Dense(6, name=f"mix{k}")(x)
+    assert auto_taps.find(Graph(keras.Model(tokens, x))) == ["mix0", "mix1", "mix2"]
+
+
+def unet(body, ends):
+    x = body.get_layer(ends[-1]).output
+    for k, end in enumerate(reversed(ends[:-1])):
+        skip = layers.Concatenate()(
+            [layers.UpSampling2D()(x), body.get_layer(end).output]
+        )
+        x = layers.Conv2D(8, 3, padding="same", name=f"up{k}")(skip)
+    return keras.Model(body.input, layers.Conv2D(2, 1, name="mask")(x))
+
+
+def two_outputs(body, ends):
+    a, b = (body.get_layer(end).output for end in ends[-2:])
+    a = layers.Conv2D(4, 1, name="box")(a)
+    return keras.Model(body.input, {"box": a, "cls": layers.Conv2D(2, 1)(b)})
+
+
+def convolution_head(body, ends):
+    x = layers.Conv2D(32, 3, padding="same", name="extra")(body.output)
+    return keras.Model(body.input, layers.Dense(2)(layers.Flatten()(x)))
+
+
+@pytest.mark.parametrize("head", [unet, two_outputs, convolution_head])
+def test_taps_are_in_both_networks_whatever_the_head(backbone, head):
+    """Layers that only the target has are no taps."""
+    ends = ["conv0", "conv1", "conv2"]
+    target = head(copy_model(backbone), ends)
+    assert choose("auto", target, backbone) == dict(zip(ends, ends, strict=True))
+
+
+def test_much_of_the_network_behind_the_last_tap_is_said(backbone):
+    wide = copy_model(backbone)
+    x = layers.Flatten(name="flat")(wide.output)
+    source = keras.Model(wide.input, layers.Dense(60, name="wide")(x))
+    body = copy_model(source)
+    target = keras.Model(body.input, layers.Dense(3, name="new")(body.output))
+    with pytest.warns(UserWarning, match=r"9\d% of the parameters.*add 'l2_sp'"):
+        found = choose("auto", target, source)
+    assert list(found) == ["conv0", "conv1", "conv2"]
 
 
 def test_taps_as_a_dict(backbone):
@@ -251,26 +301,55 @@ def test_open_positions_fit_everything(new_backbone):
     assert choose(["conv1"], target, new_backbone()) == {"conv1": "conv1"}
 
 
-def test_auto_needs_a_fixed_input_shape(new_backbone):
+def test_stages_of_an_open_input_shape(new_backbone):
     net = new_backbone(size=None, name="open")
-    with pytest.raises(ValueError) as e:
-        taps.auto(Graph(net))
-    assert str(e.value) == (
-        "`taps='auto'` cannot tell the resolution stages of 'open', because layer "
-        "'conv0' has the shape (None, None, None, 4). Build the model with a fixed "
-        "`input_shape`, or name the taps."
-    )
+    assert auto_taps.find(Graph(net)) == ["conv0", "conv1", "conv2"]
 
 
-def test_auto_needs_a_convolution():
-    i = keras.Input((4,))
-    net = keras.Model(i, layers.Dense(2)(i), name="flat")
-    with pytest.raises(ValueError) as e:
-        taps.auto(Graph(net))
-    assert str(e.value) == (
-        "`taps='auto'` found no convolution in 'flat'. Name the layers to compare, "
-        "e.g. `taps=['block_6', 'block_12']`."
-    )
+def test_a_network_of_vectors_has_no_taps():
+    x = i = keras.Input((4,))
+    net = keras.Model(i, layers.Dense(5, name="hidden")(x), name="flat")
+    target = keras.Model(i, layers.Dense(2)(copy_model(net)(i)))
+    model = kd.DeltaModel(target, source=net)
+    assert model.taps == []
+    model.set_regularizer("l2_sp")
+    for regularizer in ("feature_map", "delta"):
+        with pytest.raises(ValueError, match=r"no feature maps.*'hidden'.*'l2_sp'"):
+            model.set_regularizer(regularizer)
+
+
+def test_channels_first_is_refused_by_name():
+    """All that looks at channels looks at the last axis."""
+    i = keras.Input((3, 8, 8))
+    x = layers.Conv2D(4, 3, padding="same", data_format="channels_first", name="c")(i)
+    source = keras.Model(i, x, name="first")
+    for use in (
+        lambda: attach_head(source, 3),
+        lambda: kd.DeltaModel(source),
+        lambda: kd.ChannelAttention.compute(source, (np.zeros((1, 3, 8, 8)), [0])),
+        lambda: kd.export_for_serving(source, "nowhere", ["a", "b"]),
+    ):
+        with pytest.raises(ValueError, match=r"first, whose layer 'c'.*set_weights"):
+            use()
+
+
+def test_the_advice_about_channels_first_works():
+    def network(data_format):
+        shape = (3, 8, 8) if data_format == "channels_first" else (8, 8, 3)
+        x = i = keras.Input(shape)
+        for _ in range(2):
+            x = layers.Conv2D(4, 3, padding="same", data_format=data_format)(x)
+        return keras.Model(i, x)
+
+    first, last = network("channels_first"), network("channels_last")
+    last.set_weights(first.get_weights())
+    setting = keras.config.image_data_format()
+    keras.config.set_image_data_format("channels_first")
+    try:
+        target = attach_head(last, 3)
+    finally:
+        keras.config.set_image_data_format(setting)
+    assert target.get_layer("head_pool").output.shape == (None, 4)
 
 
 def test_shared_layers_can_be_tapped_at_each_call():
