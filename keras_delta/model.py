@@ -6,7 +6,7 @@ import inspect
 import keras
 
 from keras_delta import _compat, caching, regularizers
-from keras_delta._inputs import replay, samples
+from keras_delta._inputs import outputs, replay, samples
 from keras_delta._network.networks import Networks
 from keras_delta._training import checks, hosts, loop, session
 from keras_delta._training.saving import Saving
@@ -179,7 +179,8 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
         super().compile(*args, **kwargs)
         given = inspect.signature(super().compile).bind(*args, **kwargs).arguments
         self.jit_compile_asked = given.get("jit_compile") is True
-        checks.loss_matches_head(self.loss, self.networks.target)
+        outputs.check_heads(self.loss, self.networks.target)
+        outputs.check_metrics(given.get("metrics"), self.loss, self.networks.target)
         if regularizer is not None:
             self.set_regularizer(regularizer)
 

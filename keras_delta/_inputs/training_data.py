@@ -9,7 +9,7 @@ from keras_delta._inputs import replay, samples
 
 
 class TrainingData:
-    """What `fit` was given to train on, and what one look at it tells.
+    """What `fit` was given to train on, or validate, and what one look at it tells.
 
     Of arrays, all labels and the first batch are looked at, those for validation
     included; of a `tf.data.Dataset` the first batch alone; anything else (a generator,
@@ -18,6 +18,7 @@ class TrainingData:
     Args:
         x, y, batch_size: as `fit` takes them.
         validation_split: the share of arrays that `fit` keeps for validation.
+        what: what the data are for, for messages.
 
     Attributes:
         x, y: what is trained on, without the part for validation.
@@ -31,14 +32,16 @@ class TrainingData:
         ValueError: for data without a sample.
     """
 
-    def __init__(self, x, y=None, batch_size=None, validation_split=0.0):
-        self.batch_size = batch_size
+    def __init__(
+        self, x, y=None, batch_size=None, validation_split=0.0, what="training"
+    ):
+        self.batch_size, self._what = batch_size, what
         self.first_inputs = self.labels = self.first_size = None
         self.all_labels = False
         self.x, self.y = samples.without_validation(x, y, validation_split)
         if isinstance(x, tf.data.Dataset):
             self._look_at_dataset(x)
-        elif x is not None and y is not None and samples.are_arrays(x):
+        elif x is not None and samples.are_arrays(x):
             self._look_at_arrays(x, y)
 
     def drop_first_batch(self):
@@ -50,21 +53,26 @@ class TrainingData:
             batch = next(iter(dataset.take(1)), None)
         if batch is None:
             raise ValueError(
-                "The training data is empty: the tf.data.Dataset has no batch. Check "
-                "the folder or the filters it was made from."
+                f"The {self._what} data is empty: the tf.data.Dataset has no batch. "
+                "Check the folder or the filters it was made from."
             )
         self.first_inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
         flat = tree.flatten(self.first_inputs)
         self.first_size = len(flat[0]) if flat else 0
-        self.labels = tree.map_structure(np.asarray, labels)
+        self._set_labels(labels)
 
     def _look_at_arrays(self, x, y):
         total = samples.length(x) if tree.flatten(x) else 0
         if total == 0:
-            raise ValueError("The training data is empty: `x` has no samples.")
+            raise ValueError(f"The {self._what} data is empty: `x` has no samples.")
         self.first_size = min(samples.length(self.x), self.batch_size or 32)
         self.first_inputs = samples.take(self.x, 0, self.first_size)
-        self.labels, self.all_labels = tree.map_structure(np.asarray, y), True
+        self._set_labels(y)
+        self.all_labels = True
+
+    def _set_labels(self, y):
+        if y is not None:
+            self.labels = tree.map_structure(np.asarray, y)
 
     @property
     def count(self):

@@ -2,10 +2,12 @@
 
 import keras
 
+from keras_delta import _tasks
 from keras_delta._arguments import choice, integer, number
 from keras_delta._errors import invalid
 from keras_delta._network.copies import copy_model
 from keras_delta._network.graph import Graph
+from keras_delta._network.heads import output_activation
 
 POOLINGS = {"avg": "GlobalAveragePooling", "max": "GlobalMaxPooling"}
 
@@ -14,6 +16,7 @@ def attach_head(
     source,
     classes,
     *,
+    task=None,
     pooling="avg",
     dropout=0.0,
     activation=None,
@@ -28,7 +31,11 @@ def attach_head(
     Args:
         source: Functional or Sequential backbone that puts out feature maps
             `(B, H, W, C)` (or vectors `(B, C)`, which are not pooled).
-        classes: number of target classes, 2 or more.
+        classes: number of the head's units: of classes, labels or numbers to predict.
+            One unit is for yes or no, or for one number.
+        task: `"multiclass"` (one of several classes), `"multilabel"` (any of several
+            labels), `"binary"` (one unit) or `"regression"`: checks the number of
+            units. The head is the same for all, the loss tells them apart.
         pooling: `"avg"`, `"max"` or `"flatten"`.
         dropout: rate of the dropout before the classifier.
         activation: of the classifier; default: none, i.e. logits. Use
@@ -44,32 +51,49 @@ def attach_head(
         A Functional `keras.Model` with the output `(B, classes)`, float32.
 
     Raises:
-        ValueError: for fewer than two classes, an unknown `pooling`, or a
-            source with several outputs.
+        ValueError: for units that the task cannot have, an unknown `pooling` or
+            `task`, a source with several outputs or with a classifier at its end.
     """
-    momentum = number(
-        "batch_norm_momentum", batch_norm_momentum, below=1, optional=True
-    )
-    classes = integer("classes", classes, least=2)
+    name_of = "batch_norm_momentum"
+    momentum = number(name_of, batch_norm_momentum, below=1, optional=True)
     choice("pooling", pooling, (*POOLINGS, "flatten"))
     graph = Graph(source, argument="source")
-    outputs = keras.tree.flatten(graph.outputs)
-    if len(outputs) != 1:
-        raise ValueError(
-            invalid("source", "a model with one output", f"{len(outputs)} outputs")
-        )
+    classes = _check(graph, classes, task)
     # That a source was frozen first is no reason for its copy to be.
     body = copy_model(graph, trainable=True)
-    if momentum is not None:
-        for layer in body.layers:
-            if isinstance(layer, keras.layers.BatchNormalization):
-                layer.momentum = momentum
+    for layer in body.layers:
+        if momentum is not None and isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = momentum
     x = _pool(keras.tree.flatten(body.output)[0], pooling)
     if dropout:
         x = keras.layers.Dropout(dropout, name="head_dropout")(x)
     # float32 whatever the policy: a softmax over half-precision logits is coarse.
     x = keras.layers.Dense(classes, activation, dtype="float32", name="head")(x)
     return keras.Model(body.input, x, name=name or f"{source.name}_{classes}")
+
+
+def _check(graph, classes, task):
+    """Refuse heads that a task cannot have, and sources that have one already."""
+    if task is not None:
+        choice("task", task, _tasks.TASKS)
+    classes = integer("classes", classes, least=2 if task == _tasks.MULTICLASS else 1)
+    if task == _tasks.BINARY and classes != 1:
+        remedy = "For two classes with a softmax: `task='multiclass'`."
+        raise ValueError(invalid("classes", "1 for yes or no", classes, remedy))
+    outputs = keras.tree.flatten(graph.outputs)
+    if len(outputs) != 1:
+        raise ValueError(
+            invalid("source", "a model with one output", f"{len(outputs)} outputs")
+        )
+    vectors = len(outputs[0].shape) == 2
+    if vectors and output_activation(graph) in ("softmax", "sigmoid"):
+        remedy = "Leave its head out, e.g. `include_top=False`, or pass "
+        remedy += "`keras.Model(source.inputs, source.layers[-2].output)`."
+        received = f"'{graph.model.name}', whose last layer is a classifier"
+        raise ValueError(
+            invalid("source", "a backbone without its classifier", received, remedy)
+        )
+    return classes
 
 
 def _pool(x, pooling):

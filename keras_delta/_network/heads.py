@@ -42,12 +42,17 @@ def _becoming_vectors(graph):
     ]
 
 
-def output_activation(graph):
-    """Activation of the output: `"softmax"`, `"sigmoid"`, `"linear"` or None.
+def output_activation(graph, output=None):
+    """Activation of an output: `"softmax"`, `"sigmoid"`, `"linear"` or None.
 
-    None where it cannot be told: several outputs, or a layer that is not known.
+    None where it cannot be told: a layer that is not known, or several outputs and
+    none of them named.
+
+    Args:
+        graph: the network's `Graph`.
+        output: KerasTensor; default: the only output.
     """
-    outputs = keras.tree.flatten(graph.outputs)
+    outputs = keras.tree.flatten(graph.outputs) if output is None else [output]
     name = graph.name_of(outputs[0]) if len(outputs) == 1 else None
     while name is not None:
         node = graph.nodes[name]

@@ -1,5 +1,7 @@
 """Refusals before training: what would fail late, silently, or without a reason."""
 
+import re
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -7,52 +9,13 @@ from keras import tree
 
 from keras_delta import _compat
 from keras_delta._errors import warn
-from keras_delta._inputs import labels
-from keras_delta._network.heads import output_activation
+from keras_delta._inputs import labels, outputs
 from keras_delta._training import hosts
 
 USUAL_MOMENTUM = 0.9  # PyTorch's, and so the authors' program's
 OLD_STATISTICS = 0.2  # share of BatchNorm's statistics that may stem from before
 
 SCALING = ("Rescaling", "ImageNetPreprocessing")  # layers that expect raw images
-
-LOGITS_LOSSES = {
-    "SparseCategoricalCrossentropy": "softmax",
-    "CategoricalCrossentropy": "softmax",
-    "CategoricalFocalCrossentropy": "softmax",
-    "BinaryCrossentropy": "sigmoid",
-    "BinaryFocalCrossentropy": "sigmoid",
-    "sparse_categorical_crossentropy": "softmax",
-    "categorical_crossentropy": "softmax",
-    "binary_crossentropy": "sigmoid",
-}
-
-
-def loss_matches_head(loss, graph):
-    """Refuse a loss that takes logits for probabilities, or the other way round."""
-    activation = output_activation(graph)
-    wanted = LOGITS_LOSSES.get(labels.loss_name(loss))
-    if activation is None or wanted is None:
-        return
-    from_logits = bool(getattr(loss, "from_logits", False))
-    if from_logits and activation != "linear":
-        raise ValueError(
-            f"The loss {labels.loss_name(loss)} has from_logits=True, but the head "
-            f"already ends in a {activation}. Use from_logits=False, or a head "
-            "without activation."
-        )
-    if not from_logits and activation == "linear":
-        raise ValueError(
-            f"The loss {labels.loss_name(loss)} expects probabilities "
-            "(from_logits=False), but the head puts out logits. Use "
-            f"`keras.losses.{_class_name(loss)}(from_logits=True)`, or give the head "
-            f"the activation '{wanted}'."
-        )
-
-
-def _class_name(loss):
-    name = labels.loss_name(loss)
-    return "".join(p.title() for p in name.split("_")) if "_" in name else name
 
 
 def built_in_scope(model, what, variables):
@@ -201,10 +164,43 @@ def data_fits(model, data):
             f"The batch has {data.first_size} sample(s) for {replicas} replicas. Use a "
             f"batch size of {replicas} or more: it is shared among them."
         )
-    width = model.target.outputs[0].shape[-1]
-    flat = tree.flatten(data.labels)
-    if len(flat) == 1 and not isinstance(model.loss, (dict, list)):
-        labels.check(flat[0], width, model.loss, data.all_labels)
+    labels_fit(model, data)
+
+
+def labels_fit(model, data, complete=True):
+    """Refuse labels that an output's loss cannot be computed from.
+
+    Args:
+        model: the `DeltaModel`.
+        data: `TrainingData`.
+        complete: whether labels that are all alike are refused, if all are known.
+    """
+    if model.loss is None:
+        return
+    if data.labels is None:
+        raise ValueError(
+            "The data has no labels, which the loss needs: pass `(x, y)`, or a data "
+            "set of pairs."
+        )
+    graph = model.networks.target
+    losses, names = outputs.losses(model.loss, graph), outputs.names(graph)
+    targets = outputs.targets(data.labels, losses, names)
+    tensors = tree.flatten(graph.outputs)
+    for i, (loss, y, tensor) in enumerate(zip(losses, targets, tensors, strict=True)):
+        if loss is not None:
+            name = names[i] if len(tensors) > 1 else None
+            labels.check(y, tensor.shape, loss, data.all_labels and complete, name)
+
+
+def explain_label(model, error):
+    """Say in our words that a batch had a label out of range; TensorFlow found it."""
+    found = re.search(r"label value of (-?\d+) .*?range of \[0, (\d+)\)", str(error))
+    if found:
+        raise ValueError(
+            f"A batch holds the label {found[1]}, but the head has {found[2]} classes, "
+            f"0 to {int(found[2]) - 1}. The first batch, at which `fit` looks before "
+            "training, had none. Check the label encoding of the whole data set."
+        ) from error
 
 
 def _pixels(model, fed):

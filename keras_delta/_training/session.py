@@ -6,6 +6,7 @@ import sys
 import threading
 
 import keras
+import tensorflow as tf
 from keras import tree
 
 from keras_delta import _compat
@@ -61,11 +62,13 @@ class Session:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, kind, error, trace):
         try:
-            return self._stack.__exit__(*error)
+            self._stack.__exit__(kind, error, trace)
         finally:
             self._let_go()
+        if isinstance(error, tf.errors.InvalidArgumentError):
+            checks.explain_label(self.model, error)
 
     def _let_go(self):
         """Drop the data, which may be large."""
@@ -90,6 +93,7 @@ class Session:
         checks.data_fits(model, self.data)
         start.check(model, self.data.first_inputs)
         self.data.drop_first_batch()
+        self._look_at_validation_data(given.get("validation_data"))
         epochs = given.get("epochs", 1) - given.get("initial_epoch", 0)
         steps = self.data.count_steps(epochs, given.get("steps_per_epoch"))
         checks.batch_norm_keeps_up(model, steps)
@@ -97,6 +101,17 @@ class Session:
             checks.cache_can_be_read(model)
             with replay.unmoved(self.data.x):
                 self._cache.check_data(self.data.x, self.data.y, self.data.first_size)
+
+    def _look_at_validation_data(self, given):
+        """Wrong labels show now, and not after an epoch."""
+        if given is None:
+            return
+        x, y = (
+            (given[0], given[1]) if isinstance(given, (tuple, list)) else (given, None)
+        )
+        data = TrainingData(x, y, what="validation")
+        if data.first_size is not None:
+            checks.labels_fit(self.model, data, complete=False)
 
     @property
     def _cache(self):

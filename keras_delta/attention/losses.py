@@ -6,19 +6,19 @@ import tensorflow as tf
 from keras import ops, tree
 
 from keras_delta import _compat
-from keras_delta._errors import invalid
-from keras_delta._inputs import labels
+from keras_delta._inputs import labels, outputs
 from keras_delta._network.graph import Graph
 from keras_delta._network.heads import output_activation
+from keras_delta._tasks import loss_name
 
 
-def with_logits(outputs):
+def with_logits(predicted):
     """Outputs as a list; those of a softmax or sigmoid as (output, logits).
 
     Keras's cross-entropies go back from probabilities to the logits that Keras
     notes on them; the note is lost where a traced function ends.
     """
-    logits = [(t, _compat.logits_of(t)) for t in tree.flatten(outputs)]
+    logits = [(t, _compat.logits_of(t)) for t in tree.flatten(predicted)]
     return [t if noted is None else (t, noted) for t, noted in logits]
 
 
@@ -38,42 +38,20 @@ class SampleLoss:
 
     def targets(self, y):
         """Targets of a batch as a list, one an output."""
-        if len(self.losses) == 1:
-            (y,) = tree.flatten(y) if isinstance(y, (dict, list, tuple)) else (y,)
-            return [y]
-        needed = [
-            n for n, x in zip(self._names, self.losses, strict=True) if x is not None
-        ]
-        if isinstance(y, dict) and not set(needed) <= set(y):
-            raise ValueError(
-                f"The outputs {needed} have a loss and so need targets, but the data "
-                f"has targets for {sorted(y)}."
-            )
-        if isinstance(y, dict):
-            return [
-                y[name] if loss is not None else y.get(name)
-                for name, loss in zip(self._names, self.losses, strict=True)
-            ]
-        y = list(y) if isinstance(y, (list, tuple)) else [y]
-        if len(y) != len(self.losses):
-            raise ValueError(
-                f"The model has {len(self.losses)} outputs, but the data has "
-                f"{len(y)} targets. Give one target an output, as a list or a dict."
-            )
-        return y
+        return outputs.targets(y, self.losses, self._names)
 
-    def check(self, targets, outputs):
+    def check(self, targets, predicted):
         """Refuse labels that the outputs have no class for."""
-        for loss, y, out in zip(self.losses, targets, outputs, strict=True):
+        for loss, y, out in zip(self.losses, targets, predicted, strict=True):
             out = out[0] if isinstance(out, (list, tuple)) else out
             if loss is not None:
-                labels.check(y, out.shape[-1], loss)
+                labels.check(y, out.shape, loss)
 
-    def __call__(self, targets, outputs):
+    def __call__(self, targets, predicted):
         """The weighted sum over the outputs, an array `(B,)`."""
         total = 0.0
         for loss, weight, y, out in zip(
-            self.losses, self.weights, targets, outputs, strict=True
+            self.losses, self.weights, targets, predicted, strict=True
         ):
             if loss is not None:
                 total += weight * _each(loss, y, out)
@@ -84,7 +62,7 @@ class SampleLoss:
         parts = []
         for loss, weight in zip(self.losses, self.weights, strict=True):
             config = getattr(loss, "get_config", dict)()
-            parts.append(f"{weight} {labels.loss_name(loss)} {sorted(config.items())}")
+            parts.append(f"{weight} {loss_name(loss)} {sorted(config.items())}")
         return "; ".join(parts)
 
     def chance_level(self, mean_loss, targets):
@@ -111,7 +89,7 @@ def _each(loss, y, out):
         each = elements(tf.cast(y, "float64"), out)
     except (TypeError, ValueError, tf.errors.InvalidArgumentError) as e:
         raise ValueError(
-            f"The loss {labels.loss_name(loss)} cannot compare targets of the shape "
+            f"The loss {loss_name(loss)} cannot compare targets of the shape "
             f"{tuple(y.shape)} with outputs of the shape {tuple(out.shape)}. Pass the "
             "`loss` and the labels that the model is trained with. Reason: "
             f"{str(e)[:200]}"
@@ -119,7 +97,7 @@ def _each(loss, y, out):
     if each.shape[:1] != out.shape[:1]:
         raise ValueError(
             "Channel attention needs a loss with one value per sample, but "
-            f"{labels.loss_name(loss)} gave the shape {tuple(each.shape)} for "
+            f"{loss_name(loss)} gave the shape {tuple(each.shape)} for "
             f"{out.shape[0]} samples. Leave the mean over the batch to Keras, or use "
             "`attention='uniform'`."
         )
@@ -139,53 +117,16 @@ def choose(model, graph: Graph, loss, y):
     weights = None
     if loss is None:
         loss, weights = getattr(model, "loss", None), _compat.loss_weights(model)
-    outputs, names = tree.flatten(graph.outputs), _names(graph)
+    names = outputs.names(graph)
     if loss is None:
-        return SampleLoss([_suggested(graph, outputs, y)])
-    if isinstance(loss, dict):
-        if unknown := set(loss) - set(names):
-            raise ValueError(invalid("loss", f"names among {names}", sorted(unknown)))
-        loss = [loss.get(name) for name in names]
-    elif not isinstance(loss, (list, tuple)):
-        loss = [loss] * len(outputs)
-    if len(loss) != len(outputs):
-        raise ValueError(invalid("loss", f"{len(outputs)} losses, one an output", loss))
+        return SampleLoss([_suggested(graph, tree.flatten(graph.outputs), y)])
+    losses = outputs.losses(loss, graph)
     if isinstance(weights, dict):
         weights = [weights.get(name, 1.0) for name in names]
     if not isinstance(weights, (list, tuple)):
-        weights = [1.0 if weights is None else float(weights)] * len(outputs)
-    losses = [None if one is None else _loss(one) for one in loss]
-    if len(losses) == 1 and output_activation(graph) == "linear":
-        _check_logits(losses[0], outputs[0].shape[-1])
+        weights = [1.0 if weights is None else float(weights)] * len(losses)
+    outputs.check_heads(losses, graph)
     return SampleLoss(losses, weights, names)
-
-
-def _loss(loss):
-    try:
-        return keras.losses.get(loss)
-    except (TypeError, ValueError) as e:
-        expected = "a Keras loss, its name, or a function (targets, outputs)"
-        raise ValueError(invalid("loss", expected, loss)) from e
-
-
-def _check_logits(loss, width):
-    probabilities = not getattr(loss, "from_logits", False)
-    if labels.loss_name(loss) in (*labels.SPARSE, *labels.DENSE) and probabilities:
-        raise ValueError(
-            f"The loss {labels.loss_name(loss)} takes probabilities, but the model "
-            f"puts out {width} logits. Use `keras.losses."
-            "SparseCategoricalCrossentropy(from_logits=True)` or its like."
-        )
-
-
-def _names(graph):
-    """Names of the outputs, as Keras has them for losses and targets."""
-    if isinstance(graph.outputs, dict) and not any(
-        tree.is_nested(v) for v in graph.outputs.values()
-    ):
-        # Keras takes layers' names too, but `fit` is mostly given these.
-        return sorted(graph.outputs)
-    return list(getattr(graph.model, "output_names", None) or [])
 
 
 def _suggested(graph, outputs, y):

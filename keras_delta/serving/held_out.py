@@ -28,7 +28,7 @@ def batches(data, class_names, options):
             raise ValueError(invalid(ARGUMENT, expected, shape))
         if y.ndim == 2 and y.shape[-1] == classes > 1:
             y = y.argmax(axis=-1)
-        labelling.check(y, classes, "sparse_categorical_crossentropy")
+        labelling.check(y, (None, classes), "sparse_categorical_crossentropy")
         if count == 0 and x.max() <= 1:
             warn(
                 f"The images of `{ARGUMENT}` have no value above 1. Served images "

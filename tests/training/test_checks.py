@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 import keras_delta as kd
+from keras_delta._inputs import outputs
 from keras_delta._inputs.training_data import TrainingData
 from keras_delta._network.graph import Graph
 from keras_delta._training import checks
@@ -54,14 +55,15 @@ def test_labels_outside_of_the_classes(make, images, wrong, low, high, form):
         "dataset": (tf.data.Dataset.from_tensor_slices((x, y)).batch(8),),
     }[form]
     remedy = (
-        ": classes count from 0."
+        "Classes count from 0. If -1 stands for no class, use `keras.losses."
+        "SparseCategoricalCrossentropy(from_logits=..., ignore_class=-1)`."
         if low < 0
-        else ", or give the target a head with "
+        else "Check the label encoding, or give the target a head with "
         f"`attach_head(source, classes={high + 1})`."
     )
     assert refusal(make().fit, *data) == (
         f"The labels run from {low} to {high}, but the head has 3 classes, 0 to 2. "
-        f"Check the label encoding{remedy}"
+        f"{remedy}"
     )
 
 
@@ -184,12 +186,6 @@ def test_one_class_in_the_first_batch_is_no_accident_to_refuse(make, images):
     checks.data_fits(make(), TrainingData(data, None, None))
 
 
-def test_labels_of_other_losses_are_not_looked_at(make, images):
-    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
-    model = make(loss=loss)
-    checks.data_fits(model, TrainingData(images[0], 5 * np.eye(3)[images[1]], None))
-
-
 # Data ----------------------------------------------------------------------------
 
 
@@ -289,13 +285,13 @@ def graph_of(activation):
     ],
 )
 def test_probabilities_expected_and_logits_given(loss, name, remedy, activation):
-    assert refusal(checks.loss_matches_head, loss, graph_of(None)) == (
+    assert refusal(outputs.check_heads, loss, graph_of(None)) == (
         f"The loss {name} expects probabilities (from_logits=False), but the head puts "
         f"out logits. Use `keras.losses.{remedy}(from_logits=True)`, or give the head "
         f"the activation '{activation}'."
     )
     assert getattr(keras.losses, remedy)(from_logits=True).from_logits
-    checks.loss_matches_head(loss, graph_of(activation))
+    outputs.check_heads(loss, graph_of(activation))
 
 
 @pytest.mark.parametrize(
@@ -311,11 +307,11 @@ def test_probabilities_expected_and_logits_given(loss, name, remedy, activation)
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 def test_logits_expected_and_probabilities_given(name, activation):
     loss = getattr(keras.losses, name)(from_logits=True)
-    assert refusal(checks.loss_matches_head, loss, graph_of(activation)) == (
+    assert refusal(outputs.check_heads, loss, graph_of(activation)) == (
         f"The loss {name} has from_logits=True, but the head already ends in a "
         f"{activation}. Use from_logits=False, or a head without activation."
     )
-    checks.loss_matches_head(loss, graph_of(None))
+    outputs.check_heads(loss, graph_of(None))
 
 
 def test_compile_looks_at_the_loss(make):
@@ -326,8 +322,8 @@ def test_compile_looks_at_the_loss(make):
 
 @pytest.mark.parametrize("loss", ["mse", None, lambda y, p: 0.0, {"a": "mse"}])
 def test_other_losses_fit_every_head(loss):
-    checks.loss_matches_head(loss, graph_of(None))
-    checks.loss_matches_head(loss, graph_of("softmax"))
+    outputs.check_heads(loss, graph_of(None))
+    outputs.check_heads(loss, graph_of("softmax"))
 
 
 # Strategies ----------------------------------------------------------------------
