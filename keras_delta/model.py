@@ -246,7 +246,7 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
             if outer is not None and outer.is_open:  # this was a fit in a callback
                 self._session = outer
 
-    def prepare(self, x, y=None, verbose="auto"):
+    def prepare(self, x, y=None, verbose="auto", regularizer=None):
         """Let the regularizer look at the training data; `fit` does it by itself.
 
         Call it before `train_on_batch`. Does nothing the second time.
@@ -254,7 +254,11 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
         Args:
             x, y: the training data, as `fit` takes it.
             verbose: 0 for silence.
+            regularizer: as for `fit`; one there must be.
         """
+        if regularizer is not None:
+            self.set_regularizer(regularizer)
+        checks.has_regularizer(self)
         session.prepare(self, lambda count: replay.look(x, y, count), verbose)
 
     def make_train_function(self, force=False):
@@ -264,12 +268,7 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
             force = True
         if self.train_function is not None and not force:
             return
-        if self.regularizer is not None and not self.regularizer.ready:
-            raise ValueError(
-                f"The regularizer {type(self.regularizer).__name__} has to look at "
-                "training data before the first step. Use `fit`, or call "
-                "`model.prepare(x, y)` first."
-            )
+        checks.regularizer_ready(self)
         checks.strategy_supports(self)
         checks.built_in_scope(self, "target", self.target.variables)
         build_optimizer(self)

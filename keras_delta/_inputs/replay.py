@@ -32,7 +32,7 @@ def unmoved(x):
 
 
 def look(x, y=None, max_samples=None):
-    """Up to `max_samples` samples as arrays; sets of images are not moved on."""
+    """Up to `max_samples` samples as `Batches`; sets of images are not moved on."""
     with unmoved(x):
         return samples.collect(x, y, max_samples)
 

@@ -14,12 +14,42 @@ from keras_delta._errors import invalid
 NO_TARGETS = "The data has no targets: pass `(x, y)`."
 
 
+class Batches(list):
+    """Batches `(x, y)` of NumPy arrays that were read already, of several shapes."""
+
+
+class Samples:
+    """How a regularizer looks at training data: `samples(n)`, `samples.batches(n)`.
+
+    Args:
+        read: function of a number, gives `Batches` of up to so many samples; of all
+            for None.
+    """
+
+    def __init__(self, read):
+        self.batches = read
+
+    def __call__(self, count=None):
+        """Up to `count` samples as one `(x, y)`.
+
+        Raises:
+            ValueError: for samples of several shapes.
+        """
+        parts = self.batches(count)
+        if len({str(_shapes(part)) for part in parts}) > 1:
+            raise ValueError(
+                "The training data has samples of several shapes, which do not fit "
+                "into one array. Read them batch by batch, with `samples.batches(n)`."
+            )
+        return tree.map_structure(lambda *v: np.concatenate(v), *parts)
+
+
 def batches(x, y=None, batch_size=32, max_samples=None):
     """Iterate over training data once.
 
     Args:
         x: arrays (or structures of arrays), a `tf.data.Dataset`, a `PyDataset` or
-            a torch `DataLoader`; also a tuple `(x, y)` with `y=None`.
+            a torch `DataLoader`; also a tuple `(x, y)` with `y=None`; or `Batches`.
         y: targets, where `x` is arrays.
         batch_size: for arrays.
         max_samples: stop after so many; None for all.
@@ -31,14 +61,28 @@ def batches(x, y=None, batch_size=32, max_samples=None):
         ValueError: for a generator, which could be read only once; for a data set
             without end and no `max_samples`; for data without targets.
     """
-    adapter = _adapter(x, y, batch_size)
-    if max_samples is None and _endless(adapter):
-        raise ValueError(
-            "The training data has no end (`repeat()`); pass `max_samples`, or a "
-            "data set that ends."
-        )
+    if isinstance(x, Batches):
+        stream = x
+    else:
+        adapter = _adapter(x, y, batch_size)
+        if max_samples is None and _endless(adapter):
+            raise ValueError(
+                "The training data has no end (`repeat()`); pass `max_samples`, or a "
+                "data set that ends."
+            )
+        stream = adapter.get_numpy_iterator()
+    yield from limited(stream, max_samples)
+
+
+def limited(stream, max_samples=None):
+    """Batches `(x, y)` as arrays, of no more than `max_samples` samples.
+
+    Args:
+        stream: batches as `fit` takes them.
+        max_samples: None for all.
+    """
     count = 0
-    for batch in adapter.get_numpy_iterator():
+    for batch in stream:
         bx, by, _ = keras.utils.unpack_x_y_sample_weight(batch)
         if by is None:
             raise ValueError(NO_TARGETS)
@@ -59,10 +103,9 @@ def _adapter(x, y, batch_size):
     """Keras's adapter of data that can be read more than once."""
     if inspect.isgenerator(x):
         raise ValueError(
-            "A generator can be read only once, and looking at the training data "
-            "before training would use it up. Pass arrays, a tf.data.Dataset or a "
-            "keras.utils.PyDataset, or call `model.prepare(x, y)` with some of the "
-            "training data first."
+            "A generator can be read only once, and looking at it would use it up. "
+            "Pass arrays, a tf.data.Dataset or a keras.utils.PyDataset; or let `fit` "
+            "read it, which gives back to training what it has looked at."
         )
     if isinstance(x, tuple) and y is None:
         if len(x) < 2:
@@ -139,21 +182,21 @@ def _endless(adapter):
 
 
 def collect(x, y=None, max_samples=None):
-    """Up to `max_samples` samples as arrays; from arrays a seeded random choice."""
+    """Up to `max_samples` samples as `Batches`; of arrays a seeded random choice."""
     if isinstance(x, tuple) and y is None:
         x, y = x[:2]
     first = tree.flatten(x)[0]
     if y is not None and hasattr(first, "shape"):
         total = len(first)
         if max_samples is None or max_samples >= total:
-            return tree.map_structure(np.asarray, (x, y))
+            return Batches([tree.map_structure(np.asarray, (x, y))])
         chosen = np.random.default_rng(0).choice(total, max_samples, replace=False)
         chosen.sort()
-        return tree.map_structure(lambda v: np.asarray(v)[chosen], (x, y))
-    parts = list(batches(x, y, max_samples=max_samples))
+        return Batches([tree.map_structure(lambda v: np.asarray(v)[chosen], (x, y))])
+    parts = Batches(batches(x, y, max_samples=max_samples))
     if not parts:
         raise ValueError("The training data is empty: not one sample came out of it.")
-    return tree.map_structure(lambda *v: np.concatenate(v), *parts)
+    return parts
 
 
 def batch_spec(dataset):

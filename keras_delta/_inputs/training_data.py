@@ -1,5 +1,8 @@
 """The training data of one `fit`, and what one look at them tells."""
 
+import inspect
+import itertools
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -12,8 +15,8 @@ class TrainingData:
     """What `fit` was given to train on, or validate, and what one look at it tells.
 
     Of arrays, all labels and the first batch are looked at, those for validation
-    included; of a `tf.data.Dataset` the first batch alone; anything else (a generator,
-    a `PyDataset`) not at all.
+    included; of a `tf.data.Dataset` or a generator the first batch alone; anything else
+    (a `PyDataset`) not at all. What was read of a generator is given back to training.
 
     Args:
         x, y, batch_size: as `fit` takes them.
@@ -39,14 +42,53 @@ class TrainingData:
         self.first_inputs = self.labels = self.first_size = None
         self.all_labels = False
         self.x, self.y = samples.without_validation(x, y, validation_split)
+        self._generator = x if inspect.isgenerator(x) else None
+        self._read = []  # of the generator
         if isinstance(x, tf.data.Dataset):
             self._look_at_dataset(x)
+        elif self._generator is not None:
+            self._look_at_generator()
         elif x is not None and samples.are_arrays(x):
             self._look_at_arrays(x, y)
 
     def drop_first_batch(self):
         """Free its inputs, once they were checked."""
         self.first_inputs = None
+
+    @property
+    def for_training(self):
+        """What Keras is to read in place of `x`."""
+        return self.x if self._generator is None else self._from_start()
+
+    def _from_start(self):
+        while self._read:
+            yield self._read.pop(0)
+        yield from self._generator
+
+    def _read_on(self):
+        """Batches of the generator from its start, which are kept."""
+        for i in itertools.count():
+            if i == len(self._read):
+                batch = next(self._generator, None)
+                if batch is None:
+                    return
+                self._read.append(batch)
+            yield self._read[i]
+
+    def _look_at_generator(self):
+        batch = next(self._read_on(), None)
+        if batch is None:
+            raise ValueError(
+                f"The {self._what} data is empty: the generator gives no batch. A "
+                "generator can be read only once: make a new one for each `fit`."
+            )
+        self._look_at_batch(batch)
+
+    def _look_at_batch(self, batch):
+        self.first_inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        flat = tree.flatten(self.first_inputs)
+        self.first_size = len(flat[0]) if flat else 0
+        self._set_labels(labels)
 
     def _look_at_dataset(self, dataset):
         with replay.unmoved(dataset):
@@ -56,10 +98,7 @@ class TrainingData:
                 f"The {self._what} data is empty: the tf.data.Dataset has no batch. "
                 "Check the folder or the filters it was made from."
             )
-        self.first_inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
-        flat = tree.flatten(self.first_inputs)
-        self.first_size = len(flat[0]) if flat else 0
-        self._set_labels(labels)
+        self._look_at_batch(batch)
 
     def _look_at_arrays(self, x, y):
         total = samples.length(x) if tree.flatten(x) else 0
@@ -89,5 +128,7 @@ class TrainingData:
         return max(steps_per_epoch or 0, 0) * epochs or None
 
     def look(self, count):
-        """Up to `count` samples as arrays; an `ImageSet` counts no epoch for it."""
+        """Up to `count` samples as `Batches`; an `ImageSet` counts no epoch for it."""
+        if self._generator is not None:
+            return samples.Batches(samples.limited(self._read_on(), count))
         return replay.look(self.x, self.y, count)

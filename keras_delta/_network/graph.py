@@ -279,6 +279,10 @@ class Graph:
                     sorted(given)
                     if isinstance(given, dict)
                     else f"{len(flat)} tensor(s)",
+                    "A list is taken for several inputs; one array of all samples is "
+                    "`np.stack(x)`."
+                    if isinstance(given, list)
+                    else "",
                 )
             )
         return [

@@ -103,6 +103,25 @@ def strategy_supports(model):
             )
 
 
+def has_regularizer(model):
+    """Refuse to prepare nothing: what is prepared before it is set is not kept."""
+    if model.regularizer is None:
+        raise ValueError(
+            "There is no regularizer to prepare. Pass it here as well: "
+            "`model.prepare(x, y, regularizer='delta')`."
+        )
+
+
+def regularizer_ready(model):
+    """Refuse to train before the regularizer has looked at the data."""
+    if model.regularizer is not None and not model.regularizer.ready:
+        raise ValueError(
+            f"The regularizer {type(model.regularizer).__name__} has to look at "
+            "training data before the first step. Use `fit`, or call "
+            "`model.prepare(x, y)` first."
+        )
+
+
 def trains_in_floats(model):
     """Refuse layers that are quantised: their integers would not move."""
     for name, layer in model.networks.target.layers().items():
@@ -216,17 +235,25 @@ def _pixels(model, fed):
                 "infinite). Check how the images were decoded and scaled."
             )
         low, high = float(tf.reduce_min(values)), float(tf.reduce_max(values))
-        scaled_inside = any(
-            type(node.operation).__name__ in SCALING
-            for node in graph.nodes.values()
-            if any(t is tensor for t in node.inputs)
-        )
-        if scaled_inside and low >= 0 and 0 < high <= 1:
+        if _is_scaled_inside(graph, tensor) and low >= 0 and 0 < high <= 1:
             warn(
                 f"The images lie between {low:g} and {high:g}, but the model scales "
                 "raw images of 0 to 255 itself. Pass them as they come from the file, "
                 "without dividing by 255."
             )
+
+
+def _is_scaled_inside(graph, tensor):
+    """Whether raw images are expected: rescaled before the first weights."""
+    reached = {id(tensor)}
+    for node in graph.nodes.values():
+        layer = node.operation
+        if any(id(t) in reached for t in node.inputs):
+            if type(layer).__name__ in SCALING:
+                return True
+            if not getattr(layer, "weights", None):
+                reached.update(id(t) for t in node.outputs)
+    return False
 
 
 def batch_norm_keeps_up(model, steps):

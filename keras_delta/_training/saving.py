@@ -13,6 +13,16 @@ ATOMIC = (".keras", ".weights.h5")
 HIDDEN = ("source", "layers")  # what would bring the source into a weights file
 
 
+def check_path(filepath):
+    """Refuse Keras's old format, which cannot hold a model with a source."""
+    if str(filepath).endswith((".h5", ".hdf5")):
+        raise ValueError(
+            f"A DeltaModel cannot be saved to '{filepath}': Keras's old format loses "
+            "the source. Use a name that ends in `.keras`, or `save_weights` with one "
+            "that ends in `.weights.h5`."
+        )
+
+
 class Saving:
     """Mix-in for `DeltaModel`: files written as a whole, and the source only once.
 
@@ -53,6 +63,7 @@ class Saving:
         Of several workers the first alone writes. The file holds all that training
         needs to go on, the source included.
         """
+        check_path(filepath)
         with self.hosts.writing() as first:
             if first:
                 self._write_whole(super().save, filepath, args, kwargs)

@@ -11,9 +11,11 @@ from keras import tree
 
 from keras_delta import _compat
 from keras_delta._inputs import replay
+from keras_delta._inputs.samples import Samples
 from keras_delta._inputs.training_data import TrainingData
 from keras_delta._training import checks, start
 from keras_delta._training.hooks import SessionHooks
+from keras_delta._training.saving import check_path
 
 
 class Session:
@@ -59,6 +61,7 @@ class Session:
             self._prepare()
             stack.enter_context(self._open_cache())
             stack.enter_context(self._stop_at_interrupt())
+            self.arguments["x"] = self.data.for_training
             self._stack = stack.pop_all()
         return self
 
@@ -85,6 +88,9 @@ class Session:
         checks.built_in_scope(model, "target", model.target.variables)
         checks.has_loss(model)
         checks.trains_in_floats(model)
+        for callback in tree.flatten(given.get("callbacks")):
+            if not getattr(callback, "save_weights_only", True):
+                check_path(callback.filepath)  # ModelCheckpoint, after an epoch
         split = given.get("validation_split", 0.0)
         if given.get("validation_data") is not None:
             split = 0.0  # as Keras
@@ -157,7 +163,7 @@ class Session:
     # --- data ---
 
     def look(self, count):
-        """Up to `count` samples as arrays `(x, y)`; remembered in `looks`."""
+        """Up to `count` samples as `Batches`; remembered in `looks`."""
         self.looks.append(count)
         return self.data.look(count)
 
@@ -254,11 +260,11 @@ def prepare(model, look, verbose="auto"):
 
     Args:
         model: the `DeltaModel`.
-        look: function of a number of samples, returns up to so many as `(x, y)`.
+        look: function of a number of samples, gives up to so many as `Batches`.
         verbose: 0 for silence.
     """
     regularizer = model.regularizer
     if regularizer is not None and not regularizer.ready:
-        regularizer.prepare(model, look, verbose=verbose != 0)
+        regularizer.prepare(model, Samples(look), verbose=verbose != 0)
         # The same to the last bit, also where the hosts differ.
         model.hosts.copy_first(regularizer.variables)

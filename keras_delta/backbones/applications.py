@@ -7,7 +7,7 @@ import keras
 
 from keras_delta.backbones.assemble import assemble, check_shape
 from keras_delta.backbones.load import check_weights, load_keras_file
-from keras_delta.backbones.preprocessing import ImageNetPreprocessing
+from keras_delta.backbones.preprocessing import preprocess
 
 _LEGACY = (".h5", ".hdf5")
 # The names that Keras numbers itself; Inception-v3 leaves most layers to it.
@@ -141,7 +141,7 @@ def _build(build, mode, weights, options, name):
     names = _first_names(core)
     model = assemble(
         core,
-        ImageNetPreprocessing(mode, name="preprocessing"),
+        lambda images: preprocess(images, mode),
         input_shape,
         name,
         rebuild=lambda config: {**config, "name": names[config["name"]]},

@@ -14,7 +14,7 @@ def assemble(core, preprocessing, input_shape, name, rebuild=None):
 
     Args:
         core: Functional model with one input.
-        preprocessing: layer to put in front of it.
+        preprocessing: layer, or function of a KerasTensor, to put in front of it.
         input_shape: (height, width, channels) of the model; it may be stricter
             than that of `core`.
         name: name of the model.

@@ -1,4 +1,9 @@
-"""The preprocessing of keras.applications as a layer inside the model."""
+"""The preprocessing of keras.applications inside the model, of Keras's own layers.
+
+Preprocessing inside the model cannot be forgotten, nor done twice: the model takes
+photographs as they are decoded. Of Keras's own layers, so that a model can be loaded
+without this package.
+"""
 
 import keras
 
@@ -6,30 +11,47 @@ from keras_delta import _arguments
 
 MODES = ("caffe", "tf", "torch")
 
+# Of ImageNet: mean of blue, green and red in pixels; mean and standard deviation of
+# red, green and blue in shares of 255.
+MEAN_BGR = (103.939, 116.779, 123.68)
+MEAN, STANDARD_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def preprocess(images, mode):
+    """Raw RGB pixels, a KerasTensor, as a network of keras.applications takes them.
+
+    In float32 also under mixed precision, where 16-bit pixels would be rounded.
+
+    Args:
+        images: KerasTensor `(B, height, width, 3)`, values 0 to 255.
+        mode: `"caffe"` (RGB to BGR, the ImageNet mean subtracted; ResNet), `"tf"`
+            (scaled to -1..1; Inception) or `"torch"` (scaled to 0..1, then normalised
+            by ImageNet's mean and standard deviation).
+
+    Source: `keras.applications.imagenet_utils.preprocess_input`.
+    """
+    _arguments.choice("mode", mode, MODES)
+    if mode == "caffe":
+        images = keras.ops.flip(images, axis=-1)
+        scale, offset = 1.0, [-m for m in MEAN_BGR]
+    elif mode == "tf":
+        scale, offset = 1 / 127.5, -1.0
+    else:
+        moments = list(zip(MEAN, STANDARD_DEVIATION, strict=True))
+        scale, offset = (
+            [1 / (255 * s) for _, s in moments],
+            [-m / s for m, s in moments],
+        )
+    layer = keras.layers.Rescaling(scale, offset, dtype="float32", name="preprocessing")
+    return layer(images)
+
 
 @keras.saving.register_keras_serializable("keras_delta")
 class ImageNetPreprocessing(keras.layers.Layer):
-    """Raw RGB pixels to what a network of keras.applications was trained on.
-
-    Preprocessing inside the model cannot be forgotten, nor done twice: the
-    model takes photographs as they are decoded.
+    """What `preprocess` was until version 0.1, to load files of that time.
 
     Args:
-        mode: `"caffe"` (RGB to BGR, the ImageNet mean subtracted; ResNet),
-            `"tf"` (scaled to -1..1; Inception) or `"torch"` (scaled to 0..1,
-            then normalised by ImageNet's mean and standard deviation).
-
-    Input:
-        `(..., 3)` images, values 0..255, any dtype.
-
-    Output:
-        The same shape in the layer's compute dtype. The arithmetic is in
-        float32 also under mixed precision, where 16-bit pixels would be rounded.
-
-    Raises:
-        ValueError: for an unknown mode.
-
-    Source: `keras.applications.imagenet_utils.preprocess_input`.
+        mode: see `preprocess`.
     """
 
     def __init__(self, mode="caffe", **kwargs):
@@ -37,7 +59,7 @@ class ImageNetPreprocessing(keras.layers.Layer):
         self.mode = _arguments.choice("mode", mode, MODES)
 
     def call(self, images):
-        """Images, values 0..255, as the network was trained on them."""
+        """Images, values 0 to 255, as the network was trained on them."""
         images = keras.ops.cast(images, "float32")
         images = keras.applications.imagenet_utils.preprocess_input(
             images, mode=self.mode

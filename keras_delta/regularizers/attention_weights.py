@@ -68,7 +68,7 @@ class AttentionWeights:
         if not self.ready:
             attention = ChannelAttention.compute(
                 model,
-                samples(self.attention_samples),
+                samples.batches(self.attention_samples),
                 temperature=self.temperature,
                 train_head="auto",
                 progress=verbose,

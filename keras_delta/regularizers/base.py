@@ -178,8 +178,8 @@ class Regularizer(keras.layers.Layer):
 
         Args:
             model: the `DeltaModel`.
-            samples: callable, `samples(n)` gives up to n training samples as
-                `(x, y)`.
+            samples: `samples(n)` gives up to n training samples as `(x, y)`;
+                `samples.batches(n)` as a list of such, for images of several sizes.
             verbose: whether to show progress.
         """
 

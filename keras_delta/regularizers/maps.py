@@ -6,7 +6,7 @@ from keras import ops
 from keras_delta import _arguments
 from keras_delta._compat import array
 from keras_delta._errors import invalid, warn
-from keras_delta._inputs.samples import length, take
+from keras_delta._inputs.samples import length, regrouped
 from keras_delta._network.taps import no_maps
 from keras_delta.regularizers import distances
 from keras_delta.regularizers.base import Regularizer
@@ -78,10 +78,9 @@ class MapRegularizer(Regularizer):
         """Measure the scale of each source map, on 256 training samples."""
         if len(self.scales) == len(self._scales):
             return
-        x, _ = samples(SCALE_SAMPLES)
-        totals, count = dict.fromkeys(self._scales, 0.0), length(x)
-        for start in range(0, count, 32):
-            maps = model.source_maps(take(x, start, start + 32))
+        totals, count = dict.fromkeys(self._scales, 0.0), 0
+        for x, _ in regrouped(samples.batches(SCALE_SAMPLES), 32):
+            maps, count = model.source_maps(x), count + length(x)
             for tap in totals:
                 squares = ops.convert_to_numpy(distances.mean_square(maps[tap]))
                 totals[tap] += squares.astype(np.float64).sum()

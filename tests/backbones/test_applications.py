@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 import urllib.error
 
 import h5py
@@ -10,7 +12,9 @@ from keras.src.legacy.saving import legacy_h5_format
 from keras.src.utils import file_utils
 
 import keras_delta.backbones as backbones
+from keras_delta._network.attach import attach_head
 from keras_delta._network.graph import is_container
+from keras_delta.backbones.preprocessing import ImageNetPreprocessing, preprocess
 from keras_delta.backbones.registry import ALL
 
 SMALL = (64, 64, 3)
@@ -83,7 +87,6 @@ def test_one_flat_network_of_plain_layers(net, nets):
 
 def test_resnet_is_that_of_keras(small, theirs):
     assert names(small) == ["image", "preprocessing", *names(theirs)[1:]]
-    assert small.get_layer("preprocessing").mode == "caffe"
     images = IMAGES[:, :64, :64]
     bgr = images[..., ::-1].astype("float32") - [103.939, 116.779, 123.68]
     by_hand = outputs(theirs, bgr.astype("float32"))
@@ -269,34 +272,68 @@ def test_files_that_do_not_fit(tiny, tmp_path):
         ),
     ],
 )
-def test_preprocessing_layer(mode, expected):
-    layer = backbones.ImageNetPreprocessing(mode)
-    pixel = np.array([[[[10, 20, 30]]]])
+def test_preprocessing(mode, expected):
+    image = keras.Input((None, 5, 3))
+    model = keras.Model(image, preprocess(image, mode))
+    assert model.output.shape == (None, None, 5, 3)
     for dtype in ("uint8", "float32"):
-        found = keras.ops.convert_to_numpy(layer(pixel.astype(dtype)))
-        assert found.dtype == np.float32 and found.shape == (1, 1, 1, 3)
+        found = model(np.full((1, 1, 5, 3), [10, 20, 30], dtype))
+        assert found.dtype == "float32"
         np.testing.assert_allclose(found[0, 0, 0], expected, rtol=1e-5)
-    copy = keras.saving.deserialize_keras_object(
+
+
+@pytest.mark.parametrize("mode", ["caffe", "tf", "torch"])
+def test_files_with_the_layer_of_old_are_the_same(mode):
+    """It is registered still; the arithmetic is the same to float32's rounding."""
+    layer = ImageNetPreprocessing(mode)
+    layer = keras.saving.deserialize_keras_object(
         keras.saving.serialize_keras_object(layer)
     )
-    assert copy.mode == mode and copy.name == layer.name
-    symbolic = layer(keras.Input((None, 5, 3)))
-    assert symbolic.shape == (None, None, 5, 3)
+    x = IMAGES.astype("float32")
+    image = keras.Input(x.shape[1:])
+    found = keras.Model(image, preprocess(image, mode))(x)
+    np.testing.assert_allclose(found, layer(x), rtol=1e-6, atol=1e-5)
 
 
 def test_preprocessing_in_mixed_precision():
-    """Rounded only at the end: 16 bits cannot tell 200.05 from 200."""
-    layer = backbones.ImageNetPreprocessing("caffe", dtype="mixed_float16")
-    found = layer(np.full((1, 1, 1, 3), 124.05, "float32"))
-    assert found.dtype == "float16"
-    exact = 124.05 - 123.68
-    assert abs(float(found[0, 0, 0, 2]) - exact) < 1e-3
-    assert abs(float(np.float16(124.05)) - 123.68 - exact) > 1e-2
+    """In float32: 16 bits cannot tell 124.05 from 124."""
+    keras.config.set_dtype_policy("mixed_float16")
+    image = keras.Input((1, 1, 3))
+    found = keras.Model(image, preprocess(image, "caffe"))(
+        np.full((1, 1, 1, 3), 124.05)
+    )
+    assert abs(float(found[0, 0, 0, 2]) - (124.05 - 123.68)) < 1e-4
 
 
 def test_preprocessing_modes():
     with pytest.raises(ValueError, match=r"`mode`.*'tof'.*'torch'"):
-        backbones.ImageNetPreprocessing("tof")
+        preprocess(keras.Input((1, 1, 3)), "tof")
+
+
+def test_preprocessing_is_of_keras_own_layers():
+    for mode in ("caffe", "tf", "torch"):
+        image = keras.Input((4, 4, 3))
+        model = keras.Model(image, preprocess(image, mode))
+        modules = {type(operation).__module__ for operation in model.operations}
+        assert all(module.startswith("keras.") for module in modules)
+
+
+@pytest.mark.slow
+def test_targets_load_without_this_package(tmp_path):
+    """For every backbone: `model.target` is a plain Keras model."""
+    paths = []
+    for name in ALL:
+        side = 75 if name == "inception_v3" else 32
+        build = getattr(backbones, name)
+        source = build(weights=None, input_shape=(side, side, 3))
+        paths.append(str(tmp_path / f"{name}.keras"))
+        attach_head(source, 3).save(paths[-1])
+    code = f"import keras, sys\nfor p in {paths}: keras.saving.load_model(p)\n"
+    code += "assert 'keras_delta' not in sys.modules"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, text=True, stderr=-1
+    )
+    assert done.returncode == 0, done.stderr[-500:]
 
 
 # -- the table -----------------------------------------------------------------------

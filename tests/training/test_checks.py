@@ -204,24 +204,6 @@ def test_a_dataset_without_batches(make, images):
     )
 
 
-@pytest.mark.parametrize("regularizer", ["delta", "feature_map", "l2_sp_att"])
-def test_a_generator_cannot_be_looked_at_first(make, images, regularizer):
-    model = make(regularizer=regularizer)
-    seen = []
-
-    def batches():
-        seen.append(1)
-        yield images
-
-    assert refusal(model.fit, batches()) == (
-        "A generator can be read only once, and looking at the training data before "
-        "training would use it up. Pass arrays, a tf.data.Dataset or a "
-        "keras.utils.PyDataset, or call `model.prepare(x, y)` with some of the "
-        "training data first."
-    )
-    assert seen == []
-
-
 def test_an_attention_file_that_is_damaged(make, tmp_path):
     path = tmp_path / "attention.json"
     path.write_text('{"format": ')

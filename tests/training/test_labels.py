@@ -1,4 +1,4 @@
-"""Labels that a loss cannot be computed from end in our words, before the first step."""
+"""Labels that a loss cannot be computed from end in our words, before any step."""
 
 import inspect
 

@@ -71,10 +71,9 @@ def test_generators_are_refused_unread():
     with pytest.raises(ValueError) as e:
         list(samples.batches(generate()))
     assert str(e.value) == (
-        "A generator can be read only once, and looking at the training data before "
-        "training would use it up. Pass arrays, a tf.data.Dataset or a "
-        "keras.utils.PyDataset, or call `model.prepare(x, y)` with some of the "
-        "training data first."
+        "A generator can be read only once, and looking at it would use it up. Pass "
+        "arrays, a tf.data.Dataset or a keras.utils.PyDataset; or let `fit` read it, "
+        "which gives back to training what it has looked at."
     )
     assert read == []
 
@@ -119,21 +118,21 @@ def test_an_image_set_is_not_data_yet():
 
 def test_collect_chooses_from_arrays_over_all_of_them():
     """The first ones may be of one class alone; the choice is always the same."""
-    x, y = samples.collect(X, Y, 4)
+    ((x, y),) = samples.collect(X, Y, 4)
     assert len(y) == 4 and sorted(set(y)) == list(y) and y.max() > 4
     np.testing.assert_array_equal(x, X[y])
-    np.testing.assert_array_equal(samples.collect((X, Y), None, 4)[1], y)
+    np.testing.assert_array_equal(samples.collect((X, Y), None, 4)[0][1], y)
 
 
 @pytest.mark.parametrize("count", [None, 10, 99])
 def test_collect_takes_all_of_few(count):
-    x, y = samples.collect(X, Y, count)
+    ((x, y),) = samples.collect(X, Y, count)
     np.testing.assert_array_equal(x, X)
     np.testing.assert_array_equal(y, Y)
 
 
 def test_collect_reads_the_beginning_of_a_dataset():
-    x, y = samples.collect(dataset(), None, 6)
+    x, y = samples.Samples(lambda n: samples.collect(dataset(), None, n))(6)
     np.testing.assert_allclose(x, X[:6])
     np.testing.assert_array_equal(y, Y[:6])
 
