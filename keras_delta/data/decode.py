@@ -13,6 +13,13 @@ FORMATS = (
     *("MPO", "PNG", "PPM", "TIFF", "WEBP"),
 )
 
+# Plug-ins that read more, once they are registered with Pillow, by extension.
+PLUGINS = {
+    ".heic": ("HEIF", "pillow-heif", "pillow_heif.register_heif_opener()"),
+    ".heif": ("HEIF", "pillow-heif", "pillow_heif.register_heif_opener()"),
+    ".jxl": ("JPEG XL", "pillow-jxl-plugin", "import pillow_jxl"),
+}
+
 # Names that promise a picture. Those that Pillow cannot read are here too: a
 # folder of phone photos in HEIC must be reported, not passed over.
 IMAGE_EXTENSIONS = (
@@ -30,7 +37,8 @@ class BadImageError(ValueError):
 
 def looks_like_image(path):
     """Whether a file claims to be an image, by its extension or its first bytes."""
-    if os.path.splitext(path)[1].lower() in IMAGE_EXTENSIONS:
+    extension = os.path.splitext(path)[1].lower()
+    if extension in IMAGE_EXTENSIONS:
         return True
     try:
         with Image.open(path, formats=_formats()):
@@ -70,7 +78,7 @@ def read_image(source):
     except BadImageError:
         raise
     except UnidentifiedImageError:
-        raise BadImageError("not an image in a format that Pillow reads") from None
+        raise BadImageError(_unknown(source)) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImageError(f"too many pixels ({error})") from None
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
@@ -96,9 +104,29 @@ def rgb_array(image):
 
 
 def _formats():
-    """The formats of `FORMATS` that this build of Pillow has."""
+    """The formats of `FORMATS` that this build of Pillow has, and those of plug-ins.
+
+    A plug-in is what the user has registered; what Pillow brings itself and is not in
+    `FORMATS` is left out.
+    """
     Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
+    return [
+        name
+        for name, (factory, _) in Image.OPEN.items()
+        if name in FORMATS or not factory.__module__.startswith("PIL.")
+    ]
+
+
+def _unknown(source):
+    """Why a file is in no format that can be read, and what would read it."""
+    extension = "" if isinstance(source, bytes) else os.path.splitext(source)[1].lower()
+    if extension not in PLUGINS:
+        return "not an image in a format that Pillow reads"
+    name, package, call = PLUGINS[extension]
+    return (
+        f"{name} needs a plug-in: `pip install {package}`, then call "
+        f"`{call}` before reading"
+    )
 
 
 def _check_pixel_count(image):

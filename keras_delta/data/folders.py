@@ -1,37 +1,56 @@
 """`from_directory`: a folder of class folders as an `ImageSet`."""
 
 import os
+import unicodedata
 
-from keras_delta._errors import invalid, unknown_name
+from keras_delta._errors import invalid, unknown_name, warn
 from keras_delta.data.decode import looks_like_image
 from keras_delta.data.image_set import ImageSet
+from keras_delta.data.split_folders import (
+    check_classes_hold_no_parts,
+    find_parts,
+    folders_in,
+    images_below,
+    part_of,
+    quote,
+    visible,
+)
 from keras_delta.data.verify import check_options, leave_out_bad_files
-
-# Folder names, in lower case, and the split that they hold.
-SPLITS = {"train": "train", "val": "val", "test": "test"}
-SPLITS |= {"validation": "val", "valid": "val"}
 
 
 def from_directory(
-    directory, split=None, *, on_error="raise", verify=True, class_names=None
+    directory,
+    split=None,
+    *,
+    labels="inferred",
+    on_error="raise",
+    verify=True,
+    class_names=None,
 ):
     """Reads images that lie in one folder per class.
 
     Two layouts are known: class folders in `directory` itself, or in its sub-folders
-    `train`, `val` (or `validation`, `valid`) and `test`. All images below a class
-    folder count, at any depth (links to folders are followed for class folders only).
-    A file is taken for an image when its extension or its content says so; hidden
-    files and all others (`.txt`, `Thumbs.db`, ...) are ignored. The content decides
-    the format: a PNG called `.jpg` is fine.
+    for training, validation and test, under any of their usual names (`Training`,
+    `seg_train`, `dev`, `val2017`, `holdout`; docs/data.md lists them). The training
+    part decides the classes and their numbers; a class that another part lacks is
+    warned of. Names are matched across parts whatever their Unicode form and case.
+
+    All images below a class folder count, at any depth (links to folders are followed
+    for class folders only). A file is taken for an image when its extension or its
+    content says so; hidden files and all others (`.txt`, `Thumbs.db`, ...) are ignored.
+    The content decides the format: a PNG called `.jpg` is fine.
 
     Args:
         directory: path of the folder.
         split: "train", "val" or "test", for that part of a folder with splits. None
             gives all of them, or the set of a folder without splits.
+        labels: "inferred", the class folders; None for images without labels, of the
+            folder or of the part `split`, class folders or not.
         on_error: "raise" lists the files that cannot be read; "skip" leaves them out,
             warns once, and lists them in `ImageSet.skipped`.
-        verify: whether to decode each file once, now. With False, a bad file shows in
-            the epoch that meets it, as an error that names it.
+        verify: whether to decode each file once, now; images that are practically empty
+            and files that are in two parts are then warned of. With False, a bad file
+            shows in the epoch that meets it, as an error that names it.
         class_names: the class folders to take, in the order of their labels. By
             default all, sorted by name.
 
@@ -41,34 +60,57 @@ def from_directory(
 
     Raises:
         ValueError: when the folder is missing, is a file or is empty, has no class
-            folders or a single one, when a class is empty, when the splits differ in
-            their classes, and for files that cannot be read.
+            folders or a single one, when it cannot be told what is a split and what a
+            class, when a class of the training part is empty or a class is not in it,
+            and for files that cannot be read.
     """
     check_options(on_error, verify)
+    if labels not in ("inferred", None):
+        raise ValueError(invalid("labels", '"inferred" or None', labels))
     directory = os.path.abspath(os.path.expanduser(directory))
     _check_folder(directory)
-    folders = _split_folders(directory)
-    _check_same_classes(folders)
-    if split is not None:
-        folders = _choose(folders, split, directory)
-    paths = folders or {None: directory}
-    sets = {part: _image_set(path, class_names) for part, path in paths.items()}
-    sets = leave_out_bad_files(sets, on_error) if verify else sets
-    return sets if folders and split is None else sets.popitem()[1]
+    parts = find_parts(directory, split, class_names)
+    chosen = parts if split is None else _choose(parts, split, directory)
+    if labels is None:
+        sets = {split: _unlabelled(_the_one(chosen, directory))}
+    elif chosen:
+        sets = _read_parts(parts, chosen, class_names, directory)
+    else:
+        folders = _by_key(directory)
+        check_classes_hold_no_parts(directory, folders)
+        names = _check_names(directory, folders, class_names)
+        sets = {None: _image_set(directory, folders, names, names)}
+    if verify:
+        sets = leave_out_bad_files(sets, on_error)
+    return sets if parts and split is None and labels else sets.popitem()[1]
 
 
-def _choose(folders, split, directory):
-    if not folders:
+def _choose(parts, split, directory):
+    if not parts:
         expected = (
-            f"None, as {directory} has no folders `train`, `val` or `test` with class "
-            "folders in them"
+            f"None, as {directory} has no folders such as `train`, `val` or `test` "
+            "with class folders in them"
         )
         remedy = "Leave it out, and divide the set with `.split(fraction)`."
         raise ValueError(invalid("split", expected, split, remedy))
-    chosen = SPLITS.get(str(split).lower())
-    if chosen not in folders:
-        raise ValueError(unknown_name("split", split, folders))
-    return {chosen: folders[chosen]}
+    chosen = part_of(str(split))
+    if chosen not in parts:
+        raise ValueError(unknown_name("split", split, parts))
+    return {chosen: parts[chosen]}
+
+
+def _the_one(chosen, directory):
+    if len(chosen) > 1:
+        expected = f"one of {sorted(chosen)} with `labels=None`"
+        raise ValueError(invalid("split", expected, None))
+    return next(iter(chosen.values()), directory)
+
+
+def _unlabelled(folder):
+    paths = images_below(folder)
+    if not paths:
+        raise ValueError(f"There are no images in {folder}.")
+    return ImageSet.from_files(paths, None, ())
 
 
 def _check_folder(directory):
@@ -78,7 +120,7 @@ def _check_folder(directory):
     elif not os.path.isdir(directory):
         problem = "a folder, but this is a file"
         remedy = f"Pass the folder of the class folders, not {directory}."
-    elif not _visible(directory):
+    elif not visible(directory):
         problem = "a folder with class folders, but it is empty"
         remedy = "Put the images of each class into a folder of its own."
     else:
@@ -90,114 +132,127 @@ def _nearest_existing(directory):
     parent = os.path.dirname(directory)
     while not os.path.isdir(parent):
         parent = os.path.dirname(parent)
-    names = _quote(entry.name for entry in _visible(parent)[:10])
+    names = quote(entry.name for entry in visible(parent)[:10])
     return f"The part {parent} exists and holds: {names or 'nothing'}."
 
 
-def _split_folders(directory):
-    """The split folders by split, in the order of `SPLITS`; {} where none.
-
-    A class may be called "train", so a split is a folder with folders in it;
-    where there are no other names, all are splits, and lack their class folders.
-    """
-    splits = {}
-    entries = _folders(directory)
-    splits_only = all(entry.name.lower() in SPLITS for entry in entries)
-    for entry in entries:
-        split = SPLITS.get(entry.name.lower())
-        if split is None or not (splits_only or _folders(entry.path)):
-            continue
-        if split in splits:
-            raise ValueError(
-                f"Two folders of {directory} hold the split {split!r}: "
-                f"{os.path.basename(splits[split])!r} and {entry.name!r}. "
-                "Remove or rename one."
-            )
-        splits[split] = entry.path
-    return {split: splits[split] for split in SPLITS if split in splits}
-
-
-def _check_same_classes(folders):
-    classes = {
-        split: {entry.name for entry in _folders(path)}
-        for split, path in folders.items()
+def _read_parts(parts, chosen, class_names, directory):
+    """Dict from the chosen parts to `ImageSet`s of one numbering of the classes."""
+    leading = "train" if "train" in parts else next(iter(chosen))
+    folders = {
+        part: _by_key(path)
+        for part, path in {**chosen, leading: parts[leading]}.items()
     }
-    everything = set().union(*classes.values())
-    lacking = [
-        f"{split!r} lacks {_quote(sorted(everything - names))}"
-        for split, names in classes.items()
-        if names != everything
-    ]
-    if lacking:
-        raise ValueError(
-            f"The splits of {os.path.dirname(next(iter(folders.values())))} differ in "
-            f"their class folders: {'; '.join(lacking)}. Each split needs a folder "
-            "of the same name for each class."
+    if leading not in chosen and class_names is None and not folders[leading]:
+        leading = next(iter(chosen))  # nothing to go by
+    known = folders[leading]
+    if class_names is not None:  # may name what another part has alone
+        known = {name: path for some in folders.values() for name, path in some.items()}
+    names = _check_names(parts[leading], known, class_names)
+    sets = {}
+    for part, path in chosen.items():
+        if not folders[part]:
+            if len(chosen) == 1 or not (count := len(images_below(path))):
+                _check_names(path, {}, None)
+            warn(
+                f"The {count} images of {path} are in no class folders and are left "
+                f"out. Read them with `from_directory({directory!r}, split={part!r}, "
+                "labels=None)`."
+            )
+            continue
+        if part != leading:
+            _check_part(path, folders[part], folders[leading], names, class_names)
+        sets[part] = _image_set(
+            path, folders[part], names, names if part == leading else ()
         )
+    return sets
 
 
-def _image_set(directory, class_names):
-    folders = {entry.name: entry.path for entry in _folders(directory)}
-    names = _check_names(directory, folders, class_names)
-    files = {name: _images_below(folders[name]) for name in names}
-    if empty := [name for name, members in files.items() if not members]:
+def _check_part(path, folders, leading, names, class_names):
+    """Refuse classes that the training part does not have, warn of missing ones."""
+    known = {_key(name) for name in leading}
+    strange = [name for name in folders if _key(name) not in known]
+    if strange and class_names is None:
         raise ValueError(
-            f"Class folders without images in {directory}: {_quote(empty)}. Add images "
+            f"The class folders {quote(strange)} of {path} are not in the training "
+            f"part, which has {quote(sorted(leading))}. Rename them, add training "
+            f"images, or leave them out with `class_names={list(names)}`."
+        )
+    has = {_key(name): images_below(where) for name, where in folders.items()}
+    lacking = [name for name in names if not has.get(_key(name))]
+    if lacking and len(lacking) < len(names):
+        warn(f"There are no images of the classes {quote(lacking)} in {path}.")
+
+
+def _image_set(directory, folders, names, needed):
+    """The images of some class folders, numbered as in `names`.
+
+    Args:
+        directory: where they lie.
+        folders: dict from their names to their paths.
+        names: of the classes.
+        needed: those that must have images.
+    """
+    by_key = {_key(name): path for name, path in folders.items()}
+    files = [images_below(by_key[_key(n)]) if _key(n) in by_key else [] for n in names]
+    empty = [n for n, members in zip(names, files, strict=True) if not members]
+    if empty := [name for name in empty if name in needed]:
+        raise ValueError(
+            f"Class folders without images in {directory}: {quote(empty)}. Add images "
             "or remove the folders."
         )
-    paths = [path for members in files.values() for path in members]
-    labels = [i for i, members in enumerate(files.values()) for _ in members]
+    if not any(files):
+        raise ValueError(f"There are no images of {quote(names)} in {directory}.")
+    paths = [path for members in files for path in members]
+    labels = [i for i, members in enumerate(files) for _ in members]
     return ImageSet.from_files(paths, labels, names)
+
+
+def _key(name):
+    """What a class's name is known by: "café" of macOS is that of Linux."""
+    return unicodedata.normalize("NFC", name).casefold().strip()
+
+
+def _by_key(directory):
+    """Dict from names to paths of class folders; those that look alike are refused."""
+    folders = {}
+    for entry in folders_in(directory):
+        key = _key(entry.name)
+        alike = next((name for name in folders if _key(name) == key), None)
+        if alike is not None:
+            raise ValueError(
+                f"Two class folders of {directory} have names that look alike: "
+                f"{alike!a} and {entry.name!a}. Rename one, or put their "
+                "images together."
+            )
+        folders[entry.name] = entry.path
+    return folders
 
 
 def _check_names(directory, folders, class_names):
     if not folders:
-        images = [e.path for e in _visible(directory) if looks_like_image(e.path)]
+        images = [e.path for e in visible(directory) if looks_like_image(e.path)]
         inside = f" It holds {len(images)} images directly." if images else ""
         raise ValueError(
             f"The folder {directory} has no class folders.{inside} Put the images of "
-            "each class into a folder of its own, named after the class."
+            "each class into a folder of its own, named after the class; or read them "
+            "without labels, `labels=None`."
         )
-    remedy = f"Class folders in {directory}: {_quote(sorted(folders))}."
+    remedy = f"Class folders in {directory}: {quote(sorted(folders))}."
     if class_names is None:
         if len(folders) < 2:
+            (only,) = folders.values()
+            if len(folders_in(only)) > 1:
+                remedy += f" Did you mean {only}?"
             expected = "at least two class folders"
             raise ValueError(invalid("directory", expected, directory, remedy))
         return sorted(folders)
     class_names = list(class_names)
+    known = {_key(name) for name in folders}
     for name in class_names:
-        if name not in folders:
+        if _key(str(name)) not in known:
             raise ValueError(unknown_name("class_names", name, sorted(folders)))
     if len(set(class_names)) < max(2, len(class_names)):
         expected = "at least two names, none of them twice"
         raise ValueError(invalid("class_names", expected, class_names, remedy))
     return class_names
-
-
-def _images_below(folder):
-    images = []
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        paths = (os.path.join(place, n) for n in sorted(names) if n[0] != ".")
-        images += [path for path in paths if looks_like_image(path)]
-    return images
-
-
-def _quote(names):
-    return ", ".join(repr(name) for name in names)
-
-
-def _visible(directory):
-    """Entries of a folder but the hidden ones, sorted by name."""
-    with os.scandir(directory) as entries:
-        shown = [entry for entry in entries if not entry.name.startswith(".")]
-    return sorted(shown, key=lambda entry: entry.name)
-
-
-def _folders(directory):
-    # What macOS and Windows leave in unpacked archives is no class.
-    return [
-        entry
-        for entry in _visible(directory)
-        if entry.is_dir() and entry.name not in ("__MACOSX", "@eaDir")
-    ]

@@ -28,7 +28,8 @@ class ImageSet:
 
     Args:
         source: where the pixels come from, see `keras_delta.data.sources`.
-        labels: one integer per image, an index into `class_names`.
+        labels: one integer per image, an index into `class_names`; None for images
+            without labels.
         class_names: names of the classes.
         skipped: (path, reason) of the files that were left out when the set
             was made.
@@ -40,7 +41,9 @@ class ImageSet:
 
     def __init__(self, source, labels, class_names, skipped=()):
         self._source = source
-        self._labels = check_labels(labels, len(source), len(class_names))
+        if labels is not None:
+            labels = check_labels(labels, len(source), len(class_names))
+        self._labels = labels
         self._class_names = tuple(str(name) for name in class_names)
         self._skipped = list(skipped)
 
@@ -50,7 +53,7 @@ class ImageSet:
 
         Args:
             paths: paths of the files, in any format that Pillow reads.
-            labels: one integer per file.
+            labels: one integer per file; None for files without labels.
             class_names: names of the classes, by label.
 
         Returns:
@@ -89,7 +92,7 @@ class ImageSet:
 
     @property
     def labels(self):
-        """The labels, a read-only `int64` array."""
+        """The labels, a read-only `int64` array; None where there are none."""
         return self._labels
 
     @property
@@ -105,13 +108,25 @@ class ImageSet:
     @property
     def counts(self):
         """Images per class, a dict from name to number."""
+        if self._labels is None:
+            return {}
         counts = np.bincount(self._labels, minlength=len(self._class_names))
         return dict(zip(self._class_names, counts.tolist(), strict=True))
 
     def __len__(self):
-        return len(self._labels)
+        return len(self._source)
+
+    def _needed_labels(self):
+        if self._labels is None:
+            raise ValueError(
+                "These images have no labels to go by. Read them from class folders, "
+                "or give them labels with `ImageSet.from_files(paths, labels, names)`."
+            )
+        return self._labels
 
     def __repr__(self):
+        if self._labels is None:
+            return f"ImageSet({len(self)} images without labels)"
         shown = [f"{name} {n}" for name, n in list(self.counts.items())[:SHOWN_CLASSES]]
         more = ["..."] if len(self._class_names) > SHOWN_CLASSES else []
         skipped = f", {len(self._skipped)} skipped" if self._skipped else ""
@@ -133,7 +148,8 @@ class ImageSet:
             ValueError: for anything else, a mask of booleans included.
         """
         indices = check_indices(indices, len(self))
-        source, labels = self._source.take(indices), self._labels[indices]
+        labels = None if self._labels is None else self._labels[indices]
+        source = self._source.take(indices)
         return ImageSet(source, labels, self._class_names, self._skipped)
 
     def split(self, fraction, seed=0):
@@ -150,7 +166,9 @@ class ImageSet:
         Raises:
             ValueError: for a fraction outside (0, 1), or a class of one image.
         """
-        rest, held_out = split_indices(self._labels, self._class_names, fraction, seed)
+        rest, held_out = split_indices(
+            self._needed_labels(), self._class_names, fraction, seed
+        )
         return self.subset(rest), self.subset(held_out)
 
     def folds(self, folds=5, seed=0):
@@ -166,7 +184,7 @@ class ImageSet:
         Raises:
             ValueError: for a class with fewer images than folds; names it.
         """
-        parts = fold_indices(self._labels, self._class_names, folds, seed)
+        parts = fold_indices(self._needed_labels(), self._class_names, folds, seed)
         everything = np.arange(len(self))
         return [
             (self.subset(np.setdiff1d(everything, part)), self.subset(part))
@@ -211,7 +229,9 @@ class ImageSet:
         Raises:
             ValueError: when classes have fewer than `k` images; names them.
         """
-        return self.subset(few_shot_indices(self._labels, self._class_names, k, seed))
+        return self.subset(
+            few_shot_indices(self._needed_labels(), self._class_names, k, seed)
+        )
 
     def with_wrong_labels(self, fraction, seed=0):
         """The same images, some of them with a wrong label.
@@ -236,7 +256,7 @@ class ImageSet:
         generalization", ICLR 2017, arXiv:1611.03530, has partially corrupted labels;
         there the drawn label may be the right one.
         """
-        labels = wrong_labels(self._labels, self._class_names, fraction, seed)
+        labels = wrong_labels(self._needed_labels(), self._class_names, fraction, seed)
         return ImageSet(self._source, labels, self._class_names, self._skipped)
 
     def batches(
@@ -281,7 +301,8 @@ class ImageSet:
 
         Returns:
             `tf.data.Dataset` of (images, labels): `float32` in 0..255 of shape (batch,
-            h, w, 3), or (batch, 10, h, w, 3) for ten crops, and `int64`.
+            h, w, 3), or (batch, 10, h, w, 3) for ten crops, and `int64`. Of images
+            alone where there are no labels.
 
         Raises:
             ValueError: for an argument out of range; while iterating, for a file that
@@ -308,14 +329,18 @@ class ImageSet:
             dtype: "float32", or "uint8", which rounds.
 
         Returns:
-            (images, labels): images in 0..255, in the order of the set.
+            (images, labels): images in 0..255, in the order of the set; labels None
+            where there are none.
 
         Raises:
             ValueError: for an argument out of range.
         """
         _arguments.choice("dtype", dtype, ("float32", "uint8"))
         batches = self.batches(image_size, protocol=protocol, ten_crop=ten_crop)
-        parts = [images for images, _ in batches.as_numpy_iterator()]
+        parts = [
+            b if self._labels is None else b[0] for b in batches.as_numpy_iterator()
+        ]
         if dtype == "uint8":
             parts = [np.rint(images).astype(np.uint8) for images in parts]
-        return np.concatenate(parts), self._labels.copy()
+        labels = None if self._labels is None else self._labels.copy()
+        return np.concatenate(parts), labels

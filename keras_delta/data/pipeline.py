@@ -16,7 +16,7 @@ def stream_batches(
 
     Args:
         source: see `keras_delta.data.sources`.
-        labels: `int64` array, one label per image.
+        labels: `int64` array, one label per image; or None.
         prepare: `keras_delta.data.augment.Protocol`.
 
     Returns:
@@ -34,14 +34,15 @@ def stream_batches(
         raise ValueError("There are no images to batch: the set is empty.")
     if cache:
         (source,) = resized(source, prepare)
-    labels = tf.constant(labels)
+    labels = None if labels is None else tf.constant(labels)
     ready = _is_resized(source, prepare)
 
     def finish(index, epoch, image):
         image = image if ready else prepare.resize(image)
         shown = epoch if views is None else epoch % views
         image_seed = tf.random.fold_in(tf.stack([seed, shown]), index)
-        return prepare.finish(image, image_seed), labels[index]
+        image = prepare.finish(image, image_seed)
+        return image if labels is None else (image, labels[index])
 
     images = source.images(shuffle, seed)
     dataset = images.map(finish, num_parallel_calls=tf.data.AUTOTUNE)

@@ -1,6 +1,8 @@
 """Decodes every file once, so that bad files show before training starts."""
 
+import hashlib
 import os
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,6 +13,9 @@ from keras_delta._errors import invalid, warn
 from keras_delta.data.decode import BadImageError, read_image
 from keras_delta.data.image_set import ImageSet
 from keras_delta.data.missing import list_lines
+
+SHOWN = 3  # files of each kind that a warning names
+BLACK = 16  # of 255, what 12 bits in 16 make: where none is brighter, nothing is seen
 
 # Below this many files the check is over before a progress bar is read.
 PROGRESS_FROM = 500
@@ -28,6 +33,9 @@ def check_options(on_error, verify):
 def leave_out_bad_files(sets, on_error):
     """Decodes all files of the sets.
 
+    Warns of images that are right in form and empty in fact, and of files that are
+    twice where they should not be: in two sets, or in one with two labels.
+
     Args:
         sets: dict from a part to its `ImageSet`.
         on_error: "raise" for bad files, or "skip": leave them out and warn once.
@@ -40,7 +48,10 @@ def leave_out_bad_files(sets, on_error):
             of which no file can be read.
     """
     paths = [path for images in sets.values() for path in images.paths or ()]
-    bad = dict(_find_bad_files(paths))
+    bad, odd = _look_at_files(paths)
+    for remark, found in odd.items():
+        warn(f"{len(found)} of {len(paths)} images {remark}: {_shown(found)}.")
+    _warn_of_duplicates(sets)
     if not bad:
         return sets
     listing = list_lines([f"{path}: {reason}" for path, reason in bad.items()])
@@ -54,23 +65,77 @@ def leave_out_bad_files(sets, on_error):
     return {part: _without(images, bad) for part, images in sets.items()}
 
 
-def _find_bad_files(paths):
-    """(path, reason) of files that cannot be decoded; Pillow releases the GIL."""
+def _shown(paths):
+    return ", ".join(paths[:SHOWN]) + ", ..." * (len(paths) > SHOWN)
+
+
+def _look_at_files(paths):
+    """Dicts: path -> why it cannot be decoded; remark -> paths that it is true of."""
     progress = Progbar(len(paths)) if len(paths) > PROGRESS_FROM else None
+    bad, odd = {}, defaultdict(list)
+    # Pillow releases the GIL.
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for path, reason in zip(paths, pool.map(_fault, paths), strict=True):
-            if reason is not None:
-                yield path, reason
+        for path, (fault, remark) in zip(paths, pool.map(_look, paths), strict=True):
+            if fault is not None:
+                bad[path] = fault
+            if remark is not None:
+                odd[remark].append(path)
             if progress is not None:
                 progress.add(1)
+    return bad, odd
 
 
-def _fault(path):
+def _look(path):
+    """(why a file cannot be decoded, or None; what is odd about it, or None)."""
     try:
-        read_image(path)
+        image = read_image(path)
     except BadImageError as error:
-        return str(error)
-    return None
+        return str(error), None
+    darkest, brightest = image.min(axis=(0, 1)), image.max(axis=(0, 1))
+    if (darkest == brightest).all():
+        return None, "have one single colour"
+    if brightest.max() <= BLACK:
+        return None, (
+            f"are all but black, with no value above {brightest.max()} of 255 (12 bits "
+            "in files of 16, perhaps: multiply them by 16)"
+        )
+    return None, None
+
+
+def _warn_of_duplicates(sets):
+    """Name files that are in two sets, or in one with two labels, byte for byte."""
+    places = defaultdict(list)
+    for part, images in sets.items():
+        for i, path in enumerate(images.paths or ()):
+            label = None if images.labels is None else int(images.labels[i])
+            places[os.path.getsize(path)].append((path, part, label))
+    between, labels = [], []
+    for alike in places.values():
+        equal = defaultdict(list)
+        for path, part, label in alike if len(alike) > 1 else ():
+            equal[_digest(path)].append((path, part, label))
+        for group in equal.values():
+            first = group[0]
+            other = next((g for g in group if g[1] != first[1]), None)
+            if other is not None:
+                between.append(f"{first[0]} = {other[0]}")
+            other = next(
+                (g for g in group if g[1:] != first[1:] and g[2] != first[2]), None
+            )
+            if other is not None:
+                labels.append(f"{first[0]} = {other[0]}")
+    if between:
+        warn(
+            f"{len(between)} images are in two splits, so that the test is too easy: "
+            f"{_shown(between)}."
+        )
+    if labels:
+        warn(f"{len(labels)} images are there twice with two labels: {_shown(labels)}.")
+
+
+def _digest(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "blake2b").digest()
 
 
 def _without(images, bad):
