@@ -35,34 +35,29 @@ def from_directory(
     part decides the classes and their numbers; a class that another part lacks is
     warned of. Names are matched across parts whatever their Unicode form and case.
 
-    All images below a class folder count, at any depth (links to folders are followed
-    for class folders only). A file is taken for an image when its extension or its
-    content says so; hidden files and all others (`.txt`, `Thumbs.db`, ...) are ignored.
-    The content decides the format: a PNG called `.jpg` is fine.
+    All images below a class folder count, at any depth (links are followed for class
+    folders only): files whose extension or content says so, hidden ones excepted.
 
     Args:
         directory: path of the folder.
-        split: "train", "val" or "test", for that part of a folder with splits. None
-            gives all of them, or the set of a folder without splits.
+        split: "train", "val" or "test", for that part alone. None gives all of them,
+            or the set of a folder without splits.
         labels: "inferred", the class folders; None for images without labels, of the
             folder or of the part `split`, class folders or not.
-        on_error: "raise" lists the files that cannot be read; "skip" leaves them out,
-            warns once, and lists them in `ImageSet.skipped`.
+        on_error: "raise" lists the files that cannot be read; "skip" leaves them out
+            with a warning, and lists them in `ImageSet.skipped`.
         verify: whether to decode each file once, now; images that are practically empty
             and files that are in two parts are then warned of. With False, a bad file
             shows in the epoch that meets it, as an error that names it.
-        class_names: the class folders to take, in the order of their labels. By
-            default all, sorted by name.
+        class_names: the class folders to take, by label; default: all, sorted.
 
     Returns:
-        `ImageSet`; for a folder with splits and `split=None`, a dict from "train",
-        "val" and "test", as far as they exist, to `ImageSet`.
+        `ImageSet`; for a folder with splits, a dict from "train", "val", "test" to it.
 
     Raises:
-        ValueError: when the folder is missing, is a file or is empty, has no class
-            folders or a single one, when it cannot be told what is a split and what a
-            class, when a class of the training part is empty or a class is not in it,
-            and for files that cannot be read.
+        ValueError: for a folder that is missing, empty or has fewer than two class
+            folders, where splits and classes cannot be told apart, for a class without
+            training images, and for files that cannot be read.
     """
     check_options(on_error, verify)
     if labels not in ("inferred", None):

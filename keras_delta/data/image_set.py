@@ -11,6 +11,7 @@ from keras_delta.data.sampling import (
     check_labels,
     few_shot_indices,
     fold_indices,
+    needed,
     split_indices,
     wrong_labels,
 )
@@ -72,9 +73,6 @@ class ImageSet:
             labels: one integer per image.
             class_names: names of the classes; by default the numbers.
 
-        Returns:
-            `ImageSet`.
-
         Raises:
             ValueError: for images of another type or shape.
         """
@@ -116,24 +114,8 @@ class ImageSet:
     def __len__(self):
         return len(self._source)
 
-    def _needed_labels(self):
-        if self._labels is None:
-            raise ValueError(
-                "These images have no labels to go by. Read them from class folders, "
-                "or give them labels with `ImageSet.from_files(paths, labels, names)`."
-            )
-        return self._labels
-
     def __repr__(self):
-        if self._labels is None:
-            return f"ImageSet({len(self)} images without labels)"
-        shown = [f"{name} {n}" for name, n in list(self.counts.items())[:SHOWN_CLASSES]]
-        more = ["..."] if len(self._class_names) > SHOWN_CLASSES else []
-        skipped = f", {len(self._skipped)} skipped" if self._skipped else ""
-        return (
-            f"ImageSet({len(self)} images, {len(self._class_names)} classes: "
-            f"{', '.join(shown + more)}{skipped})"
-        )
+        return f"ImageSet({_described(self)})"
 
     def subset(self, indices):
         """The images with these numbers, in this order.
@@ -167,7 +149,7 @@ class ImageSet:
             ValueError: for a fraction outside (0, 1), or a class of one image.
         """
         rest, held_out = split_indices(
-            self._needed_labels(), self._class_names, fraction, seed
+            needed(self._labels), self._class_names, fraction, seed
         )
         return self.subset(rest), self.subset(held_out)
 
@@ -184,7 +166,7 @@ class ImageSet:
         Raises:
             ValueError: for a class with fewer images than folds; names it.
         """
-        parts = fold_indices(self._needed_labels(), self._class_names, folds, seed)
+        parts = fold_indices(needed(self._labels), self._class_names, folds, seed)
         everything = np.arange(len(self))
         return [
             (self.subset(np.setdiff1d(everything, part)), self.subset(part))
@@ -230,15 +212,14 @@ class ImageSet:
             ValueError: when classes have fewer than `k` images; names them.
         """
         return self.subset(
-            few_shot_indices(self._needed_labels(), self._class_names, k, seed)
+            few_shot_indices(needed(self._labels), self._class_names, k, seed)
         )
 
     def with_wrong_labels(self, fraction, seed=0):
         """The same images, some of them with a wrong label.
 
-        For measuring how a method bears mistakes in its training labels. The wrong
-        label is drawn uniformly from the other classes ("symmetric" noise). Labels,
-        their order and the seed decide: `resized` changes nothing, `subset` does.
+        The wrong label is drawn uniformly from the other classes ("symmetric" noise).
+        Labels, their order and the seed decide.
 
         Args:
             fraction: share of each class, 0 or more and less than 1: of a class of
@@ -249,14 +230,10 @@ class ImageSet:
         Returns:
             `ImageSet` with the same images in the same order.
 
-        Raises:
-            ValueError: for a fraction outside [0, 1), or fewer than two classes.
-
-        Source: Zhang et al., "Understanding deep learning requires rethinking
-        generalization", ICLR 2017, arXiv:1611.03530, has partially corrupted labels;
+        Source: Zhang et al., ICLR 2017, arXiv:1611.03530, "partially corrupted labels";
         there the drawn label may be the right one.
         """
-        labels = wrong_labels(self._needed_labels(), self._class_names, fraction, seed)
+        labels = wrong_labels(needed(self._labels), self._class_names, fraction, seed)
         return ImageSet(self._source, labels, self._class_names, self._skipped)
 
     def batches(
@@ -329,8 +306,7 @@ class ImageSet:
             dtype: "float32", or "uint8", which rounds.
 
         Returns:
-            (images, labels): images in 0..255, in the order of the set; labels None
-            where there are none.
+            (images, labels): images in 0..255, in the order of the set; labels or None.
 
         Raises:
             ValueError: for an argument out of range.
@@ -342,5 +318,18 @@ class ImageSet:
         ]
         if dtype == "uint8":
             parts = [np.rint(images).astype(np.uint8) for images in parts]
-        labels = None if self._labels is None else self._labels.copy()
-        return np.concatenate(parts), labels
+        return np.concatenate(
+            parts
+        ), None if self._labels is None else self._labels.copy()
+
+
+def _described(images):
+    """How many images of which classes a set has."""
+    if images.labels is None:
+        return f"{len(images)} images without labels"
+    counts = list(images.counts.items())
+    shown = [f"{name} {n}" for name, n in counts[:SHOWN_CLASSES]]
+    more = ["..."] if len(counts) > SHOWN_CLASSES else []
+    skipped = f", {len(images.skipped)} skipped" if images.skipped else ""
+    names = ", ".join(shown + more)
+    return f"{len(images)} images, {len(counts)} classes: {names}{skipped}"

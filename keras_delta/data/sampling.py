@@ -25,6 +25,16 @@ def check_labels(labels, images, classes):
     return labels
 
 
+def needed(labels):
+    """The labels, where something goes by them."""
+    if labels is None:
+        raise ValueError(
+            "These images have no labels to go by. Read them from class folders, or "
+            "give them labels with `ImageSet.from_files(paths, labels, names)`."
+        )
+    return labels
+
+
 def check_indices(indices, images):
     """Numbers of images as an array; refuses a mask of booleans."""
     indices = np.asarray(indices)
