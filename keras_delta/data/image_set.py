@@ -50,15 +50,13 @@ class ImageSet:
 
     @classmethod
     def from_files(cls, paths, labels, class_names):
-        """A set of image files, for folders of any other layout.
+        """A set of image files, for folders of any other layout; nothing is checked.
 
         Args:
             paths: paths of the files, in any format that Pillow reads.
             labels: one integer per file; None for files without labels.
             class_names: names of the classes, by label.
 
-        Returns:
-            `ImageSet`. The files are not checked.
         """
         return cls(FileSource(paths), labels, class_names)
 
