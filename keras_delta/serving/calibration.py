@@ -11,16 +11,21 @@ BINS = 15
 def temperature(logits, labels):
     """The temperature T for which softmax(logits / T) fits held-out labels best.
 
-    It minimises the mean of `-log softmax(logits / T)[label]`, which is convex in
-    1 / T, and changes no ranking of classes. It is from 0.01 to 100, above 1 where the
-    network is too sure of itself; and 1, with a warning, where every label is the
-    likeliest class: then the best T would be 0, which calls everything certain.
+    It minimises the mean of `-log softmax(logits / T)[label]`, of several labels
+    (samples, labels) that of the binary cross-entropies of sigmoid(logits / T). Both
+    are convex in 1 / T, and no ranking changes. It is from 0.01 to 100, above 1 where
+    the network is too sure of itself; and 1, with a warning, where every label is
+    right: then the best T would be 0, which calls everything certain.
 
     Source: Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural
         Networks", ICML 2017, section 4.2.
     """
     optimize = import_optional("scipy.optimize", "Calibration", "serving")
-    if (np.argmax(logits, axis=-1) == labels).all():
+    if np.ndim(labels) == 2:
+        right = (np.asarray(logits) > 0) == labels
+    else:
+        right = np.argmax(logits, axis=-1) == labels
+    if right.all():
         warn(
             f"All {len(labels)} images of `validation_data` are recognised, so how "
             "often the model is wrong cannot be told: scores stay as they are. "
@@ -35,7 +40,11 @@ def temperature(logits, labels):
 
 
 def loss(logits, labels):
-    """Mean cross-entropy of integer labels, in nats."""
+    """Mean cross-entropy, in nats, of integer labels or of several labels a sample."""
+    if np.ndim(labels) == 2:
+        logits = np.asarray(logits, "float64")
+        each = np.logaddexp(0, logits) - logits * labels
+        return float(each.mean())
     return float(-np.mean(_log_softmax(logits)[np.arange(len(labels)), labels]))
 
 

@@ -6,12 +6,10 @@ from datetime import UTC, datetime
 from importlib import metadata
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from keras_delta._errors import invalid, unknown_name
 from keras_delta.serving import calibration
-from keras_delta.statistics import wilson_interval
 
 MARKDOWN, JSON = "MODEL_CARD.md", "model_card.json"
 GIVEN = ("description", "data", "license", "author", "limits", "intended_use")
@@ -23,36 +21,17 @@ LIMITS = [
 ]
 
 
+CLASSES = ("multiclass", "binary")  # one of which is always answered
+SAYS = {
+    "multiclass": "Tells {n} classes apart.",
+    "binary": "Tells {names[1]} from {names[0]}.",
+    "multilabel": "Finds which of {n} labels an image has.",
+    "regression": "Predicts {n} number(s) of an image.",
+}
 SHAPES = {  # of what the network sees, by protocol
     "default": "squashed to that shape",
     "improved": "cut out of the centre",
 }
-
-
-def evaluation(logits, labels, class_names, temperature=1.0):
-    """How well a classifier does on images that it was not trained on.
-
-    For logits (samples, classes), integer labels, and what serving divides logits by.
-    `interval` is Wilson's, of 95 %, `loss` in nats, `uncalibrated_error` at the
-    temperature 1.
-    """
-    right = np.asarray(logits).argmax(axis=-1) == labels
-    scaled = np.asarray(logits) / temperature
-    recall = {}
-    for number, name in enumerate(class_names):
-        of_class = right[labels == number]
-        share = float(of_class.mean()) if len(of_class) else None
-        recall[name] = {"recall": share, "samples": len(of_class)}
-    return {
-        "samples": len(labels),
-        "accuracy": float(right.mean()),
-        "interval": list(wilson_interval(int(right.sum()), len(right))),
-        "recall": recall,
-        "loss": calibration.loss(scaled, labels),
-        "calibration_error": calibration.expected_calibration_error(scaled, labels),
-        "uncalibrated_error": calibration.expected_calibration_error(logits, labels),
-        "temperature": temperature,
-    }
 
 
 def check(given):
@@ -78,13 +57,17 @@ def facts(model, given, folder, endpoints, measured):
         "version": int(folder.name),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         **{field: given.get(field) for field in GIVEN if field != "limits"},
-        "limits": [*([limits] if isinstance(limits, str) else limits), *LIMITS],
+        "limits": [
+            *([limits] if isinstance(limits, str) else limits),
+            *(LIMITS if endpoints.task.name in CLASSES else LIMITS[1:]),
+        ],
         "network": {
             "name": endpoints.target.name,
             "parameters": endpoints.target.count_params(),
             "taps": list(getattr(model, "taps", [])),
         },
         "regularizer": _method(getattr(model, "regularizer", None)),
+        "task": endpoints.task.name,
         "classes": endpoints.class_names,
         "serving": endpoints.options.facts(),
         "evaluation": measured.evaluation,
@@ -121,13 +104,15 @@ def markdown(facts):
         "Made with": ", ".join(f"{k} {v}" for k, v in facts["versions"].items()),
     }
     lines = [f"# {facts['name']}", ""]
-    lines += [facts["description"] or f"Tells {len(facts['classes'])} classes apart."]
+    names = facts["classes"]
+    says = SAYS[facts["task"]].format(n=len(names), names=list(map(_name, names)))
+    lines += [facts["description"] or says]
     lines += ["", "| | |", "|---|---|"]
     lines += [f"| {k} | {_cell(v)} |" for k, v in rows.items() if v]
     for title, field in ("Intended use", "intended_use"), ("Training data", "data"):
         lines += ["", f"## {title}", "", facts[field] or "Not stated."]
     lines += ["", "## How well it does", ""]
-    lines += _measured(facts["evaluation"], facts["classes"])
+    lines += _measured(facts["evaluation"], facts["classes"], facts["task"])
     if facts["conversion"] is not None:
         lines += ["", "## Conversion", "", *_converted(facts["conversion"], served)]
     lines += ["", "## Limits", ""]
@@ -135,11 +120,14 @@ def markdown(facts):
     return "\n".join(lines) + "\n"
 
 
-def _measured(figures, classes):
+def _measured(figures, names, task):
     if figures is None:
-        return [
-            "Not measured at export. Classes: " + ", ".join(map(_name, classes)) + "."
-        ]
+        what = {"multilabel": "Labels", "regression": "Numbers"}.get(task, "Classes")
+        return [f"Not measured at export. {what}: {', '.join(map(_name, names))}."]
+    return {"multilabel": _labels, "regression": _numbers}.get(task, _classes)(figures)
+
+
+def _classes(figures):
     low, high = figures["interval"]
     lines = [
         f"On {figures['samples']} images that were held out, "
@@ -158,6 +146,52 @@ def _measured(figures, classes):
     return lines
 
 
+def _labels(figures):
+    low, high = figures["interval"]
+    lines = [
+        f"On {figures['samples']} images that were held out, all labels of "
+        f"**{figures['exact_match']:.1%}** are right (95 % interval {low:.1%} to "
+        f"{high:.1%}, Wilson). F1: {_number(figures['macro_f1'])} in the mean over "
+        f"labels, {_number(figures['micro_f1'])} over all.",
+        "",
+        "A label is on from its threshold on, which was chosen on these same images "
+        "unless it was given."
+        + (
+            f" Logits are divided by {figures['temperature']:.3g} (calibrated)."
+            if figures["temperature"] != 1
+            else ""
+        ),
+        "",
+        "| label | threshold | F1 | average precision | images that have it |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in figures["labels"].items():
+        cells = row["threshold"], row["f1"], row["average_precision"]
+        shown = " | ".join(map(_number, cells))
+        lines.append(f"| {_name(name)} | {shown} | {row['positives']} |")
+    return lines
+
+
+def _numbers(figures):
+    lines = [
+        f"On {figures['samples']} images that were held out (mean absolute error with "
+        "its 95 % interval, root mean square error, share of the variance explained):",
+        "",
+        "| number | MAE | RMSE | R2 |",
+        "|---|---|---|---|",
+    ]
+    for name, row in figures["numbers"].items():
+        half = row["half_interval"]
+        mae = f"{row['mae']:.3g}" + ("" if half is None else f" +- {half:.2g}")
+        cells = f"{row['rmse']:.3g}", _number(row["r2"])
+        lines.append(f"| {_name(name)} | {mae} | {' | '.join(cells)} |")
+    return lines
+
+
+def _number(value):
+    return "-" if value is None else f"{value:.3f}"
+
+
 def _calibrated(figures):
     if figures["temperature"] == 1:
         return ""
@@ -172,8 +206,7 @@ def _converted(figures, served):
     lines = [
         f"`{served['file']}`, {figures['bytes'] / 1e6:.1f} MB, "
         f"{figures['quantize'] or 'float32'}. On {figures['samples']} images "
-        f"({figures['images']}), {figures['agreement']:.1%} of the answers are those "
-        "of the network before, and scores differ by "
+        f"({figures['images']}), {_agreement(figures)}scores differ by "
         f"{figures['largest_difference']:.2g} at most."
     ]
     if figures["accuracy"] is not None:
@@ -183,6 +216,15 @@ def _converted(figures, served):
             f"{figures['accuracy']:.1%} after ({-100 * figures['drop']:+.1f} points).",
         ]
     return lines
+
+
+def _agreement(figures):
+    if figures["agreement"] is None:
+        return ""
+    return (
+        f"{figures['agreement']:.1%} of the answers are those of the network before, "
+        "and "
+    )
 
 
 def _method(regularizer):

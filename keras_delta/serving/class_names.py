@@ -29,6 +29,8 @@ def check(names, classes):
             raise ValueError(invalid("class_names", expected, name))
     if len(names) != classes:
         expected = f"{classes} names, one for each output of the model"
+        if classes == 2:
+            expected = "2 names (of one unit: what 0 and what 1 stands for)"
         raise ValueError(invalid("class_names", f"{expected}, not {len(names)}", names))
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

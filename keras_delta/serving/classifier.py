@@ -1,5 +1,6 @@
 """A SavedModel of `export_for_serving`, asked about one image file at a time."""
 
+import functools
 import hashlib
 from pathlib import Path
 
@@ -9,11 +10,21 @@ from keras_delta.data.decode import BadImageError, read_image
 from keras_delta.serving.folders import versions_in
 from keras_delta.serving.reencoding import as_png
 
-SAVED_MODEL = "saved_model.pb"
+SAVED_MODEL, LABELS = "saved_model.pb", "assets/labels.txt"
 
 
 class Classifier:
-    """What `export_for_serving` has written, for image files; `top_k` in an answer."""
+    """What `export_for_serving` has written, for image files.
+
+    Args:
+        folder: `Path` of a version.
+        ten_crop: whether to answer by ten crops.
+
+    Attributes:
+        columns: names of the cells of an answer. One of several classes: `label`,
+            `score`, `label_2`, ..., likeliest first. Several labels: `labels`, those
+            that are on, and the score of each. Numbers: each of them.
+    """
 
     def __init__(self, folder, ten_crop=False):
         try:
@@ -39,7 +50,18 @@ class Classifier:
         self._prepare = signatures["prepare"]
         self._classify = signatures["classify_prepared"]
         self._crops = signatures["classify_ten_crop"] if ten_crop else None
-        self.top_k = self._classify.structured_outputs["labels"].shape[1]
+        given = self._classify.structured_outputs
+        if "values" in given or "on" in given:
+            names = (folder / LABELS).read_text("utf-8").splitlines()
+        if "values" in given:
+            self.columns, self._cells = names, _numbers
+        elif "on" in given:
+            self.columns = ["labels", *names]
+            self._cells = functools.partial(_labels, names)
+        else:
+            numbers = range(2, given["labels"].shape[1] + 1)
+            more = [f"{name}_{k}" for k in numbers for name in ("label", "score")]
+            self.columns, self._cells = ["label", "score", *more], _classes
 
     def read(self, path):
         """An image file as `answers` takes it, or BadImageError; safe in threads."""
@@ -48,14 +70,19 @@ class Classifier:
         if "images" in self._crops.structured_input_signature[1]:
             # The network sees ten crops at once, so images need not be batched.
             pixels = tf.constant(read_image(path)[None], tf.float32)
-            return _pairs(self._crops(images=pixels))[0]
-        return _pairs(self._encoded(path, self._crops))[0]
+            return self._rows(self._crops(images=pixels))[0]
+        return self._rows(self._encoded(path, self._crops))[0]
 
     def answers(self, images):
-        """(label, score) pairs, likeliest first, for each of what `read` has given."""
+        """Cells for `columns`, of each of what `read` has given."""
         if self._crops is not None or not images:
             return images
-        return _pairs(self._classify(images=tf.stack(images)))
+        return self._rows(self._classify(images=tf.stack(images)))
+
+    def _rows(self, answer):
+        values = {key: value.numpy() for key, value in answer.items()}
+        names, rows = list(values), zip(*values.values(), strict=True)
+        return [self._cells(dict(zip(names, row, strict=True))) for row in rows]
 
     def _encoded(self, path, signature):
         """The result of a signature of encoded images, of any format Pillow reads."""
@@ -101,9 +128,17 @@ def fingerprint(folder):
     return digest.hexdigest()[:16]
 
 
-def _pairs(answer):
-    labels, scores = answer["labels"].numpy(), answer["scores"].numpy()
-    return [
-        [(name.decode(), float(score)) for name, score in zip(*row, strict=True)]
-        for row in zip(labels, scores, strict=True)
-    ]
+def _classes(row):
+    pairs = zip(row["labels"], row["scores"], strict=True)
+    return [cell for name, p in pairs for cell in (name.decode(), f"{p:.6f}")]
+
+
+def _labels(names, row):
+    ranked = [name.decode() for name in row["labels"]]
+    on = "; ".join(n for n, is_on in zip(ranked, row["on"], strict=True) if is_on)
+    scores = dict(zip(ranked, row["scores"], strict=True))
+    return [on, *(f"{scores[name]:.6f}" for name in names)]
+
+
+def _numbers(row):
+    return [f"{value:.7g}" for value in row["values"]]

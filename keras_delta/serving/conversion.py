@@ -2,10 +2,10 @@
 
 from typing import NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_delta import _tasks
 from keras_delta._errors import warn
 
 IMAGES, SCORES = "images", "scores"  # names in the file
@@ -57,15 +57,15 @@ def convert(endpoints, name, images, batches):
     if batches is None and images is not None:
         on, batches = "representative_data", [(images, None)]
     elif batches is None:
-        on, batches = "noise", [(_noise(endpoints.options.image_size), None)]
-    changes, after, labels = _compare(before, converter.runner(content), batches)
+        on, batches = "noise", [(_noise(endpoints.image_shape), None)]
+    runner = converter.runner(content)
+    changes, after, labels = _compare(before, runner, batches, endpoints.task)
     judge(changes, converter.RUNTIME, quantize)
     facts = {"quantize": quantize, "bytes": len(content), "images": on, **changes}
     if labels is None:
         return Converted(content, facts, None, None)
-    # Of which a softmax gives the scores; those of 0 count as in Keras's losses.
-    after = np.maximum(after, keras.config.epsilon())
-    return Converted(content, facts, endpoints.temperature * np.log(after), labels)
+    logits = endpoints.temperature * endpoints.task.logits_of(after)
+    return Converted(content, facts, logits, labels)
 
 
 def judge(changes, runtime, quantize=None):
@@ -90,21 +90,20 @@ def _scores(endpoints):
     """What the file computes, `images` -> `scores`, as a `tf.function`."""
 
     def compute(images):
-        return {SCORES: tf.nn.softmax(endpoints.logits(images) / endpoints.temperature)}
+        return {SCORES: endpoints.scores(images)}
 
-    shape = [None, *endpoints.options.image_size, 3]
-    signature = [tf.TensorSpec(shape, name=IMAGES)]
+    signature = [tf.TensorSpec([None, *endpoints.image_shape], name=IMAGES)]
     return tf.function(compute, input_signature=signature, autograph=False)
 
 
-def _noise(image_size, count=16):
+def _noise(shape, count=16):
     """Images of seeded noise with a random brightness for each."""
     rng = np.random.default_rng(0)
-    images = rng.uniform(0, 255, (count, *image_size, 3))
+    images = rng.uniform(0, 255, (count, *shape))
     return (images * rng.uniform(0.2, 1, (count, 1, 1, 1))).astype("float32")
 
 
-def _compare(before, after, batches):
+def _compare(before, after, batches, task):
     """What has changed, as a dict; the scores after it; the labels or None."""
     old, new, labels = [], [], []
     for x, y in batches:
@@ -113,15 +112,19 @@ def _compare(before, after, batches):
         new.append(after(x))
         labels.append(y)
     old, new = np.concatenate(old), np.concatenate(new)
+    difference = float(np.abs(old - new).max())
+    if task.name == _tasks.REGRESSION:  # of any unit
+        difference /= max(1.0, float(np.abs(old).max()))
     changes = {
         "samples": len(new),
-        "largest_difference": float(np.abs(old - new).max()),
-        "agreement": float((old.argmax(-1) == new.argmax(-1)).mean()),
+        "largest_difference": difference,
+        "agreement": task.agreement(old, new),
     }
     if labels[0] is None:
         unknown = dict.fromkeys(("accuracy_before", "accuracy", "drop"))
         return changes | unknown, new, None
     labels = np.concatenate(labels)
-    was, now = (float((s.argmax(-1) == labels).mean()) for s in (old, new))
-    changes |= {"accuracy_before": was, "accuracy": now, "drop": was - now}
+    was, now = (task.right(s, labels) for s in (old, new))
+    drop = None if was is None else was - now
+    changes |= {"accuracy_before": was, "accuracy": now, "drop": drop}
     return changes, new, labels

@@ -6,6 +6,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+from keras_delta import _tasks
 from keras_delta.data.augment import Protocol
 from keras_delta.serving import class_names
 from keras_delta.serving.decoding import decode
@@ -20,26 +21,35 @@ class Endpoints:
         options: `Options`, fitted to the network.
 
     Attributes:
-        class_names, options, target: what is served.
+        class_names, network, options, target: what is served.
         logits: `tf.function` of prepared images.
-        temperature: what logits are divided by before the softmax.
+        task: what is answered, see `keras_delta.serving.tasks`.
+        temperature: what logits are divided by before scores are made of them.
+        thresholds: list, from which score on each of several labels is on.
     """
 
     def __init__(self, network, names, options):
-        self._network, self.target = network, network.target
+        self.network, self.target = network, network.target
         self.class_names, self.options = names, options
         self._size, self.temperature = options.image_size, 1.0
+        self._channels, self.task = network.channels, network.task
+        self.thresholds = [0.5] * len(names)
         self._single = Protocol(options.protocol, self._size)
         self._ten = Protocol("improved", self._size, ten_crop=True)
         # One function for all signatures, so that each is traced and in the file once.
         self.logits = tf.function(
             network.logits,
-            input_signature=[tf.TensorSpec([None, *self._size, 3])],
+            input_signature=[tf.TensorSpec([None, *self._size, self._channels])],
             autograph=False,
         )
         self._decode = tf.function(
             decode, input_signature=[tf.TensorSpec([], tf.string)], autograph=False
         )
+
+    @property
+    def image_shape(self):
+        """Shape of one prepared image."""
+        return (*self._size, self._channels)
 
     def write(self, folder):
         """Write the SavedModel into an empty folder; `labels.txt` is an asset of it."""
@@ -67,9 +77,10 @@ class Endpoints:
     def functions(self):
         """Dict from names of signatures to (function, its `tf.TensorSpec`s)."""
         contents = tf.TensorSpec([None], tf.string, name="image_bytes")
-        images = tf.TensorSpec([None, None, None, 3], tf.float32, name="images")
+        shape = [None, None, None, self._channels]
+        images = tf.TensorSpec(shape, tf.float32, name="images")
         eight_bit = tf.TensorSpec(images.shape, tf.uint8, name="images")
-        prepared = tf.TensorSpec([None, *self._size, 3], name="images")
+        prepared = tf.TensorSpec([None, *self._size, self._channels], name="images")
         class_ids = tf.TensorSpec([None], tf.int64, name="class_ids")
         by_bytes = self.options.input == "image_bytes"
         given = contents if by_bytes else images
@@ -83,9 +94,9 @@ class Endpoints:
             "prepare": (self.prepare, contents),
             "classify_prepared": (self.classify_prepared, prepared),
         }
-        if self._network.has_features:
+        if self.network.has_features:
             signatures["features"] = self.features, given
-        if self._network.has_maps:
+        if self.network.has_maps:
             signatures["activation_map"] = self.activation_map, prepared, class_ids
         return signatures
 
@@ -103,47 +114,65 @@ class Endpoints:
 
     def classify_prepared(self, images):
         """The likeliest classes of images of the network's own size."""
-        logits = self.logits(images)
-        return self._answer(tf.nn.softmax(logits / self.temperature))
+        return self._answer(self.scores(images))
+
+    def scores(self, images):
+        """What is answered for each name, `(B, names)`, of prepared images."""
+        return self.task.scores(self.logits(images) / self.temperature)
 
     def classify_ten_crop(self, images):
         """The likeliest classes of images, by ten crops of each."""
         crops = self._prepared(images, self._ten)
-        logits = self.logits(tf.reshape(crops, [-1, *self._size, 3]))
-        logits = tf.reshape(logits, [-1, 10, self._network.classes])
+        logits = self.logits(tf.reshape(crops, [-1, *self._size, self._channels]))
+        logits = tf.reshape(logits, [-1, 10, self.network.classes])
         if self.options.ten_crop_average == "logits":
             logits = tf.reduce_mean(logits, axis=1)
-            return self._answer(tf.nn.softmax(logits / self.temperature))
-        each = tf.nn.softmax(logits / self.temperature)
+            return self._answer(self.task.scores(logits / self.temperature))
+        each = self.task.scores(logits / self.temperature)
         return self._answer(tf.reduce_mean(each, axis=1))
 
     def features(self, images):
         """Maps of the taps and what the head sees."""
-        return self._network.features(self._prepared(images, self._single))
+        return self.network.features(self._prepared(images, self._single))
 
     def activation_map(self, images, class_ids):
         """Where in prepared images the network sees a class."""
-        maps, chosen = self._network.activation_maps(images, class_ids)
+        maps, chosen = self.network.activation_maps(images, class_ids)
         labels = self._table.lookup(chosen)
         return {"maps": maps, "class_ids": chosen, "labels": labels}
 
-    def _answer(self, probabilities):
-        scores, ids = tf.math.top_k(probabilities, self.options.top_k)
+    def _answer(self, scores):
+        """Names and scores, the highest first; numbers of a regression as they are."""
+        if self.task.name == _tasks.REGRESSION:
+            ids = tf.range(self.network.classes, dtype=tf.int64)
+            ids = tf.zeros_like(scores, tf.int64) + ids
+            return {"labels": self._table.lookup(ids), "values": scores}
+        scores, ids = tf.math.top_k(scores, self.options.top_k)
         ids = tf.cast(ids, tf.int64)
-        return {"labels": self._table.lookup(ids), "scores": scores, "class_ids": ids}
+        answer = {"labels": self._table.lookup(ids), "scores": scores, "class_ids": ids}
+        if self.task.name == _tasks.MULTILABEL:
+            answer["on"] = scores >= tf.gather(tf.constant(self.thresholds), ids)
+        return answer
 
     def _prepared(self, values, protocol):
         """What the network sees of encoded images, or of pixels."""
 
         def prepare(value):
             image = self._decode(value) if values.dtype == tf.string else value
-            return protocol.finish(protocol.resize(image), seed=None)
+            if image.shape[-1] == 1:
+                image = tf.repeat(image, 3, axis=-1)
+            image = protocol.finish(protocol.resize(image), seed=None)
+            if self._channels == 3:
+                return image
+            # As `rgb_to_grayscale`, whose weights sum to 0.9999, in the data pipeline.
+            is_grey = values.dtype != tf.string
+            return image[..., :1] if is_grey else tf.image.rgb_to_grayscale(image)
 
         crops = [10] if protocol.ten_crop else []
         return tf.map_fn(
             prepare,
             values,
-            fn_output_signature=tf.TensorSpec([*crops, *self._size, 3]),
+            fn_output_signature=tf.TensorSpec([*crops, *self._size, self._channels]),
             parallel_iterations=16,
         )
 

@@ -1,5 +1,6 @@
 """From a fine-tuned model to a folder that others serve."""
 
+import functools
 import os
 from typing import NamedTuple
 
@@ -11,9 +12,11 @@ from keras_delta.serving import (
     calibration,
     card,
     conversion,
+    figures,
     folders,
     held_out,
     litert,
+    tasks,
     warmup,
 )
 from keras_delta.serving import class_names as naming
@@ -34,6 +37,8 @@ def export_for_serving(
     protocol="default",
     ten_crop_average="logits",
     taps=None,
+    task=None,
+    thresholds=None,
     from_logits=None,
     validation_data=None,
     calibrate=False,
@@ -43,7 +48,7 @@ def export_for_serving(
     version=None,
     overwrite=False,
 ):
-    """Write a classifier so that it takes images and answers with labels.
+    """Write a model so that it takes images and answers with labels, or numbers.
 
     The folder holds a SavedModel of the target alone (no source, regularizer or
     optimizer), which TensorFlow serves without Keras and without this package; a model
@@ -53,7 +58,8 @@ def export_for_serving(
     `activation_map`; docs/serving.md has their inputs and outputs. Images are decoded
     and resized as `ImageSet.batches` does for evaluation, bit for bit (rarities:
     `keras_delta.serving.decoding`); `scores` are those of `model.predict` after the
-    softmax.
+    softmax. docs/serving.md says what is answered for several labels, yes or no, and
+    numbers, and how networks of grey images are fed.
 
     With `format="litert"` or `"onnx"` there is `model.tflite` or `model.onnx` instead,
     with the input `images`, float32 (B, height, width, 3) of the network's own size, 0
@@ -64,13 +70,15 @@ def export_for_serving(
 
     Args:
         model: `DeltaModel`, of which the target is exported, or a Functional or
-            Sequential classifier of images.
+            Sequential model of images with one output `(B, units)`.
         path: folder of the model's versions, `NAME`; `NAME/1` is written. It may end
             in the version, `NAME/2`. NAME is the model's name.
-        class_names: names of the classes by class number, one line each.
+        class_names: names of the classes by class number, one line each; of labels or
+            numbers likewise; of one unit for yes or no that of no, then that of yes.
         input: what `serving_default` takes, `"image_bytes"` (default) or `"tensor"`.
         format: `"saved_model"` (default), `"litert"` or `"onnx"`.
-        top_k: classes in an answer, default 5; all, where there are fewer.
+        top_k: classes in an answer, default 5; all, where there are fewer. Of several
+            labels, and of numbers, all are answered.
         image_size: what images are resized to, a side or (height, width); needed only
             where the model takes images of any size.
         protocol: how images were prepared for evaluation, `"default"` or `"improved"`,
@@ -79,6 +87,10 @@ def export_for_serving(
         taps: layers whose maps `features` gives; default: those of the `DeltaModel`,
             else as `taps="auto"` of `DeltaModel`, or the last maps where that finds
             none.
+        task: `"multiclass"`, `"multilabel"`, `"binary"` or `"regression"`; default: as
+            the loss that the model is compiled with says, else its last layer.
+        thresholds: for several labels: from which score on a label is on, one number or
+            one for each. Default: those of the highest F1 on `validation_data`, or 0.5.
         from_logits: whether the model gives logits; default: as its last layer says.
         validation_data: images that were not trained on, with labels, as `evaluate`
             takes them, or an `ImageSet`; the card then says how well the model does.
@@ -101,11 +113,12 @@ def export_for_serving(
         `Path` of the version's folder.
 
     Raises:
-        TypeError, ValueError: for a model that is subclassed, not built, no classifier
-            of images or of several outputs; names that are not one string of one line
-            for each class; a version that is there; other arguments out of range;
-            where another runtime has not the model's operations or gives other scores
-            (by more than 0.001 without `quantize`).
+        TypeError, ValueError: for a model that is subclassed, not built, of several
+            inputs or outputs, or that gives maps; a task that the loss contradicts;
+            names that are not one string of one line for each class; a version that
+            is there; other arguments out of range; where another runtime has not the
+            model's operations or gives other scores (by more than 0.001 without
+            `quantize`).
         OSError: where the folder cannot be written.
         ImportError: for `calibrate` without SciPy and formats without their packages.
 
@@ -119,27 +132,48 @@ def export_for_serving(
     )
     check_data(options, validation_data, representative_data)
     card.check(model_card)
-    endpoints = _plan(model, class_names, options, taps, from_logits)
+    endpoints = _plan(model, class_names, options, taps, task, from_logits)
+    _check_task(endpoints, options, thresholds)
     folder = folders.version_folder(path, version, overwrite)
     check_formats(folder, options)
     if isinstance(model, DeltaModel) and not model.hosts.is_first:
         return folder
-    measured = _measure(
-        endpoints, folder.parent.name, validation_data, representative_data
-    )
+    data = validation_data, representative_data
+    measured = _measure(endpoints, folder.parent.name, *data, thresholds)
     facts = card.facts(model, model_card, folder, endpoints, measured)
     _write(endpoints, folder, measured, facts)
     return folder
 
 
 class Measured(NamedTuple):
-    """Result of `card.evaluation`, or None; `conversion.Converted`, or None."""
+    """Figures of `Task.evaluate`, or None; `conversion.Converted`, or None."""
 
     evaluation: dict | None
     converted: conversion.Converted | None
 
 
-def _plan(model, names, options, taps, from_logits):
+def _check_task(endpoints, options, thresholds):
+    """Refuse options that the task has no use for."""
+    name = endpoints.task.name
+    if options.calibrate and name == "regression":
+        raise ValueError(
+            "`calibrate=True` is for scores, and this model gives numbers. Leave it "
+            "out."
+        )
+    if thresholds is None:
+        return
+    if name != "multilabel":
+        expected = f"None for '{name}'; they are for several labels"
+        raise ValueError(invalid("thresholds", expected, thresholds))
+    count, given = len(endpoints.class_names), np.ravel(thresholds)
+    fits = given.dtype.kind in "if" and len(given) in (1, count)
+    if not fits or not ((given >= 0) & (given <= 1)).all():
+        expected = f"a number from 0 to 1, or {count} of them"
+        raise ValueError(invalid("thresholds", expected, thresholds))
+    endpoints.thresholds = [float(t) for t in np.broadcast_to(given, count)]
+
+
+def _plan(model, names, options, taps, task, from_logits):
     """What is to be served, as `Endpoints`; nothing is computed or written yet."""
     if isinstance(model, (str, os.PathLike)):
         expected = "a model, e.g. of `keras.saving.load_model(path)`"
@@ -147,46 +181,54 @@ def _plan(model, names, options, taps, from_logits):
     target = model.target if isinstance(model, DeltaModel) else model
     if taps is None:
         taps = list(model.taps) if isinstance(model, DeltaModel) else "auto"
-    network = Network(target, taps, from_logits)
+    choose = functools.partial(tasks.choose, model, given=task)
+    network = Network(target, taps, from_logits, choose)
     if options.converter is not None:
         conversion.check_precision(network.graph)
     names = naming.check(names, network.classes)
     return Endpoints(network, names, options.fitted(network))
 
 
-def _measure(endpoints, name, validation_data, representative_data):
+def _measure(endpoints, name, validation_data, representative_data, thresholds):
     """Run the model, before and after its conversion, and calibrate it."""
     options, batches, images = endpoints.options, None, None
     converts = options.converter is not None
     if options.quantize == "int8":
-        images = litert.representative_images(representative_data, options)
+        channels = endpoints.image_shape[-1]
+        images = litert.representative_images(representative_data, options, channels)
     if validation_data is not None:
-        batches = held_out.batches(validation_data, endpoints.class_names, options)
-    if options.calibrate and converts:
+        names, network = endpoints.class_names, endpoints.network
+        batches = held_out.batches(validation_data, names, options, network)
+    by_f1 = endpoints.task.name == "multilabel" and thresholds is None
+    looks = options.calibrate or (by_f1 and batches is not None)
+    if looks and converts:
         batches = list(batches)  # looked at twice, and read once
     logits, labels, converted = None, None, None
-    if options.calibrate or (batches is not None and not converts):
+    if looks or (batches is not None and not converts):
         outputs = [(endpoints.logits(x).numpy(), y) for x, y in batches]
         logits, labels = map(np.concatenate, zip(*outputs, strict=True))
     if options.calibrate:
         endpoints.temperature = calibration.temperature(logits, labels)
+    if looks and by_f1:
+        scores = endpoints.task.scores(logits / endpoints.temperature).numpy()
+        endpoints.thresholds = figures.best_thresholds(scores, labels)
     if converts:
         converted = conversion.convert(endpoints, name, images, batches)
         # The card is about the file beside it.
         logits, labels = converted.logits, converted.labels
     if logits is None:
         return Measured(None, converted)
-    of = endpoints.class_names, endpoints.temperature
-    return Measured(card.evaluation(logits, labels, *of), converted)
+    of = endpoints.class_names, endpoints.temperature, endpoints.thresholds
+    return Measured(endpoints.task.evaluate(logits, labels, *of), converted)
 
 
 def _write(endpoints, folder, measured, facts):
     """The version's folder, which appears at once and whole."""
     with folders.replacing(folder) as temporary:
         if measured.converted is None:
-            name, size = folder.parent.name, endpoints.options.image_size
+            name, shape = folder.parent.name, endpoints.image_shape
             endpoints.write(temporary)
-            warmup.write(temporary, name, endpoints.functions(), size)
+            warmup.write(temporary, name, endpoints.functions(), shape)
         else:
             file = temporary / endpoints.options.file
             file.write_bytes(measured.converted.content)

@@ -1,41 +1,42 @@
 """Images that a model was not trained on, with their labels."""
 
+import tensorflow as tf
+
 from keras_delta._errors import invalid, warn
-from keras_delta._inputs import labels as labelling
 from keras_delta._inputs import samples
 from keras_delta.data.image_set import ImageSet
 
 ARGUMENT = "validation_data"
 
 
-def batches(data, class_names, options):
-    """Batches of held-out images, float32, and their integer labels.
+def batches(data, class_names, options, network):
+    """Batches of held-out images, float32, and their labels, as the task has them.
 
     Args:
         data: `ImageSet`, or as `evaluate` takes it.
         class_names: list of strings.
         options: `Options`, fitted.
+        network: `Network`.
 
     Raises:
         ValueError: for other names of classes, shapes and labels, and for no images.
     """
-    size, classes = options.image_size, len(class_names)
-    count = 0
+    size, count = (*options.image_size, network.channels), 0
     for x, y in samples.batches(_as_fit_takes_it(data, class_names, options)):
+        if isinstance(data, ImageSet) and network.channels == 1:
+            x = tf.image.rgb_to_grayscale(x).numpy()
         shape = x.shape[1:] if hasattr(x, "shape") else x
-        if shape != (*size, 3):
-            expected = f"images of the shape {(*size, 3)}, as the model takes them"
+        if shape != size:
+            expected = f"images of the shape {size}, as the model takes them"
             raise ValueError(invalid(ARGUMENT, expected, shape))
-        if y.ndim == 2 and y.shape[-1] == classes > 1:
-            y = y.argmax(axis=-1)
-        labelling.check(y, (None, classes), "sparse_categorical_crossentropy")
+        y = network.task.labels(y, len(class_names))
         if count == 0 and x.max() <= 1:
             warn(
                 f"The images of `{ARGUMENT}` have no value above 1. Served images "
                 "are 0 to 255: scale inside of the model, not before."
             )
         count += len(x)
-        yield x, y.ravel().astype("int64")
+        yield x, y
     if count == 0:
         raise ValueError(f"`{ARGUMENT}` is empty: not one image came out of it.")
 

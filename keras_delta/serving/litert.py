@@ -26,7 +26,7 @@ def check():
     _interpreter()
 
 
-def representative_images(data, options):
+def representative_images(data, options, channels=3):
     """Up to 300 images to find the ranges of int8 from, float32.
 
     A seeded random choice of arrays and of an `ImageSet`, else the first ones.
@@ -39,10 +39,14 @@ def representative_images(data, options):
         data = data.map(lambda x: (x, tf.zeros(tf.shape(x)[:1])))
     elif isinstance(data, np.ndarray):
         data = (data, np.zeros(len(data)))
-    images, _ = samples.collect(data, max_samples=MOST)
+    images, _ = samples.Samples(lambda n: samples.collect(data, max_samples=n))(MOST)
+    if images.shape[-1] == 3 > channels:
+        images = tf.image.rgb_to_grayscale(images).numpy()
     shape = getattr(images, "shape", ())
-    if shape[1:] != (*image_size, 3) or len(images) < FEWEST:
-        expected = f"{FEWEST} or more images of {(*image_size, 3)}, as the model takes "
+    if shape[1:] != (*image_size, channels) or len(images) < FEWEST:
+        expected = (
+            f"{FEWEST} or more images of {(*image_size, channels)}, as the model takes "
+        )
         received = f"{len(images)} images of {shape[1:]}"
         raise ValueError(invalid("representative_data", expected + "them", received))
     return images.astype("float32")
@@ -87,7 +91,7 @@ def convert(scores, endpoints, name, images):
 
 
 def runner(content):
-    """A function of images (B, height, width, 3) to scores (B, classes), arrays.
+    """A function of images (B, height, width, channels) to scores (B, classes), arrays.
 
     Images go one by one, as on a telephone, in little memory.
     """

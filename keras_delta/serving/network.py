@@ -8,63 +8,70 @@ from keras_delta._network import auto_taps
 from keras_delta._network import taps as tapping
 from keras_delta._network.graph import Graph
 from keras_delta._network.heads import body_output, head_layers, output_activation
+from keras_delta.serving import tasks
 
 POOLED = "pooled"
-TINY = 1.1754944e-38  # smallest normal float32; its logarithm is finite
 
 
 class Network:
-    """A classifier's logits, features and class activation maps.
+    """A network's logits, features and class activation maps.
 
     Args:
-        target: Functional or Sequential model with one image input and one output
-            `(B, classes)`.
+        target: Functional or Sequential model with one image input, of colour or grey,
+            and one output `(B, units)`.
         taps: list of layer names whose maps count as features, or `"auto"`: as for
             `DeltaModel`, and the last maps alone where that finds none.
         from_logits: whether the output is logits; None: as the last layer's activation
             says.
+        task: name of the task, or a function of the graph that gives it.
 
     Attributes:
-        classes: number of classes.
+        channels: of the images, 3 or 1.
+        classes: how many names of classes, labels or numbers there are.
         graph: `Graph` of the model.
         image_size: (height, width) of the input, None where any will do.
         target: the model.
+        task: see `keras_delta.serving.tasks`.
 
     Raises:
         TypeError, ValueError: for other models, unknown taps, and an activation that
             is not known if `from_logits` is None.
     """
 
-    def __init__(self, target, taps="auto", from_logits=None):
+    def __init__(self, target, taps="auto", from_logits=None, task="multiclass"):
         self.graph = graph = Graph(target)
         outputs = tree.flatten(graph.outputs)
         for what, tensors in ("input", graph.inputs), ("output", outputs):
             if len(tensors) != 1:
-                remedy = "Export a model of one image and one classifier: "
-                remedy += "`keras.Model(model.inputs[0], model.outputs[0])`."
+                remedy = "Export a model of one image and one output, "
+                remedy += "`keras.Model(model.inputs[0], model.outputs[0])`; or the "
+                remedy += "whole network as it is, with `model.export(path)`."
                 names = [t.name for t in tensors]
                 raise ValueError(invalid("model", f"one {what}", names, remedy))
         (self._input,), (self._output,) = graph.inputs, outputs
-        if len(self._input.shape) != 4 or self._input.shape[-1] != 3:
-            expected = "a model of images (B, height, width, 3)"
+        if len(self._input.shape) != 4 or self._input.shape[-1] not in (1, 3):
+            expected = "a model of images (B, height, width, 3), or 1 for grey ones"
             raise ValueError(invalid("model", expected, self._input.shape))
-        if len(self._output.shape) != 2 or (self._output.shape[-1] or 0) < 2:
-            expected = "a model with the output (B, classes), 2 classes or more"
+        self.channels = self._input.shape[-1]
+        name = task(graph) if callable(task) else task
+        self.task = tasks.get(name, _from_logits(graph, from_logits, name))
+        units, least = self._output.shape[-1] or 0, self.task.fewest_units
+        if len(self._output.shape) != 2 or units < least:
+            expected = f"a model with the output (B, {least} or more) for '{name}'"
             raise ValueError(invalid("model", expected, self._output.shape))
-        self.classes = self._output.shape[-1]
+        self.classes = self.task.number_of_names(units)
         self.image_size = tuple(self._input.shape[1:3])
         self._last_map = body_output(graph)
         self.taps = self._auto() if taps == "auto" else list(taps)
         for name in self.taps:
             tapping.check(name, graph, "model")
         self.target = target
-        self._from_logits = _from_logits(graph, from_logits)
         head = head_layers(graph)
         self._vector = graph.nodes[head[0]].inputs[0] if head else None
 
     def logits(self, images):
-        """Logits `(B, classes)`, float32, of images `(B, height, width, 3)`."""
-        return self._as_logits(self._run(self._output, images))
+        """Logits `(B, classes)`, float32, of images `(B, height, width, channels)`."""
+        return self.task.logits(self._run(self._output, images))
 
     def features(self, images):
         """Dict from taps to maps `(B, H, W, C)`; `"pooled"` is what the head sees."""
@@ -97,7 +104,7 @@ class Network:
                 return value
 
             maps, output = self._run([self._last_map, self._output], images, call)
-            logits = self._as_logits(output)
+            logits = self.task.logits(output)
             best = tf.argmax(logits, axis=-1)
             chosen = tf.where(class_ids < 0, best, tf.cast(class_ids, tf.int64))
             score = tf.reduce_sum(tf.gather(logits, chosen, axis=1, batch_dims=1))
@@ -133,28 +140,19 @@ class Network:
             fetches, [self._input], [images], training=False, call=call
         )
 
-    def _as_logits(self, output):
-        output = _float(output)
-        if self._from_logits:
-            return output
-        return tf.math.log(tf.maximum(output, TINY))
 
-
-def _from_logits(graph, given):
+def _from_logits(graph, given, task):
+    """Whether the output is logits; numbers of a regression count as such."""
     activation = output_activation(graph)
-    known = {"linear": True, "softmax": False}
+    known = {"linear": True, "softmax": False, "sigmoid": False}
+    if task == "regression":
+        return True
     if given is not None:
         if activation in known and bool(given) is not known[activation]:
             what = "logits" if known[activation] else "probabilities"
             expected = f"{known[activation]} or None: the model ends in {what}"
             raise ValueError(invalid("from_logits", expected, given))
         return bool(given)
-    if activation == "sigmoid":
-        raise ValueError(
-            "The model ends in a sigmoid, whose outputs are several yes or no and not "
-            "one class of many. Export a model that gives logits, e.g. "
-            "`kd.attach_head(source, classes)`, or a softmax."
-        )
     if activation is None:
         raise ValueError(
             "Whether the model gives logits or probabilities cannot be told from its "

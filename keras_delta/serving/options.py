@@ -62,7 +62,7 @@ class Options:
         return dataclasses.replace(
             self,
             image_size=_image_size(network.image_size, self.image_size),
-            top_k=min(int(self.top_k), network.classes),
+            top_k=network.task.top(network.classes, self.top_k),
         )
 
     def facts(self):

@@ -2,7 +2,9 @@
 
 The columns: path (from FOLDER on), label, score, label_2, score_2 and so on, likeliest
 first, and error, which says why an image could not be read and is empty for the others.
-Rows are in the order of the paths.
+A model of several labels has the columns labels (those that are on, "a; b") and the
+score of each label; one of numbers a column for each. Rows are in the order of the
+paths. The file is UTF-8: bytes of a path that are no UTF-8 are written as \\xe9.
 
 Killed or stopped, the same command goes on where it was; the file is then the same as
 in one go. Run again later, it keeps the rows up to the first image that is new, gone
@@ -87,14 +89,12 @@ def run(args):
 
 def errors(path):
     """List of (path, reason) of the images that a CSV file has no label for."""
-    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+    with open(path, encoding="utf-8", newline="") as file:
         return [(row[0], row[-1]) for row in csv.reader(file) if row[-1]][1:]
 
 
 def _table(args, model, classifier, root, batches):
     """The CSV file, with what of it is done."""
-    numbers = range(2, classifier.top_k + 1)
-    more = [f"{name}_{k}" for k in numbers for name in ("label", "score")]
     made_by = {
         "digest of the model": fingerprint(model),
         "folder": os.path.realpath(args.folder),
@@ -103,7 +103,7 @@ def _table(args, model, classifier, root, batches):
     }
     return ResumableCsv(
         args.csv,
-        ["path", "label", "score", *more, "error"],
+        ["path", *classifier.columns, "error"],
         made_by,
         batches,
         [_state(root, batch) for batch in batches],
@@ -142,10 +142,9 @@ def _rows(paths, results, classifier):
     rows = []
     for path, result in zip(paths, results, strict=True):
         if isinstance(result, BadImageError):
-            cells, reason = [""] * (2 * classifier.top_k), str(result)
+            cells, reason = [""] * len(classifier.columns), str(result)
         else:
-            cells = [v for name, p in next(answers) for v in (name, f"{p:.6f}")]
-            reason = ""
+            cells, reason = next(answers), ""
         rows.append([path, *cells, reason])
     return rows
 

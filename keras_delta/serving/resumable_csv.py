@@ -19,7 +19,7 @@ class ResumableCsv:
     goes on behind the last batch that is whole and of the same sources as now; the rest
     is cut off.
 
-    Text is UTF-8. File names of other bytes stay as they are (`surrogateescape`).
+    Text is UTF-8. Bytes of file names that are no UTF-8 are written as `\\xe9`.
 
     Args:
         path: of the file.
@@ -62,7 +62,7 @@ class ResumableCsv:
     def _write(self, rows):
         text = "".join(map(_line, rows))
         with open(self._path, "ab") as file:
-            file.write(text.encode("utf-8", "surrogateescape"))
+            file.write(text.encode("utf-8"))
             file.flush()
             os.fsync(file.fileno())
 
@@ -98,7 +98,7 @@ class ResumableCsv:
             written = list(itertools.islice(rows, len(batch)))
             if now != then or len(written) < len(batch):
                 break
-            if [row[0] for row, _ in written] != batch:
+            if [row[0] for row, _ in written] != list(map(_readable, batch)):
                 raise ValueError(
                     f"'{self._path}' was edited: it has other rows. Rename it to keep "
                     "it, or pass `--overwrite` to begin again."
@@ -110,7 +110,7 @@ class ResumableCsv:
 def _whole_rows(path, columns):
     """(cells, position behind them) of each row, up to one that is torn."""
     with open(path, "rb") as file, contextlib.suppress(csv.Error):
-        lines = (line.decode("utf-8", "surrogateescape") for line in file)
+        lines = (line.decode("utf-8", "replace") for line in file)
         whole = (line for line in lines if line.endswith("\n"))
         for row in csv.reader(whole, strict=True):
             if len(row) != columns:
@@ -121,5 +121,10 @@ def _whole_rows(path, columns):
 def _line(cells):
     stream = io.StringIO()
     # With this terminator, Python quotes a carriage return in a name, too.
-    csv.writer(stream, lineterminator="\r\n").writerow(cells)
+    csv.writer(stream, lineterminator="\r\n").writerow(map(_readable, cells))
     return stream.getvalue().removesuffix("\r\n") + "\n"
+
+
+def _readable(text):
+    """A file name in UTF-8 whatever its bytes are."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")

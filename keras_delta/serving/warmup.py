@@ -13,7 +13,7 @@ FILE = Path("assets.extra", "tf_serving_warmup_requests")
 BATCHES = (1, 4)
 
 
-def write(folder, name, functions, image_size):
+def write(folder, name, functions, image_shape):
     """Write the records beside the SavedModel of a name, for `Endpoints.functions`."""
     path = Path(folder) / FILE
     path.parent.mkdir(exist_ok=True)
@@ -21,7 +21,7 @@ def write(folder, name, functions, image_size):
     with tf.io.TFRecordWriter(str(path)) as writer:
         for signature, (_, *specs) in functions.items():
             for batch in BATCHES:
-                pixels = rng.integers(0, 256, (batch, *image_size, 3), np.uint8)
+                pixels = rng.integers(0, 256, (batch, *image_shape), np.uint8)
                 inputs = {spec.name: _value(spec, pixels) for spec in specs}
                 writer.write(_prediction_log(name, signature, inputs))
 

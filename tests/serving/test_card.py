@@ -13,7 +13,7 @@ import tensorflow as tf
 from served_models import MODELS
 
 import keras_delta as kd
-from keras_delta.serving import card
+from keras_delta.serving import card, figures
 from keras_delta.serving.export import Measured
 from keras_delta.serving.options import Options
 
@@ -23,7 +23,7 @@ NAMES = ["ant", "a|b <i>x</i>", "*日本* [1] `c` \\ &amp;"]
 def test_evaluation_by_hand():
     logits = np.array([[2.0, 0, 0], [0, 2.0, 0], [2.0, 0, 0], [0, 2.0, 0], [2.0, 0, 0]])
     labels = np.array([0, 0, 0, 1, 1])  # right, wrong, right, right, wrong
-    found = card.evaluation(logits, labels, NAMES, temperature=2.0)
+    found = figures.of_classes(logits, labels, NAMES, temperature=2.0)
     assert found["samples"] == 5
     assert found["accuracy"] == pytest.approx(0.6)
     assert found["interval"] == pytest.approx([0.2307, 0.8824], abs=5e-5)
@@ -42,7 +42,10 @@ def test_evaluation_by_hand():
 def facts(model=None, measured=None, **given):
     target = getattr(model, "target", None) or MODELS["sequential"]()
     options = Options(top_k=3, image_size=(16, 20))
-    endpoints = SimpleNamespace(target=target, class_names=NAMES, options=options)
+    task = SimpleNamespace(name="multiclass")
+    endpoints = SimpleNamespace(
+        target=target, class_names=NAMES, options=options, task=task
+    )
     figures = Measured(measured, None)
     return card.facts(model, given, Path("animals", "3"), endpoints, figures)
 
@@ -57,7 +60,7 @@ def written(found, folder):
 def measured():
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(40, 3)), rng.integers(0, 2, 40)
-    return card.evaluation(logits, labels, NAMES)
+    return figures.of_classes(logits, labels, NAMES)
 
 
 def test_everything_is_in_both_files(tmp_path, measured):
@@ -121,7 +124,7 @@ def test_without_figures_and_words(tmp_path):
 
 def test_a_calibration_says_on_what_it_was_made(tmp_path):
     logits, labels = np.array([[4.0, 0.0, 0.0]] * 4), np.array([0, 0, 0, 1])
-    found = card.evaluation(logits, labels, NAMES, temperature=2.0)
+    found = figures.of_classes(logits, labels, NAMES, temperature=2.0)
     # e^4 / (e^4 + 2) = 0.964664 and e^2 / (e^2 + 2) = 0.786986, of which 3/4 are right.
     assert found["uncalibrated_error"] == pytest.approx(0.964664 - 0.75, abs=1e-5)
     assert found["calibration_error"] == pytest.approx(0.786986 - 0.75, abs=1e-5)

@@ -361,16 +361,7 @@ BAD_MODELS = {
         "Expected a built model",
     ),
     "maps": (make_backbone, ValueError, r"the output \(B, classes\)"),
-    "one class": (
-        lambda: head(POOL(), dense(1)),
-        ValueError,
-        "2 classes or more",
-    ),
-    "sigmoid": (
-        lambda: head(POOL(), dense(activation="sigmoid")),
-        ValueError,
-        "ends in a sigmoid",
-    ),
+    "one unit": (lambda: head(POOL(), dense(1)), ValueError, "Pass `task=`"),
     "unknown end": (
         lambda: head(POOL(), dense(activation="tanh")),
         ValueError,

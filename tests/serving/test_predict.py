@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 from networks import SIZE
@@ -122,7 +123,7 @@ def predict(model, folder, out, *options):
 
 
 def table(path):
-    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+    with open(path, encoding="utf-8", newline="") as file:
         return list(csv.reader(file))
 
 
@@ -227,7 +228,10 @@ def test_file_names_of_any_bytes(served, tmp_path):
         picture(seed).save(os.path.join(os.fsencode(folder), name), "PNG")
     assert predict(served, folder, tmp_path / "out.csv", "--batch-size", 2) == 0
     _, *rows = table(tmp_path / "out.csv")
-    assert [os.fsencode(row[0]) for row in rows] == sorted(names)
+    # Readable for everybody: what is no UTF-8 is written out.
+    found = [name.decode("utf-8", "backslashreplace") for name in sorted(names)]
+    assert [row[0] for row in rows] == found and "\\xff\\xfe.png" in found
+    pd.read_csv(tmp_path / "out.csv")
     assert all(row[1] and not row[-1] for row in rows)
     before = (tmp_path / "out.csv").read_bytes()
     assert predict(served, folder, tmp_path / "out.csv", "--batch-size", 2) == 0
@@ -451,7 +455,7 @@ def test_cut_off_anywhere(tmp_path):
 
     assert done() == 0
     content, progress = path.read_bytes(), whole.read_bytes()
-    parts = (b"n,v\n", b'"\xc3\xa4,\n",1\n"""",2\n', b"\xff,3\n", b'x,"4\r\n5"\n')
+    parts = (b"n,v\n", b'"\xc3\xa4,\n",1\n"""",2\n', b"\\xff,3\n", b'x,"4\r\n5"\n')
     assert content == b"".join(parts)
     ends = np.cumsum([len(part) for part in parts])
     for size in range(len(content) + 1):

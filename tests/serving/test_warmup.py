@@ -98,7 +98,7 @@ def test_what_is_sent(tmp_path):
         ),
         "eight": (None, tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")),
     }
-    warmup.write(tmp_path, "m", specs, (6, 5))
+    warmup.write(tmp_path, "m", specs, (6, 5, 3))
     found = {(s, len(next(iter(i.values())))): i for _, s, i in requests(tmp_path)}
     assert set(found) == {(s, b) for s in specs for b in (1, 4)}
     for content in found["coded", 4]["image_bytes"]:
@@ -116,7 +116,7 @@ def test_records_larger_than_a_byte_can_count(tmp_path):
     # Lengths of 2**7, 2**14 and 2**21 take one more byte each.
     for side in (3, 24, 80, 500):
         specs = {"s": (None, tf.TensorSpec([None, side, side, 3], name="images"))}
-        warmup.write(tmp_path, "ü" * side, specs, (side, side))
+        warmup.write(tmp_path, "ü" * side, specs, (side, side, 3))
         for name, signature, inputs in requests(tmp_path):
             assert (name, signature) == ("ü" * side, "s")
             assert inputs["images"].shape[1:] == (side, side, 3)

@@ -56,7 +56,7 @@ class Model:
         self._protocol = _protocol(folder)
         self._classes = len((folder / LABELS).read_bytes().splitlines())
         (spec,) = self.inputs(PREPARED).values()
-        self._size = tuple(spec.shape[1:3])
+        self._size, self._channels = tuple(spec.shape[1:3]), spec.shape[3]
         self._batched = _batched(self._functions[PREPARED], spec, settings)
         self._warm_up()
         self._on_batch = on_batch
@@ -92,7 +92,7 @@ class Model:
         return self._direct(signature, tensors)
 
     def classify(self, prepared):
-        """`labels`, `scores` and `class_ids`, in one batch with other requests."""
+        """What `classify_prepared` answers, in one batch with other requests."""
         with _computing():
             *outputs, places, sizes = self._batched(tf.constant(prepared))
         # The first image of a batch speaks for all of it.
@@ -162,12 +162,12 @@ class Model:
         Image.new("RGB", self._size[::-1]).save(stream, "JPEG")
         self.run(BYTES, {ENCODED: [stream.getvalue()]}, deadline)
         for batch in {1, self._settings.max_batch_size}:
-            self.classify(np.zeros((batch, *self._size, 3), np.float32))
+            self.classify(np.zeros((batch, *self._size, self._channels), np.float32))
         if self.has_maps:
             self.explain(stream.getvalue(), [-1], deadline)
         (name,) = self.inputs(DEFAULT)
         if name != ENCODED:
-            image = np.zeros((1, *self._size, 3), np.float32)
+            image = np.zeros((1, *self._size, self._channels), np.float32)
             self._direct(DEFAULT, {name: image})
 
 

@@ -1,0 +1,119 @@
+"""How well a model does on images that it was not trained on, for the model card."""
+
+import numpy as np
+
+from keras_delta.serving import calibration
+from keras_delta.statistics import wilson_interval
+
+
+def of_classes(logits, labels, class_names, temperature=1.0):
+    """Figures of one class of several.
+
+    For logits (samples, classes), integer labels, and what serving divides logits by.
+    `interval` is Wilson's, of 95 %, `loss` in nats, `uncalibrated_error` at the
+    temperature 1.
+    """
+    right = np.asarray(logits).argmax(axis=-1) == labels
+    scaled = np.asarray(logits) / temperature
+    recall = {}
+    for number, name in enumerate(class_names):
+        of_class = right[labels == number]
+        share = float(of_class.mean()) if len(of_class) else None
+        recall[name] = {"recall": share, "samples": len(of_class)}
+    return {
+        "samples": len(labels),
+        "accuracy": float(right.mean()),
+        "interval": list(wilson_interval(int(right.sum()), len(right))),
+        "recall": recall,
+        "loss": calibration.loss(scaled, labels),
+        "calibration_error": calibration.expected_calibration_error(scaled, labels),
+        "uncalibrated_error": calibration.expected_calibration_error(logits, labels),
+        "temperature": temperature,
+    }
+
+
+def of_labels(logits, labels, class_names, temperature, thresholds):
+    """Figures of several labels: exact matches, F1 and average precision of each.
+
+    `F1 = 2 TP / (2 TP + FP + FN)` at the label's threshold; `macro` is the mean over
+    labels that occur, `micro` counts all labels together. `average_precision` is the
+    mean over a label's positives of the precision down to each (ties as they come).
+    """
+    scores = 1 / (1 + np.exp(-np.asarray(logits, "float64") / temperature))
+    labels = np.asarray(labels).astype(bool)
+    on = scores >= np.asarray(thresholds)
+    exact = (on == labels).all(axis=-1)
+    rows = {}
+    for i, name in enumerate(class_names):
+        rows[name] = {
+            "threshold": float(thresholds[i]),
+            "f1": f1(on[:, i], labels[:, i]),
+            "average_precision": average_precision(scores[:, i], labels[:, i]),
+            "positives": int(labels[:, i].sum()),
+        }
+    known = [row["f1"] for row in rows.values() if row["positives"]]
+    return {
+        "samples": len(labels),
+        "exact_match": float(exact.mean()),
+        "interval": list(wilson_interval(int(exact.sum()), len(exact))),
+        "macro_f1": float(np.mean(known)) if known else None,
+        "micro_f1": f1(on.ravel(), labels.ravel()),
+        "labels": rows,
+        "temperature": temperature,
+    }
+
+
+def of_numbers(values, labels, names):
+    """Figures of a regression, for each number: MAE, RMSE and R2.
+
+    The interval of the mean absolute error is `mean +- 1.96 s / sqrt(n)`.
+    """
+    errors = np.asarray(values, "float64") - labels
+    rows = {}
+    for i, name in enumerate(names):
+        size = np.abs(errors[:, i])
+        spread = 1.96 * size.std(ddof=1) / np.sqrt(len(size)) if len(size) > 1 else None
+        variance = labels[:, i].var()
+        mean_square = float(np.square(errors[:, i]).mean())
+        rows[name] = {
+            "mae": float(size.mean()),
+            "half_interval": None if spread is None else float(spread),
+            "rmse": mean_square**0.5,
+            "r2": float(1 - mean_square / variance) if variance else None,
+        }
+    return {"samples": len(labels), "numbers": rows}
+
+
+def f1(on, true):
+    """F1 of what is said and what is true, boolean arrays; 0 where nothing is."""
+    both = 2 * int((on & true).sum())
+    return both / (int(on.sum()) + int(true.sum())) if both else 0.0
+
+
+def average_precision(scores, true):
+    """Mean over the positives of the precision down to each; None without any."""
+    ranked = true[np.argsort(-scores, kind="stable")]
+    places = np.flatnonzero(ranked)
+    if not len(places):
+        return None
+    return float(np.mean(np.arange(1, len(places) + 1) / (places + 1)))
+
+
+def best_thresholds(scores, labels):
+    """The threshold of each label with the highest F1 on held-out images.
+
+    Half way between two scores that images have; 0.5 for a label without positives
+    or negatives.
+    """
+    found = []
+    for column, true in zip(scores.T, np.asarray(labels).astype(bool).T, strict=True):
+        levels = np.unique(column)
+        between = (levels[1:] + levels[:-1]) / 2
+        if true.all() or not true.any() or not len(between):
+            found.append(0.5)
+            continue
+        values = [f1(column >= level, true) for level in between]
+        best = np.flatnonzero(np.asarray(values) == max(values))
+        # Of equally good ones the nearest to 0.5.
+        found.append(float(min(between[best], key=lambda level: abs(level - 0.5))))
+    return found

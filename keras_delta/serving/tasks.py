@@ -1,0 +1,224 @@
+"""What a served model answers: one of several classes, labels, yes or no, numbers.
+
+A task knows how scores come from logits, which labels held-out images have, and how
+well the model does on them. Yes or no is served as two classes: one unit z stands for
+the logits `(-z / 2, z / 2)`, whose softmax is its sigmoid.
+"""
+
+import numpy as np
+import tensorflow as tf
+from keras import tree
+
+from keras_delta import _tasks
+from keras_delta._errors import invalid
+from keras_delta._inputs import labels as labelling
+from keras_delta._network.heads import output_activation
+from keras_delta.serving import figures
+
+TINY = 1.1754944e-38  # smallest normal float32; its logarithm is finite
+CROSSENTROPY = {
+    "multiclass": "sparse_categorical_crossentropy",
+    "multilabel": "binary_crossentropy",
+}
+
+
+def choose(model, graph, given=None):
+    """The task of a model, one of `_tasks.TASKS`.
+
+    Args:
+        model: a `DeltaModel` or Keras model, compiled or not.
+        graph: the target's `Graph`, of one output.
+        given: what the user says, or None.
+
+    Raises:
+        ValueError: for dense prediction, where the loss says another task than the
+            user, and where nothing tells.
+    """
+    (output,) = tree.flatten(graph.outputs)
+    losses = [x for x in tree.flatten(getattr(model, "loss", None)) if x is not None]
+    loss = losses[0] if losses else None
+    activation = output_activation(graph)
+    found = _tasks.of_output(loss, output.shape, activation)
+    if found == _tasks.DENSE:
+        expected = "a model with the output (B, classes)"
+        remedy = "Maps of classes or boxes are not served as labels: use "
+        remedy += "`model.export(path)`, which writes a SavedModel of the network."
+        raise ValueError(invalid("model", expected, output.shape, remedy))
+    if given is not None and given not in _tasks.TASKS:
+        raise ValueError(invalid("task", f"one of {_tasks.TASKS} or None", given))
+    if given is not None and found not in (None, given):
+        expected = f"'{found}' or None, as loss and last layer say"
+        raise ValueError(invalid("task", expected, given))
+    if found is None and loss is None and output.shape[-1] > 1:
+        found = _tasks.MULTICLASS  # logits of a model that is not compiled
+    if (given or found) is None:
+        raise ValueError(
+            "What the model tells cannot be seen from its loss and its last layer. "
+            f"Pass `task=`, one of {', '.join(map(repr, _tasks.TASKS))}."
+        )
+    return given or found
+
+
+def get(name, from_logits):
+    """The task of a name, for an output that is logits or not."""
+    return KINDS[name](from_logits)
+
+
+class Multiclass:
+    """One of several classes."""
+
+    name = _tasks.MULTICLASS
+    answer_name = "scores"
+    fewest_units = 2
+    fewest_names = 2
+
+    def __init__(self, from_logits):
+        self._from_logits = from_logits
+
+    def number_of_names(self, units):
+        """How many names the model needs for an output of so many units."""
+        return units
+
+    def logits(self, output):
+        """Logits `(B, names)` of the network's output, float32."""
+        output = tf.cast(output, tf.float32)
+        if self._from_logits:
+            return output
+        return tf.math.log(tf.maximum(output, TINY))
+
+    def scores(self, logits):
+        """What is answered for each name."""
+        return tf.nn.softmax(logits)
+
+    def logits_of(self, scores):
+        """Logits that give these scores, arrays; scores of 0 count as almost 0."""
+        return np.log(np.maximum(scores, 1e-7))
+
+    def top(self, names, top_k):
+        """How many names an answer has."""
+        return min(int(top_k), names)
+
+    def labels(self, y, names):
+        """Labels of held-out images as the figures take them, checked."""
+        if y.ndim == 2 and y.shape[-1] == names > 1 and (y.sum(-1) == 1).all():
+            y = y.argmax(axis=-1)
+        labelling.check(y, (None, names), CROSSENTROPY["multiclass"])
+        return y.ravel().astype("int64")
+
+    def evaluate(self, logits, labels, names, temperature, thresholds):
+        """Figures of held-out images, a dict for the card."""
+        return figures.of_classes(logits, labels, names, temperature)
+
+    def agreement(self, before, after):
+        """Share of the answers that two versions of a model have in common."""
+        return float((before.argmax(-1) == after.argmax(-1)).mean())
+
+    def right(self, scores, labels):
+        """Share of the answers that are right."""
+        return float((scores.argmax(-1) == labels).mean())
+
+
+class Binary(Multiclass):
+    """Yes or no, of one unit."""
+
+    name = _tasks.BINARY
+    fewest_units = 1
+
+    def number_of_names(self, units):
+        """See `Multiclass`: that of no comes first."""
+        return 2
+
+    def logits(self, output):
+        """See `Multiclass`."""
+        z = tf.cast(output, tf.float32)
+        if not self._from_logits:
+            z = tf.math.log(tf.maximum(z, TINY)) - tf.math.log(tf.maximum(1 - z, TINY))
+        return tf.concat([-z / 2, z / 2], axis=-1)
+
+
+class Multilabel(Multiclass):
+    """Any of several labels, each by itself."""
+
+    name = _tasks.MULTILABEL
+    fewest_names = 1
+
+    def logits(self, output):
+        """See `Multiclass`."""
+        p = tf.cast(output, tf.float32)
+        if self._from_logits:
+            return p
+        return tf.math.log(tf.maximum(p, TINY)) - tf.math.log(tf.maximum(1 - p, TINY))
+
+    def scores(self, logits):
+        """See `Multiclass`."""
+        return tf.nn.sigmoid(logits)
+
+    def logits_of(self, scores):
+        """See `Multiclass`."""
+        p = np.clip(scores, 1e-7, 1 - 1e-7)
+        return np.log(p) - np.log(1 - p)
+
+    def top(self, names, top_k):
+        """All: any of them may be on."""
+        return names
+
+    def labels(self, y, names):
+        """See `Multiclass`."""
+        labelling.check(y, (None, names), CROSSENTROPY["multilabel"])
+        return y.astype("int64")
+
+    def evaluate(self, logits, labels, names, temperature, thresholds):
+        """See `Multiclass`."""
+        return figures.of_labels(logits, labels, names, temperature, thresholds)
+
+    def agreement(self, before, after):
+        """See `Multiclass`."""
+        return float(((before > 0.5) == (after > 0.5)).mean())
+
+    def right(self, scores, labels):
+        """See `Multiclass`: of all labels of all images."""
+        return float(((scores > 0.5) == labels).mean())
+
+
+class Regression(Multiclass):
+    """Numbers."""
+
+    name = _tasks.REGRESSION
+    answer_name = "values"
+    fewest_units = 1
+    fewest_names = 1
+
+    def logits(self, output):
+        """The output itself."""
+        return tf.cast(output, tf.float32)
+
+    def scores(self, logits):
+        """The values themselves."""
+        return tf.identity(logits)
+
+    def logits_of(self, scores):
+        """See `Multiclass`."""
+        return scores
+
+    def top(self, names, top_k):
+        """All."""
+        return names
+
+    def labels(self, y, names):
+        """See `Multiclass`."""
+        y = y[:, None] if y.ndim == 1 else y
+        labelling.check(y, (None, names), "mse")
+        return y.astype("float64")
+
+    def evaluate(self, logits, labels, names, temperature, thresholds):
+        """See `Multiclass`."""
+        return figures.of_numbers(logits, labels, names)
+
+    def agreement(self, before, after):
+        """None: numbers are compared by their difference."""
+
+    def right(self, scores, labels):
+        """None, likewise."""
+
+
+KINDS = {kind.name: kind for kind in (Multiclass, Binary, Multilabel, Regression)}

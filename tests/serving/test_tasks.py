@@ -1,0 +1,239 @@
+"""One of several classes, several labels, yes or no, numbers: each served rightly."""
+
+import time
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+from keras import layers
+from networks import make_backbone
+from PIL import Image
+
+import keras_delta as kd
+from keras_delta._network.graph import Graph
+from keras_delta.serving import calibration, figures, tasks
+from keras_delta.serving.classifier import Classifier
+from keras_delta.serving.server import answers
+from keras_delta.serving.server.model import Model
+from keras_delta.serving.server.settings import Settings
+
+SIDE = 16
+SPARSE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+BINARY = keras.losses.BinaryCrossentropy(from_logits=True)
+NAMES = ["rot, gelb", "grün", "blau"]
+RNG = np.random.default_rng(0)
+COUNT = 12
+TASKS = {  # units, loss, labels, names
+    "multiclass": (3, SPARSE, np.arange(COUNT) % 3, NAMES),
+    "multilabel": (3, BINARY, RNG.integers(0, 2, (COUNT, 3)), NAMES),
+    "binary": (1, BINARY, np.arange(COUNT) % 2, ["nein", "ja"]),
+    "regression": (2, "mse", RNG.normal(size=(COUNT, 2)), ["alter", "größe"]),
+}
+
+
+def images(channels=3):
+    shape = COUNT, SIDE, SIDE, channels
+    return RNG.integers(0, 256, shape).astype("float32")
+
+
+def compiled(task, channels=3, activation=None, loss=None):
+    units, usual, *_ = TASKS[task]
+    inputs = keras.Input((SIDE, SIDE, channels))
+    x = layers.Conv2D(3, 1, name="to3")(layers.Rescaling(1 / 128, -1)(inputs))
+    source = keras.Model(inputs, make_backbone(size=SIDE)(x))
+    target = kd.attach_head(source, units, activation=activation)
+    model = kd.DeltaModel(target, source=source)
+    model.compile("sgd", loss or usual)
+    return model
+
+
+@pytest.fixture(scope="module", params=[(t, c) for t in TASKS for c in (1, 3)], ids=str)
+def served(request, tmp_path_factory):
+    """(task, channels, model, images, labels, folder)."""
+    keras.utils.set_random_seed(1)
+    task, channels = request.param
+    model, x = compiled(task, channels), images(channels)
+    *_, y, names = TASKS[task]
+    path = tmp_path_factory.mktemp("tasks") / task
+    folder = kd.export_for_serving(model, path, names, validation_data=(x, y))
+    return task, channels, model, x, y, folder
+
+
+def expected_scores(task, output):
+    if task == "multiclass":
+        e = np.exp(output - output.max(-1, keepdims=True))
+        return e / e.sum(-1, keepdims=True)
+    if task == "regression":
+        return output
+    p = 1 / (1 + np.exp(-output))
+    return np.concatenate([1 - p, p], axis=-1) if task == "binary" else p
+
+
+def test_answers_are_those_of_predict(served):
+    task, _, model, x, _, folder = served
+    names = TASKS[task][3]
+    loaded = tf.saved_model.load(str(folder))
+    answer = loaded.signatures["classify_tensor"](images=tf.constant(x))
+    answer = {k: v.numpy() for k, v in answer.items()}
+    expected = expected_scores(task, model.predict(x, verbose=0))
+    if task == "regression":
+        np.testing.assert_allclose(answer["values"], expected, rtol=1e-4, atol=1e-4)
+        assert [n.decode() for n in answer["labels"][0]] == names
+        assert "scores" not in answer and "class_ids" not in answer
+        return
+    order = np.argsort(-expected, axis=-1, kind="stable")
+    scores = np.take_along_axis(expected, order, -1)
+    np.testing.assert_allclose(answer["scores"], scores, rtol=1e-4, atol=1e-5)
+    for row, ids in zip(answer["labels"], answer["class_ids"], strict=True):
+        assert [n.decode() for n in row] == [names[i] for i in ids]
+    assert ("on" in answer) == (task == "multilabel")
+
+
+def test_encoded_images_are_prepared_as_in_the_data_pipeline(served, tmp_path):
+    """Of colour for a grey network: `.map(rgb_to_grayscale)`, as docs/data.md says."""
+    task, channels, model, _, _, folder = served
+    path = tmp_path / "photo.png"
+    Image.fromarray(images()[0].astype("uint8")).save(path)
+    photos = kd.data.ImageSet.from_files([path], None, ()).batches(SIDE)
+    if channels == 1:
+        photos = photos.map(tf.image.rgb_to_grayscale)
+    loaded = tf.saved_model.load(str(folder))
+    contents = tf.constant([path.read_bytes()])
+    answer = loaded.signatures["classify_bytes"](image_bytes=contents)
+    expected = expected_scores(task, model.predict(photos, verbose=0))
+    found = answer["values" if task == "regression" else "scores"].numpy()
+    np.testing.assert_allclose(np.sort(found), np.sort(expected), rtol=1e-4, atol=1e-5)
+    crops = loaded.signatures["classify_ten_crop"](image_bytes=contents)
+    assert crops["labels"].shape == answer["labels"].shape
+
+
+def test_the_command_and_the_server(served, tmp_path):
+    task, _, _, _, _, folder = served
+    path = tmp_path / "photo.png"
+    Image.fromarray(images()[0].astype("uint8")).save(path)
+    classifier = Classifier(folder)
+    (cells,) = classifier.answers([classifier.read(path)])
+    names = TASKS[task][3]
+    assert len(cells) == len(classifier.columns)
+    expected = {
+        "multilabel": ["labels", *names],
+        "regression": names,
+        "binary": ["label", "score", "label_2", "score_2"],
+    }
+    assert classifier.columns == expected.get(task, classifier.columns)
+    pd.DataFrame([cells], columns=classifier.columns)
+    model = Model(folder, Settings(), lambda size: None)
+    deadline = time.monotonic() + 60
+    answer = model.run("classify_bytes", {"image_bytes": [path.read_bytes()]}, deadline)
+    answers.encoded({k: answers.plain(k, v) for k, v in answer.items()})
+    where = model.explain(path.read_bytes(), [0], deadline)
+    assert where["maps"].shape[0] == 1 and np.isfinite(where["maps"]).all()
+
+
+def test_the_card_has_figures_that_make_sense(served):
+    task, _, _, _, _, folder = served
+    text = (folder / "MODEL_CARD.md").read_text("utf-8")
+    has = {
+        "multiclass": ("are right", "recall", "none of them"),
+        "binary": ("are right", "recall"),
+        "multilabel": ("all labels of", "F1", "average precision", "threshold"),
+        "regression": ("MAE", "RMSE", "R2"),
+    }[task]
+    assert all(words in text for words in has)
+    if task in ("multilabel", "regression"):
+        assert "recall" not in text and "none of them" not in text
+    if task == "regression":
+        assert "right" not in text
+
+
+# --- the choice of a task ---------------------------------------------------------
+
+
+def chosen(model, given=None):
+    return tasks.choose(model, Graph(getattr(model, "target", model)), given)
+
+
+def test_the_task_is_that_of_the_loss_else_of_the_last_layer():
+    for task in TASKS:
+        assert chosen(compiled(task)) == task
+        with pytest.raises(ValueError, match=f"'{task}' or None, as loss"):
+            chosen(compiled(task), "binary" if task != "binary" else "regression")
+    head = compiled("multiclass").target  # not compiled: logits
+    assert chosen(head) == "multiclass" and chosen(head, "multilabel") == "multilabel"
+    assert chosen(compiled("multilabel", activation="sigmoid", loss="mse").target) == (
+        "multilabel"
+    )
+    for model in (
+        compiled("binary").target,  # one unit, linear
+        compiled("multilabel", loss="hinge"),
+        compiled("multiclass", loss=lambda y, p: p),
+        compiled("binary", activation="sigmoid", loss="mse"),
+    ):
+        with pytest.raises(ValueError, match="Pass `task=`"):
+            chosen(model)
+    with pytest.raises(ValueError, match="'ordinal'"):
+        chosen(head, "ordinal")
+
+
+@pytest.mark.parametrize("kind", ["maps", "several"])
+def test_what_cannot_be_served_has_a_way_out(tmp_path, kind):
+    source = make_backbone(size=SIDE)
+    end = layers.Conv2D(2, 1, name="mask")(source.output)
+    outputs = end if kind == "maps" else [end, layers.Flatten()(end)]
+    model = keras.Model(source.input, outputs)
+    with pytest.raises(ValueError, match=r"`model\.export\(path\)`"):
+        kd.export_for_serving(model, tmp_path / "m", ["a", "b"])
+    model.export(tmp_path / "raw", verbose=False)
+    assert tf.saved_model.load(str(tmp_path / "raw")).signatures
+
+
+def test_options_that_a_task_has_no_use_for(tmp_path):
+    x, y = images(), TASKS["regression"][2]
+    model, names = compiled("regression"), TASKS["regression"][3]
+    with pytest.raises(ValueError, match="this model gives numbers"):
+        kd.export_for_serving(
+            model, tmp_path / "m", names, validation_data=(x, y), calibrate=True
+        )
+    with pytest.raises(ValueError, match=r"thresholds.*several labels"):
+        kd.export_for_serving(model, tmp_path / "m", names, thresholds=0.5)
+    for wrong in (2, [0.5, 0.5], "f1"):
+        with pytest.raises(ValueError, match="from 0 to 1, or 3"):
+            kd.export_for_serving(
+                compiled("multilabel"), tmp_path / "m", NAMES, thresholds=wrong
+            )
+
+
+# --- figures, by hand -------------------------------------------------------------
+
+
+def test_figures_of_labels_by_hand():
+    logits = np.log([[0.9, 0.2], [0.6, 0.7], [0.3, 0.4]])
+    logits = logits - np.log(1 - np.exp(logits))
+    labels = np.array([[1, 0], [0, 1], [1, 1]])
+    found = figures.of_labels(logits, labels, ["a", "b"], 1.0, [0.5, 0.5])
+    assert found["exact_match"] == pytest.approx(1 / 3)
+    a, b = found["labels"]["a"], found["labels"]["b"]
+    assert (a["f1"], b["f1"]) == pytest.approx((1 / 2, 2 / 3))
+    # a: positives at ranks 1 and 3: (1/1 + 2/3) / 2; b: at 1 and 2.
+    assert (a["average_precision"], b["average_precision"]) == pytest.approx((5 / 6, 1))
+    assert found["micro_f1"] == pytest.approx(2 * 2 / (3 + 4))
+    # Between the scores 0.9, 0.6 and 0.3 of a: F1 2/3 at 0.75, 1/2 at 0.45.
+    scores = np.exp(logits) / (1 + np.exp(logits))
+    assert figures.best_thresholds(scores, labels) == pytest.approx([0.75, 0.3])
+
+
+def test_figures_of_numbers_by_hand():
+    values, truth = np.array([[1.0], [3.0]]), np.array([[2.0], [3.0]])
+    row = figures.of_numbers(values, truth, ["n"])["numbers"]["n"]
+    assert row["mae"] == 0.5 and row["rmse"] == pytest.approx(0.5**0.5)
+    assert row["r2"] == pytest.approx(1 - 0.5 / 0.25)
+
+
+def test_temperature_of_several_labels_fits():
+    """Logits that are three times too large."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(4000, 3))
+    labels = rng.uniform(size=logits.shape) < 1 / (1 + np.exp(-logits))
+    assert calibration.temperature(3 * logits, labels) == pytest.approx(3, rel=0.1)
