@@ -49,7 +49,9 @@ def compiled(task, channels=3, activation=None, loss=None):
     return model
 
 
-@pytest.fixture(scope="module", params=[(t, c) for t in TASKS for c in (1, 3)], ids=str)
+@pytest.fixture(
+    scope="module", params=[(t, 1 if t == "binary" else 3) for t in TASKS], ids=str
+)
 def served(request, tmp_path_factory):
     """(task, channels, model, images, labels, folder)."""
     keras.utils.set_random_seed(1)
