@@ -5,7 +5,7 @@ import keras
 from keras_delta import _tasks
 from keras_delta._arguments import choice, integer, number
 from keras_delta._errors import invalid
-from keras_delta._network.copies import copy_model
+from keras_delta._network.copies import copy_model, has_own_class, inputs_like
 from keras_delta._network.graph import Graph
 from keras_delta._network.heads import output_activation
 
@@ -64,12 +64,16 @@ def attach_head(
     for layer in body.layers:
         if momentum is not None and isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = momentum
-    x = _pool(keras.tree.flatten(body.output)[0], pooling)
+    inputs, outputs = body.input, body.output
+    if has_own_class(body):  # kept whole, so that it can be saved
+        inputs = inputs_like(body.input)
+        outputs = body(inputs)
+    x = _pool(keras.tree.flatten(outputs)[0], pooling)
     if dropout:
         x = keras.layers.Dropout(dropout, name="head_dropout")(x)
     # float32 whatever the policy: a softmax over half-precision logits is coarse.
     x = keras.layers.Dense(classes, activation, dtype="float32", name="head")(x)
-    return keras.Model(body.input, x, name=name or f"{source.name}_{classes}")
+    return keras.Model(inputs, x, name=name or f"{source.name}_{classes}")
 
 
 def _check(graph, classes, task):

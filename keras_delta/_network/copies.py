@@ -3,11 +3,16 @@
 import keras
 from keras import tree
 
+from keras_delta import _compat
+from keras_delta._compat import Functional
 from keras_delta._network.graph import Graph, input_structure
 
 
 def copy_model(model, outputs=None, inputs=None, name=None, trainable=None):
     """A copy with layers of its own, without nested models, weights copied.
+
+    A model of a class of its own (KerasHub's backbones) is rebuilt by that class, if it
+    is copied as a whole: its layers may have no config that they can be rebuilt from.
 
     `keras.models.clone_model` leaves the weights behind, compiles what was
     compiled and cannot stop before the head; hence this one.
@@ -26,6 +31,8 @@ def copy_model(model, outputs=None, inputs=None, name=None, trainable=None):
         ValueError: for a layer that cannot be rebuilt from its config.
     """
     graph = model if isinstance(model, Graph) else Graph(model)
+    if outputs is None and inputs is None and has_own_class(graph.model):
+        return _set_trainable(_copy_by_class(graph.model, name), trainable)
     names = {id(node.operation): key for key, node in reversed(graph.nodes.items())}
     copies = {}
 
@@ -40,7 +47,7 @@ def copy_model(model, outputs=None, inputs=None, name=None, trainable=None):
         return copies[id(operation)][1](*args, **kwargs)
 
     feeds = graph.inputs if inputs is None else inputs
-    inputs = _inputs_like(input_structure(graph.model) if inputs is None else inputs)
+    inputs = inputs_like(input_structure(graph.model) if inputs is None else inputs)
     outputs = graph.outputs if outputs is None else outputs
     outputs = graph.run(outputs, feeds, tree.flatten(inputs), call=call)
     copied = keras.Model(inputs, outputs, name=name or graph.model.name)
@@ -49,11 +56,30 @@ def copy_model(model, outputs=None, inputs=None, name=None, trainable=None):
             new.set_weights(old.get_weights())
             if hasattr(new, "finalize_state"):
                 new.finalize_state()  # Normalization computes with a cast copy
+    return _set_trainable(copied, trainable)
+
+
+def has_own_class(model):
+    """Whether a model's class builds its graph itself, from arguments of its own."""
+    return type(model) not in (keras.Sequential, Functional)
+
+
+def _copy_by_class(model, name):
+    config = {**model.get_config(), "name": name or model.name}
+    copied = type(model).from_config(config)
+    copied.set_weights(model.get_weights())
+    for layer in _compat.flatten_layers(copied):
+        if hasattr(layer, "finalize_state"):
+            layer.finalize_state()
+    return copied
+
+
+def _set_trainable(model, trainable):
     if trainable is not None:
         # Setting what a model says already is passed over, whatever its layers say.
-        copied.trainable = not trainable
-        copied.trainable = trainable
-    return copied
+        model.trainable = not trainable
+        model.trainable = trainable
+    return model
 
 
 def _copy_layer(layer, name):
@@ -69,7 +95,8 @@ def _copy_layer(layer, name):
         ) from e
 
 
-def _inputs_like(structure):
+def inputs_like(structure):
+    """New inputs of the same shapes, types and names as some tensors."""
     return tree.map_structure(
         lambda t: keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name),
         structure,

@@ -45,8 +45,10 @@ class Networks:
             graph, end = Graph(source, argument="source"), None
         copy = copy_model(graph, end, name="source", trainable=False)
         self.frozen_source, self.source = copy, Graph(copy)
-        if isinstance(tapped, dict):  # the copy of a nested model is flat
-            tapped = {t: str(s).replace("/", "_") for t, s in tapped.items()}
+        if source is not None:  # what is given by name is called otherwise in the copy
+            pairs = zip(graph.depth_first(), self.source.depth_first(), strict=True)
+            names = dict(pairs)
+            tapped, paired = (_renamed(given, names) for given in (tapped, paired))
         self.pairing = Pairing(self.target, self.source, paired)
         self.taps = taps.choose(tapped, self.target, self.source, self.pairing)
         self.target_taps = {t: self.target.output_of(t) for t in self.taps}
@@ -63,6 +65,18 @@ class Networks:
     def source_map_shapes(self):
         """Dict tap -> shape of the source's map, without the batch."""
         return {t: tuple(v.shape[1:]) for t, v in self.source_taps.items()}
+
+    @property
+    def places(self):
+        """Taps and pairs by their places, depth first: names may change in a file."""
+        ours, theirs = (
+            {name: i for i, name in enumerate(graph.depth_first())}
+            for graph in (self.target, self.source)
+        )
+        return {
+            "taps": [[ours[t], theirs[s]] for t, s in self.taps.items()],
+            "pairing": [[ours[t], theirs[s]] for t, s in self.pairing.names.items()],
+        }
 
     @property
     def source_fingerprint(self):
@@ -139,3 +153,10 @@ class Networks:
         """As `run_source`, from some of the source's tensors on; no gradient."""
         maps = self.source.run(self.source_taps, feeds, values, training=False)
         return tree.map_structure(tf.stop_gradient, maps)
+
+
+def _renamed(given, names):
+    """A dict to layers of the source, as their copies are called."""
+    if not isinstance(given, dict):
+        return given
+    return {ours: names.get(theirs, theirs) for ours, theirs in given.items()}

@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_delta import _disk, regularizers
 from keras_delta._errors import warn
+from keras_delta._network.graph import Graph
 
 ATOMIC = (".keras", ".weights.h5")
 HIDDEN = ("source", "layers")  # what would bring the source into a weights file
@@ -39,6 +40,7 @@ class Saving:
             "source": keras.saving.serialize_keras_object(self.source),
             "taps": dict(self.networks.taps),
             "pairing": dict(self.pairing.names),
+            "places": self.networks.places,
             "regularizer": regularizers.serialize(self.regularizer),
         }
 
@@ -50,6 +52,18 @@ class Saving:
             config[part] = keras.saving.deserialize_keras_object(
                 config[part], custom_objects=custom_objects
             )
+        places = config.pop("places", {})
+        # A network that its own class builds anew may number its layers otherwise.
+        graphs = [Graph(config[part]) for part in ("target", "source")]
+        for key, pairs in places.items():
+            named = config[key], config[key].values()
+            if not all(
+                name in graph.nodes
+                for graph, names in zip(graphs, named, strict=True)
+                for name in names
+            ):
+                ours, theirs = (graph.depth_first() for graph in graphs)
+                config[key] = {ours[i]: theirs[j] for i, j in pairs}
         return cls(**config)
 
     def compile_from_config(self, config):
