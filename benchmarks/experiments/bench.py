@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_delta import backbones, _disk, optimizers, regularizers
 from keras_delta._inputs import replay
+from keras_delta._inputs.samples import Samples, joined
 from keras_delta.attention import ChannelAttention, losses
 from keras_delta.attention.head_fit import HeadFit
 from experiments import methods
@@ -224,9 +225,8 @@ def _kind_of_cell(cell):
 def _scales(model, member, train):
     """Scales of the source's maps, as `fit` measures them."""
     # The scales alone: `Delta.prepare` would compute the attention as well.
-    MapRegularizer.prepare(
-        member, model, lambda count: replay.look(train, None, count), verbose=False
-    )
+    read = Samples(lambda count: replay.look(train, None, count))
+    MapRegularizer.prepare(member, model, read, verbose=False)
     return {"scales": member.scales}
 
 
@@ -234,7 +234,7 @@ def _scores(model, kind, train, samples):
     """Scores of the channels: dict tap -> list."""
     by_kind = {"per_class": _scores_by_class, "taylor": _scores_by_gradient}
     look = samples is not None or kind in by_kind
-    data = replay.look(train, None, samples) if look else train
+    data = joined(replay.look(train, None, samples)) if look else train
     if kind in by_kind:
         with _trained_head(model, *data):
             return by_kind[kind](model, *data)

@@ -80,12 +80,14 @@ def targets(y, losses, names):
     return y
 
 
-def check_heads(loss, graph):
+def check_heads(loss, graph, both_ways=True):
     """Refuse losses that take logits for probabilities, or the other way round.
 
     Args:
         loss: as `compile` takes it.
         graph: the network's `Graph`.
+        both_ways: whether probabilities that are taken for logits are refused. Keras
+            goes back from its own softmax to the logits, where it remembers them.
 
     Raises:
         ValueError: naming the loss, what the output ends in, and both remedies.
@@ -96,7 +98,8 @@ def check_heads(loss, graph):
     for i, (one, tensor) in enumerate(zip(losses(loss, graph), tensors, strict=True)):
         activation = output_activation(graph, tensor)
         where = f" of the output '{known[i]}'" if len(tensors) > 1 else ""
-        _check_head(one, activation, tensor.shape, where)
+        if both_ways or activation == "linear":
+            _check_head(one, activation, tensor.shape, where)
 
 
 def _check_head(loss, activation, shape, where):

@@ -35,13 +35,17 @@ class Samples:
         Raises:
             ValueError: for samples of several shapes.
         """
-        parts = self.batches(count)
-        if len({str(_shapes(part)) for part in parts}) > 1:
-            raise ValueError(
-                "The training data has samples of several shapes, which do not fit "
-                "into one array. Read them batch by batch, with `samples.batches(n)`."
-            )
-        return tree.map_structure(lambda *v: np.concatenate(v), *parts)
+        return joined(self.batches(count))
+
+
+def joined(parts):
+    """`Batches` as one `(x, y)`."""
+    if len({str(_shapes(part)) for part in parts}) > 1:
+        raise ValueError(
+            "The training data has samples of several shapes, which do not fit into "
+            "one array. Read them batch by batch, with `samples.batches(n)`."
+        )
+    return tree.map_structure(lambda *v: np.concatenate(v), *parts)
 
 
 def batches(x, y=None, batch_size=32, max_samples=None):

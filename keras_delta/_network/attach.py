@@ -6,7 +6,7 @@ from keras_delta import _tasks
 from keras_delta._arguments import choice, integer, number
 from keras_delta._errors import invalid
 from keras_delta._network.copies import copy_model, has_own_class, inputs_like
-from keras_delta._network.graph import Graph
+from keras_delta._network.graph import Graph, check_channels_last
 from keras_delta._network.heads import output_activation
 
 POOLINGS = {"avg": "GlobalAveragePooling", "max": "GlobalMaxPooling"}
@@ -38,8 +38,7 @@ def attach_head(
             units. The head is the same for all, the loss tells them apart.
         pooling: `"avg"`, `"max"` or `"flatten"`.
         dropout: rate of the dropout before the classifier.
-        activation: of the classifier; default: none, i.e. logits. Use
-            `from_logits=True` in the loss then.
+        activation: of the classifier; default: none, for `from_logits=True` losses.
         batch_norm_momentum: momentum of the copy's BatchNorm statistics, default
             0.9, as in PyTorch and so in the authors' program; None keeps the
             source's. Keras's usual 0.99 needs several hundred steps to follow the
@@ -54,8 +53,8 @@ def attach_head(
         ValueError: for units that the task cannot have, an unknown `pooling` or
             `task`, a source with several outputs or with a classifier at its end.
     """
-    name_of = "batch_norm_momentum"
-    momentum = number(name_of, batch_norm_momentum, below=1, optional=True)
+    momentum = batch_norm_momentum
+    number("batch_norm_momentum", momentum, below=1, optional=True)
     choice("pooling", pooling, (*POOLINGS, "flatten"))
     graph = Graph(source, argument="source")
     classes = _check(graph, classes, task)
@@ -69,8 +68,7 @@ def attach_head(
         inputs = inputs_like(body.input)
         outputs = body(inputs)
     x = _pool(keras.tree.flatten(outputs)[0], pooling)
-    if dropout:
-        x = keras.layers.Dropout(dropout, name="head_dropout")(x)
+    x = keras.layers.Dropout(dropout, name="head_dropout")(x) if dropout else x
     # float32 whatever the policy: a softmax over half-precision logits is coarse.
     x = keras.layers.Dense(classes, activation, dtype="float32", name="head")(x)
     return keras.Model(inputs, x, name=name or f"{source.name}_{classes}")
@@ -84,6 +82,7 @@ def _check(graph, classes, task):
     if task == _tasks.BINARY and classes != 1:
         remedy = "For two classes with a softmax: `task='multiclass'`."
         raise ValueError(invalid("classes", "1 for yes or no", classes, remedy))
+    check_channels_last(graph, "source")
     outputs = keras.tree.flatten(graph.outputs)
     if len(outputs) != 1:
         raise ValueError(

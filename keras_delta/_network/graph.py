@@ -83,29 +83,10 @@ class Graph:
         self.inputs = list(model.inputs)
         self._nodes = []
         self.outputs = self._walk(model, input_structure(model), ())
-        self._check_channels(argument)
         self.nodes = dict(zip(self._names(), self._nodes, strict=True))
         self._producer = {
             id(t): name for name, node in self.nodes.items() for t in node.outputs
         }
-
-    def _check_channels(self, argument):
-        """Refuse channels in another place than the last, where all look for them."""
-        for node in self._nodes:
-            if getattr(node.operation, "data_format", None) == "channels_first":
-                remedy = (
-                    "Build the same network with `data_format='channels_last'`, or "
-                )
-                remedy += (
-                    "after `keras.config.set_image_data_format('channels_last')`, "
-                )
-                remedy += "and copy the weights with `set_weights`: they are the same."
-                expected = "a network with the channels last"
-                received = (
-                    f"{self.model.name}, whose layer '{node.operation.name}' has "
-                )
-                received += "data_format='channels_first'"
-                raise ValueError(invalid(argument, expected, received, remedy))
 
     def _walk(self, model, inputs, path):
         if isinstance(model, keras.Sequential):
@@ -289,6 +270,24 @@ class Graph:
             _fitting(keras.ops.convert_to_tensor(v, dtype=t.dtype), t)
             for v, t in zip(flat, self.inputs, strict=True)
         ]
+
+
+def check_channels_last(graph, argument):
+    """Refuse channels in another place than the last, where maps are compared.
+
+    Args:
+        graph: `Graph` of a network.
+        argument: name of the argument that the network came as.
+    """
+    for node in graph.nodes.values():
+        if getattr(node.operation, "data_format", None) == "channels_first":
+            remedy = "Build the same network with `data_format='channels_last'`, or "
+            remedy += "after `keras.config.set_image_data_format('channels_last')`, "
+            remedy += "and copy the weights with `set_weights`: they are the same."
+            expected = "a network with the channels last"
+            received = f"{graph.model.name}, whose layer '{node.operation.name}' has "
+            received += "data_format='channels_first'"
+            raise ValueError(invalid(argument, expected, received, remedy))
 
 
 def is_container(layer):

@@ -7,7 +7,7 @@ from keras import tree
 from keras_delta._network import fingerprint, taps
 from keras_delta._network.copies import copy_model
 from keras_delta._network.entry import Entry
-from keras_delta._network.graph import Graph
+from keras_delta._network.graph import Graph, check_channels_last
 from keras_delta._network.heads import body_outputs
 from keras_delta._network.pairing import Pairing
 from keras_delta._network.sharing import Shared, settings
@@ -38,11 +38,13 @@ class Networks:
 
     def __init__(self, target, source=None, tapped="auto", paired=None):
         self.target = Graph(target, argument="target")
+        check_channels_last(self.target, "target")
         if source is None:
             graph, ends = self.target, body_outputs(self.target)
             end = ends[0] if len(ends) == 1 else ends or None
         else:
             graph, end = Graph(source, argument="source"), None
+            check_channels_last(graph, "source")
         copy = copy_model(graph, end, name="source", trainable=False)
         self.frozen_source, self.source = copy, Graph(copy)
         if source is not None:  # what is given by name is called otherwise in the copy

@@ -125,7 +125,7 @@ def choose(model, graph: Graph, loss, y):
         weights = [weights.get(name, 1.0) for name in names]
     if not isinstance(weights, (list, tuple)):
         weights = [1.0 if weights is None else float(weights)] * len(losses)
-    outputs.check_heads(losses, graph)
+    outputs.check_heads(losses, graph, both_ways=False)
     return SampleLoss(losses, weights, names)
 
 

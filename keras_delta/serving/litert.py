@@ -39,7 +39,7 @@ def representative_images(data, options, channels=3):
         data = data.map(lambda x: (x, tf.zeros(tf.shape(x)[:1])))
     elif isinstance(data, np.ndarray):
         data = (data, np.zeros(len(data)))
-    images, _ = samples.Samples(lambda n: samples.collect(data, max_samples=n))(MOST)
+    images, _ = samples.joined(samples.collect(data, max_samples=MOST))
     if images.shape[-1] == 3 > channels:
         images = tf.image.rgb_to_grayscale(images).numpy()
     shape = getattr(images, "shape", ())

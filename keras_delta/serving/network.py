@@ -6,7 +6,7 @@ from keras import tree
 from keras_delta._errors import invalid
 from keras_delta._network import auto_taps
 from keras_delta._network import taps as tapping
-from keras_delta._network.graph import Graph
+from keras_delta._network.graph import Graph, check_channels_last
 from keras_delta._network.heads import body_output, head_layers, output_activation
 from keras_delta.serving import tasks
 
@@ -40,6 +40,7 @@ class Network:
 
     def __init__(self, target, taps="auto", from_logits=None, task="multiclass"):
         self.graph = graph = Graph(target)
+        check_channels_last(graph, "model")
         outputs = tree.flatten(graph.outputs)
         for what, tensors in ("input", graph.inputs), ("output", outputs):
             if len(tensors) != 1:

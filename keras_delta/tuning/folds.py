@@ -60,8 +60,8 @@ def _read(dataset, batch_size):
             "A search cuts its data into folds, which a tf.data.Dataset with random "
             f"augmentation or without end cannot be. {remedy}"
         ) from e
-    found = samples.collect(dataset)
-    if fingerprint.digest(found) != fingerprint.digest(samples.collect(dataset)):
+    found, again = (samples.joined(samples.collect(dataset)) for _ in range(2))
+    if fingerprint.digest(found) != fingerprint.digest(again):
         raise ValueError(
             "The tf.data.Dataset gives its samples in another order each time, so its "
             "folds would be others when the search goes on. Leave out `shuffle`: the "

@@ -235,6 +235,7 @@ def test_the_output_does_not_depend_on_the_tap():
     inputs = keras.Input((8, 8, 3))
     loose = keras.Model(inputs, [head(conv(4, "a")(inputs)), conv(4, "b")(inputs)])
     x, y = data()
-    loose.compile(loss=["sparse_categorical_crossentropy", None])
+    sparse = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    loose.compile(loss=[sparse, None])
     found = ChannelAttention.compute(loose, (x, [y, y]), ["b"], progress=False)
     np.testing.assert_array_equal(found.scores["b"], 0)

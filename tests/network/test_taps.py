@@ -319,14 +319,13 @@ def test_a_network_of_vectors_has_no_taps():
 
 
 def test_channels_first_is_refused_by_name():
-    """All that looks at channels looks at the last axis."""
+    """What compares, pools or serves maps; attention finds the channels itself."""
     i = keras.Input((3, 8, 8))
     x = layers.Conv2D(4, 3, padding="same", data_format="channels_first", name="c")(i)
     source = keras.Model(i, x, name="first")
     for use in (
         lambda: attach_head(source, 3),
         lambda: kd.DeltaModel(source),
-        lambda: kd.ChannelAttention.compute(source, (np.zeros((1, 3, 8, 8)), [0])),
         lambda: kd.export_for_serving(source, "nowhere", ["a", "b"]),
     ):
         with pytest.raises(ValueError, match=r"first, whose layer 'c'.*set_weights"):

@@ -135,7 +135,6 @@ def test_one_forward_of_the_target_and_half_of_the_source_a_step(name):
     model.compile(
         "sgd", keras.losses.SparseCategoricalCrossentropy(True), jit_compile=False
     )
-    model.prepare(x, y)
     model.fit(x, y, 4, regularizer=name, verbose=0)
     assert counts(target) == [(3, 0), (3, 0)]
     # 12 samples are one batch of 32 when the scale of the maps is measured.

@@ -156,14 +156,6 @@ def test_data_without_end(new_backbone):
         assert scale == pytest.approx(expected[tap], rel=1e-5)
 
 
-def test_a_generator_is_refused_where_it_would_be_used_up(new_backbone):
-    x, y = reference.data(8)
-    model = reference.compiled(*reference.pair(new_backbone), FeatureMap())
-    with pytest.raises(ValueError, match=r"generator can be read only once"):
-        model.fit((batch for batch in [(x, y)]), verbose=0)
-    model.fit((batch for batch in [(x, y)]), regularizer="l2_sp", verbose=0)
-
-
 # --- mixed precision -----------------------------------------------------------
 
 
