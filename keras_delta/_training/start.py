@@ -11,7 +11,9 @@ from keras_delta._network.lora import arrays, own_weights
 
 SAMPLES = 2
 TOLERANCE = {"float32": 1e-3, "float64": 1e-3}  # of a map's size; 0.05 for others
-NOISE = 0.01  # of a map's size, that random layers may change in training
+NOISE = (
+    0.25  # of a map's size, that random layers may change: stochastic depth does less
+)
 
 # What Keras fills these weights with; a trained network has others.
 INITIAL = {"bias": 0, "beta": 0, "moving_mean": 0, "gamma": 1, "moving_variance": 1}
