@@ -37,7 +37,7 @@ from keras_delta._network.graph import Graph
 
 SIDE = 32
 SIDES = {"InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}
-SIDES |= {"NASNetMobile": 224, "NASNetLarge": 331}
+
 SMALLEST = (
     *("ConvNeXtTiny", "DenseNet121", "EfficientNetB0", "EfficientNetV2B0"),
     *("InceptionResNetV2", "InceptionV3", "MobileNet", "MobileNetV2"),
