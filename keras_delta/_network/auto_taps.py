@@ -52,16 +52,23 @@ def find(graph: Graph, among=None):
         feature maps `(batch, positions..., channels)`.
     """
     among = set(graph.nodes if among is None else among)
-    for published in _published:
-        names = published(graph)
-        if names and among >= set(names):
-            return names
+    if names := published(graph, among):
+        return names
     maps = [n for n in graph.nodes if n in among and _is_map(graph.nodes[n])]
     stages = _last_of_each_stage(graph, maps)
     inside = among & graph.ancestors([graph.output_of(n) for n in maps])  # no head
     if len(stages) > 1 and share_behind(graph, stages[-1], inside) <= BEHIND:
         return stages
     return _spread(graph, maps, inside)
+
+
+def published(graph, among):
+    """The published taps of a known network, if all of them are `among`; else None."""
+    for find_names in _published:
+        names = find_names(graph)
+        if names and set(names) <= set(among):
+            return names
+    return None
 
 
 def share_behind(graph, name, among):

@@ -109,7 +109,7 @@ def _choose_auto(target, source, pairing):
         if theirs in ours and _fit(target.nodes[ours[theirs]], source.nodes[theirs])
     ]
     found = auto_taps.find(source, common)
-    if found:
+    if found and found != auto_taps.published(source, common):
         behind = auto_taps.share_behind(source, found[-1], common)
         if behind > MUCH:
             warn(
