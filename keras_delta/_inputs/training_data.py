@@ -56,11 +56,12 @@ class TrainingData:
         self.first_inputs = None
 
     @property
-    def for_training(self):
-        """What Keras is to read in place of `x`."""
-        return self.x if self._generator is None else self._from_start()
+    def is_generator(self):
+        """Whether `x` can be read only once."""
+        return self._generator is not None
 
-    def _from_start(self):
+    def from_start(self):
+        """The generator with what was read of it, for Keras in place of `x`."""
         while self._read:
             yield self._read.pop(0)
         yield from self._generator

@@ -1,6 +1,7 @@
 """One `fit`: all that surrounds Keras's training loop, with a beginning and an end."""
 
 import contextlib
+import inspect
 import signal
 import sys
 import threading
@@ -61,7 +62,8 @@ class Session:
             self._prepare()
             stack.enter_context(self._open_cache())
             stack.enter_context(self._stop_at_interrupt())
-            self.arguments["x"] = self.data.for_training
+            if self.data.is_generator:
+                self.arguments["x"] = self.data.from_start()
             self._stack = stack.pop_all()
         return self
 
@@ -110,7 +112,7 @@ class Session:
 
     def _look_at_validation_data(self, given):
         """Wrong labels show now, and not after an epoch."""
-        if given is None:
+        if given is None or inspect.isgenerator(given):  # a look would use it up
             return
         x, y = (
             (given[0], given[1]) if isinstance(given, (tuple, list)) else (given, None)

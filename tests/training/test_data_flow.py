@@ -125,6 +125,13 @@ def test_a_generator_that_is_used_up(new_backbone):
         model.fit(data, verbose=0)
 
 
+def test_a_generator_for_validation_is_not_read_first(new_backbone):
+    model, (x, y) = make(new_backbone, 16), batch(16)
+    left = (batch(16, start) for start in range(2))
+    model.fit(x, y, validation_data=left, validation_steps=2, verbose=0)
+    assert next(left, None) is None
+
+
 def test_labels_of_a_generator_are_looked_at(new_backbone):
     data = ((x, y + 1) for x, y in sizes())
     with pytest.raises(ValueError, match="run from 1 to 3"):
@@ -156,6 +163,22 @@ def test_samples_of_several_shapes_are_no_array(new_backbone):
     with pytest.raises(ValueError, match=r"several shapes.*samples.batches\(n\)"):
         model.fit(sizes_dataset(), verbose=0)
     assert model.regularizer.shapes == [(4, 16, 16, 3), (4, 24, 24, 3)]
+
+
+def test_a_split_for_validation_is_made_once(new_backbone):
+    model, (x, y) = make(new_backbone, 16), batch(16)
+    sizes = []
+
+    class Count(keras.metrics.Metric):
+        def update_state(self, y_true, y_pred, sample_weight=None):
+            sizes.append(len(y_pred))
+
+        def result(self):
+            return 0.0
+
+    model.compile("sgd", SPARSE, metrics=[Count()], run_eagerly=True)
+    model.fit(x, y, validation_split=0.25, regularizer="feature_map", verbose=0)
+    assert sizes == [3, 1]
 
 
 def test_a_list_of_images(new_backbone):
