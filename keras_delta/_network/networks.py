@@ -47,10 +47,12 @@ class Networks:
             check_channels_last(graph, "source")
         copy = copy_model(graph, end, name="source", trainable=False)
         self.frozen_source, self.source = copy, Graph(copy)
-        if source is not None:  # what is given by name is called otherwise in the copy
+        # What is given by name is called otherwise in the copy.
+        names = {name: name.replace("/", "_") for name in graph.nodes}
+        if source is not None:
             pairs = zip(graph.depth_first(), self.source.depth_first(), strict=True)
-            names = dict(pairs)
-            tapped, paired = (_renamed(given, names) for given in (tapped, paired))
+            names |= dict(pairs)
+        tapped, paired = (_renamed(given, names) for given in (tapped, paired))
         self.pairing = Pairing(self.target, self.source, paired)
         self.taps = taps.choose(tapped, self.target, self.source, self.pairing)
         self.target_taps = {t: self.target.output_of(t) for t in self.taps}

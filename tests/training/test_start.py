@@ -317,6 +317,19 @@ def test_pairs_are_kept_in_the_file(tmp_path):
     assert loaded.pairing.names == model.pairing.names
 
 
+def test_a_dict_of_taps_of_a_nested_network():
+    """Names of a nested layer that is called like another are paths."""
+    inner = backbone()
+    target = keras.Sequential([keras.Input((SIZE, SIZE, 3))])
+    target.add(layers.Conv2D(3, 1, name="c0"))
+    target.add(inner)
+    target.add(layers.GlobalAveragePooling2D())
+    target.add(layers.Dense(3))
+    taps = {"backbone/c0": "backbone/c0"}
+    model = kd.DeltaModel(target, taps=taps)
+    assert model.taps == ["backbone/c0"]
+
+
 def test_pairs_can_be_given():
     source = backbone()
     target = kd.attach_head(source, 3)
