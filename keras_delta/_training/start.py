@@ -1,5 +1,7 @@
 """Does training begin at the source: equal weights, and so equal maps?"""
 
+import weakref
+
 import keras
 import numpy as np
 from keras import ops
@@ -11,9 +13,10 @@ from keras_delta._network.lora import arrays, own_weights
 
 SAMPLES = 2
 TOLERANCE = {"float32": 1e-3, "float64": 1e-3}  # of a map's size; 0.05 for others
-NOISE = (
-    0.25  # of a map's size, that random layers may change: stochastic depth does less
-)
+NOISE = 0.25  # of a map's size, that random layers may change; stochastic depth: 0.05
+
+# Networks that were found in order: a search trains one model hundreds of times.
+_in_order = weakref.WeakSet()
 
 # What Keras fills these weights with; a trained network has others.
 INITIAL = {"bias": 0, "beta": 0, "moving_mean": 0, "gamma": 1, "moving_variance": 1}
@@ -36,14 +39,14 @@ def check(model, inputs=None):
     moved = _other_weights(networks)
     if not int(ops.convert_to_numpy(model.optimizer.iterations)):
         _check_weights(networks, moved)
-    if regularizer.needs_maps:
+    if regularizer.needs_maps and networks not in _in_order:
         taps = {
             tap: source
             for tap, source in networks.taps.items()
             if not moved & networks.target.ancestors(networks.target_taps[tap])
         }
-        if taps:
-            _check_maps(networks, taps, _samples(networks.target, inputs))
+        if taps and _check_maps(networks, taps, _samples(networks.target, inputs)):
+            _in_order.add(networks)
 
 
 def _other_weights(networks):
@@ -119,6 +122,7 @@ def _samples(graph, inputs):
 
 
 def _check_maps(networks, taps, feeds):
+    """Warn of the first tap where maps differ; whether there is none."""
     target, entry = networks.target, networks.entry
     wanted = {tap: networks.target_taps[tap] for tap in taps}
     with keras.StatelessScope():  # random layers draw in training what they would have
@@ -135,10 +139,10 @@ def _check_maps(networks, taps, feeds):
         ]
         if off:
             _warn_of_difference(networks, off[0], feeds, entering)
-            return
+            return False
         noise = _noise(networks)
         if not noise:
-            return
+            return True
         held = set(target.nodes) - set(noise)
         noisy = target.run(wanted, target.inputs, feeds, training=True, held=held)
     for tap in taps:
@@ -146,7 +150,8 @@ def _check_maps(networks, taps, feeds):
         if size > NOISE:
             before = target.ancestors(wanted[tap])
             _warn_of_noise(tap, [n for n in noise if n in before], size)
-            return
+            return False
+    return True
 
 
 def _run(graph, fetches, feeds, given):
