@@ -21,6 +21,19 @@ def newest_version(folder):
     return max(versions, key=lambda path: int(path.name))
 
 
+def said(answer):
+    """The likeliest class; the labels that are on; or each number."""
+    answer = {key: value.numpy()[0] for key, value in answer.items()}
+    names = [name.decode() for name in answer["labels"]]
+    if "values" in answer:
+        pairs = zip(names, answer["values"], strict=True)
+        return ", ".join(f"{name} {value:.5g}" for name, value in pairs)
+    if "on" in answer:
+        on = [n for n, is_on in zip(names, answer["on"], strict=True) if is_on]
+        return ", ".join(on) or "none of its labels"
+    return f"{names[0]:<20} {answer['scores'][0]:6.1%}"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path, help="folder of the model or of a version")
@@ -43,9 +56,7 @@ def main():
         except tf.errors.InvalidArgumentError:
             print(f"  {path.name:<{width}}  is damaged, or no JPEG, PNG, WebP or GIF")
             continue
-        label = answer["labels"].numpy()[0, 0].decode()
-        score = answer["scores"].numpy()[0, 0]
-        print(f"  {path.name:<{width}}  {label:<20} {score:6.1%}")
+        print(f"  {path.name:<{width}}  {said(answer)}")
 
 
 if __name__ == "__main__":

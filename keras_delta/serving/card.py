@@ -69,7 +69,7 @@ def facts(model, given, folder, endpoints, measured):
         "regularizer": _method(getattr(model, "regularizer", None)),
         "task": endpoints.task.name,
         "classes": endpoints.class_names,
-        "serving": endpoints.options.facts(),
+        "serving": {**endpoints.options.facts(), **_thresholds(endpoints)},
         "evaluation": measured.evaluation,
         "conversion": converted and converted.facts,
         "versions": {
@@ -112,19 +112,36 @@ def markdown(facts):
     for title, field in ("Intended use", "intended_use"), ("Training data", "data"):
         lines += ["", f"## {title}", "", facts[field] or "Not stated."]
     lines += ["", "## How well it does", ""]
-    lines += _measured(facts["evaluation"], facts["classes"], facts["task"])
+    lines += _measured(facts["evaluation"], facts["classes"], facts["task"], served)
     if facts["conversion"] is not None:
-        lines += ["", "## Conversion", "", *_converted(facts["conversion"], served)]
+        what = "values" if facts["task"] == "regression" else "scores"
+        converted = _converted(facts["conversion"], served, what)
+        lines += ["", "## Conversion", "", *converted]
     lines += ["", "## Limits", ""]
     lines += [f"- {limit}" for limit in facts["limits"]]
     return "\n".join(lines) + "\n"
 
 
-def _measured(figures, names, task):
+def _thresholds(endpoints):
+    """From which score on each of several labels is on, and who says so."""
+    if endpoints.thresholds is None:
+        return {}
+    levels = zip(endpoints.class_names, endpoints.thresholds, strict=True)
+    return {"thresholds": dict(levels), "thresholds_from": endpoints.chosen_by}
+
+
+def _measured(figures, names, task, served):
     if figures is None:
         what = {"multilabel": "Labels", "regression": "Numbers"}.get(task, "Classes")
-        return [f"Not measured at export. {what}: {', '.join(map(_name, names))}."]
-    return {"multilabel": _labels, "regression": _numbers}.get(task, _classes)(figures)
+        shown = list(map(_name, names))
+        if task == "multilabel":
+            levels = served["thresholds"].values()
+            pairs = zip(shown, levels, strict=True)
+            shown = [f"{name} (on from {level:.3g})" for name, level in pairs]
+        return [f"Not measured at export. {what}: {', '.join(shown)}."]
+    if task == "multilabel":
+        return _labels(figures, served["thresholds_from"] == "given")
+    return (_numbers if task == "regression" else _classes)(figures)
 
 
 def _classes(figures):
@@ -135,7 +152,8 @@ def _classes(figures):
         f"{high:.1%}, Wilson).",
         "",
         f"Scores are off by {figures['calibration_error']:.1%} on average (expected "
-        f"calibration error, {calibration.BINS} bins).{_calibrated(figures)}",
+        f"calibration error, {calibration.BINS} bins).{_calibrated(figures)}"
+        f"{_ranked(figures)}",
         "",
         "| class | recall | images |",
         "|---|---|---|",
@@ -146,7 +164,17 @@ def _classes(figures):
     return lines
 
 
-def _labels(figures):
+def _ranked(figures):
+    """The area under the curve of yes or no."""
+    if figures.get("roc_auc") is None:
+        return ""
+    return (
+        f" Of an image of each class, the scores are in the right order in "
+        f"{figures['roc_auc']:.1%} of all pairs (area under the ROC curve)."
+    )
+
+
+def _labels(figures, is_given):
     low, high = figures["interval"]
     lines = [
         f"On {figures['samples']} images that were held out, all labels of "
@@ -154,10 +182,11 @@ def _labels(figures):
         f"{high:.1%}, Wilson). F1: {_number(figures['macro_f1'])} in the mean over "
         f"labels, {_number(figures['micro_f1'])} over all.",
         "",
-        "A label is on from its threshold on, which was chosen on these same images "
-        "unless it was given."
+        "A label is on from its threshold on"
+        + (". " if is_given else ", which was chosen on these same images. ")
         + (
-            f" Logits are divided by {figures['temperature']:.3g} (calibrated)."
+            "Scores were calibrated on these same images: logits are divided by "
+            f"{figures['temperature']:.3g}."
             if figures["temperature"] != 1
             else ""
         ),
@@ -202,12 +231,13 @@ def _calibrated(figures):
     )
 
 
-def _converted(figures, served):
+def _converted(figures, served, what):
     lines = [
         f"`{served['file']}`, {figures['bytes'] / 1e6:.1f} MB, "
         f"{figures['quantize'] or 'float32'}. On {figures['samples']} images "
-        f"({figures['images']}), {_agreement(figures)}scores differ by "
-        f"{figures['largest_difference']:.2g} at most."
+        f"({figures['images']}), {_agreement(figures)}{what} differ by "
+        f"{figures['largest_difference']:.2g} at most"
+        + (" (of the largest, where that is above 1)." if what == "values" else ".")
     ]
     if figures["accuracy"] is not None:
         lines += [

@@ -2,7 +2,7 @@
 
 from keras_delta._errors import invalid
 
-FILE = "labels.txt"
+FILE, THRESHOLDS = "labels.txt", "thresholds.txt"
 
 
 def text(names):
@@ -30,7 +30,7 @@ def check(names, classes):
     if len(names) != classes:
         expected = f"{classes} names, one for each output of the model"
         if classes == 2:
-            expected = "2 names (of one unit: what 0 and what 1 stands for)"
+            expected = "2 names (where the model has one unit: what 0 and 1 stand for)"
         raise ValueError(invalid("class_names", f"{expected}, not {len(names)}", names))
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

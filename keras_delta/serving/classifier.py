@@ -4,6 +4,7 @@ import functools
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 from keras_delta.data.decode import BadImageError, read_image
@@ -11,6 +12,7 @@ from keras_delta.serving.folders import versions_in
 from keras_delta.serving.reencoding import as_png
 
 SAVED_MODEL, LABELS = "saved_model.pb", "assets/labels.txt"
+OTHERS = ("path", "labels", "error")  # columns of the table that are no names
 
 
 class Classifier:
@@ -23,7 +25,8 @@ class Classifier:
     Attributes:
         columns: names of the cells of an answer. One of several classes: `label`,
             `score`, `label_2`, ..., likeliest first. Several labels: `labels`, those
-            that are on, and the score of each. Numbers: each of them.
+            that are on, and the score of each. Numbers: each of them. Labels and
+            numbers that are called as another column get an underscore.
     """
 
     def __init__(self, folder, ten_crop=False):
@@ -54,9 +57,9 @@ class Classifier:
         if "values" in given or "on" in given:
             names = (folder / LABELS).read_text("utf-8").splitlines()
         if "values" in given:
-            self.columns, self._cells = names, _numbers
+            self.columns, self._cells = _columns(names), _numbers
         elif "on" in given:
-            self.columns = ["labels", *names]
+            self.columns = ["labels", *_columns(names)]
             self._cells = functools.partial(_labels, names)
         else:
             numbers = range(2, given["labels"].shape[1] + 1)
@@ -74,15 +77,19 @@ class Classifier:
         return self._rows(self._encoded(path, self._crops))[0]
 
     def answers(self, images):
-        """Cells for `columns`, of each of what `read` has given."""
+        """Cells for `columns`, of each of what `read` has given; None for NaN."""
         if self._crops is not None or not images:
             return images
         return self._rows(self._classify(images=tf.stack(images)))
 
     def _rows(self, answer):
         values = {key: value.numpy() for key, value in answer.items()}
+        numbers = values["values" if "values" in values else "scores"]
+        is_nan = np.isnan(numbers).any(axis=-1)
         names, rows = list(values), zip(*values.values(), strict=True)
-        return [self._cells(dict(zip(names, row, strict=True))) for row in rows]
+        rows = [dict(zip(names, row, strict=True)) for row in rows]
+        pairs = zip(rows, is_nan, strict=True)
+        return [None if bad else self._cells(row) for row, bad in pairs]
 
     def _encoded(self, path, signature):
         """The result of a signature of encoded images, of any format Pillow reads."""
@@ -128,6 +135,17 @@ def fingerprint(folder):
     return digest.hexdigest()[:16]
 
 
+def _columns(names):
+    """Names of columns, each of them once in the table."""
+    columns = []
+    for name in names:
+        column = f"{name}_" if name in OTHERS else name
+        while column != name and column in names:
+            column += "_"
+        columns.append(column)
+    return columns
+
+
 def _classes(row):
     pairs = zip(row["labels"], row["scores"], strict=True)
     return [cell for name, p in pairs for cell in (name.decode(), f"{p:.6f}")]
@@ -135,9 +153,17 @@ def _classes(row):
 
 def _labels(names, row):
     ranked = [name.decode() for name in row["labels"]]
-    on = "; ".join(n for n, is_on in zip(ranked, row["on"], strict=True) if is_on)
+    pairs = zip(ranked, row["on"], strict=True)
+    on = "; ".join(_quoted(name) for name, is_on in pairs if is_on)
     scores = dict(zip(ranked, row["scores"], strict=True))
     return [on, *(f"{scores[name]:.6f}" for name in names)]
+
+
+def _quoted(name):
+    """A name in a list "a; b", in quotes where it would seem to be several."""
+    if not any(c in name for c in ';"') and name == name.strip():
+        return name
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _numbers(row):

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from keras_delta import _tasks
 from keras_delta._errors import warn
+from keras_delta.serving import held_out
 
 IMAGES, SCORES = "images", "scores"  # names in the file
 TOLERANCE = 1e-3  # of scores, where nothing is rounded on purpose
@@ -59,7 +60,7 @@ def convert(endpoints, name, images, batches):
     elif batches is None:
         on, batches = "noise", [(_noise(endpoints.image_shape), None)]
     runner = converter.runner(content)
-    changes, after, labels = _compare(before, runner, batches, endpoints.task)
+    changes, after, labels = _compare(before, runner, batches, endpoints, on)
     judge(changes, converter.RUNTIME, quantize)
     facts = {"quantize": quantize, "bytes": len(content), "images": on, **changes}
     if labels is None:
@@ -103,28 +104,29 @@ def _noise(shape, count=16):
     return (images * rng.uniform(0.2, 1, (count, 1, 1, 1))).astype("float32")
 
 
-def _compare(before, after, batches, task):
+def _compare(before, after, batches, endpoints, on):
     """What has changed, as a dict; the scores after it; the labels or None."""
-    old, new, labels = [], [], []
+    task, old, new, labels = endpoints.task, [], [], []
     for x, y in batches:
         x = np.asarray(x, "float32")
         old.append(before(x)[SCORES].numpy())
         new.append(after(x))
         labels.append(y)
     old, new = np.concatenate(old), np.concatenate(new)
+    held_out.check_outputs(old, on)
     difference = float(np.abs(old - new).max())
     if task.name == _tasks.REGRESSION:  # of any unit
         difference /= max(1.0, float(np.abs(old).max()))
+    said = [task.decide(scores, endpoints.thresholds) for scores in (old, new)]
+    decides = said[0] is not None
     changes = {
         "samples": len(new),
         "largest_difference": difference,
-        "agreement": task.agreement(old, new),
+        "agreement": task.share(*said) if decides else None,
     }
-    if labels[0] is None:
-        unknown = dict.fromkeys(("accuracy_before", "accuracy", "drop"))
-        return changes | unknown, new, None
-    labels = np.concatenate(labels)
-    was, now = (task.right(s, labels) for s in (old, new))
-    drop = None if was is None else was - now
-    changes |= {"accuracy_before": was, "accuracy": now, "drop": drop}
+    changes |= dict.fromkeys(("accuracy_before", "accuracy", "drop"))
+    labels = None if labels[0] is None else np.concatenate(labels)
+    if labels is not None and decides:
+        was, now = (task.share(answer, labels) for answer in said)
+        changes |= {"accuracy_before": was, "accuracy": now, "drop": was - now}
     return changes, new, labels

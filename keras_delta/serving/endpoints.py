@@ -25,7 +25,9 @@ class Endpoints:
         logits: `tf.function` of prepared images.
         task: what is answered, see `keras_delta.serving.tasks`.
         temperature: what logits are divided by before scores are made of them.
-        thresholds: list, from which score on each of several labels is on.
+        thresholds: list, from which score on each of several labels is on; None for
+            other tasks.
+        chosen_by: where these come from, a word for the card.
     """
 
     def __init__(self, network, names, options):
@@ -33,7 +35,9 @@ class Endpoints:
         self.class_names, self.options = names, options
         self._size, self.temperature = options.image_size, 1.0
         self._channels, self.task = network.channels, network.task
-        self.thresholds = [0.5] * len(names)
+        several = self.task.name == _tasks.MULTILABEL
+        self.thresholds = [0.5] * len(names) if several else None
+        self.chosen_by = "default"
         self._single = Protocol(options.protocol, self._size)
         self._ten = Protocol("improved", self._size, ten_crop=True)
         # One function for all signatures, so that each is traced and in the file once.
@@ -147,12 +151,17 @@ class Endpoints:
             ids = tf.range(self.network.classes, dtype=tf.int64)
             ids = tf.zeros_like(scores, tf.int64) + ids
             return {"labels": self._table.lookup(ids), "values": scores}
-        scores, ids = tf.math.top_k(scores, self.options.top_k)
-        ids = tf.cast(ids, tf.int64)
-        answer = {"labels": self._table.lookup(ids), "scores": scores, "class_ids": ids}
-        if self.task.name == _tasks.MULTILABEL:
+        lowest = tf.constant(-1, scores.dtype)  # NaN would mix up what is sorted
+        ranked = tf.where(tf.math.is_nan(scores), lowest, scores)
+        _, ids = tf.math.top_k(ranked, self.options.top_k)
+        scores = tf.gather(scores, ids, batch_dims=1)
+        answer = {"scores": scores}
+        if self.thresholds is not None:
             answer["on"] = scores >= tf.gather(tf.constant(self.thresholds), ids)
-        return answer
+        # NaN is no score: the class -1, whose name is empty.
+        nothing = tf.constant(-1, tf.int64)
+        ids = tf.where(tf.math.is_nan(scores), nothing, tf.cast(ids, tf.int64))
+        return {"labels": self._table.lookup(ids), "class_ids": ids, **answer}
 
     def _prepared(self, values, protocol):
         """What the network sees of encoded images, or of pixels."""

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_delta import _arguments
 from keras_delta._errors import invalid
 from keras_delta.model import DeltaModel
 from keras_delta.serving import (
@@ -165,12 +166,14 @@ def _check_task(endpoints, options, thresholds):
     if name != "multilabel":
         expected = f"None for '{name}'; they are for several labels"
         raise ValueError(invalid("thresholds", expected, thresholds))
-    count, given = len(endpoints.class_names), np.ravel(thresholds)
-    fits = given.dtype.kind in "if" and len(given) in (1, count)
-    if not fits or not ((given >= 0) & (given <= 1)).all():
-        expected = f"a number from 0 to 1, or {count} of them"
+    count = len(endpoints.class_names)
+    is_list = isinstance(thresholds, (list, tuple, np.ndarray))
+    given = list(thresholds) if is_list else [thresholds] * count
+    if len(given) != count:
+        expected = f"a number from 0 to 1, or a list of {count}, one for each label"
         raise ValueError(invalid("thresholds", expected, thresholds))
-    endpoints.thresholds = [float(t) for t in np.broadcast_to(given, count)]
+    given = [_arguments.number("thresholds", t, most=1) for t in given]
+    endpoints.thresholds, endpoints.chosen_by = given, "given"
 
 
 def _plan(model, names, options, taps, task, from_logits):
@@ -207,11 +210,13 @@ def _measure(endpoints, name, validation_data, representative_data, thresholds):
     if looks or (batches is not None and not converts):
         outputs = [(endpoints.logits(x).numpy(), y) for x, y in batches]
         logits, labels = map(np.concatenate, zip(*outputs, strict=True))
+        held_out.check_outputs(logits)
     if options.calibrate:
         endpoints.temperature = calibration.temperature(logits, labels)
     if looks and by_f1:
         scores = endpoints.task.scores(logits / endpoints.temperature).numpy()
         endpoints.thresholds = figures.best_thresholds(scores, labels)
+        endpoints.chosen_by = "validation_data"
     if converts:
         converted = conversion.convert(endpoints, name, images, batches)
         # The card is about the file beside it.

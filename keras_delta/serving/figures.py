@@ -36,8 +36,7 @@ def of_labels(logits, labels, class_names, temperature, thresholds):
     """Figures of several labels: exact matches, F1 and average precision of each.
 
     `F1 = 2 TP / (2 TP + FP + FN)` at the label's threshold; `macro` is the mean over
-    labels that occur, `micro` counts all labels together. `average_precision` is the
-    mean over a label's positives of the precision down to each (ties as they come).
+    labels that occur, `micro` counts all labels together.
     """
     scores = 1 / (1 + np.exp(-np.asarray(logits, "float64") / temperature))
     labels = np.asarray(labels).astype(bool)
@@ -91,12 +90,30 @@ def f1(on, true):
 
 
 def average_precision(scores, true):
-    """Mean over the positives of the precision down to each; None without any."""
-    ranked = true[np.argsort(-scores, kind="stable")]
-    places = np.flatnonzero(ranked)
-    if not len(places):
+    """Mean over the positives of the precision down to each; None without any.
+
+    Equal scores count as one step, as for scikit-learn.
+    """
+    if not true.any():
         return None
-    return float(np.mean(np.arange(1, len(places) + 1) / (places + 1)))
+    order = np.argsort(-scores, kind="stable")
+    ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
+    found = np.cumsum(true[order])[ends]
+    return float((np.diff(found, prepend=0) * found / (ends + 1)).sum() / found[-1])
+
+
+def roc_auc(scores, true):
+    """Share of the pairs of a positive and a negative that are in order; ties half.
+
+    None without positives or negatives.
+    """
+    positives, negatives = int(true.sum()), int((~true).sum())
+    if not positives or not negatives:
+        return None
+    _, places, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[places]
+    pairs = ranks[true].sum() - positives * (positives + 1) / 2
+    return float(pairs / (positives * negatives))
 
 
 def best_thresholds(scores, labels):
@@ -112,8 +129,11 @@ def best_thresholds(scores, labels):
         if true.all() or not true.any() or not len(between):
             found.append(0.5)
             continue
-        values = [f1(column >= level, true) for level in between]
-        best = np.flatnonzero(np.asarray(values) == max(values))
+        order = np.argsort(column)
+        off = np.searchsorted(column[order], between)  # how many are below each level
+        hits = true.sum() - np.append(0, np.cumsum(true[order]))[off]
+        values = 2 * hits / (len(column) - off + true.sum())  # F1
+        best = between[values == values.max()]
         # Of equally good ones the nearest to 0.5.
-        found.append(float(min(between[best], key=lambda level: abs(level - 0.5))))
+        found.append(float(best[np.abs(best - 0.5).argmin()]))
     return found

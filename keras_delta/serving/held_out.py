@@ -1,5 +1,6 @@
 """Images that a model was not trained on, with their labels."""
 
+import numpy as np
 import tensorflow as tf
 
 from keras_delta._errors import invalid, warn
@@ -39,6 +40,17 @@ def batches(data, class_names, options, network):
         yield x, y
     if count == 0:
         raise ValueError(f"`{ARGUMENT}` is empty: not one image came out of it.")
+
+
+def check_outputs(outputs, of=ARGUMENT):
+    """Refuse networks that give NaN: that is neither right nor wrong."""
+    bad = np.flatnonzero(np.isnan(outputs).any(axis=-1))
+    if len(bad):
+        raise ValueError(
+            f"The model gives NaN for {len(bad)} of {len(outputs)} images ({of}), the "
+            f"first is number {bad[0]}. If these images are sound, the training broke: "
+            "`keras_delta.callbacks.TerminateOnNaN` stops where that happens."
+        )
 
 
 def _as_fit_takes_it(data, class_names, options):

@@ -57,7 +57,8 @@ def convert(scores, endpoints, name, images):
 
     It has one signature, `images` -> `scores`, both float32 whatever is quantized
     inside, for any batch size. The file is also a zip archive with `labels.txt`, where
-    LiteRT's metadata keeps labels too: `unzip model.tflite`.
+    LiteRT's metadata keeps labels too: `unzip model.tflite`. Of several labels, it has
+    `thresholds.txt` likewise.
 
     Args:
         scores: `tf.function` with a signature, what the file is to compute.
@@ -87,6 +88,9 @@ def convert(scores, endpoints, name, images):
             raise ValueError(text) from error
     with zipfile.ZipFile(content, "a") as archive:
         archive.writestr(class_names.FILE, class_names.text(endpoints.class_names))
+        if endpoints.thresholds is not None:
+            levels = class_names.text(endpoints.thresholds)
+            archive.writestr(class_names.THRESHOLDS, levels)
     return content.getvalue()
 
 

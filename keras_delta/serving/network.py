@@ -56,10 +56,13 @@ class Network:
         self.channels = self._input.shape[-1]
         name = task(graph) if callable(task) else task
         self.task = tasks.get(name, _from_logits(graph, from_logits, name))
-        units, least = self._output.shape[-1] or 0, self.task.fewest_units
-        if len(self._output.shape) != 2 or units < least:
-            expected = f"a model with the output (B, {least} or more) for '{name}'"
-            raise ValueError(invalid("model", expected, self._output.shape))
+        units = self._output.shape[-1]
+        if len(self._output.shape) != 2 or not self.task.takes(units):
+            expected = f"a model with the output (B, {self.task.units}) for '{name}'"
+            remedy = "" if units != 1 else 'One unit is "binary" or "regression".'
+            if units == 2:
+                remedy = 'Two units are two classes: `task="multiclass"`.'
+            raise ValueError(invalid("model", expected, self._output.shape, remedy))
         self.classes = self.task.number_of_names(units)
         self.image_size = tuple(self._input.shape[1:3])
         self._last_map = body_output(graph)

@@ -21,7 +21,7 @@ def convert(scores, endpoints, name, images):
     """The content of an `.onnx` file.
 
     Its input is `images`, its output `scores`, both float32 with a free batch size;
-    its metadata hold `class_names`, a JSON list.
+    its metadata hold `class_names`, a JSON list, and `thresholds` of several labels.
 
     Args:
         scores: `tf.function` with a signature, what the file is to compute.
@@ -43,8 +43,11 @@ def convert(scores, endpoints, name, images):
     model.graph.name, model.graph.doc_string = name, ""
     for tensor in (*model.graph.input, *model.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = "batch"
-    names = json.dumps(endpoints.class_names, ensure_ascii=False)
-    onnx.helper.set_model_props(model, {"class_names": names})
+    told = {"class_names": endpoints.class_names}
+    if endpoints.thresholds is not None:
+        told["thresholds"] = endpoints.thresholds
+    texts = {k: json.dumps(v, ensure_ascii=False) for k, v in told.items()}
+    onnx.helper.set_model_props(model, texts)
     return model.SerializeToString()
 
 

@@ -141,11 +141,13 @@ def _rows(paths, results, classifier):
     answers = iter(classifier.answers(good))
     rows = []
     for path, result in zip(paths, results, strict=True):
-        if isinstance(result, BadImageError):
-            cells, reason = [""] * len(classifier.columns), str(result)
+        reason, cells = str(result), None
+        if not isinstance(result, BadImageError):
+            reason, cells = "the model gives NaN, no score", next(answers)
+        if cells is None:
+            rows.append([path, *[""] * len(classifier.columns), reason])
         else:
-            cells, reason = next(answers), ""
-        rows.append([path, *cells, reason])
+            rows.append([path, *cells, ""])
     return rows
 
 
@@ -161,20 +163,20 @@ def _ahead(pool, function, items, count):
 
 
 def _summarise(path, count, say):
-    """Say how many images have a label and which have none."""
+    """Say how many images have an answer and which have none."""
     bad = errors(path)
     if bad:
-        say(f"{len(bad)} of {count} images cannot be read:")
+        say(f"{len(bad)} of {count} images have no answer:")
         for name, reason in bad[:LISTED]:
             say(f"  {_printable(name)}: {reason}")
         if len(bad) > LISTED:
             say(f"  ... and {len(bad) - LISTED} more, see the column `error`")
     if len(bad) == count:
         raise ValueError(
-            f"Not one of {count} images could be read; the first, "
+            f"Not one of {count} images has an answer; the first, "
             f"{_printable(bad[0][0])}: {bad[0][1]}. {path} has the reasons."
         )
-    say(f"Labels of {count - len(bad)} images are in {path}")
+    say(f"Answers for {count - len(bad)} images are in {path}")
 
 
 def _state(root, paths):

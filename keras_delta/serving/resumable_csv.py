@@ -5,6 +5,7 @@ import csv
 import io
 import itertools
 import os
+import re
 from pathlib import Path
 
 from keras_delta import _disk
@@ -19,7 +20,8 @@ class ResumableCsv:
     goes on behind the last batch that is whole and of the same sources as now; the rest
     is cut off.
 
-    Text is UTF-8. Bytes of file names that are no UTF-8 are written as `\\xe9`.
+    Text is UTF-8. Bytes of file names that are no UTF-8 are written as `\\xe9`, and a
+    backslash that would look so as `\\x5c`: no two names are written alike.
 
     Args:
         path: of the file.
@@ -121,10 +123,16 @@ def _whole_rows(path, columns):
 def _line(cells):
     stream = io.StringIO()
     # With this terminator, Python quotes a carriage return in a name, too.
-    csv.writer(stream, lineterminator="\r\n").writerow(map(_readable, cells))
+    name, *others = cells
+    cells = [_readable(name), *map(_utf8, others)]
+    csv.writer(stream, lineterminator="\r\n").writerow(cells)
     return stream.getvalue().removesuffix("\r\n") + "\n"
 
 
-def _readable(text):
-    """A file name in UTF-8 whatever its bytes are."""
+def _readable(name):
+    """A file name in UTF-8 whatever its bytes are, another for each name."""
+    return _utf8(re.sub(r"\\(?=x[0-9a-f]{2})", r"\\x5c", name))
+
+
+def _utf8(text):
     return os.fsencode(text).decode("utf-8", "backslashreplace")

@@ -52,9 +52,10 @@ def choose(model, graph, given=None):
     if found is None and loss is None and output.shape[-1] > 1:
         found = _tasks.MULTICLASS  # logits of a model that is not compiled
     if (given or found) is None:
+        fitting = [k for k, kind in KINDS.items() if kind.takes(output.shape[-1])]
         raise ValueError(
             "What the model tells cannot be seen from its loss and its last layer. "
-            f"Pass `task=`, one of {', '.join(map(repr, _tasks.TASKS))}."
+            f"Pass `task=`, one of {', '.join(map(repr, fitting))}."
         )
     return given or found
 
@@ -68,12 +69,15 @@ class Multiclass:
     """One of several classes."""
 
     name = _tasks.MULTICLASS
-    answer_name = "scores"
-    fewest_units = 2
-    fewest_names = 2
+    units = "2 or more"  # of the network's last layer
 
     def __init__(self, from_logits):
         self._from_logits = from_logits
+
+    @classmethod
+    def takes(cls, units):
+        """Whether a network of so many units, or None, can be meant."""
+        return (units or 0) > 1
 
     def number_of_names(self, units):
         """How many names the model needs for an output of so many units."""
@@ -100,8 +104,15 @@ class Multiclass:
 
     def labels(self, y, names):
         """Labels of held-out images as the figures take them, checked."""
-        if y.ndim == 2 and y.shape[-1] == names > 1 and (y.sum(-1) == 1).all():
-            y = y.argmax(axis=-1)
+        if y.ndim == 2 and y.shape[-1] == names > 1:
+            if np.isin(y, (0, 1)).all() and (y.sum(-1) != 1).any():
+                raise ValueError(
+                    "Images of `validation_data` have no label or several, and the "
+                    "model is taken to tell one of several classes. Pass the model as "
+                    'it is compiled, or `task="multilabel"`.'
+                )
+            if (y.sum(-1) == 1).all():
+                y = y.argmax(axis=-1)
         labelling.check(y, (None, names), CROSSENTROPY["multiclass"])
         return y.ravel().astype("int64")
 
@@ -109,20 +120,26 @@ class Multiclass:
         """Figures of held-out images, a dict for the card."""
         return figures.of_classes(logits, labels, names, temperature)
 
-    def agreement(self, before, after):
-        """Share of the answers that two versions of a model have in common."""
-        return float((before.argmax(-1) == after.argmax(-1)).mean())
+    def decide(self, scores, thresholds):
+        """What is said of each image, an array, or None: numbers are not decided."""
+        return scores.argmax(-1)
 
-    def right(self, scores, labels):
-        """Share of the answers that are right."""
-        return float((scores.argmax(-1) == labels).mean())
+    def share(self, decisions, others):
+        """Share of the images of which two say the same."""
+        same = decisions == others
+        return float(same.reshape(len(same), -1).all(-1).mean())
 
 
 class Binary(Multiclass):
     """Yes or no, of one unit."""
 
     name = _tasks.BINARY
-    fewest_units = 1
+    units = "1"
+
+    @classmethod
+    def takes(cls, units):
+        """See `Multiclass`: two units are two classes."""
+        return units == 1
 
     def number_of_names(self, units):
         """See `Multiclass`: that of no comes first."""
@@ -135,12 +152,16 @@ class Binary(Multiclass):
             z = tf.math.log(tf.maximum(z, TINY)) - tf.math.log(tf.maximum(1 - z, TINY))
         return tf.concat([-z / 2, z / 2], axis=-1)
 
+    def evaluate(self, logits, labels, names, temperature, thresholds):
+        """See `Multiclass`."""
+        found = figures.of_classes(logits, labels, names, temperature)
+        return {**found, "roc_auc": figures.roc_auc(logits[:, 1], labels == 1)}
+
 
 class Multilabel(Multiclass):
     """Any of several labels, each by itself."""
 
     name = _tasks.MULTILABEL
-    fewest_names = 1
 
     def logits(self, output):
         """See `Multiclass`."""
@@ -165,28 +186,32 @@ class Multilabel(Multiclass):
     def labels(self, y, names):
         """See `Multiclass`."""
         labelling.check(y, (None, names), CROSSENTROPY["multilabel"])
-        return y.astype("int64")
+        if not np.isin(y, (0, 1)).all():
+            expected = "labels of 0 and 1, which figures are made of"
+            found = y[~np.isin(y, (0, 1))][:3].tolist()
+            remedy = "Of shares of annotators, for example, pass `y > 0.5`."
+            raise ValueError(invalid("validation_data", expected, found, remedy))
+        return y.reshape(len(y), names).astype("int64")
 
     def evaluate(self, logits, labels, names, temperature, thresholds):
         """See `Multiclass`."""
         return figures.of_labels(logits, labels, names, temperature, thresholds)
 
-    def agreement(self, before, after):
-        """See `Multiclass`."""
-        return float(((before > 0.5) == (after > 0.5)).mean())
-
-    def right(self, scores, labels):
-        """See `Multiclass`: of all labels of all images."""
-        return float(((scores > 0.5) == labels).mean())
+    def decide(self, scores, thresholds):
+        """See `Multiclass`: which labels are on."""
+        return scores >= np.asarray(thresholds, scores.dtype)
 
 
 class Regression(Multiclass):
     """Numbers."""
 
     name = _tasks.REGRESSION
-    answer_name = "values"
-    fewest_units = 1
-    fewest_names = 1
+    units = "1 or more"
+
+    @classmethod
+    def takes(cls, units):
+        """See `Multiclass`."""
+        return (units or 0) > 0
 
     def logits(self, output):
         """The output itself."""
@@ -214,11 +239,8 @@ class Regression(Multiclass):
         """See `Multiclass`."""
         return figures.of_numbers(logits, labels, names)
 
-    def agreement(self, before, after):
+    def decide(self, scores, thresholds):
         """None: numbers are compared by their difference."""
-
-    def right(self, scores, labels):
-        """None, likewise."""
 
 
 KINDS = {kind.name: kind for kind in (Multiclass, Binary, Multilabel, Regression)}

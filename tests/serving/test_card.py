@@ -44,7 +44,7 @@ def facts(model=None, measured=None, **given):
     options = Options(top_k=3, image_size=(16, 20))
     task = SimpleNamespace(name="multiclass")
     endpoints = SimpleNamespace(
-        target=target, class_names=NAMES, options=options, task=task
+        target=target, class_names=NAMES, options=options, task=task, thresholds=None
     )
     figures = Measured(measured, None)
     return card.facts(model, given, Path("animals", "3"), endpoints, figures)

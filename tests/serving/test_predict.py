@@ -170,7 +170,7 @@ def test_labels_and_scores_of_every_format(model, exported, tmp_path, capsys):
         check_row(row, expected(model, folder / row[0]))
     assert len({tuple(row[1:]) for row in rows}) == len(rows)
     printed = capsys.readouterr()
-    assert "Labels of 9 images are in" in printed.out
+    assert "Answers for 9 images are in" in printed.out
     assert "images a second" in printed.out
     assert printed.err == ""
 
@@ -219,19 +219,26 @@ def test_ten_crops_by_a_model_of_pixels(served, tmp_path):
     assert [row[0] for row in rows] == ["a.png", "b.tiff", "bad.jpg", "c.jpg"]
 
 
+def byte(match):
+    return bytes.fromhex(match[1].decode())
+
+
 def test_file_names_of_any_bytes(served, tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
     names = [b"a,b.png", b'"c".png', b"d\ne.png", b"f\rg.png", b"\xff\xfe.png"]
+    names += [b"caf\xe9.png", b"caf\\xe9.png", b"a\\b\\.png"]
     names += ["ä€.png".encode(), b" i .png", b"'=1+1.png", b"\xf0\x9f\x90\x9d.png"]
     for seed, name in enumerate(names):
         picture(seed).save(os.path.join(os.fsencode(folder), name), "PNG")
     assert predict(served, folder, tmp_path / "out.csv", "--batch-size", 2) == 0
     _, *rows = table(tmp_path / "out.csv")
-    # Readable for everybody: what is no UTF-8 is written out.
-    found = [name.decode("utf-8", "backslashreplace") for name in sorted(names)]
-    assert [row[0] for row in rows] == found and "\\xff\\xfe.png" in found
-    pd.read_csv(tmp_path / "out.csv")
+    # Readable for everybody, and each file can be found, as docs/serving.md says.
+    paths = pd.read_csv(tmp_path / "out.csv")["path"]
+    assert {"\\xff\\xfe.png", "caf\\xe9.png", "caf\\x5cxe9.png"} < set(paths)
+    assert [row[0] for row in rows] == list(paths)
+    found = [re.sub(rb"\\x([0-9a-f]{2})", byte, path.encode()) for path in paths]
+    assert found == sorted(names)
     assert all(row[1] and not row[-1] for row in rows)
     before = (tmp_path / "out.csv").read_bytes()
     assert predict(served, folder, tmp_path / "out.csv", "--batch-size", 2) == 0
@@ -247,7 +254,7 @@ def test_bad_files_are_listed_and_stop_nothing(served, folder, tmp_path, capsys)
         (folder / f"text{i:02}.jpg").write_text("text\x1b[31m")
     assert predict(served / "1", folder, tmp_path / "out.csv", "--batch-size", 4) == 0
     printed = capsys.readouterr().out
-    assert "23 of 30 images cannot be read" in printed
+    assert "23 of 30 images have no answer" in printed
     assert "  empty.jpg: the file is empty\n" in printed
     assert "text16.jpg" in printed and "text17.jpg" not in printed
     assert "and 3 more, see the column `error`" in printed
@@ -269,7 +276,7 @@ def test_bad_files_are_listed_and_stop_nothing(served, folder, tmp_path, capsys)
 def test_not_one_image_can_be_read(served, tmp_path, capsys):
     (tmp_path / "one.jpg").write_text("text")
     assert predict(served, tmp_path / "one.jpg", tmp_path / "out.csv") == 1
-    assert "Not one of 1 images could be read" in capsys.readouterr().err
+    assert "Not one of 1 images has an answer" in capsys.readouterr().err
     assert table(tmp_path / "out.csv")[1][-1] != ""
 
 
@@ -540,7 +547,7 @@ def test_killed_and_stopped_it_goes_on(served, tmp_path, capsys):
     assert counts[0] > 0 and counts == sorted(counts)
     assert predict(served, folder, out, "--batch-size", 2) == 0
     printed = capsys.readouterr().out
-    assert "done before" in printed and "Labels of 599 images" in printed
+    assert "done before" in printed and "Answers for 599 images" in printed
     assert predict(served, folder, whole, "--batch-size", 2, "--quiet") == 0
     assert out.read_bytes() == whole.read_bytes()
     assert [row[0] for row in table(out)[1:]] == [f"{i:04}.png" for i in range(600)]

@@ -1,10 +1,13 @@
 """One of several classes, several labels, yes or no, numbers: each served rightly."""
 
+import csv
+import json
+import re
 import time
+import zipfile
 
 import keras
 import numpy as np
-import pandas as pd
 import pytest
 import tensorflow as tf
 from keras import layers
@@ -13,8 +16,10 @@ from PIL import Image
 
 import keras_delta as kd
 from keras_delta._network.graph import Graph
-from keras_delta.serving import calibration, figures, tasks
+from keras_delta.serving import calibration, classifier, figures, held_out, tasks
 from keras_delta.serving.classifier import Classifier
+from keras_delta.serving.network import Network
+from keras_delta.serving.options import Options
 from keras_delta.serving.server import answers
 from keras_delta.serving.server.model import Model
 from keras_delta.serving.server.settings import Settings
@@ -91,6 +96,16 @@ def test_answers_are_those_of_predict(served):
     for row, ids in zip(answer["labels"], answer["class_ids"], strict=True):
         assert [n.decode() for n in row] == [names[i] for i in ids]
     assert ("on" in answer) == (task == "multilabel")
+    if task == "multilabel":
+        served_by = json.loads((folder / "model_card.json").read_text())["serving"]
+        levels = [served_by["thresholds"][name] for name in names]
+        assert served_by["thresholds_from"] == "validation_data"
+        assert levels == figures.best_thresholds(
+            tf.sigmoid(model.predict(x, verbose=0)).numpy(), TASKS[task][2]
+        )
+        np.testing.assert_array_equal(
+            answer["on"], answer["scores"] >= np.take(levels, answer["class_ids"])
+        )
 
 
 def test_encoded_images_are_prepared_as_in_the_data_pipeline(served, tmp_path):
@@ -112,20 +127,23 @@ def test_encoded_images_are_prepared_as_in_the_data_pipeline(served, tmp_path):
 
 
 def test_the_command_and_the_server(served, tmp_path):
-    task, _, _, _, _, folder = served
+    task, *_, folder = served
     path = tmp_path / "photo.png"
     Image.fromarray(images()[0].astype("uint8")).save(path)
-    classifier = Classifier(folder)
-    (cells,) = classifier.answers([classifier.read(path)])
+    command = Classifier(folder)
+    image = command.read(path)
+    (cells,) = command.answers([image])
+    broken = dict(command._classify(images=image[None]))
+    key = "values" if task == "regression" else "scores"
+    assert command._rows({**broken, key: broken[key] * np.nan}) == [None]
     names = TASKS[task][3]
-    assert len(cells) == len(classifier.columns)
+    assert len(cells) == len(command.columns)
     expected = {
         "multilabel": ["labels", *names],
         "regression": names,
         "binary": ["label", "score", "label_2", "score_2"],
     }
-    assert classifier.columns == expected.get(task, classifier.columns)
-    pd.DataFrame([cells], columns=classifier.columns)
+    assert command.columns == expected.get(task, command.columns)
     model = Model(folder, Settings(), lambda size: None)
     deadline = time.monotonic() + 60
     answer = model.run("classify_bytes", {"image_bytes": [path.read_bytes()]}, deadline)
@@ -139,7 +157,7 @@ def test_the_card_has_figures_that_make_sense(served):
     text = (folder / "MODEL_CARD.md").read_text("utf-8")
     has = {
         "multiclass": ("are right", "recall", "none of them"),
-        "binary": ("are right", "recall"),
+        "binary": ("are right", "recall", "area under the ROC curve"),
         "multilabel": ("all labels of", "F1", "average precision", "threshold"),
         "regression": ("MAE", "RMSE", "R2"),
     }[task]
@@ -173,8 +191,12 @@ def test_the_task_is_that_of_the_loss_else_of_the_last_layer():
         compiled("multiclass", loss=lambda y, p: p),
         compiled("binary", activation="sigmoid", loss="mse"),
     ):
-        with pytest.raises(ValueError, match="Pass `task=`"):
+        with pytest.raises(ValueError, match="Pass `task=`") as refused:
             chosen(model)
+        # Each that is offered can be taken.
+        units = getattr(model, "target", model).output_shape[-1]
+        for task in tasks.KINDS:
+            assert (repr(task) in str(refused.value)) == tasks.KINDS[task].takes(units)
     with pytest.raises(ValueError, match="'ordinal'"):
         chosen(head, "ordinal")
 
@@ -200,11 +222,109 @@ def test_options_that_a_task_has_no_use_for(tmp_path):
         )
     with pytest.raises(ValueError, match=r"thresholds.*several labels"):
         kd.export_for_serving(model, tmp_path / "m", names, thresholds=0.5)
-    for wrong in (2, [0.5, 0.5], "f1"):
-        with pytest.raises(ValueError, match="from 0 to 1, or 3"):
+    for wrong in (2, [0.5, 0.5], "f1", [0.5, [0.5], 0.5]):
+        with pytest.raises((TypeError, ValueError), match="`thresholds`"):
             kd.export_for_serving(
                 compiled("multilabel"), tmp_path / "m", NAMES, thresholds=wrong
             )
+
+
+@pytest.mark.parametrize(
+    "units, task, labels, names, sentence",
+    [
+        (2, "binary", None, ["no", "yes"], r'Two units are.*`task="multiclass"`'),
+        (1, "multilabel", None, ["a"], 'One unit is "binary" or "regression"'),
+        (3, "multilabel", 0.7, NAMES, r"labels of 0 and 1.*pass `y > 0\.5`"),
+        (3, None, 1, NAMES, r'no label or several.*`task="multilabel"`'),
+    ],
+)
+def test_what_would_be_served_wrongly(tmp_path, units, task, labels, names, sentence):
+    """And what the message says helps."""
+    inputs = keras.Input((SIDE, SIDE, 3))
+    x = layers.Flatten()(inputs)
+    model, path = keras.Model(inputs, layers.Dense(units)(x)), tmp_path / "m"
+    y = TASKS["multilabel"][2] * (labels or 0)
+    data = labels and (images(), y)
+    with pytest.raises(ValueError, match=sentence):
+        kd.export_for_serving(model, path, names, task=task, validation_data=data)
+    if labels:
+        batches = held_out.batches(
+            (images(), y > 0.5), names, options(), Network(model, task="multilabel")
+        )
+        np.testing.assert_array_equal(next(batches)[1], TASKS["multilabel"][2])
+    else:
+        task = re.search('"(multiclass|binary)"', sentence)[1]
+        names = ["no", "yes"]
+        assert Network(model, task=task).classes == len(names)
+
+
+def options():
+    return Options(image_size=(SIDE, SIDE))
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+@pytest.mark.usefixtures("pixels_only")
+def test_nan_is_no_answer(tmp_path, task):
+    """Of an image or of one label of it: no name, not on, no figure."""
+    inputs = keras.Input((SIDE, SIDE, 3))
+    x = layers.GlobalAveragePooling2D()(keras.ops.sqrt(inputs - 10.0))
+    model, x = keras.Model(inputs, x), images() + 10
+    model.compile("sgd", TASKS[task][1])
+    given = {"path": tmp_path / "m", "class_names": ["a", "b", "c"]}
+    given["from_logits"] = True
+    x[1, 0, 0, 0] = 0  # the square root of -10, in the first channel
+    y = np.zeros((COUNT, 3))
+    y[:, 0] = 1
+    with pytest.raises(ValueError, match=r"NaN for 1 of 12 images.*number 1"):
+        kd.export_for_serving(model, **given, validation_data=(x, y))
+    folder = kd.export_for_serving(model, **given)
+    loaded = tf.saved_model.load(str(folder))
+    answer = loaded.signatures["classify_prepared"](images=tf.constant(x[:2]))
+    answer = {k: v.numpy() for k, v in answer.items()}
+    is_nan = np.isnan(answer["scores"])
+    assert is_nan[1].any() and not is_nan[0].any()
+    np.testing.assert_array_equal(answer["labels"] == b"", is_nan)
+    np.testing.assert_array_equal(answer["class_ids"] == -1, is_nan)
+    if task == "multilabel":
+        assert answer["labels"][1].tolist()[-1] == b"" and not answer["on"][1, -1]
+        assert not is_nan[1, :2].any()
+
+
+def test_columns_and_lists_are_unmistakable():
+    assert classifier._columns(["error", "cat", "error_", "path"]) == [
+        *("error__", "cat", "error_", "path_")
+    ]
+    names = ["a; b", "c", ' "d"', "e"]
+    row = {"labels": [n.encode() for n in names], "scores": np.full(4, 0.5)}
+    cells = classifier._labels(names, {**row, "on": [True, True, True, False]})
+    reader = csv.reader([cells[0]], delimiter=";", skipinitialspace=True)
+    assert next(reader) == names[:3]
+
+
+@pytest.mark.parametrize("format", ["litert", "onnx"])
+def test_files_of_other_runtimes_know_the_thresholds(tmp_path, format):
+    inputs = keras.Input((SIDE, SIDE, 3))
+    x = layers.GlobalAveragePooling2D()(layers.Rescaling(1 / 128, -1)(inputs))
+    model, given = keras.Model(inputs, layers.Dense(3)(x)), [0.25, 0.5, 0.75]
+    model.compile("sgd", BINARY)
+    x, y = images(), TASKS["multilabel"][2]
+    data = {"validation_data": (x, y), "thresholds": given, "format": format}
+    folder = kd.export_for_serving(model, tmp_path / "m", NAMES, **data)
+    if format == "onnx":
+        onnx = pytest.importorskip("onnx")
+        meta = {p.key: p.value for p in onnx.load(folder / "model.onnx").metadata_props}
+        assert json.loads(meta["thresholds"]) == given
+    else:
+        with zipfile.ZipFile(folder / "model.tflite") as archive:
+            lines = archive.read("thresholds.txt").decode().split()
+        assert list(map(float, lines)) == given
+    card = json.loads((folder / "model_card.json").read_text())
+    assert card["serving"]["thresholds"] == dict(zip(NAMES, given, strict=True))
+    on = tf.sigmoid(model.predict(x, verbose=0)).numpy() >= given
+    exact = (on == y).all(-1).mean()
+    assert card["conversion"]["accuracy"] == pytest.approx(exact)
+    assert card["evaluation"]["exact_match"] == pytest.approx(exact)
+    assert card["conversion"]["agreement"] == 1
 
 
 # --- figures, by hand -------------------------------------------------------------
@@ -226,6 +346,33 @@ def test_figures_of_labels_by_hand():
     assert figures.best_thresholds(scores, labels) == pytest.approx([0.75, 0.3])
 
 
+def test_ranks_with_ties_by_hand():
+    scores, true = np.array([0.5, 0.5, 0.2, 0.9]), np.array([1, 0, 1, 0], bool)
+    # The pairs (0.5, 0.5), (0.5, 0.9), (0.2, 0.5), (0.2, 0.9): one half right.
+    assert figures.roc_auc(scores, true) == pytest.approx(0.5 / 4)
+    # Down to 0.5: one of three; down to 0.2: two of four.
+    assert figures.average_precision(scores, true) == pytest.approx(
+        1 / 3 / 2 + 2 / 4 / 2
+    )
+    for nothing in (np.zeros(4, bool), np.ones(4, bool)):
+        assert figures.roc_auc(scores, nothing) is None
+    assert figures.average_precision(scores, np.zeros(4, bool)) is None
+
+
+def test_best_thresholds_against_a_slow_twin():
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 20, (60, 4)).astype("float32") / 20  # with ties
+    labels = rng.uniform(size=scores.shape) < scores
+    labels[:, 3] = False
+    found = figures.best_thresholds(scores, labels)
+    for column, true, threshold in zip(scores.T, labels.T, found, strict=True):
+        if not true.any():
+            assert threshold == 0.5
+            continue
+        every = [figures.f1(column >= t, true) for t in np.linspace(0.025, 0.975, 39)]
+        assert figures.f1(column >= threshold, true) == pytest.approx(max(every))
+
+
 def test_figures_of_numbers_by_hand():
     values, truth = np.array([[1.0], [3.0]]), np.array([[2.0], [3.0]])
     row = figures.of_numbers(values, truth, ["n"])["numbers"]["n"]
@@ -239,3 +386,5 @@ def test_temperature_of_several_labels_fits():
     logits = rng.normal(size=(4000, 3))
     labels = rng.uniform(size=logits.shape) < 1 / (1 + np.exp(-logits))
     assert calibration.temperature(3 * logits, labels) == pytest.approx(3, rel=0.1)
+    with pytest.warns(UserWarning, match="All 4000 images"):  # none is wrong
+        assert calibration.temperature(logits, logits > 0) == 1
