@@ -176,8 +176,8 @@ class Multilabel(Multiclass):
 
     def logits_of(self, scores):
         """See `Multiclass`."""
-        p = np.clip(scores, 1e-7, 1 - 1e-7)
-        return np.log(p) - np.log(1 - p)
+        p = np.clip(np.asarray(scores, "float64"), TINY, 1 - 1e-16)
+        return np.log(p) - np.log1p(-p)
 
     def top(self, names, top_k):
         """All: any of them may be on."""

@@ -284,3 +284,33 @@ def contrast(page, text, ground):
 
     a, b = luminance(text, "color"), luminance(ground, "backgroundColor")
     return (max(a, b) + 0.05) / (min(a, b) + 0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["multilabel", "regression"])
+def test_labels_and_numbers_in_a_browser(browser, tmp_path, task):
+    """Red has the higher score but is not on; numbers are no shares."""
+    thresholds = [0.99, 0.4] if task == "multilabel" else None
+    export_red_or_blue(tmp_path / "m", task=task, thresholds=thresholds)
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(encoded(spot(RED, 20, 16), "PNG"))
+    server = Server(tmp_path / "m")
+    try:
+        browser.open(f"{server.url}/")
+        browser.choose("#file", photo)
+        browser.wait("document.getElementById('map').dataset.classId !== undefined")
+        names = texts(browser, "#labels .label")
+        said = texts(browser, "#labels .score")
+        if task == "multilabel":
+            assert names == ["blue", "red"] and said[0] == "50.0 %, on"
+            share, is_on = said[1].split(" %, ")
+            assert float(share) > 50 and is_on == "off"
+        else:
+            assert texts(browser, "#heading") == ["Predicted numbers"]
+            assert names == ["red", "blue"]
+            assert float(said[0]) > 0.1 and abs(float(said[1])) < 1e-6
+            assert browser.run("document.querySelector('.track').hidden")
+            assert texts(browser, "#note")[0].startswith("Click a number")
+        assert browser.errors() == []
+    finally:
+        server.kill()
