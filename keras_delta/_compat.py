@@ -65,9 +65,9 @@ def takes_training(operation):
     return bool(getattr(operation, "_call_has_training_arg", False))
 
 
-def has_seed_generators(layer):
-    """Whether a layer draws random numbers."""
-    return bool(getattr(layer, "_seed_generators", None))
+def seed_states(layer):
+    """The variables that a layer draws its random numbers from."""
+    return [g.state for g in getattr(layer, "_seed_generators", None) or ()]
 
 
 def logits_of(outputs):

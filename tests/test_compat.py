@@ -98,15 +98,17 @@ def test_takes_training(layer, expected):
 @pytest.mark.parametrize(
     "layer, expected",
     [
-        (keras.layers.Dropout(0.5), True),
-        (keras.layers.RandomFlip(), True),
-        (keras.layers.Dropout(0.0), False),
-        (keras.layers.ReLU(), False),
+        (keras.layers.Dropout(0.5), 1),
+        (keras.layers.RandomFlip(), 1),
+        (keras.layers.Dropout(0.0), 0),
+        (keras.layers.ReLU(), 0),
     ],
 )
-def test_has_seed_generators(layer, expected):
+def test_seed_states(layer, expected):
     layer.build((1, 4, 4, 3))
-    assert _compat.has_seed_generators(layer) is expected
+    states = _compat.seed_states(layer)
+    assert len(states) == expected
+    assert all(state.shape == (2,) for state in states)
 
 
 def test_logits_of():

@@ -244,17 +244,24 @@ class _Labels:
         )
 
 
-def chance(y, loss):
-    """Loss of the best constant prediction for a cross-entropy; None for others."""
-    y, name = np.asarray(y), _tasks.class_name(loss)
+def chance(batches, loss):
+    """Loss of the best constant prediction for a cross-entropy; None for others.
+
+    Args:
+        batches: list of labels, whose shapes may differ where images do.
+        loss: the loss.
+    """
+    name = _tasks.class_name(loss)
     if name == "SparseCategoricalCrossentropy":
-        p = np.bincount(y.astype(int).ravel()) / y.size
-    elif name == "CategoricalCrossentropy":
-        p = y.reshape(-1, y.shape[-1]).mean(axis=0)
-    elif name == "BinaryCrossentropy":
-        p = np.clip(y.reshape(len(y), -1).mean(axis=0), 1e-12, 1 - 1e-12)
-        return float(-np.mean(p * np.log(p) + (1 - p) * np.log(1 - p)))
+        y = np.concatenate([np.ravel(v) for v in batches]).astype(int)
+        p = np.bincount(y[y != getattr(loss, "ignore_class", None)]) / y.size
+    elif name in ("CategoricalCrossentropy", "BinaryCrossentropy"):
+        width = np.shape(batches[0])[-1] if np.ndim(batches[0]) > 1 else 1
+        p = np.concatenate([np.reshape(v, (-1, width)) for v in batches]).mean(axis=0)
     else:
         return None
+    if name == "BinaryCrossentropy":
+        p = np.clip(p, 1e-12, 1 - 1e-12)
+        return float(-np.mean(p * np.log(p) + (1 - p) * np.log(1 - p)))
     p = p[p > 0]
     return float(-(p * np.log(p)).sum())

@@ -12,6 +12,11 @@ from keras_delta import _compat
 from keras_delta._errors import invalid
 
 NO_TARGETS = "The data has no targets: pass `(x, y)`."
+NO_END = (
+    "The training data has no end, or does not say where it ends, so that not all of "
+    "it can be looked at. Say how many samples: `attention_samples=256` of a "
+    "regularizer, `max_samples=256` of `ChannelAttention.compute`."
+)
 
 
 class Batches(list):
@@ -48,7 +53,7 @@ def joined(parts):
     return tree.map_structure(lambda *v: np.concatenate(v), *parts)
 
 
-def batches(x, y=None, batch_size=32, max_samples=None):
+def batches(x, y=None, batch_size=32, max_samples=None, weights=None):
     """Iterate over training data once.
 
     Args:
@@ -57,9 +62,11 @@ def batches(x, y=None, batch_size=32, max_samples=None):
         y: targets, where `x` is arrays.
         batch_size: for arrays.
         max_samples: stop after so many; None for all.
+        weights: dict with `sample_weight` and `class_weight`, as `fit` takes them; not
+            None: the samples' weights are yielded too.
 
     Yields:
-        `(x, y)` of NumPy arrays.
+        `(x, y)` of NumPy arrays, or `(x, y, weights)`.
 
     Raises:
         ValueError: for a generator, which could be read only once; for a data set
@@ -68,42 +75,44 @@ def batches(x, y=None, batch_size=32, max_samples=None):
     if isinstance(x, Batches):
         stream = x
     else:
-        adapter = _adapter(x, y, batch_size)
+        adapter = _adapter(x, y, batch_size, **(weights or {}))
         if max_samples is None and _endless(adapter):
-            raise ValueError(
-                "The training data has no end (`repeat()`); pass `max_samples`, or a "
-                "data set that ends."
-            )
+            raise ValueError(NO_END)
         stream = adapter.get_numpy_iterator()
-    yield from limited(stream, max_samples)
+    yield from limited(stream, max_samples, weights is not None)
 
 
-def limited(stream, max_samples=None):
+def limited(stream, max_samples=None, weighted=False):
     """Batches `(x, y)` as arrays, of no more than `max_samples` samples.
 
     Args:
         stream: batches as `fit` takes them.
         max_samples: None for all.
+        weighted: whether to give `(x, y, weights)`; 1 where there are none.
     """
     count = 0
     for batch in stream:
-        bx, by, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        bx, by, weights = keras.utils.unpack_x_y_sample_weight(batch)
         if by is None:
             raise ValueError(NO_TARGETS)
         bx, by = tree.map_structure(np.asarray, (bx, by))
         _check_batch(by)
-        size = len(tree.flatten(bx)[0])
+        size = length(bx)
+        parts = (bx, by)
+        if weighted:
+            weights = np.ones(size) if weights is None else weights
+            parts = (bx, by, tree.map_structure(np.asarray, weights))
         if max_samples is not None and count + size > max_samples:
             size = max_samples - count
-            bx, by = take((bx, by), 0, size)
+            parts = take(parts, 0, size)
         if size:
-            yield bx, by
+            yield parts
         count += size
         if max_samples is not None and count >= max_samples:
             return
 
 
-def _adapter(x, y, batch_size):
+def _adapter(x, y, batch_size, **weights):
     """Keras's adapter of data that can be read more than once."""
     if inspect.isgenerator(x):
         raise ValueError(
@@ -126,7 +135,7 @@ def _adapter(x, y, batch_size):
         raise TypeError(
             invalid("x", "a tf.data.Dataset", x, "Call `.batches(image_size)` on it.")
         )
-    return _compat.get_data_adapter(x, y, batch_size=batch_size)
+    return _compat.get_data_adapter(x, y, batch_size=batch_size, **weights)
 
 
 def _check_batch(y):
@@ -182,7 +191,9 @@ def _shapes(batch):
 
 def _endless(adapter):
     dataset = _compat.adapter_dataset(adapter)
-    return hasattr(dataset, "cardinality") and int(dataset.cardinality()) == -1
+    if hasattr(dataset, "cardinality"):
+        return int(dataset.cardinality()) == -1
+    return adapter.num_batches is None  # of a PyDataset
 
 
 def collect(x, y=None, max_samples=None):

@@ -2,13 +2,18 @@
 
 import inspect
 import itertools
+import weakref
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import tree
 
+from keras_delta._errors import invalid
 from keras_delta._inputs import replay, samples
+
+# Batches that were looked at and not yet trained on, kept for the next `fit`.
+_LOOKED_AT = weakref.WeakKeyDictionary()  # generator -> list
 
 
 class TrainingData:
@@ -43,10 +48,11 @@ class TrainingData:
         self.all_labels = False
         self.x, self.y = samples.without_validation(x, y, validation_split)
         self._generator = x if inspect.isgenerator(x) else None
-        self._read = []  # of the generator
+        if self.is_generator:
+            self._read = _LOOKED_AT.setdefault(x, [])
         if isinstance(x, tf.data.Dataset):
             self._look_at_dataset(x)
-        elif self._generator is not None:
+        elif self.is_generator:
             self._look_at_generator()
         elif x is not None and samples.are_arrays(x):
             self._look_at_arrays(x, y)
@@ -92,6 +98,14 @@ class TrainingData:
         self._set_labels(labels)
 
     def _look_at_dataset(self, dataset):
+        for spec in tree.flatten(dataset.element_spec):
+            if spec.shape.rank is None:
+                raise ValueError(
+                    f"The {self._what} data is a tf.data.Dataset that does not know "
+                    "how many axes its elements have, as after `tf.numpy_function`. "
+                    "Say it where they are made, e.g. "
+                    "`image = tf.ensure_shape(image, (224, 224, 3))`."
+                )
         with replay.unmoved(dataset):
             batch = next(iter(dataset.take(1)), None)
         if batch is None:
@@ -102,6 +116,7 @@ class TrainingData:
         self._look_at_batch(batch)
 
     def _look_at_arrays(self, x, y):
+        _check_arrays(x, y)
         total = samples.length(x) if tree.flatten(x) else 0
         if total == 0:
             raise ValueError(f"The {self._what} data is empty: `x` has no samples.")
@@ -130,6 +145,24 @@ class TrainingData:
 
     def look(self, count):
         """Up to `count` samples as `Batches`; an `ImageSet` counts no epoch for it."""
-        if self._generator is not None:
+        if self.is_generator:
+            if count is None:
+                raise ValueError(samples.NO_END)
             return samples.Batches(samples.limited(self._read_on(), count))
         return replay.look(self.x, self.y, count)
+
+
+def _check_arrays(x, y):
+    """Refuse what is no array, though it looks like one."""
+    for v in tree.flatten(x):
+        ragged = isinstance(v, tf.RaggedTensor)
+        if ragged or getattr(v, "dtype", None) == np.dtype(object):
+            expected = "an array of numbers, (samples, height, width, channels)"
+            received = "a RaggedTensor" if ragged else f"{len(v)} objects"
+            remedy = "Resize the images to one size and stack them (`np.stack`), or "
+            remedy += "give batches of one size each as a generator or a PyDataset."
+            raise TypeError(invalid("x", expected, received, remedy))
+    if isinstance(y, list) and y and all(np.ndim(v) == 0 for v in y):
+        expected, received = "an array of labels", f"a list of {len(y)} numbers"
+        remedy = "A list is taken for several outputs; labels are `np.asarray(y)`."
+        raise TypeError(invalid("y", expected, received, remedy))

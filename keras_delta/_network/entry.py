@@ -59,7 +59,7 @@ class Entry:
 
 def draws_at_random(layer):
     """Whether a layer, or one inside it, draws random numbers."""
-    return any(map(_compat.has_seed_generators, _compat.flatten_layers(layer)))
+    return any(map(_compat.seed_states, _compat.flatten_layers(layer)))
 
 
 def _counterpart(tensor, target, source, theirs, behind):

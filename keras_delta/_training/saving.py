@@ -174,8 +174,10 @@ class Saving:
             stored = None if stored is None else bytes(np.asarray(stored)).decode()
         if stored is None:
             raise ValueError(
-                f"'{filepath}' holds no weights of a DeltaModel. Weights of the target "
-                "alone are loaded with `model.target.load_weights(path)`."
+                f"'{filepath}' was not written by `save_weights` of a DeltaModel. "
+                "Weights of the target alone are loaded with "
+                "`model.target.load_weights(path)`; what "
+                "`keras.saving.save_weights(model, path)` wrote is not read."
             )
         if stored != self.source_fingerprint:
             raise ValueError(

@@ -71,7 +71,7 @@ class Ablation:
             progress: show a progress bar with the time left.
 
         Returns:
-            A `Progress`, and the targets of all samples, a list, one an output.
+            A `Progress`, and the targets of all batches: a list of lists.
         """
         stream = samples.batches(data, batch_size=BATCH, max_samples=max_samples)
         first = next(stream, None)
@@ -92,11 +92,7 @@ class Ablation:
             raise
         self._checkpoint.save(self._arrays, now=True)
         bar.close(len(targets))
-        joined = [
-            None if batches[0] is None else np.concatenate(batches)
-            for batches in zip(*targets, strict=True)
-        ]
-        return self._progress, joined
+        return self._progress, targets
 
     def _look_at_all(self, stream, bar):
         """Work through the batches; returns their targets, a list."""

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable
 
+import numpy as np
 import tensorflow as tf
 
 from keras_delta import _arguments
@@ -128,13 +129,20 @@ def _head(model, graph, data, loss, train_head, max_samples, state):
     pairing = getattr(model, "pairing", None)
     names = (pairing and pairing.new_layers) or head_layers(graph)
     head = HeadFit(graph, names, data, max_samples)
-    targets = loss.targets(head.labels)
-    outputs = head.outputs()
-    loss.check(targets, outputs)
-    intact = loss(targets, outputs).mean()
-    if train_head is True or loss.chance_level(intact, targets) is not None:
+    if train_head is True or _is_chance(loss, head.groups()):
         return head.train(loss)
     return []
+
+
+def _is_chance(loss, groups):
+    """Whether a head gives no more than the best constant prediction."""
+    each, seen = [], []
+    for labels, outputs in groups:
+        targets = loss.targets(labels)
+        loss.check(targets, outputs)
+        each.append(loss(targets, outputs))
+        seen.append(targets)
+    return loss.chance_level(np.concatenate(each).mean(), seen) is not None
 
 
 def _variables_of(graph):

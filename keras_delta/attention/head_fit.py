@@ -1,6 +1,7 @@
 """Step (a) of Algorithm 1: train the head on frozen features."""
 
 import math
+import operator
 
 import keras
 import numpy as np
@@ -34,14 +35,17 @@ class HeadFit:
         self._behind = graph.descendants(made) | set(head)
         self._entering = graph.entering(self._behind)
         self._programs = {}
-        rows, labels = [], []
-        for x, y in samples.batches(data, max_samples=max_samples):
-            rows.append([ops.convert_to_numpy(v) for v in self._forward(graph.feed(x))])
-            labels.append(y)
+        rows, labels = {}, {}  # by shape: images and their maps may have several
+        stream = samples.batches(data, max_samples=max_samples)
+        for x, y in samples.regrouped(stream, BATCH):
+            seen = [ops.convert_to_numpy(v) for v in self._forward(graph.feed(x))]
+            key = str([v.shape[1:] for v in (*seen, *tree.flatten(y))])
+            rows.setdefault(key, []).append(seen)
+            labels.setdefault(key, []).append(y)
         if not rows:
             raise ValueError("No samples: channel attention needs at least one.")
-        self.features = [np.concatenate(v) for v in zip(*rows, strict=True)]
-        self.labels = tree.map_structure(lambda *v: np.concatenate(v), *labels)
+        self._features = [_joined(parts) for parts in rows.values()]
+        self._labels = [_joined(parts) for parts in labels.values()]
 
     def _forward(self, feeds):
         specs = [tf.TensorSpec((None, *v.shape[1:]), v.dtype) for v in feeds]
@@ -57,10 +61,11 @@ class HeadFit:
         with keras.StatelessScope():  # what a layer counts is not counted here
             return self.graph.run(fetches, feeds, values, training=False)
 
-    def outputs(self):
-        """Outputs of the head as it is, for all samples, a list."""
-        out = self._run(self.graph.outputs, self._entering, self.features)
-        return with_logits(out)
+    def groups(self):
+        """Labels and the head's outputs, as it is, of all samples of one shape."""
+        for features, labels in zip(self._features, self._labels, strict=True):
+            out = self._run(self.graph.outputs, self._entering, features)
+            yield labels, with_logits(out)
 
     def train(self, loss, seed=0):
         """Train a copy of the head on the frozen features.
@@ -84,8 +89,8 @@ class HeadFit:
             name="head_copy",
             trainable=True,
         )
-        count = len(self.features[0])
-        steps = math.ceil(count / BATCH)
+        counts = [len(features[0]) for features in self._features]
+        steps = sum(math.ceil(count / BATCH) for count in counts)
         epochs = max(EPOCHS, math.ceil(LEAST_STEPS / steps))
         rate = keras.optimizers.schedules.ExponentialDecay(
             0.01, decay_steps=steps * epochs / EPOCHS, decay_rate=0.1 ** (1 / 6)
@@ -98,14 +103,23 @@ class HeadFit:
         )
         # Our own order: Keras's follows its global seed.
         rng = np.random.default_rng(seed)
-        order = np.stack([rng.permutation(count) for _ in range(epochs)])
-        x = {t.name: f for t, f in zip(copy.inputs, self.features, strict=True)}
-        rows = tf.data.Dataset.from_tensor_slices(order.ravel()).batch(BATCH)
+        groups, parts = [], []
+        for features, labels, count in zip(self._features, y, counts, strict=True):
+            x = {t.name: f for t, f in zip(copy.inputs, features, strict=True)}
+            groups.append((x, labels))
+            order = np.concatenate([rng.permutation(count) for _ in range(epochs)])
+            rows = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
+            parts += [(groups[-1], r) for r in rows]
+        if len(groups) > 1:
+            rng.shuffle(parts)
 
-        def gather(i):
-            return tree.map_structure(lambda v: tf.gather(v, i), (x, y))
+        def batches():
+            for group, rows in parts:
+                yield tree.map_structure(operator.itemgetter(rows), group)
 
-        copy.fit(rows.map(gather), shuffle=False, verbose=0)
+        specs = tree.map_structure(_spec, *groups)
+        rows = tf.data.Dataset.from_generator(batches, output_signature=specs)
+        copy.fit(rows, shuffle=False, verbose=0)
         own = [x for name, x in self.graph.layers().items() if name in self._behind]
         new = Graph(copy).layers().values()
         return [
@@ -115,17 +129,28 @@ class HeadFit:
         ]
 
     def _with_loss(self, loss):
-        """Outputs that have a loss, their targets, losses and weights, for Keras."""
-        parts = zip(
-            tree.flatten(self.graph.outputs),
-            loss.targets(self.labels),
-            loss.losses,
-            loss.weights,
-            strict=True,
+        """Outputs that have a loss, their targets, losses and weights, for Keras.
+
+        The targets are a list with one entry for each group of samples.
+        """
+        used = [i for i, one in enumerate(loss.losses) if one is not None]
+        outputs = tree.flatten(self.graph.outputs)
+        outputs, losses, weights = (
+            [values[i] for i in used] for values in (outputs, loss.losses, loss.weights)
         )
-        parts = [part for part in parts if part[2] is not None]
-        outputs, y, losses, weights = (list(v) for v in zip(*parts, strict=True))
-        if len(outputs) == 1:
-            outputs, y, losses = outputs[0], y[0], losses[0]
-        y = tuple(y) if isinstance(y, list) else y  # tf.data takes lists for arrays
+        targets = (loss.targets(labels) for labels in self._labels)
+        y = [tuple(each[i] for i in used) for each in targets]  # tf.data: no lists
+        if len(used) == 1:
+            outputs, losses, y = outputs[0], losses[0], [each[0] for each in y]
         return outputs, y, losses, weights
+
+
+def _joined(parts):
+    return tree.map_structure(lambda *v: np.concatenate(v), *parts)
+
+
+def _spec(*arrays):
+    """What is alike in the arrays' shapes, but for the number of samples."""
+    shapes = zip(*(v.shape[1:] for v in arrays), strict=True)
+    known = [d[0] if len(set(d)) == 1 else None for d in shapes]
+    return tf.TensorSpec([None, *known], arrays[0].dtype)

@@ -65,11 +65,16 @@ class SampleLoss:
             parts.append(f"{weight} {loss_name(loss)} {sorted(config.items())}")
         return "; ".join(parts)
 
-    def chance_level(self, mean_loss, targets):
-        """Loss of the best constant prediction if it is no worse, else None."""
+    def chance_level(self, mean_loss, batches):
+        """Loss of the best constant prediction if it is no worse, else None.
+
+        Args:
+            mean_loss: the loss that was found.
+            batches: list of what `targets` gave.
+        """
         if len(self.losses) != 1:
             return None
-        level = labels.chance(targets[0], self.losses[0])
+        level = labels.chance([targets[0] for targets in batches], self.losses[0])
         # A level of 0: all labels are alike, and nothing can be better.
         return level if level and not mean_loss < level else None
 

@@ -27,7 +27,7 @@ def keys_of(inputs):
         if array.dtype.hasobject:
             raise ValueError(
                 "Source maps can be kept for numeric inputs alone. Received an input "
-                f"of dtype {array.dtype}. Leave out `source_maps`."
+                f'of dtype {array.dtype}. Train with `source_maps="compute"`.'
             )
         header = f"{array.dtype.name}{array.shape[1:]}".encode()
         for digest, sample in zip(digests, array, strict=True):

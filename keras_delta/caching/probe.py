@@ -13,7 +13,7 @@ MOST = 2048  # samples to look at
 RANDOM = (
     "Random augmentation (crops, colour) without fixed views gives new images in each "
     "epoch, so nothing could be read back. Use `batches(views=4)` of "
-    "`keras_delta.data` with `SourceMapCache(views=4)`. Or: leave out `source_maps`."
+    '`keras_delta.data` with `SourceMapCache(views=4)`. Or: `source_maps="compute"`.'
 )
 
 
@@ -70,8 +70,8 @@ def _check_kind(x):
     if inspect.isgenerator(x):
         raise ValueError(
             "Source maps cannot be kept for a generator: it can be read only once, so "
-            "its samples need not come back. Leave out `source_maps`, or pass arrays, "
-            "a tf.data.Dataset or a keras.utils.PyDataset."
+            'its samples need not come back. Train with `source_maps="compute"`, or '
+            "pass arrays, a tf.data.Dataset or a keras.utils.PyDataset."
         )
     if isinstance(x, keras.utils.PyDataset):
         endless = x.num_batches is None
@@ -81,7 +81,7 @@ def _check_kind(x):
         raise ValueError(
             "Source maps cannot be kept for data without end (`repeat()`): nothing "
             "says how many different samples it has. Pass the data without "
-            "`repeat()` and leave out `steps_per_epoch`. Or: leave out `source_maps`."
+            '`repeat()` and leave out `steps_per_epoch`. Or: `source_maps="compute"`.'
         )
 
 

@@ -165,7 +165,7 @@ class Store:
             raise ValueError(
                 "All source maps in a cache have one size, and so must the images. "
                 f"Expected maps of {expected}. Received: {now}. Resize the images to "
-                "one size, or leave out `source_maps`."
+                'one size, or train with `source_maps="compute"`.'
             )
         if self.shapes is None:
             self.shapes = now

@@ -1,5 +1,6 @@
 """From a source of images to batches of a `tf.data.Dataset`."""
 
+import functools
 import math
 
 import tensorflow as tf
@@ -22,7 +23,8 @@ def stream_batches(
     Returns:
         `tf.data.Dataset` of (images, labels). Where the number of the epoch decides
         all random choices, its attribute `epoch_counter` gives that number. Its
-        attribute `image_views` is the number of views of an image, or infinity.
+        attribute `image_views` is the number of views of an image, or infinity;
+        `in_order()` gives the same views in the order of the set.
     """
     _arguments.integer("batch_size", batch_size)
     _arguments.integer("views", views, optional=True)
@@ -44,15 +46,20 @@ def stream_batches(
         image = prepare.finish(image, image_seed)
         return image if labels is None else (image, labels[index])
 
-    images = source.images(shuffle, seed)
-    dataset = images.map(finish, num_parallel_calls=tf.data.AUTOTUNE)
-    dataset = dataset.batch(batch_size, drop_remainder=drop_remainder)
-    options = tf.data.Options()
-    options.deterministic = True
-    dataset = dataset.with_options(options).prefetch(tf.data.AUTOTUNE)
+    def make(shuffle, drop_remainder):
+        images = source.images(shuffle, seed)
+        dataset = images.map(finish, num_parallel_calls=tf.data.AUTOTUNE)
+        dataset = dataset.batch(batch_size, drop_remainder=drop_remainder)
+        options = tf.data.Options()
+        options.deterministic = True
+        dataset = dataset.with_options(options).prefetch(tf.data.AUTOTUNE)
+        if hasattr(images, "epoch_counter"):
+            dataset.epoch_counter = images.epoch_counter
+        return dataset
+
+    dataset = make(shuffle, drop_remainder)
     dataset.image_views = views or (math.inf if prepare.training else 1)
-    if hasattr(images, "epoch_counter"):
-        dataset.epoch_counter = images.epoch_counter
+    dataset.in_order = functools.partial(make, shuffle=False, drop_remainder=False)
     return dataset
 
 

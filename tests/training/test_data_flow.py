@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 import keras_delta as kd
+from keras_delta._inputs import samples
 
 SPARSE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 MAPS = ["feature_map", "delta", "l2_sp_att"]
@@ -123,6 +124,98 @@ def test_a_generator_that_is_used_up(new_backbone):
     model.fit(data, verbose=0)
     with pytest.raises(ValueError, match=r"gives no batch.*new one for each `fit`"):
         model.fit(data, verbose=0)
+
+
+def test_what_was_looked_at_and_not_trained_on_waits_for_the_next_fit(new_backbone):
+    given = []
+
+    def stream():
+        for start in range(40):
+            given.append(start)
+            yield batch(16, start)
+
+    model = make(new_backbone)
+    one = stream()
+    model.fit(one, regularizer="delta", steps_per_epoch=2, verbose=0)
+    assert len(given) == 40  # 160 samples, for the attention
+    seen = []
+    model.compile(
+        keras.optimizers.SGD(0.01),
+        SPARSE,
+        metrics=[lambda y, _: seen.append(y.numpy().tolist()) or 0.0],
+        run_eagerly=True,
+    )
+    model.fit(one, steps_per_epoch=2, verbose=0)
+    # What TensorFlow has read ahead is lost, as after any `fit` on a generator.
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("form", ["generator", "pydataset", "repeated"])
+def test_all_samples_of_data_without_end(new_backbone, form):
+    class Endless(keras.utils.PyDataset):
+        num_batches = None
+
+        def __getitem__(self, index):
+            return batch(16)
+
+    def generator():
+        while True:
+            yield batch(16)
+
+    repeated = tf.data.Dataset.from_tensors(batch(16)).repeat()
+    data = {"generator": generator, "pydataset": Endless, "repeated": lambda: repeated}
+    model = make(new_backbone)
+    delta = kd.regularizers.Delta(attention_samples=None)
+    with pytest.raises(ValueError, match=r"no end.*`attention_samples=256`"):
+        model.fit(data[form](), regularizer=delta, steps_per_epoch=1, verbose=0)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_attention_of_heads_that_see_maps_of_several_sizes(new_backbone, dense):
+    """A copy of the head is trained on them, and its loss compared with chance."""
+    source = new_backbone(size=None)
+    x = keras.layers.Conv2D(4, 3, padding="same", activation="relu")(source.output)
+    if not dense:
+        x = keras.layers.GlobalAveragePooling2D()(x)
+    target = keras.Model(source.input, keras.layers.Dense(3)(x))
+    model = kd.DeltaModel(target, source=source, regularizer="delta")
+    model.compile(keras.optimizers.SGD(0.01), SPARSE)
+    data = []
+    for start in range(4):
+        x, y = batch(16 + 8 * (start % 2), start)
+        if dense:
+            y = (target(x).numpy().shape[:3], y)
+            y = np.broadcast_to(y[1][:, None, None], y[0])
+        data.append((x, y))
+    attention = kd.ChannelAttention.compute(
+        model, samples.Batches(data), train_head=True, progress=False
+    )
+    assert all(np.ptp(scores) > 0 for scores in attention.scores.values())
+    assert attention.samples == 16
+
+
+@pytest.mark.parametrize(
+    "x, y, message",
+    [
+        (tf.ragged.constant([[1.0], [2.0, 3.0]]), np.arange(2), "RaggedTensor"),
+        (np.array([np.zeros(2), np.zeros(3)], object), np.arange(2), "2 objects"),
+        (batch(16)[0], [0, 1, 2, 0], "`np.asarray\\(y\\)`"),
+    ],
+)
+def test_what_only_looks_like_an_array(new_backbone, x, y, message):
+    with pytest.raises(TypeError, match=message):
+        make(new_backbone).fit(x, y, verbose=0)
+
+
+def test_data_that_do_not_know_their_rank(new_backbone):
+    def unknown(x, y):
+        return tf.numpy_function(lambda v: v, [x], tf.float32), y
+
+    data = tf.data.Dataset.from_tensors(batch(16)).map(unknown)
+    with pytest.raises(ValueError, match=r"tf\.ensure_shape"):
+        make(new_backbone).fit(data, verbose=0)
+    known = data.map(lambda x, y: (tf.ensure_shape(x, (None, 16, 16, 3)), y))
+    make(new_backbone).fit(known, regularizer="delta", verbose=0)
 
 
 def test_a_generator_for_validation_is_not_read_first(new_backbone):
