@@ -183,32 +183,32 @@ def data_fits(model, data):
             f"The batch has {data.first_size} sample(s) for {replicas} replicas. Use a "
             f"batch size of {replicas} or more: it is shared among them."
         )
-    labels_fit(model, data)
+    labels_fit(model, data.labels, data.all_labels)
 
 
-def labels_fit(model, data, complete=True):
+def labels_fit(model, y, complete=False):
     """Refuse labels that an output's loss cannot be computed from.
 
     Args:
         model: the `DeltaModel`.
-        data: `TrainingData`.
-        complete: whether labels that are all alike are refused, if all are known.
+        y: labels of some samples, as `fit` takes them.
+        complete: whether they are all of the training data: refused if all alike.
     """
     if model.loss is None:
         return
-    if data.labels is None:
+    if y is None:
         raise ValueError(
             "The data has no labels, which the loss needs: pass `(x, y)`, or a data "
             "set of pairs."
         )
     graph = model.networks.target
     losses, names = outputs.losses(model.loss, graph), outputs.names(graph)
-    targets = outputs.targets(data.labels, losses, names)
+    targets = outputs.targets(y, losses, names)
     tensors = tree.flatten(graph.outputs)
-    for i, (loss, y, tensor) in enumerate(zip(losses, targets, tensors, strict=True)):
+    for i, (loss, one, tensor) in enumerate(zip(losses, targets, tensors, strict=True)):
         if loss is not None:
             name = names[i] if len(tensors) > 1 else None
-            labels.check(y, tensor.shape, loss, data.all_labels and complete, name)
+            labels.check(one, tensor.shape, loss, complete, name)
 
 
 def explain_label(model, error):

@@ -119,7 +119,7 @@ class Session:
         )
         data = TrainingData(x, y, what="validation")
         if data.first_size is not None:
-            checks.labels_fit(self.model, data, complete=False)
+            checks.labels_fit(self.model, data.labels)
 
     @property
     def _cache(self):
