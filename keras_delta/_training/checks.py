@@ -7,9 +7,11 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from keras_delta import _compat
+from keras_delta import _compat, _tasks
 from keras_delta._errors import warn
 from keras_delta._inputs import labels, outputs
+from keras_delta._inputs import weights as sample_weights
+from keras_delta._network.heads import output_activation
 from keras_delta._training import hosts
 
 USUAL_MOMENTUM = 0.9  # PyTorch's, and so the authors' program's
@@ -172,11 +174,12 @@ def data_fits(model, data):
 
     Raises:
         ValueError: for images of another shape than the model's input or with NaN,
-            fewer samples than replicas, and labels that `labels.check` refuses.
+            fewer samples than replicas, and labels or weights that do not fit.
     """
     if data.first_size is None:
         return
     _pixels(model, model.pairing.target.feed(data.first_inputs))
+    data.check_lengths()
     replicas = model.distribute_strategy.num_replicas_in_sync
     if data.first_size < replicas:
         raise ValueError(
@@ -184,6 +187,7 @@ def data_fits(model, data):
             f"batch size of {replicas} or more: it is shared among them."
         )
     labels_fit(model, data.labels, data.all_labels)
+    weights_fit(model, data.weights)
 
 
 def labels_fit(model, y, complete=False):
@@ -209,6 +213,54 @@ def labels_fit(model, y, complete=False):
         if loss is not None:
             name = names[i] if len(tensors) > 1 else None
             labels.check(one, tensor.shape, loss, complete, name)
+
+
+def weights_fit(model, weights):
+    """Refuse sample weights that would count for others than they are given for."""
+    if model.loss is None or weights is None:
+        return
+    graph = model.networks.target
+    losses, names = outputs.losses(model.loss, graph), outputs.names(graph)
+    tensors = tree.flatten(graph.outputs)
+    for i, one in enumerate(sample_weights.each(weights, losses, names)):
+        if losses[i] is not None and one is not None:
+            name = names[i] if len(tensors) > 1 else None
+            sample_weights.check_samples(one, tensors[i].shape, losses[i], name)
+
+
+def class_weight(model, given, data):
+    """`class_weight` of `fit` for all classes; refused where it cannot count."""
+    if given is None or model.loss is None:
+        return given
+    graph = model.networks.target
+    tensors = tree.flatten(graph.outputs)
+    return sample_weights.of_classes(
+        given,
+        data.labels,
+        outputs.losses(model.loss, graph),
+        [t.shape for t in tensors],
+        [output_activation(graph, t) for t in tensors],
+        isinstance(data.x, tf.data.Dataset),
+    )
+
+
+def loss_is_possible(model, logs):
+    """Warn of a loss that right labels cannot give; whether it did.
+
+    Only the first batch's labels are known of a data set, and TensorFlow computes with
+    any. A label of 5 for a sigmoid pulls the loss below 0 without end.
+    """
+    facts = [_tasks.of_loss(loss) for loss in tree.flatten(model.loss)]
+    if logs.get("task_loss", 0) > -1e-3 or any(
+        f is None or f.labels not in (_tasks.BITS, _tasks.SHARES) for f in facts
+    ):
+        return False
+    warn(
+        f"The task loss is {logs['task_loss']:.4g}, and no labels from 0 to 1 make it "
+        "less than 0. Some batch after the first, at which `fit` looks before "
+        "training, holds other labels or negative weights. Check the whole data set."
+    )
+    return True
 
 
 def explain_label(model, error):
