@@ -252,7 +252,7 @@ def loss_is_possible(model, logs):
     """
     facts = [_tasks.of_loss(loss) for loss in tree.flatten(model.loss)]
     if logs.get("task_loss", 0) > -1e-3 or any(
-        f is None or f.labels not in (_tasks.BITS, _tasks.SHARES) for f in facts
+        f is None or f.labels != _tasks.BITS for f in facts
     ):
         return False
     warn(
