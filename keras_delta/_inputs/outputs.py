@@ -129,6 +129,15 @@ def _check_head(loss, activation, shape, where):
         )
 
 
+def tasks(loss, graph):
+    """A list of tasks, one an output, as `_tasks.of_output` tells them."""
+    tensors = tree.flatten(graph.outputs)
+    return [
+        _tasks.of_output(one, tensor.shape, output_activation(graph, tensor))
+        for one, tensor in zip(losses(loss, graph), tensors, strict=True)
+    ]
+
+
 def check_metrics(metrics, loss, graph):
     """Warn where Keras would count another accuracy than the task's.
 
@@ -137,18 +146,51 @@ def check_metrics(metrics, loss, graph):
         loss: likewise.
         graph: the network's `Graph`.
     """
-    tensors = tree.flatten(graph.outputs)
-    asked = {m for m in tree.flatten(metrics) if m in ("accuracy", "acc")}
-    if not asked or len(tensors) > 1 or isinstance(loss, (dict, list, tuple)):
-        return
-    (tensor,) = tensors
-    task = _tasks.of_output(loss, tensor.shape, output_activation(graph))
+    for text in wrong_accuracies(metrics, loss, graph).values():
+        warn(text)
+
+
+def wrong_accuracies(metrics, loss, graph):
+    """What is wrong with each "accuracy" that Keras would count: name -> sentences."""
+    tensors, known = tree.flatten(graph.outputs), names(graph)
+    if loss is None or (isinstance(loss, dict) and not set(loss) <= set(known)):
+        return {}
+    several = len(tensors) > 1
+    if isinstance(metrics, dict):
+        metrics = [metrics.get(name) for name in known]
+    elif not several:
+        metrics = [metrics]
+    elif not isinstance(metrics, (list, tuple)) or len(metrics) != len(tensors):
+        return {}
+    found = {}
+    each = zip(known, metrics, losses(loss, graph), tensors, strict=True)
+    for name, asked, one, tensor in each:
+        for metric in {m for m in tree.flatten(asked) if m in ("accuracy", "acc")}:
+            if text := _wrong_accuracy(one, tensor, graph):
+                found[f"{name}_{metric}" if several else metric] = text
+    return found
+
+
+def _wrong_accuracy(loss, tensor, graph):
+    if loss is None:
+        return ""
+    # The task at a position, where there are positions.
+    shape, activation = (None, tensor.shape[-1]), output_activation(graph, tensor)
+    task, facts = _tasks.of_output(loss, shape, activation), _tasks.of_loss(loss)
     logits = bool(getattr(loss, "from_logits", False))
-    if task == _tasks.MULTILABEL or (task == _tasks.BINARY and logits):
-        what = "the likeliest of the labels" if task == _tasks.MULTILABEL else "0.5"
-        warn(
-            f"The metric 'accuracy' compares with {what}, which is not what the loss "
-            f"{_tasks.loss_name(loss)} trains"
-            f"{' logits for' * logits}. Use "
-            f"`keras.metrics.BinaryAccuracy(threshold={0 if logits else 0.5})`."
-        )
+    signs = facts is not None and facts.labels == _tasks.SIGNS
+    if task == _tasks.REGRESSION:
+        what, remedy = "counts equal numbers", "'mae' or 'mse'"
+    elif task == _tasks.MULTILABEL:
+        what, remedy = "compares with the likeliest of the labels", ""
+    elif (task == _tasks.BINARY and logits) or (signs and shape[-1] == 1):
+        what, remedy = "compares with 0.5", ""
+    else:
+        return ""
+    threshold = 0 if logits or signs else 0.5
+    remedy = remedy or f"`keras.metrics.BinaryAccuracy(threshold={threshold})`"
+    remedy += " and labels 0 and 1" * signs
+    return (
+        f"The metric 'accuracy' {what}, which is not what the loss "
+        f"{_tasks.loss_name(loss)} trains{' logits for' * logits}. Use {remedy}."
+    )

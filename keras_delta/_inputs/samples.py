@@ -258,7 +258,7 @@ def count(x, batch_size):
         return batches * batch_size if batches > 0 and batch_size else None
     if isinstance(x, keras.utils.PyDataset):
         batches = x.num_batches
-        return None if batches is None else batches * length(x[0])
+        return None if batches is None else batches * (batch_size or length(x[0]))
     flat = tree.flatten(x)
     return len(flat[0]) if flat and hasattr(flat[0], "shape") else None
 

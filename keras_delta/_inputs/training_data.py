@@ -20,11 +20,12 @@ class TrainingData:
     """What `fit` was given to train on, or validate, and what one look at it tells.
 
     Of arrays, all labels and the first batch are looked at, those for validation
-    included; of a `tf.data.Dataset` or a generator the first batch alone; anything else
-    (a `PyDataset`) not at all. What was read of a generator is given back to training.
+    included; of a `tf.data.Dataset`, a `PyDataset` or a generator the first batch
+    alone; anything else (a torch `DataLoader`, which would draw another order) not at
+    all. What was read of a generator is given back to training.
 
     Args:
-        x, y, batch_size: as `fit` takes them.
+        x, y, batch_size, sample_weight: as `fit` takes them.
         validation_split: the share of arrays that `fit` keeps for validation.
         what: what the data are for, for messages.
 
@@ -33,6 +34,7 @@ class TrainingData:
         batch_size: as it was given.
         first_inputs: the first batch's inputs, None where they were not looked at.
         labels: all labels of arrays, else those of the first batch; None likewise.
+        weights: of the samples, likewise; None where there are none.
         all_labels: whether `labels` are all that there are.
         first_size: samples of the first batch; None likewise.
 
@@ -41,21 +43,37 @@ class TrainingData:
     """
 
     def __init__(
-        self, x, y=None, batch_size=None, validation_split=0.0, what="training"
+        self,
+        x,
+        y=None,
+        batch_size=None,
+        validation_split=0.0,
+        what="training",
+        sample_weight=None,
     ):
         self.batch_size, self._what = batch_size, what
-        self.first_inputs = self.labels = self.first_size = None
-        self.all_labels = False
+        self.first_inputs = self.labels = self.weights = self.first_size = None
+        self.all_labels, self._lengths = False, {}
         self.x, self.y = samples.without_validation(x, y, validation_split)
         self._generator = x if inspect.isgenerator(x) else None
         if self.is_generator:
             self._read = _LOOKED_AT.setdefault(x, [])
         if isinstance(x, tf.data.Dataset):
             self._look_at_dataset(x)
+        elif isinstance(x, keras.utils.PyDataset):
+            self._look_at_py_dataset(x)
         elif self.is_generator:
             self._look_at_generator()
         elif x is not None and samples.are_arrays(x):
-            self._look_at_arrays(x, y)
+            self._look_at_arrays(x, y, sample_weight)
+
+    def check_lengths(self):
+        """Refuse arrays of several lengths, once it is known that `x` is of samples."""
+        if len({n for found in self._lengths.values() for n in found}) > 1:
+            raise ValueError(
+                f"The {self._what} data must have as many labels and weights as "
+                f"samples. Received: arrays of the lengths {self._lengths}."
+            )
 
     def drop_first_batch(self):
         """Free its inputs, once they were checked."""
@@ -92,10 +110,19 @@ class TrainingData:
         self._look_at_batch(batch)
 
     def _look_at_batch(self, batch):
-        self.first_inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
-        flat = tree.flatten(self.first_inputs)
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
+        self.first_inputs, flat = x, tree.flatten(x)
         self.first_size = len(flat[0]) if flat else 0
-        self._set_labels(labels)
+        self._keep(y, weights)
+
+    def _look_at_py_dataset(self, dataset):
+        # Keras reads these two as well, before it trains, to see their shapes.
+        if dataset.num_batches == 0:
+            raise ValueError(
+                f"The {self._what} data is empty: the {type(dataset).__name__} has "
+                "the length 0."
+            )
+        self._look_at_batch(dataset[0])
 
     def _look_at_dataset(self, dataset):
         for spec in tree.flatten(dataset.element_spec):
@@ -115,19 +142,29 @@ class TrainingData:
             )
         self._look_at_batch(batch)
 
-    def _look_at_arrays(self, x, y):
+    def _look_at_arrays(self, x, y, weights):
         _check_arrays(x, y)
         total = samples.length(x) if tree.flatten(x) else 0
         if total == 0:
             raise ValueError(f"The {self._what} data is empty: `x` has no samples.")
+        given = {"x": x, "y": y, "sample_weight": weights}
+        self._lengths = {
+            name: sorted(
+                {v.shape[0] if len(v.shape) else 1 for v in tree.flatten(some)}
+            )
+            for name, some in given.items()
+            if some is not None and samples.are_arrays(some)
+        }
         self.first_size = min(samples.length(self.x), self.batch_size or 32)
         self.first_inputs = samples.take(self.x, 0, self.first_size)
-        self._set_labels(y)
+        self._keep(y, weights)
         self.all_labels = True
 
-    def _set_labels(self, y):
-        if y is not None:
-            self.labels = tree.map_structure(np.asarray, y)
+    def _keep(self, y, weights):
+        self.labels, self.weights = (
+            None if v is None else tree.map_structure(np.asarray, v)
+            for v in (y, weights)
+        )
 
     @property
     def count(self):

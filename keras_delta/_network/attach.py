@@ -31,12 +31,12 @@ def attach_head(
     Args:
         source: Functional or Sequential backbone that puts out feature maps
             `(B, H, W, C)` (or vectors `(B, C)`, which are not pooled).
-        classes: number of the head's units: of classes, labels or numbers to predict.
-            One unit is for yes or no, or for one number.
+        classes: units of the head: classes, labels or numbers; 1 for yes or no.
         task: `"multiclass"` (one of several classes), `"multilabel"` (any of several
             labels), `"binary"` (one unit) or `"regression"`: checks the number of
             units. The head is the same for all, the loss tells them apart.
-        pooling: `"avg"`, `"max"` or `"flatten"`.
+        pooling: `"avg"`, `"max"` or `"flatten"`, of all positions or tokens, a class
+            token included; or `"token"`, the first token `(B, tokens, C)` alone.
         dropout: rate of the dropout before the classifier.
         activation: of the classifier; default: none, for `from_logits=True` losses.
         batch_norm_momentum: momentum of the copy's BatchNorm statistics, default
@@ -50,12 +50,12 @@ def attach_head(
         A Functional `keras.Model` with the output `(B, classes)`, float32.
 
     Raises:
-        ValueError: for units that the task cannot have, an unknown `pooling` or
-            `task`, a source with several outputs or with a classifier at its end.
+        ValueError: for units that the task cannot have, an unknown or unfit argument,
+            a source with several outputs or with a classifier at its end.
     """
     momentum = batch_norm_momentum
     number("batch_norm_momentum", momentum, below=1, optional=True)
-    choice("pooling", pooling, (*POOLINGS, "flatten"))
+    choice("pooling", pooling, (*POOLINGS, "flatten", "token"))
     graph = Graph(source, argument="source")
     classes = _check(graph, classes, task)
     # That a source was frozen first is no reason for its copy to be.
@@ -100,8 +100,13 @@ def _check(graph, classes, task):
 
 
 def _pool(x, pooling):
-    """Vectors of maps; vectors stay as they are."""
+    """Vectors of maps or tokens; vectors stay as they are."""
     rank = len(x.shape) - 2
+    if pooling == "token":
+        if rank != 1:
+            expected = "'avg', 'max' or 'flatten' for a source that puts out no tokens"
+            raise ValueError(invalid("pooling", expected, pooling))
+        return x[:, 0]
     if rank == 0:
         return x
     last = "channels_last"  # whatever Keras's setting is

@@ -28,7 +28,9 @@ def choose(taps, target: Graph, source: Graph, pairing: Pairing):
             channels, a tap without counterpart, maps of different shapes.
     """
     if isinstance(taps, str) and taps == "auto":
-        return _choose_auto(target, source, pairing)
+        chosen = _choose_auto(target, source, pairing)
+        _warn_of_other_calls(chosen, target, source)
+        return chosen
     if isinstance(taps, (list, tuple)) and taps:
         chosen = {}
         for name in taps:
@@ -65,7 +67,28 @@ def choose(taps, target: Graph, source: Graph, pairing: Pairing):
                 "same shape: give source and target the same `input_shape`, or tap "
                 "other layers."
             )
+    _warn_of_other_calls(chosen, target, source)
     return chosen
+
+
+def _warn_of_other_calls(chosen, target, source):
+    """Warn where the target has more calls of a tapped layer, as siamese networks."""
+    for ours, theirs in chosen.items():
+        calls = _calls(target, ours)
+        left = [name for name in calls if name not in chosen]
+        if left and len(calls) > len(_calls(source, theirs)):
+            warn(
+                f"The target calls the layer of the tap '{ours}' {len(calls)} times, "
+                f"the source less often: the maps of {left} are not compared. To "
+                "compare those of all calls, leave `source` out, which is then a "
+                "snapshot of the target."
+            )
+            return
+
+
+def _calls(graph, name):
+    operation = graph.nodes[name].operation
+    return [n for n, node in graph.nodes.items() if node.operation is operation]
 
 
 def check(name, graph: Graph, whose="model"):

@@ -7,9 +7,11 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from keras_delta import _compat
+from keras_delta import _compat, _tasks
 from keras_delta._errors import warn
 from keras_delta._inputs import labels, outputs
+from keras_delta._inputs import weights as sample_weights
+from keras_delta._network.heads import output_activation
 from keras_delta._training import hosts
 
 USUAL_MOMENTUM = 0.9  # PyTorch's, and so the authors' program's
@@ -172,43 +174,93 @@ def data_fits(model, data):
 
     Raises:
         ValueError: for images of another shape than the model's input or with NaN,
-            fewer samples than replicas, and labels that `labels.check` refuses.
+            fewer samples than replicas, and labels or weights that do not fit.
     """
     if data.first_size is None:
         return
     _pixels(model, model.pairing.target.feed(data.first_inputs))
+    data.check_lengths()
     replicas = model.distribute_strategy.num_replicas_in_sync
     if data.first_size < replicas:
         raise ValueError(
             f"The batch has {data.first_size} sample(s) for {replicas} replicas. Use a "
             f"batch size of {replicas} or more: it is shared among them."
         )
-    labels_fit(model, data)
+    labels_fit(model, data.labels, data.all_labels)
+    weights_fit(model, data.weights)
 
 
-def labels_fit(model, data, complete=True):
+def labels_fit(model, y, complete=False):
     """Refuse labels that an output's loss cannot be computed from.
 
     Args:
         model: the `DeltaModel`.
-        data: `TrainingData`.
-        complete: whether labels that are all alike are refused, if all are known.
+        y: labels of some samples, as `fit` takes them.
+        complete: whether they are all of the training data: refused if all alike.
     """
     if model.loss is None:
         return
-    if data.labels is None:
+    if y is None:
         raise ValueError(
             "The data has no labels, which the loss needs: pass `(x, y)`, or a data "
             "set of pairs."
         )
     graph = model.networks.target
     losses, names = outputs.losses(model.loss, graph), outputs.names(graph)
-    targets = outputs.targets(data.labels, losses, names)
+    targets = outputs.targets(y, losses, names)
     tensors = tree.flatten(graph.outputs)
-    for i, (loss, y, tensor) in enumerate(zip(losses, targets, tensors, strict=True)):
+    for i, (loss, one, tensor) in enumerate(zip(losses, targets, tensors, strict=True)):
         if loss is not None:
             name = names[i] if len(tensors) > 1 else None
-            labels.check(y, tensor.shape, loss, data.all_labels and complete, name)
+            labels.check(one, tensor.shape, loss, complete, name)
+
+
+def weights_fit(model, weights):
+    """Refuse sample weights that would count for others than they are given for."""
+    if model.loss is None or weights is None:
+        return
+    graph = model.networks.target
+    losses, names = outputs.losses(model.loss, graph), outputs.names(graph)
+    tensors = tree.flatten(graph.outputs)
+    for i, one in enumerate(sample_weights.each(weights, losses, names)):
+        if losses[i] is not None and one is not None:
+            name = names[i] if len(tensors) > 1 else None
+            sample_weights.check_samples(one, tensors[i].shape, losses[i], name)
+
+
+def class_weight(model, given, data):
+    """`class_weight` of `fit` for all classes; refused where it cannot count."""
+    if given is None or model.loss is None:
+        return given
+    graph = model.networks.target
+    tensors = tree.flatten(graph.outputs)
+    return sample_weights.of_classes(
+        given,
+        data.labels,
+        outputs.losses(model.loss, graph),
+        [t.shape for t in tensors],
+        [output_activation(graph, t) for t in tensors],
+        isinstance(data.x, tf.data.Dataset),
+    )
+
+
+def loss_is_possible(model, logs):
+    """Warn of a loss that right labels cannot give; whether it did.
+
+    Only the first batch's labels are known of a data set, and TensorFlow computes with
+    any. A label of 5 for a sigmoid pulls the loss below 0 without end.
+    """
+    facts = [_tasks.of_loss(loss) for loss in tree.flatten(model.loss)]
+    if logs.get("task_loss", 0) > -1e-3 or any(
+        f is None or f.labels != _tasks.BITS for f in facts
+    ):
+        return False
+    warn(
+        f"The task loss is {logs['task_loss']:.4g}, and no labels from 0 to 1 make it "
+        "less than 0. Some batch after the first, at which `fit` looks before "
+        "training, holds other labels or negative weights. Check the whole data set."
+    )
+    return True
 
 
 def explain_label(model, error):

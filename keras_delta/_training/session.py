@@ -96,9 +96,15 @@ class Session:
         split = given.get("validation_split", 0.0)
         if given.get("validation_data") is not None:
             split = 0.0  # as Keras
-        x, y, batch_size = (given.get(key) for key in ("x", "y", "batch_size"))
-        self.data = TrainingData(x, y, batch_size, split)
+        x, y, batch_size, weights = (
+            given.get(key) for key in ("x", "y", "batch_size", "sample_weight")
+        )
+        self.data = TrainingData(x, y, batch_size, split, sample_weight=weights)
         checks.data_fits(model, self.data)
+        if given.get("class_weight") is not None:
+            given["class_weight"] = checks.class_weight(
+                model, given["class_weight"], self.data
+            )
         start.check(model, self.data.first_inputs)
         self.data.drop_first_batch()
         self._look_at_validation_data(given.get("validation_data"))
@@ -114,12 +120,14 @@ class Session:
         """Wrong labels show now, and not after an epoch."""
         if given is None or inspect.isgenerator(given):  # a look would use it up
             return
-        x, y = (
-            (given[0], given[1]) if isinstance(given, (tuple, list)) else (given, None)
-        )
-        data = TrainingData(x, y, what="validation")
+        x, y, weights = given, None, None
+        if isinstance(given, (tuple, list)):
+            x, y, weights = keras.utils.unpack_x_y_sample_weight(tuple(given))
+        data = TrainingData(x, y, what="validation", sample_weight=weights)
         if data.first_size is not None:
-            checks.labels_fit(self.model, data, complete=False)
+            data.check_lengths()
+            checks.labels_fit(self.model, data.labels)
+            checks.weights_fit(self.model, data.weights)
 
     @property
     def _cache(self):
@@ -241,10 +249,14 @@ class _Begin(keras.callbacks.Callback):
 
     def __init__(self, session):
         super().__init__()
-        self._session, self._has_begun = session, False
+        self._session, self._has_begun, self._has_warned = session, False, False
 
     def on_train_begin(self, logs=None):
         self._session.begin_training()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if not self._has_warned:
+            self._has_warned = checks.loss_is_possible(self.model, logs or {})
 
     def on_epoch_begin(self, epoch, logs=None):
         if not self._has_begun:  # by now callbacks have loaded what they load

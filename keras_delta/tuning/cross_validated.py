@@ -9,6 +9,7 @@ import keras_tuner
 
 from keras_delta import _arguments, _compat, _disk
 from keras_delta._errors import invalid, unknown_name
+from keras_delta._inputs import outputs
 from keras_delta._inputs.training_data import TrainingData
 from keras_delta._runs import status
 from keras_delta._training import checks
@@ -220,7 +221,8 @@ class CrossValidated(Outcome, _compat.TunerHooks):
         model = self._models.need(hp)
         if options["image_size"] is None:
             options["image_size"] = search.image_size(model)
-        data = cut(*data, folds=self.folds, seed=self.seed, **options)
+        objectives.check_task(self.oracle.objective.name, model)
+        data = self._cut(model, data, options)
         first_fold = TrainingData(data.train(0), batch_size=options["batch_size"])
         checks.data_fits(model, first_fold)
         self.hypermodel.check_taps(model)
@@ -247,6 +249,18 @@ class CrossValidated(Outcome, _compat.TunerHooks):
         source_maps = self._cache_for(source_maps, data.train(0), options["views"])
         verbose = 1 if verbose == "auto" else verbose
         return search.Search(data, epochs, callbacks, source_maps, validate, verbose)
+
+    def _cut(self, model, data, options):
+        """The folds of the data, whose labels all fit the model."""
+        tasks = outputs.tasks(model.loss, model.networks.target)
+        return cut(
+            *data,
+            folds=self.folds,
+            seed=self.seed,
+            task=tasks[0] if len(tasks) == 1 else None,
+            check=lambda y: checks.labels_fit(model, y, complete=True),
+            **options,
+        )
 
     def number_of_cells(self):
         """How many cells there are at most, or None."""

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from keras_delta import _arguments
+from keras_delta import _arguments, _tasks
 from keras_delta._errors import invalid
 from keras_delta._inputs import samples
 from keras_delta._network import fingerprint
@@ -17,16 +17,46 @@ from keras_delta.data.sampling import fold_indices
 from keras_delta.data.sources import epochs
 
 LOOKED_AT = 64  # samples whose digest tells one data set from another
+NO_WEIGHTS = (
+    "A search takes no sample weights. Pass `(x, y)` and, as `batches`, a function "
+    "that makes weighted batches of a part of them."
+)
 
 
-def cut(x, y=None, *, folds, seed, batch_size, image_size, views, protocol, batches):
-    """The folds of what `search` was given."""
+def cut(
+    x,
+    y=None,
+    *,
+    folds,
+    seed,
+    batch_size,
+    image_size,
+    views,
+    protocol,
+    batches,
+    task=None,
+    check=None,
+):
+    """The folds of what `search` was given.
+
+    Args:
+        x, y, batch_size, image_size, views, protocol, batches: as `search` takes them.
+        folds: number of folds.
+        seed: of the folds, and of the order of the data.
+        task: what is trained, as `_tasks` names it; None where it is not known.
+        check: called with all labels, where `batches` does not change them.
+    """
     _arguments.seed("seed", seed)
+    if isinstance(x, tuple) and y is None and len(x) == 3:
+        raise ValueError(NO_WEIGHTS)
     if isinstance(x, tuple) and y is None and len(x) == 2:
         x, y = x
+    if check is None or batches is not None:
+        check = _unchecked
     if isinstance(x, ImageSet):
         if y is not None:
             raise ValueError(invalid("y", "None, where `x` has the labels", y))
+        check(x.labels)
         data = Images(x, folds, seed)
         if batches is None:
             data.prepare(image_size, batch_size, views, protocol)
@@ -38,7 +68,8 @@ def cut(x, y=None, *, folds, seed, batch_size, image_size, views, protocol, batc
         if y is None or not all(hasattr(v, "shape") for v in tree.flatten((x, y))):
             expected = "a kd.data.ImageSet, arrays (x, y), or a tf.data.Dataset"
             raise TypeError(invalid("x", expected, x))
-        data = Arrays(x, y, folds, seed, batch_size)
+        check(y)
+        data = Arrays(x, y, folds, seed, batch_size, task)
     if batches is None:
         return data
     if not callable(batches):
@@ -46,12 +77,14 @@ def cut(x, y=None, *, folds, seed, batch_size, image_size, views, protocol, batc
     return Prepared(data, batches, seed)
 
 
+def _unchecked(y):
+    pass
+
+
 def _read(dataset, batch_size):
     remedy = "Pass the data without augmentation, and the augmentation as `batches`."
     if isinstance(dataset.element_spec, tuple) and len(dataset.element_spec) > 2:
-        raise ValueError(
-            "A search takes no sample weights. Pass a tf.data.Dataset of (x, y)."
-        )
+        raise ValueError(NO_WEIGHTS)
     samples.collect(dataset, max_samples=1)  # refuses what has no batches or targets
     try:
         probe.check_data(dataset, None, batch_size, views=1)
@@ -157,7 +190,7 @@ class Images(Folds):
 class Arrays(Folds):
     """Folds of arrays."""
 
-    def __init__(self, x, y, folds, seed, batch_size):
+    def __init__(self, x, y, folds, seed, batch_size, task=None):
         # Of a list, a tf.data.Dataset makes one tensor.
         x, y = tree.lists_to_tuples((x, y))
         self._arrays = tree.map_structure(np.asarray, (x, y))
@@ -168,9 +201,7 @@ class Arrays(Folds):
             raise ValueError(
                 f"All arrays must have the same number of samples. Received: {shapes}."
             )
-        labels = _classes(self._arrays[1])
-        names = None if labels is None else range(int(labels.max(initial=-1)) + 1)
-        self.parts = Parts(labels, names, count, folds, seed)
+        self.parts = Parts(*_classes(self._arrays[1], task), count, folds, seed)
 
     @property
     def digest(self):
@@ -243,15 +274,26 @@ class Prepared(Folds):
         return self._user(self._data.part(fold, training), training)
 
 
-def _classes(y):
-    """Labels `(n,)` where `y` is of classes, as integers or one-hot; else None."""
-    if not isinstance(y, np.ndarray):
-        return None
+def _classes(y, task=None):
+    """Labels `(n,)` from 0 on and their names; (None, None) where `y` has no classes.
+
+    Numbers and combinations of labels are none, though they may look so: each would be
+    a class of few samples, or of one.
+    """
+    unlike = (_tasks.MULTILABEL, _tasks.REGRESSION, _tasks.DENSE)
+    if task in unlike or not isinstance(y, np.ndarray):
+        return None, None
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
-    if y.ndim == 1 and y.dtype.kind in "iub":
-        if (y < 0).any():
-            raise ValueError(invalid("y", "labels of 0 or more", y))
-        return y.astype(np.int64)
-    one_hot = y.ndim == 2 and ((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all()
-    return y.argmax(1) if one_hot else None
+    if y.ndim == 1:
+        # Floats that are whole may be numbers to predict, unless the loss tells.
+        whole = task is not None and y.dtype.kind == "f" and (y == np.floor(y)).all()
+        if y.dtype.kind not in "iub" and not whole:
+            return None, None
+        y = y.astype(np.int64)
+    elif y.ndim == 2 and np.isin(y, (0, 1)).all() and (y.sum(1) == 1).all():
+        y = y.argmax(1)
+    else:
+        return None, None
+    first = min(0, int(y.min(initial=0)))  # -1 and 1, for a hinge loss
+    return y - first, range(first, int(y.max(initial=-1)) + 1)

@@ -67,7 +67,8 @@ class DeltaHyperModel(keras_tuner.HyperModel):
             `keras.callbacks.LearningRateScheduler`.
         loss: as in `compile`; default: sparse categorical cross-entropy, from logits
             unless the target ends in a softmax.
-        metrics: names, or functions that give new metrics.
+        metrics: names, or functions that give new metrics; of several outputs a dict
+            of these.
         jit_compile: as in `compile`.
 
     Raises:
@@ -251,10 +252,20 @@ class DeltaHyperModel(keras_tuner.HyperModel):
         model.compile(
             optimizer=self.optimizer(settings),
             loss=self.loss or _loss_of(target),
-            metrics=[m if isinstance(m, str) else m() for m in self.metrics],
+            metrics=self._new_metrics(target),
             jit_compile=self.jit_compile,
         )
         return model
+
+    def _new_metrics(self, target):
+        names = target.output_names
+        if len(names) > 1 and self.metrics and not isinstance(self.metrics, dict):
+            expected = f"a dict of the outputs {names}, or ()"
+            given = [m if isinstance(m, str) else m().name for m in self.metrics]
+            raise FatalValueError(invalid("metrics", expected, given))
+        return keras.tree.map_structure(
+            lambda m: m if isinstance(m, str) else m(), self.metrics
+        )
 
     def optimizer(self, settings):
         """The optimizer of some `settings`, new."""

@@ -5,8 +5,10 @@ from keras_tuner.errors import FatalValueError
 
 from keras_delta import _compat
 from keras_delta._errors import unknown_name
+from keras_delta._inputs import outputs
 
-ERRORS = ("loss", "error", "entropy", "divergence")  # in names of what is to be small
+# In names of what is to be small.
+ERRORS = ("loss", "error", "entropy", "divergence", "mae", "mse", "mape", "msle")
 
 
 def check_direction(name, metrics):
@@ -18,7 +20,7 @@ def check_direction(name, metrics):
     is_error = any(word in name for word in ERRORS)
     if direction == "max" or (direction == "min" and is_error):
         return
-    names = [m if isinstance(m, str) else m().name for m in metrics]
+    names = _names(metrics, lambda make: make().name)
     logged = ["val_loss", *(f"val_{metric}" for metric in names)]
     if name not in logged:
         raise ValueError(unknown_name("objective", name, logged))
@@ -38,6 +40,7 @@ def check_objective(objective, model, validation=None):
         logged |= {f"val_{name}" for name in known}
     for name in names:
         if name in logged or name == "default_objective":
+            check_task(name, model)
             continue
         hint = ""
         if validation is None and name.startswith("val_"):
@@ -49,9 +52,30 @@ def metric_names(model):
     """Names that `evaluate` gives, in a compiled model that has seen no data yet."""
     # Keras knows the names after the first batch only, and calls "accuracy" so
     # whatever metric it stands for.
-    metrics = keras.tree.flatten(_compat.compiled_metrics(model) or [])
-    names = [m if isinstance(m, str) else _name_of(m) for m in metrics]
-    return ["loss", *names]
+    heads, metrics = model.target.output_names, _compat.compiled_metrics(model) or []
+    losses = [f"{name}_loss" for name in heads] if len(heads) > 1 else []
+    return ["loss", *losses, *_names(metrics, _name_of)]
+
+
+def check_task(name, model):
+    """Refuse an accuracy that is not the one of the task."""
+    metrics, graph = _compat.compiled_metrics(model), model.networks.target
+    wrong = outputs.wrong_accuracies(metrics, model.loss, graph)
+    if text := wrong.get(name.removeprefix("val_")):
+        raise FatalValueError(
+            f"`objective={name!r}` does not fit the task. {text} Pass it as `metrics` "
+            'and its name as `objective`, such as "val_binary_accuracy" or "val_mae"; '
+            'or `objective="val_loss"`.'
+        )
+
+
+def _names(metrics, name_of):
+    """Names of metrics in the logs, of a list or of a dict by outputs."""
+    if isinstance(metrics, dict):
+        names = {key: _names(some, name_of) for key, some in metrics.items()}
+        return [f"{key}_{name}" for key, some in names.items() for name in some]
+    metrics = keras.tree.flatten(metrics)
+    return [m if isinstance(m, str) else name_of(m) for m in metrics]
 
 
 def _name_of(metric):

@@ -77,7 +77,9 @@ def named_taps(taps):
 
 
 def metric_factories(metrics):
-    """List of names and of functions that give new metrics."""
+    """Names and functions that give new metrics: a list, or a dict by outputs."""
+    if isinstance(metrics, dict):
+        return {name: metric_factories(some) for name, some in metrics.items()}
     metrics = [metrics] if isinstance(metrics, str) else list(metrics or ())
     for metric in metrics:
         makes = isinstance(metric, str) or callable(metric)

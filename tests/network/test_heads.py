@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+import keras_delta as kd
 from keras_delta._network.attach import attach_head
 from keras_delta._network.graph import Graph
 from keras_delta._network.heads import (
@@ -118,3 +119,53 @@ def test_head_of_a_network_without_maps():
 def test_activation_of_the_output(last, expected):
     net = keras.Sequential([keras.Input((4,)), *last])
     assert output_activation(Graph(net)) == expected
+
+
+@keras.saving.register_keras_serializable("tests")
+class ClassToken(keras.layers.Layer):
+    """Puts a token in front of the others."""
+
+    def build(self, shape):
+        self.token = self.add_weight(shape=(1, 1, shape[-1]), name="token")
+
+    def call(self, x):
+        token = keras.ops.repeat(self.token, keras.ops.shape(x)[0], axis=0)
+        return keras.ops.concatenate([token, x], axis=1)
+
+    def compute_output_shape(self, shape):
+        return shape[0], shape[1] + 1, shape[2]
+
+
+@pytest.fixture
+def transformer():
+    x = inputs = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(8, 4, 4, name="patches")(x)
+    x = ClassToken(name="cls")(keras.layers.Reshape((16, 8))(x))
+    y = keras.layers.MultiHeadAttention(2, 4, name="attention")(x, x)
+    x = keras.layers.Add(name="sum")([x, y])
+    return keras.Model(inputs, keras.layers.LayerNormalization(name="norm")(x))
+
+
+def test_heads_on_tokens(transformer, images, tmp_path):
+    x, y = images
+    tokens = transformer(x).numpy()
+    assert tokens.shape == (8, 17, 8)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    uniform = kd.regularizers.Delta(attention="uniform")
+    wanted = {"avg": tokens.mean(axis=1), "token": tokens[:, 0]}
+    for pooling, vectors in wanted.items():
+        target = attach_head(transformer, 3, pooling=pooling)
+        kernel, bias = target.get_layer("head").get_weights()
+        np.testing.assert_allclose(target(x), vectors @ kernel + bias, atol=1e-5)
+        assert head_layers(Graph(target)) == ["head"]
+        model = kd.DeltaModel(target, source=transformer)
+        model.compile("sgd", loss, run_eagerly=True)
+        model.fit(x, y, verbose=0, regularizer=uniform)
+        target.save(tmp_path / "m.keras")
+        again = keras.models.load_model(tmp_path / "m.keras")
+        np.testing.assert_array_equal(again(x), target(x))
+
+
+def test_a_token_of_maps(backbone):
+    with pytest.raises(ValueError, match="puts out no tokens"):
+        attach_head(backbone, 3, pooling="token")

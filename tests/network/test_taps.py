@@ -1,5 +1,7 @@
 """Choice of the tapped layers."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -364,3 +366,26 @@ def test_shared_layers_can_be_tapped_at_each_call():
     maps = [graph.output_of("shared"), graph.output_of("shared#1")]
     once, twice = graph.run(maps, graph.inputs, [x])
     np.testing.assert_allclose(twice, shared(once), atol=1e-6)
+
+
+def siamese(backbone):
+    images = [keras.Input((16, 16, 3)) for _ in range(2)]
+    vectors = [layers.GlobalAveragePooling2D()(backbone(i)) for i in images]
+    x = layers.Dense(3, name="head")(layers.Concatenate()(vectors))
+    return keras.Model(images, x)
+
+
+def test_a_backbone_for_two_images(new_backbone):
+    """Either the calls of both are compared, or a warning says that they are not."""
+    source = new_backbone()
+    target = siamese(new_backbone())
+    for asked in ("auto", ["conv1", "conv2"]):
+        with pytest.warns(UserWarning, match=r"\['conv\d#1'\] are not.*leave `source`"):
+            model = kd.DeltaModel(target, source=source, taps=asked)
+        assert model.taps[-1] == "conv2"
+    taps = ["conv2", "conv2#1"]
+    assert kd.DeltaModel(target, taps=taps).taps == taps
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kd.DeltaModel(attach_head(source, 3), source=source)
+        choose({"conv2": "conv2", "conv2#1": "conv2"}, target, source)

@@ -12,7 +12,7 @@ import tensorflow as tf
 from PIL import Image
 from served import b64, encoded, export_brightest, export_red_or_blue, photo
 
-from keras_delta.serving.server import app, command, images
+from keras_delta.serving.server import answers, app, command, images
 from keras_delta.serving.server.model import Model
 from keras_delta.serving.server.problems import Problem
 from keras_delta.serving.server.settings import Settings
@@ -107,12 +107,28 @@ def test_no_page(folder):
     assert ask(without, ("GET", "/", {}))[0].status_code == 404
 
 
-def test_outputs_that_are_nan_or_binary_are_told_as_tensorflow_serving_does(folder):
+def test_binary_outputs_are_told_as_tensorflow_serving_does(folder):
     found = app(folder)
-    values = {"x": np.array([np.nan]), "y_bytes": np.array([b"\xff"], object)}
+    values = {"x": np.array([0.5]), "y_bytes": np.array([b"\xff"], object)}
     found.state.service.versions.current = Fake(lambda *_: values)
     (answer,) = ask(found, ("POST", PREDICT, {"json": BODY}))
-    assert answer.text == '{"predictions":[{"x":NaN,"y_bytes":{"b64":"/w=="}}]}'
+    assert answer.text == '{"predictions":[{"x":0.5,"y_bytes":{"b64":"/w=="}}]}'
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_outputs_that_json_has_not(folder, number):
+    """Not the word NaN, which most clients cannot read."""
+    found = app(folder)
+    values = {"ids": np.array([1, 2]), "x": np.array([[0.5, 1], [0.5, number]])}
+    found.state.service.versions.current = Fake(lambda *_: values)
+    (answer,) = ask(found, ("POST", PREDICT, {"json": BODY}))
+    assert answer.status_code == 500
+    assert answer.json()["error"] == (
+        "The model's output 'x' is not finite (NaN or infinite) for image 1, counted "
+        "from 0. Send the others without."
+    )
+    with pytest.raises(ValueError, match="JSON"):
+        answers.encoded({"x": number})
 
 
 def test_settings_out_of_range():

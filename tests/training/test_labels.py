@@ -251,3 +251,37 @@ def test_keras_would_count_another_accuracy(backbone, units, activation, thresho
     loss = keras.losses.BinaryCrossentropy(from_logits=activation is None)
     with pytest.warns(UserWarning, match=rf"BinaryAccuracy\(threshold={threshold}\)"):
         compiled(target, loss, backbone, metrics=["accuracy"])
+
+
+TASKS = {
+    "multiclass": (3, SPARSE, np.arange(8) % 3),
+    "multilabel": (3, BINARY, np.arange(24).reshape(8, 3) % 2),
+    "binary": (1, BINARY, np.arange(8) % 2),
+    "regression": (2, "mse", np.arange(16).reshape(8, 2) / 16),
+}
+
+
+@pytest.mark.parametrize("task", [*TASKS, "dense"])
+@pytest.mark.parametrize("how", ["ema", "mixed_float16", "jit_compile"])
+def test_every_task_trains_with_what_keras_offers(new_backbone, images, task, how):
+    if how == "mixed_float16":
+        keras.config.set_dtype_policy(how)
+    backbone = new_backbone(size=8, widths=(3, 4))
+    x, average = images[0][:, ::2, ::2], how == "ema"
+    if task == "dense":
+        loss, y = SPARSE, np.arange(8 * 16).reshape(8, 4, 4) % 3
+        head = layers.Conv2D(3, 1, dtype="float32", name="head")(backbone.output)
+        target = keras.Model(backbone.input, head)
+    else:
+        units, loss, y = TASKS[task]
+        target = kd.attach_head(backbone, units)
+    model = kd.DeltaModel(target, source=backbone)
+    optimizer = keras.optimizers.SGD(0.05, use_ema=average, ema_momentum=0.5)
+    jit = how == "jit_compile"
+    model.compile(optimizer, loss, run_eagerly=not jit, jit_compile=jit)
+    uniform = kd.regularizers.Delta(1.0, 0.01, attention="uniform")
+    history = model.fit(x, y, 4, epochs=3, regularizer=uniform, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert history["feature_penalty"][-1] > 0
+    assert history["task_loss"][-1] < history["task_loss"][0]
+    assert np.isfinite(model.evaluate(x, y, verbose=0)).all()

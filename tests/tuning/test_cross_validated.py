@@ -15,6 +15,7 @@ from networks import make_backbone
 import keras_delta as kd
 from keras_delta.tuning import cross_validated, search
 from keras_delta.tuning.cross_validated import CrossValidated
+from keras_delta.tuning.folds import cut
 from keras_delta.tuning.trials import Trials
 
 pytestmark = pytest.mark.usefixtures("eagerly", "cheap_attention")
@@ -347,6 +348,10 @@ def test_ctrl_c_keeps_no_half_training(tmp_path):
     assert scores(tuner) == {}
 
 
+def _cut(tuner, model, data, options):
+    return cut(*data, folds=tuner.folds, seed=tuner.seed, **options)
+
+
 class Scripted:
     """Trainings that take no time: a score for each cell and fold."""
 
@@ -356,7 +361,12 @@ class Scripted:
         monkeypatch.setattr(Trials, "evaluate", self._evaluate)
         monkeypatch.setattr(cross_validated.WarmModels, "need", lambda *a: None)
         monkeypatch.setattr(search, "image_size", lambda model: None)
-        monkeypatch.setattr(cross_validated.checks, "data_fits", lambda *a: None)
+        for module, name in (
+            (cross_validated.checks, "data_fits"),
+            (cross_validated.objectives, "check_task"),
+        ):
+            monkeypatch.setattr(module, name, lambda *a, **k: None)
+        monkeypatch.setattr(cross_validated.CrossValidated, "_cut", _cut)
         monkeypatch.setattr(tuning.DeltaHyperModel, "check_taps", lambda *a: None)
         self._score = score
 

@@ -199,10 +199,13 @@ def test_too_few_samples_in_a_class_are_named():
         folded(photos(), folds=9, image_size=8)
 
 
-def test_negative_labels():
+def test_labels_are_checked_before_they_are_counted():
+    def check(y):
+        raise ValueError(f"{y.max()} classes?")
+
     x, y = arrays()
-    with pytest.raises(ValueError, match=r"`y`. Expected labels of 0 or more"):
-        folded(x, y - 1)
+    with pytest.raises(ValueError, match="1000000002 classes"):
+        folded(x, y + 10**9, check=check)
 
 
 def test_different_lengths():
@@ -497,3 +500,22 @@ def test_digests_of_batches_of_ones_own():
         return folded(*arrays(), batches=batches).digest
 
     assert make(2) == make(2) != make(3)
+
+
+def test_what_counts_as_classes_depends_on_the_task():
+    x, y = arrays()
+    whole, signs = (y == 0).astype("float32"), 2 * (y == 0) - 1
+    counts = {
+        task: [
+            [int((v[part] == v.max()).sum()) for part in folded(x, v, task=task)
+             .parts.held_out]
+            for v in (whole, signs)
+        ]
+        for task in (None, "binary", "regression")
+    }  # fmt: skip
+    even = [4, 4, 3]
+    assert sorted(counts["binary"][0]) == sorted(even)
+    assert sorted(counts[None][1]) == sorted(counts["binary"][1]) == sorted(even)
+    assert counts[None][0] == counts["regression"][0] == counts["regression"][1]
+    for task in ("regression", "multilabel", "dense"):
+        folded(x, np.arange(COUNT), task=task)

@@ -8,7 +8,7 @@ import numpy as np
 from keras_delta.serving.server import inputs
 from keras_delta.serving.server.body import parse
 from keras_delta.serving.server.model import DEFAULT, ENCODED
-from keras_delta.serving.server.problems import bad
+from keras_delta.serving.server.problems import bad, not_finite
 
 MOST_MAPS = 32
 
@@ -29,6 +29,7 @@ def predict(model, body, settings, deadline):
         name: inputs.tensor(name, spec, values[name]) for name, spec in specs.items()
     }
     outputs = model.run(signature, tensors, deadline)
+    _check_finite(outputs)
     answer = {k: plain(k, v) for k, v in outputs.items()}
     if len(answer) == 1:
         (answer,) = answer.values()
@@ -57,12 +58,24 @@ def explain(model, body, settings, deadline):
     spec = model.inputs("prepare")[ENCODED]
     (contents,) = inputs.tensor(ENCODED, spec, [document[ENCODED]])
     answer = model.explain(contents, class_ids, deadline)
+    _check_finite(answer)
     return {k: plain(k, v) for k, v in answer.items()}, 1
 
 
 def encoded(answer):
-    """JSON as bytes; NaN stays NaN, as in TensorFlow Serving."""
-    return json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode()
+    """JSON as bytes, without NaN, which JSON has not."""
+    options = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
+    return json.dumps(answer, **options).encode()
+
+
+def _check_finite(outputs):
+    for name, value in outputs.items():
+        if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
+            continue
+        bad_ones = ~np.isfinite(value).reshape(len(value), -1).all(axis=1)
+        if bad_ones.any():
+            images = ", ".join(map(str, np.flatnonzero(bad_ones)[:8]))
+            raise not_finite(name, images)
 
 
 def plain(name, value):

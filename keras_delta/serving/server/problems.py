@@ -16,6 +16,12 @@ def bad(text):
     return Problem(400, text)
 
 
+def not_finite(output, images):
+    """500: the network's answer is no number, which JSON could not hold."""
+    text = f"The model's output {output!r} is not finite (NaN or infinite) for image "
+    return Problem(500, f"{text}{images}, counted from 0. Send the others without.")
+
+
 def busy(text, seconds=1):
     """503: later it may work."""
     return Problem(503, text, {"Retry-After": str(math.ceil(seconds))})
