@@ -99,18 +99,20 @@ def run(method, seed, source, train_set, test_set, args):
     }
     began = time.perf_counter()
     if METHODS[method] is None:
-        model = target
+        model, start = target, {}
         model.compile(**settings)
     else:
         cache = CACHES[method](args.views) if method in CACHES else None
         model = kd.DeltaModel(target, source=source, source_maps=cache)
         model.compile(**settings, regularizer=METHODS[method]())
-        model.prepare(train, verbose=0)
+        start = {"fit_head": "auto" if args.fit_head else False}
+        model.prepare(train, verbose=0, **start)
     prepare, began = time.perf_counter() - began, time.perf_counter()
     history = model.fit(
         train,
         epochs=args.epochs,
         shuffle=False,
+        **start,
         callbacks=[kd.callbacks.TerminateOnNaN()],
         verbose=0,
     ).history

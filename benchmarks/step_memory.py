@@ -63,7 +63,8 @@ def measure(args):
         model = step_time.delta_model(args.kind, target, source, args, x, y)
         del source
         given = {"x": x, "y": y, "batch_size": args.batch, "verbose": 0}
-        session = model.open_session(given)  # with a cache, if the kind has one
+        # With a cache, if the kind has one.
+        session = model.open_session(given, fit_head=False)
         session.__enter__()
     for _ in range(4):
         model.train_on_batch(x, y)

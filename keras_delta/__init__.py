@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "analysis": "analysis",
     "export_for_serving": "serving",
+    "fit_head": "_probe",
     "serving": "serving",
     "statistics": "statistics",
     "tuning": "tuning",

@@ -8,7 +8,7 @@ import keras
 from keras_delta import _compat, caching, regularizers
 from keras_delta._inputs import outputs, replay, samples
 from keras_delta._network.networks import Networks
-from keras_delta._training import checks, hosts, loop, session
+from keras_delta._training import checks, head_start, hosts, loop, session
 from keras_delta._training.saving import Saving
 from keras_delta._training.step import (
     Pass,
@@ -73,6 +73,8 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
         ```
     """
 
+    fit_head = "auto"  # what `fit` does about a new head, where it is not told
+
     def __init__(
         self,
         target,
@@ -84,8 +86,7 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
         pairing=None,
     ):
         networks = Networks(target, source, taps, pairing)
-        # No autocast: casting raw images to half precision would cost their last
-        # bits, and the inner layers cast by themselves.
+        # No autocast: half precision would cost raw images their last bits.
         super().__init__(name=name, dtype=target.dtype_policy, autocast=False)
         self.target, self.source = target, networks.frozen_source
         self.networks = networks
@@ -154,9 +155,8 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
     def set_regularizer(self, regularizer):
         """Use a regularizer from now on; `"none"` or None for none.
 
-        A regularizer that another model uses is copied, without what was computed for
-        that model. A name or config that describes the current regularizer, but for
-        its strengths, keeps it with what it has computed, and sets the strengths.
+        One that another model uses is copied, without what was computed for that. A
+        name or config of the current one keeps it, and sets the strengths.
         """
         new = regularizers.get(regularizer)
         if new is not regularizer and regularizers.alike(new, self.regularizer):
@@ -192,33 +192,32 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
         *args,
         regularizer=None,
         source_maps=None,
+        fit_head=None,
         **kwargs,
     ):
-        """As `keras.Model.fit`, and `regularizer` and `source_maps`.
+        """As `keras.Model.fit`, and `regularizer`, `source_maps` and `fit_head`.
 
-        A regularizer that has to look at the training data first (`"delta"` with
-        `attention="auto"`, scales of the variant `"relative"`) does so here, once.
+        Here a new head is fitted on frozen features, and a regularizer that has to
+        look at the training data first (`attention="auto"`, `"relative"`) does so.
 
         Args:
             x, y, batch_size, *args, **kwargs: see `keras.Model.fit`.
             regularizer: instance, name, config dict or list; None keeps the
                 current one, `"none"` switches it off.
-            source_maps: `"compute"`, `"cache"` or a `SourceMapCache`; None keeps what
-                is set, at first `"compute"`. The cache is for data that comes back:
-                without augmentation, with flips, or with fixed views. `"cache"` lets
-                go of its maps at the end of `fit`; an instance keeps them.
+            source_maps: as for the class; None keeps what is set. A cache is for data
+                that comes back: with flips, fixed views or no augmentation. `"cache"`
+                lets go of its maps at the end of `fit`; an instance keeps them.
+            fit_head: `"auto"` (the class attribute `DeltaModel.fit_head`): with a
+                regularizer, `keras_delta.fit_head` first fits a head that was never
+                trained; True: any head; False: none.
 
-        Ctrl-C ends the epoch after the step under way, and `fit` returns as usual,
-        with `interrupted` set; a second Ctrl-C interrupts at once.
-
-        Returns:
-            `keras.callbacks.History`.
+        Ctrl-C ends the epoch after the step under way, with `interrupted` set; a
+        second one interrupts at once.
 
         Raises:
             ValueError: before the first step, for data, labels and settings that
                 cannot work.
-            RuntimeError: where one of several workers is lost, or another process
-                uses the folder of a cache or backup.
+            RuntimeError: where a worker is lost, or a folder is another process's.
         """
         _compat.check_compiled(self, "fit")
         if regularizer is not None:
@@ -226,19 +225,20 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
         if source_maps is not None:
             self._source_maps = source_maps, caching.get(source_maps)
         given = inspect.signature(super().fit).bind(x, y, batch_size, *args, **kwargs)
-        with self.open_session(given.arguments) as running:
+        with self.open_session(given.arguments, fit_head) as running:
             return super().fit(**running.arguments)
 
     @contextlib.contextmanager
-    def open_session(self, arguments):
+    def open_session(self, arguments, fit_head=None):
         """What `fit` has around Keras's own; for loops of `train_on_batch` as well.
 
         Args:
             arguments: dict of the arguments of `keras.Model.fit`.
+            fit_head: as for `fit`.
         """
         asked, cache = self._source_maps
         outer, users_own = self._session, cache is asked
-        self._session = session.Session(self, arguments, cache, keep_cache=users_own)
+        self._session = session.Session(self, arguments, cache, users_own, fit_head)
         try:
             with self._session as running:
                 yield running
@@ -246,19 +246,22 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
             if outer is not None and outer.is_open:  # this was a fit in a callback
                 self._session = outer
 
-    def prepare(self, x, y=None, verbose="auto", regularizer=None):
+    def prepare(self, x, y=None, verbose="auto", regularizer=None, fit_head=None):
         """Let the regularizer look at the training data; `fit` does it by itself.
 
-        Call it before `train_on_batch`. Does nothing the second time.
+        Call it before `train_on_batch`; the second time it does nothing.
 
         Args:
             x, y: the training data, as `fit` takes it.
             verbose: 0 for silence.
             regularizer: as for `fit`; one there must be.
+            fit_head: as for `fit`; a model that is not compiled keeps its head.
         """
         if regularizer is not None:
             self.set_regularizer(regularizer)
         checks.has_regularizer(self)
+        if self.compiled and head_start.is_wanted(self, fit_head):
+            head_start.begin(self, x, y, verbose)
         session.prepare(self, lambda count: replay.look(x, y, count), verbose)
 
     def make_train_function(self, force=False):
@@ -273,13 +276,9 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
         checks.built_in_scope(self, "target", self.target.variables)
         build_optimizer(self)
         self._step = Step(self, cache)
-        jit_compile = self.jit_compile
-        self.jit_compile = jit_compile and cache is None  # XLA reads no files
-        try:
-            function = loop.make_train_function(self, self._step, self.closer_looks)
-        finally:
-            self.jit_compile = jit_compile
-        self.train_function = function
+        self.train_function = loop.make_train_function(
+            self, self._step, self.closer_looks
+        )
 
     def renew_step(self):
         """Make the step again if other layers train, or shared ones now differ."""

@@ -21,6 +21,15 @@ def make_train_function(model, step, looks):
     Returns:
         Callable, iterator over batches -> logs; raises StopIteration at the end.
     """
+    jit_compile = model.jit_compile
+    model.jit_compile = jit_compile and step.cache is None  # XLA reads no files
+    try:
+        return _train_function(model, step, looks)
+    finally:
+        model.jit_compile = jit_compile
+
+
+def _train_function(model, step, looks):
     plain = model.hosts.loop_step(model, model.train_step)
     steps, every = model.steps_per_execution, looks.every
     replicas = model.distribute_strategy.num_replicas_in_sync

@@ -11,10 +11,10 @@ import tensorflow as tf
 from keras import tree
 
 from keras_delta import _compat
-from keras_delta._inputs import replay
+from keras_delta._inputs import replay, samples
 from keras_delta._inputs.samples import Samples
 from keras_delta._inputs.training_data import TrainingData
-from keras_delta._training import checks, start
+from keras_delta._training import checks, head_start, start
 from keras_delta._training.hooks import SessionHooks
 from keras_delta._training.saving import check_path
 
@@ -32,6 +32,7 @@ class Session:
         arguments: dict of the arguments of `keras.Model.fit`.
         cache: the `SourceMapCache` to use, or None.
         keep_cache: whether its maps stay for the next training.
+        fit_head: see `head_start.is_wanted`.
 
     Attributes:
         arguments: for Keras's `fit`, while the session lasts.
@@ -40,8 +41,8 @@ class Session:
         looks: list of numbers of samples that were looked at in the data.
     """
 
-    def __init__(self, model, arguments, cache=None, keep_cache=False):
-        self.model, self.arguments = model, dict(arguments)
+    def __init__(self, model, arguments, cache=None, keep_cache=False, fit_head=None):
+        self.model, self.arguments, self._fit_head = model, dict(arguments), fit_head
         self.cache, self._asked_cache, self._keep_cache = None, cache, keep_cache
         self.data = self._epoch_iterator = None
         self.looks, self.interrupted = [], False
@@ -194,7 +195,27 @@ class Session:
 
     def _prepare(self):
         verbose = self.arguments.get("verbose", "auto")
+        self._begin_at_head(verbose)
         prepare(self.model, self.look, verbose)
+
+    def _begin_at_head(self, verbose):
+        """Fit a head that was never trained."""
+        if not head_start.is_wanted(self.model, self._fit_head):
+            return
+        data, given = self.data, self.arguments
+        if data.is_generator:
+            x = self.look(head_start.READ_OF_GENERATOR)
+            head_start.begin(self.model, x, verbose=verbose)
+            return
+        weights = given.get("sample_weight")
+        if weights is not None and data.y is not None:
+            weights = samples.take(weights, 0, samples.length(data.y))
+        classes = given.get("class_weight")
+        head_start.begin(
+            *(self.model, data.x, data.y, verbose),
+            sample_weight=weights,
+            class_weight=classes,
+        )
 
     @contextlib.contextmanager
     def _open_cache(self):

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from keras_delta import _arguments
 from keras_delta._errors import invalid
+from keras_delta.data.augment import Protocol
 from keras_delta.data.sources import MemorySource
 
 
@@ -24,7 +25,8 @@ def stream_batches(
         `tf.data.Dataset` of (images, labels). Where the number of the epoch decides
         all random choices, its attribute `epoch_counter` gives that number. Its
         attribute `image_views` is the number of views of an image, or infinity;
-        `in_order()` gives the same views in the order of the set.
+        `in_order()` gives the same views in the order of the set, `as_tested()` the
+        one view of a test.
     """
     _arguments.integer("batch_size", batch_size)
     _arguments.integer("views", views, optional=True)
@@ -46,7 +48,13 @@ def stream_batches(
         image = prepare.finish(image, image_seed)
         return image if labels is None else (image, labels[index])
 
-    def make(shuffle, drop_remainder):
+    tested = Protocol(prepare.name, prepare.size)
+
+    def finish_for_test(index, epoch, image):
+        image = tested.finish(tested.resize(image), None)
+        return image if labels is None else (image, labels[index])
+
+    def make(finish, shuffle=False, drop_remainder=False):
         images = source.images(shuffle, seed)
         dataset = images.map(finish, num_parallel_calls=tf.data.AUTOTUNE)
         dataset = dataset.batch(batch_size, drop_remainder=drop_remainder)
@@ -57,9 +65,10 @@ def stream_batches(
             dataset.epoch_counter = images.epoch_counter
         return dataset
 
-    dataset = make(shuffle, drop_remainder)
+    dataset = make(finish, shuffle, drop_remainder)
     dataset.image_views = views or (math.inf if prepare.training else 1)
-    dataset.in_order = functools.partial(make, shuffle=False, drop_remainder=False)
+    dataset.in_order = functools.partial(make, finish)
+    dataset.as_tested = functools.partial(make, finish_for_test)
     return dataset
 
 

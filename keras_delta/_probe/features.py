@@ -1,0 +1,124 @@
+"""What enters the last layers of a network, of all samples of some data."""
+
+import functools
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_delta import _compat, _tasks
+from keras_delta._inputs import labels, outputs, samples
+from keras_delta._inputs import weights as sample_weights
+from keras_delta._probe.linear import Rows
+from keras_delta.attention.calls import trace
+
+BATCH = 32
+
+
+def random_front(graph):
+    """Names of the calls in front of the first weights; empty if none is random.
+
+    That is augmentation inside of the model.
+    """
+    weighted = [n for n, node in graph.nodes.items() if _weights(node.operation)]
+    tensors = [t for name in weighted for t in graph.nodes[name].outputs]
+    front = set(graph.nodes) - graph.descendants(tensors) - set(weighted)
+    return front if any(_seeds(graph.nodes[n].operation) for n in front) else set()
+
+
+def _weights(operation):
+    return getattr(operation, "weights", [])
+
+
+def read(graph, last, losses, passes):
+    """The rows that linear models in the place of the last layers are fitted on.
+
+    The network runs in inference mode, but for random layers in front of its first
+    weights, which draw as in training from the second pass on.
+
+    Args:
+        graph: the network's `Graph`.
+        last: list of `LastLayer`.
+        losses: list of losses, one an output.
+        passes: list of iterables of batches `(x, y, weights)` of arrays, one for
+            each view of the images, in the same order; `weights` may be None.
+
+    Returns:
+        List of `Rows`, one for each of `last`.
+    """
+    names, run = outputs.names(graph), _Run(graph, [one.entering for one in last])
+    parts = [[] for _ in last]
+    for view, batches in enumerate(passes):
+        number = 0
+        for x, y, weights in samples.regrouped(batches, BATCH):
+            images = np.arange(number, number + samples.length(x))
+            number += len(images)
+            targets = outputs.targets(y, losses, names)
+            weights = sample_weights.each(weights, losses, names)
+            for one, seen, found in zip(last, run(x, view > 0), parts, strict=True):
+                own, shape = targets[one.index], (None, one.layer.units)
+                labels.check(own, shape, one.loss, output=one.name)
+                of_samples = weights[one.index].ravel()
+                matrix, tested = as_matrix(own, one), np.full(len(images), view == 0)
+                found.append(Rows(seen, matrix, of_samples, images, tested))
+    return [_joined(found, one) for found, one in zip(parts, last, strict=True)]
+
+
+def as_matrix(y, last):
+    """Labels of an output as `Rows` has them."""
+    y = np.asarray(y)
+    width = last.layer.units
+    if _tasks.of_loss(last.loss).labels == _tasks.INTEGERS:
+        return np.eye(width)[y.reshape(-1).astype(int)]
+    y = y.reshape(len(y), width).astype("float64")
+    return y > 0 if _tasks.of_loss(last.loss).labels == _tasks.SIGNS else y
+
+
+def _joined(parts, last):
+    rows = Rows(*(np.concatenate(v) for v in zip(*parts, strict=True)))
+    if not np.isfinite(rows.features).all():
+        count = int((~np.isfinite(rows.features)).any(axis=1).sum())
+        raise ValueError(
+            f"What enters the layer '{last.layer.name}' is not finite (NaN or "
+            f"infinite) for {count} of {len(rows.features)} images, so no head can be "
+            "fitted. Check the images, and the weights of the source."
+        )
+    return rows
+
+
+class _Run:
+    """Computes tensors of a network, traced once for each size of image."""
+
+    def __init__(self, graph, fetches):
+        self._graph, self._fetches = graph, fetches
+        front = random_front(graph)
+        self._held = set(graph.nodes) - front
+        self._seeds = [v for n in front for v in _seeds(graph.nodes[n].operation)]
+        self._programs, self._calls = {}, 0
+
+    def __call__(self, x, random):
+        feeds = self._graph.feed(x)
+        # What random layers draw is not drawn from what training will.
+        seeds = [ops.cast([i, self._calls], v.dtype) for i, v in enumerate(self._seeds)]
+        self._calls += 1
+        key = random, str([tuple(v.shape) for v in feeds])
+        if key not in self._programs:
+            compute = functools.partial(self._compute, random)
+            self._programs[key] = trace(compute, feeds, seeds)
+        return [v.numpy().astype("float32") for v in self._programs[key](feeds, seeds)]
+
+    def _compute(self, random, feeds, seeds):
+        with keras.StatelessScope(list(zip(self._seeds, seeds, strict=True))):
+            return self._graph.run(
+                self._fetches,
+                self._graph.inputs,
+                feeds,
+                training=random,
+                held=self._held,
+            )
+
+
+def _seeds(layer):
+    """The variables that a layer and those in it draw from; none of an operation."""
+    inside = _compat.flatten_layers(layer) if hasattr(layer, "weights") else ()
+    return [v for each in inside for v in _compat.seed_states(each)]

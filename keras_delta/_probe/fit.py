@@ -1,0 +1,177 @@
+"""`fit_head`: the linear probe, which is also where fine-tuning should begin."""
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+from keras_delta import _arguments, _tasks
+from keras_delta._inputs import replay, samples
+from keras_delta._network.graph import Graph
+from keras_delta._probe import features, last_layers, linear
+from keras_delta.attention import losses as head_losses
+
+VIEWS = 1
+MOST_ROWS = 20_000
+METRICS = {
+    _tasks.MULTICLASS: "accuracy",
+    _tasks.MULTILABEL: "accuracy of the labels",
+    _tasks.BINARY: "accuracy",
+    _tasks.REGRESSION: "share of the variance explained",
+}
+
+
+class HeadFit(NamedTuple):
+    """How well a head does that was fitted on frozen features.
+
+    Attributes:
+        score: cross-validated, on images that the head was not fitted on: accuracy,
+            or for numbers the share of the variance that is explained. A mean over
+            several outputs; None where there are too few images to hold any out.
+        metric: what `score` is, in words.
+        strengths: dict from the head's layer to its C, one for each output.
+        scores: dict from the head's layer to a dict from each C to its score.
+        samples: number of images.
+        views: number of times that each was seen.
+        seconds: that it took.
+    """
+
+    score: float | None
+    metric: str
+    strengths: dict
+    scores: dict
+    samples: int
+    views: int
+    seconds: float
+
+    def __str__(self):
+        found = ""
+        if self.score is not None:
+            found = f": {self.score:.1%} {self.metric}, cross-validated"
+        return f"Head fitted on {self.samples} images in {self.seconds:.1f} s{found}"
+
+
+def fit_head(
+    model,
+    x,
+    y=None,
+    *,
+    loss=None,
+    strengths=linear.STRENGTHS,
+    views=VIEWS,
+    folds=5,
+    max_samples=MOST_ROWS,
+    sample_weight=None,
+    class_weight=None,
+    seed=0,
+    verbose="auto",
+):
+    """Fit the last layer of a network on frozen features, in seconds.
+
+    This is the *linear probe*, the baseline that everything else has to beat, and the
+    best place to start fine-tuning from: a random head sends large, meaningless
+    gradients into the pretrained layers first. The features are what enters the last
+    `Dense` layer in inference mode. Minimised is, over all views i of the images,
+
+        1/2 ||kernel||^2 + C * sum_i w_i loss_i,
+
+    with features divided by their root mean square, by L-BFGS: multinomial logistic
+    regression for classes, one logistic regression a label for several labels, ridge
+    regression for numbers. C is the one of `strengths` with the least loss in a
+    cross-validation on the images given.
+
+    Args:
+        model: a `DeltaModel`, or a Functional or Sequential model whose outputs come
+            out of `Dense` layers on vectors.
+        x, y: the training data, as `fit` takes it. Data sets of `ImageSet.batches`
+            and models with augmentation inside are seen as in a test and in random
+            views; the score is that of the views of a test.
+        loss: Keras loss (a list or dict for several outputs); default: the compiled
+            one, else cross-entropy as the output's activation and the labels suggest.
+        strengths: C to choose from; a number for that one.
+        views: random views of each image, besides the one that a test shows.
+        folds: of the cross-validation.
+        max_samples: no more images, and views of images, than so many.
+        sample_weight, class_weight: as `fit` takes them.
+        seed: of the folds.
+        verbose: 0 for silence.
+
+    Returns:
+        A `HeadFit`: the cross-validated accuracy and how it was found. The model's
+        last layers have the fitted weights.
+
+    Raises:
+        TypeError: for a subclassed model, whose graph cannot be read.
+        ValueError: for a model none of whose outputs can be fitted, features that are
+            not finite, data without labels or without a sample.
+
+    Source: Kornblith et al., CVPR 2019, arXiv:1805.08974 (logistic regression on fixed
+    features); Kumar et al., ICLR 2022, arXiv:2202.10054 (probe, then fine-tune).
+    """
+    began = time.perf_counter()
+    options = _options(strengths, folds, seed)
+    _arguments.integer("views", views, least=0)
+    _arguments.integer("max_samples", max_samples)
+    graph = Graph(getattr(model, "target", model))
+    with replay.unmoved(x):
+        first = next(samples.batches(x, y, max_samples=max_samples), None)
+    if first is None:
+        raise ValueError("No samples: a head cannot be fitted on nothing.")
+    losses = head_losses.choose(model, graph, loss, first[1]).losses
+    last, left_out = last_layers.find(graph, losses)
+    if not last:
+        reason = "; ".join(f"the {name} {why}" for name, why in left_out.items())
+        raise ValueError(f"No head of '{graph.model.name}' can be fitted: {reason}.")
+    weights = {"sample_weight": sample_weight, "class_weight": class_weight}
+    with replay.unmoved(x):
+        count = samples.count(x, samples.length(first[0])) or max_samples
+        passes = [
+            samples.batches(each, y, max_samples=max_samples, weights=weights)
+            for each in _views(x, graph, views, count, max_samples)
+        ]
+        rows = features.read(graph, last, losses, passes)
+    fits = []
+    for one, own in zip(last, rows, strict=True):
+        fits.append(linear.fit(own, one.task, one.layer.units, **options))
+        one.layer.set_weights([fits[-1].kernel, fits[-1].bias])
+    result = _summary(fits, last, rows[0], time.perf_counter() - began)
+    if verbose != 0:
+        print(result, flush=True)
+    return result
+
+
+def _options(strengths, folds, seed):
+    single = np.ndim(strengths) == 0
+    strengths = [strengths] if single else list(strengths)
+    return {
+        "strengths": [_arguments.number("strengths", s, above=0) for s in strengths],
+        "folds": _arguments.integer("folds", folds, least=2),
+        "seed": _arguments.seed("seed", seed),
+    }
+
+
+def _views(x, graph, views, count, most):
+    """The data once for each view, in an order that stays; as a test shows it first."""
+    views = max(0, min(views, round(most / count) - 1))
+    if hasattr(x, "as_tested") and x.image_views > 1 and count <= most:
+        return [x.as_tested()] + [x.in_order()] * min(views, x.image_views)
+    if not features.random_front(graph) or hasattr(x, "element_spec"):
+        return [x]  # nothing is random inside; or a data set that may shuffle
+    return [x] * (1 + views)
+
+
+def _summary(fits, last, rows, seconds):
+    metrics = {METRICS[one.task] for one in last}
+    images = len(np.unique(rows.groups))
+    scores = [fit.scores.get(fit.strength) for fit in fits]
+    return HeadFit(
+        score=None if None in scores else float(np.mean(scores)),
+        metric=metrics.pop() if len(metrics) == 1 else "score",
+        strengths={
+            one.layer.name: f.strength for one, f in zip(last, fits, strict=True)
+        },
+        scores={one.layer.name: f.scores for one, f in zip(last, fits, strict=True)},
+        samples=images,
+        views=len(rows.groups) // images,
+        seconds=seconds,
+    )
