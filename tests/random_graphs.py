@@ -1,0 +1,397 @@
+"""Small networks of any form: drawn as a plan, built as often as a test needs it.
+
+Source and target are built from one plan, so which of their calls belong together is
+known. What a call puts out is computed by Keras alone, see `Network.maps`.
+"""
+
+import os
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from keras import layers, tree
+
+WIDTH, CLASSES, OLD_CLASSES = 4, 3, 5
+EXAMPLES = int(os.environ.get("KERAS_DELTA_EXAMPLES", 0))
+
+
+def conv(size, strides=1, padding="same", kind=layers.Conv2D, **kwargs):
+    settings = {"strides": strides, "padding": padding, **kwargs}
+    return lambda name: kind(WIDTH, size, name=name, **settings)
+
+
+KINDS = {
+    "conv": conv(3),
+    "valid": conv(3, padding="valid"),
+    "stride 2": conv(3, 2),
+    "stride 3": conv(3, 3, "valid"),
+    "separable": conv(3, kind=layers.SeparableConv2D),
+    "point": conv(1, activation="relu"),
+    "depthwise": lambda name: layers.DepthwiseConv2D(3, padding="same", name=name),
+    "norm": lambda name: layers.LayerNormalization(name=name),
+    "group": lambda name: layers.GroupNormalization(2, name=name),
+    "batch": lambda name: layers.BatchNormalization(trainable=False, name=name),
+    "relu": lambda name: layers.ReLU(name=name),
+    "pool": lambda name: layers.MaxPooling2D(2, name=name),
+    "dense": lambda name: layers.Dense(WIDTH, name=name),
+}
+
+
+def attend(name):
+    return layers.MultiHeadAttention(2, 2, name=name)
+
+
+def widen(name):
+    return layers.Dense(8, "gelu", name=name)
+
+
+SMALLEST = {"valid": 3, "stride 3": 3, "pool": 2}  # sides that they can take
+JOINS = ("add", "join", "gate")
+TOKENS = ("attention", "mlp", "norm", "dense", "add", "again")
+# With a seed: networks of one plan draw the same.
+FRONTS = {
+    "none": (),
+    "scale": (lambda: layers.Rescaling(2.0, 0.5),),
+    "flip": (
+        lambda: layers.RandomFlip(seed=1),
+        lambda: layers.RandomTranslation(0.3, 0.3, seed=2),
+    ),
+    "noise": (
+        lambda: layers.GaussianNoise(0.3, seed=3),
+        lambda: layers.Dropout(0.2, seed=4),
+    ),
+    "ops": (lambda: lambda x: x / 2.0 + 1.0,),
+}
+SIDES = (8, 7, 9, 11)
+
+
+class Plan(NamedTuple):
+    """What is drawn. `images` are one, or two through a `"shared"` or `"own"` branch.
+
+    A step is a kind and how far back the other tensor (or the layer called again) is.
+    Tokens are of a patch embedding behind the steps. `inserted` are the steps in front
+    of which the target has a layer more; `heads` (or outputs) and `fronts` are the
+    target's and the source's; `names` says how the target's layers are called.
+    """
+
+    steps: list
+    side: int = 8
+    images: str = "one"
+    branch: list = ()
+    join: str = "add"
+    tokens: list | None = None
+    heads: tuple = (1, 1)
+    inserted: frozenset = frozenset()
+    fronts: tuple = ("none", "none")
+    names: str = "same"
+    nested: bool = False
+    own_source: bool = True
+    old_head: bool = False
+
+    @property
+    def shown(self):
+        """Shapes of the images."""
+        return [(self.side, self.side, 3)] * (1 if self.images == "one" else 2)
+
+
+@st.composite
+def plans(draw, inserted=True, **fixed):
+    """Plans, of which some fields are fixed."""
+    step = st.tuples(st.sampled_from([*KINDS, *JOINS, "again"]), st.integers(0, 3))
+    steps = draw(st.lists(step, min_size=2, max_size=6))
+    places = st.frozensets(st.integers(1, len(steps) - 1), max_size=2)
+    token = st.tuples(st.sampled_from(TOKENS), st.integers(0, 2))
+    fields = {
+        "side": st.sampled_from(SIDES),
+        "images": st.sampled_from(["one", "shared", "own"]),
+        "branch": st.lists(step, min_size=1, max_size=3),
+        "join": st.sampled_from(JOINS),
+        "tokens": st.none() | st.lists(token, min_size=1, max_size=3),
+        "heads": st.tuples(st.integers(1, 2), st.integers(1, 2)),
+        "inserted": places if inserted else st.just(frozenset()),
+        "fronts": st.tuples(*[st.sampled_from([*FRONTS])] * 2),
+        "names": st.sampled_from(["same", "other", "shifted"]),
+        "nested": st.booleans(),
+        "own_source": st.booleans(),
+        "old_head": st.booleans(),
+    }
+    fields |= {name: st.just(value) for name, value in fixed.items()}
+    return Plan(steps, **{name: draw(field) for name, field in fields.items()})
+
+
+def drawn(count, *strategies, share=1):
+    """Decorator: a test of `count` draws, or of a share of KERAS_DELTA_EXAMPLES."""
+    chosen = settings(
+        max_examples=EXAMPLES // share or count,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.explicit, Phase.generate],  # to shrink a plan takes minutes
+    )
+    return lambda test: chosen(given(*strategies)(test))
+
+
+class Network:
+    """A network of a plan.
+
+    Args:
+        plan: the `Plan`.
+        heads: how many outputs it has.
+        units: of each head; None for a network that ends in maps.
+        names: of the layers, `"same"` for those of the source.
+        front: name of what lies before the first weights.
+        nested: whether body and branches are models of their own.
+        inserted: see `Plan`.
+
+    Attributes:
+        model: the Keras model.
+        layers: dict key -> layer; keys mean the same in all networks of a plan.
+        places: dict place -> (layer with weights, KerasTensor that a call puts out);
+            places too.
+        ends: the last maps, each before a head if there are any.
+    """
+
+    def __init__(
+        self,
+        plan,
+        heads,
+        units=None,
+        names="same",
+        front="none",
+        nested=False,
+        inserted=(),
+    ):
+        self.plan, self.heads = plan, heads
+        self.nested, self.inserted = nested, inserted
+        self.layers, self.places = {}, {}
+        self._prefix = "m" if names == "other" else "n"
+        self._first = 1 if names == "shifted" else 0
+        inputs = [
+            keras.Input(shape, name=f"x{i}") for i, shape in enumerate(plan.shown)
+        ]
+        images = [self._front(x, front) for x in inputs]
+        (self.ends,) = self._each(self._body, [images], nested)
+        outputs = self.ends
+        if units:
+            outputs = [self._head(x, units, i) for i, x in enumerate(self.ends)]
+        self.model = keras.Model(_one(inputs), _one(outputs))
+        self.tensors = {place: t for place, (_, t) in self.places.items()}
+        self._probe = keras.Model(self.model.inputs, list(self.tensors.values()))
+
+    def maps(self, x):
+        """Dict place -> what its call puts out in inference mode, by Keras alone."""
+        found = self._probe(tree.flatten(x), training=False)
+        return dict(zip(self.tensors, map(np.asarray, found), strict=True))
+
+    def calls(self, graph, x):
+        """Dict name of a call with weights -> its places, found by what it puts out.
+
+        There are several where a layer puts out the same twice.
+
+        Args:
+            graph: `Graph` of the model, or of a flat copy.
+            x: images.
+        """
+        fetches = {
+            name: node.outputs[0]
+            for name, node in graph.nodes.items()
+            if node.is_layer and node.operation.weights
+        }
+        values = graph.run(fetches, graph.inputs, graph.feed(x), training=False)
+        maps = self.maps(x)
+        return {
+            name: {
+                place
+                for place, (layer, _) in self.places.items()
+                if layer.name == graph.nodes[name].operation.name
+                and np.array_equal(maps[place], value)
+            }
+            for name, value in values.items()
+        }
+
+    @property
+    def changed(self):
+        """The places from the first inserted layer on, the heads among them."""
+        places = [*self.places]
+        new = [i for i, place in enumerate(places) if "new" in place]
+        return set(places[min(new, default=len(places)) :])
+
+    def _front(self, x, front):
+        made = [make() for make in FRONTS[front]]
+        if self.nested and made and isinstance(made[0], layers.Layer):
+            return keras.Sequential(made)(x)
+        for layer in made:
+            x = layer(x)
+        return x
+
+    def _head(self, x, units, i):
+        rank = len(x.shape) - 2
+        x = getattr(layers, f"GlobalAveragePooling{rank}D")()(x)
+        return self._call(f"head{i}", lambda name: layers.Dense(units, name=name), x)
+
+    def _call(self, key, make, *tensors):
+        """The layer of the key, made once: what is called again is shared."""
+        if key not in self.layers:
+            number = self._first + len(self.layers)
+            self.layers[key] = make(f"{self._prefix}{number}")
+        layer = self.layers[key]
+        x = layer(*tensors)
+        if layer.weights:
+            number = sum(layer is other for other, _ in self.places.values())
+            self.places[f"{key}#{number}"] = layer, x
+        return x
+
+    def _each(self, grow, entering, nested):
+        """The ends of `grow` for each of several tensors, by the same layers."""
+        found = []
+        if nested:
+            before, self.places = self.places, {}
+            inner = tree.map_structure(lambda t: keras.Input(t.shape[1:]), entering[0])
+            model = keras.Model(inner, grow(inner))
+            inside, self.places = self.places, before
+            probe = keras.Model(inner, [t for _, t in inside.values()])
+        for i, x in enumerate(entering):
+            outer, self.places = self.places, {}
+            if nested:
+                found.append(tree.flatten(model(x)))
+                tensors = tree.flatten(probe(x))
+                made = zip(inside.items(), tensors, strict=True)
+                self.places = {place: (v[0], t) for (place, v), t in made}
+            else:
+                found.append(grow(x))
+            here, self.places = self.places, outer
+            self.places |= {f"{i}/{place}": v for place, v in here.items()}
+        return found
+
+    def _body(self, images):
+        plan, x = self.plan, images[0]
+        if plan.images == "shared":
+
+            def branch(x):
+                return self._steps(x, plan.branch, "both")[-1:]
+
+            (x,), (other,) = self._each(branch, images, self.nested)
+        elif plan.images == "own":
+            x = self._steps(images[0], plan.branch, "left")[-1]
+            other = self._steps(images[1], plan.branch, "right")[-1]
+        if plan.images != "one":
+            x = self._join(plan.join, x, other, "images")
+        before = self._steps(x, plan.steps, "", self.inserted)
+        if plan.tokens is not None:
+            before += self._tokens(before[-1], plan.tokens)
+        return [before[len(before) // 2], before[-1]][-self.heads :]
+
+    def _steps(self, x, steps, branch, inserted=()):
+        """Maps `x` and those of each step; a step that does not fit does nothing."""
+        before, again = [x], []
+        for i, (kind, back) in enumerate(steps):
+            key, other = f"{branch}{i}", before[-1 - back % len(before)]
+            if i in inserted:
+                x = self._call(f"{key}new", KINDS["conv"], x)
+            if x.shape[-1] != WIDTH:  # colours to maps
+                x = self._call(key, KINDS["conv"], x)
+            elif kind in JOINS:
+                x = self._join(kind, x, other, key)
+            elif kind != "again":
+                again.append((kind, key))
+                x = self._kind(kind, key, x)
+            elif again:
+                x = self._kind(*again[back % len(again)], x)
+            before.append(x)
+        return before
+
+    def _kind(self, kind, key, x):
+        fits = min(x.shape[1:-1]) >= SMALLEST.get(kind, 1)
+        return self._call(key, KINDS[kind], x) if fits else x
+
+    def _join(self, kind, x, other, key):
+        same = x.shape[1:-1] == other.shape[1:-1]
+        if kind == "add" and x.shape == other.shape:
+            return layers.Add()([x, other])
+        if kind == "join" and same:
+            return self._call(key, conv(1), layers.Concatenate()([x, other]))
+        pooled = layers.GlobalAveragePooling2D(keepdims=True)(other)
+        gate = self._call(key, conv(1, activation="sigmoid"), pooled)
+        return layers.Multiply()([x, gate])
+
+    def _tokens(self, x, steps):
+        """Tokens of maps, those of each step of a transformer."""
+        x = self._call("patches", conv(2, 2), x)
+        x = layers.Reshape((-1, WIDTH))(x)
+        before, again = [x], []
+        for i, (kind, back) in enumerate(steps):
+            key, other = f"token{i}", before[-1 - back % len(before)]
+            if kind == "add":
+                x = layers.Add()([x, other])
+            elif kind != "again":
+                again.append((kind, key))
+                x = self._token(kind, key, x)
+            elif again:
+                x = self._token(*again[back % len(again)], x)
+            before.append(x)
+        return before
+
+    def _token(self, kind, key, x):
+        if kind in KINDS:
+            return self._call(key, KINDS[kind], x)
+        branch = self._call(f"{key}norm", KINDS["norm"], x)
+        if kind == "attention":
+            branch = self._call(key, attend, branch, branch)
+        else:
+            branch = self._call(f"{key}wide", widen, branch)
+            branch = self._call(key, KINDS["dense"], branch)
+        return layers.Add()([x, branch])
+
+
+def build_source(plan):
+    """The pretrained network, with weights unlike those that Keras makes."""
+    units = OLD_CLASSES if plan.old_head else None
+    network = Network(plan, plan.heads[1], units, front=plan.fronts[1])
+    settle(network)
+    return network
+
+
+def build_target(plan, source):
+    """The network to train: the source's layers with its weights, and new heads."""
+    target = Network(
+        plan,
+        plan.heads[0],
+        CLASSES,
+        plan.names,
+        plan.fronts[0],
+        plan.nested,
+        plan.inserted,
+    )
+    for key, layer in target.layers.items():
+        if key in source.layers and not key.startswith("head"):
+            layer.set_weights(source.layers[key].get_weights())
+    return target
+
+
+def settle(network, seed=0):
+    """Positive weights, so that no ReLU shuts, which keep the size of the maps."""
+    rng = np.random.default_rng(seed)
+    for layer in network.layers.values():
+        for v in layer.weights:
+            if len(v.shape) > 1:
+                v.assign(np.abs(rng.normal(size=v.shape)) / np.prod(v.shape[:-1]))
+            else:
+                v.assign(rng.uniform(0.3, 1.3, v.shape))
+
+
+def images(plan, count=2):
+    """Images as a network of the plan takes them."""
+    rng = np.random.default_rng(1)
+    return _one([rng.uniform(0, 2, (count, *s)).astype("float32") for s in plan.shown])
+
+
+def labels(plan, count):
+    """Labels of each head."""
+    return _one([np.arange(count) % CLASSES] * plan.heads[0])
+
+
+def _one(values):
+    return values[0] if len(values) == 1 else values
