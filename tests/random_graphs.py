@@ -149,8 +149,8 @@ class Network:
     Attributes:
         model: the Keras model.
         layers: dict key -> layer; keys mean the same in all networks of a plan.
-        places: dict place -> (layer with weights, KerasTensor that a call puts out);
-            places too.
+        places: dict place -> (layer, KerasTensor that a call of it puts out), of layers
+            with weights and sums; places mean the same too.
         ends: the last maps, each before a head if there are any.
     """
 
@@ -186,7 +186,7 @@ class Network:
         found = self._probe(tree.flatten(x), training=False)
         return dict(zip(self.tensors, map(np.asarray, found), strict=True))
 
-    def calls(self, graph, x):
+    def calls(self, graph, x, sums=False):
         """Dict name of a call with weights -> its places, found by what it puts out.
 
         There are several where a layer puts out the same twice.
@@ -194,11 +194,16 @@ class Network:
         Args:
             graph: `Graph` of the model, or of a flat copy.
             x: images.
+            sums: whether sums are wanted too.
         """
         fetches = {
             name: node.outputs[0]
             for name, node in graph.nodes.items()
-            if node.is_layer and node.operation.weights
+            if node.is_layer
+            and (
+                node.operation.weights
+                or (sums and isinstance(node.operation, layers.Add))
+            )
         }
         values = graph.run(fetches, graph.inputs, graph.feed(x), training=False)
         maps = self.maps(x)
@@ -242,6 +247,12 @@ class Network:
         if layer.weights:
             number = sum(layer is other for other, _ in self.places.values())
             self.places[f"{key}#{number}"] = layer, x
+        return x
+
+    def _add(self, key, *tensors):
+        layer = layers.Add()
+        x = layer(tensors)
+        self.places[f"{key}sum{len(self.places)}"] = layer, x
         return x
 
     def _each(self, grow, entering, nested):
@@ -310,7 +321,7 @@ class Network:
     def _join(self, kind, x, other, key):
         same = x.shape[1:-1] == other.shape[1:-1]
         if kind == "add" and x.shape == other.shape:
-            return layers.Add()([x, other])
+            return self._add(key, x, other)
         if kind == "join" and same:
             return self._call(key, conv(1), layers.Concatenate()([x, other]))
         pooled = layers.GlobalAveragePooling2D(keepdims=True)(other)
@@ -325,7 +336,7 @@ class Network:
         for i, (kind, back) in enumerate(steps):
             key, other = f"token{i}", before[-1 - back % len(before)]
             if kind == "add":
-                x = layers.Add()([x, other])
+                x = self._add(key, x, other)
             elif kind != "again":
                 again.append((kind, key))
                 x = self._token(kind, key, x)
@@ -343,7 +354,7 @@ class Network:
         else:
             branch = self._call(f"{key}wide", widen, branch)
             branch = self._call(key, KINDS["dense"], branch)
-        return layers.Add()([x, branch])
+        return self._add(key, x, branch)
 
 
 def build_source(plan):
@@ -391,6 +402,21 @@ def images(plan, count=2):
 def labels(plan, count):
     """Labels of each head."""
     return _one([np.arange(count) % CLASSES] * plan.heads[0])
+
+
+def compiled(plan, model, **kwargs):
+    """Compiled for the labels of a plan. Eagerly: to trace takes seconds."""
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    losses = _one([loss] * plan.heads[0])
+    model.compile(keras.optimizers.SGD(0.01), losses, run_eagerly=True, **kwargs)
+    return model
+
+
+def freeze(network, count):
+    """Freeze the first layers, heads excepted."""
+    body = [layer for key, layer in network.layers.items() if "head" not in key]
+    for layer in body[:count]:
+        layer.trainable = False
 
 
 def _one(values):
