@@ -7,15 +7,8 @@ import graphs_oracle
 import numpy as np
 from hypothesis import strategies as st
 from keras import tree
-from random_graphs import (
-    build_source,
-    build_target,
-    compiled,
-    drawn,
-    images,
-    labels,
-    plans,
-)
+from random_graphs import build_source, build_target, compiled
+from random_plans import drawn, images, labels, plans
 
 import keras_delta as kd
 from keras_delta._network.graph import Graph

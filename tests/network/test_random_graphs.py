@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 from keras import layers, ops
-from random_graphs import build_source, build_target, drawn, images, plans
+from random_graphs import build_source, build_target
+from random_plans import drawn, images, plans
 
 import keras_delta as kd
 from keras_delta._network.copies import copy_model

@@ -8,7 +8,8 @@ import warnings
 import numpy as np
 import tensorflow as tf
 from keras import tree
-from random_graphs import CLASSES, build_source, build_target, drawn, images, plans
+from random_graphs import build_source, build_target
+from random_plans import CLASSES, drawn, images, plans
 from served_models import softmax
 
 import keras_delta as kd

@@ -10,16 +10,8 @@ import numpy as np
 import tensorflow as tf
 from hypothesis import strategies as st
 from keras import tree
-from random_graphs import (
-    build_source,
-    build_target,
-    compiled,
-    drawn,
-    freeze,
-    images,
-    labels,
-    plans,
-)
+from random_graphs import build_source, build_target, compiled, freeze
+from random_plans import drawn, images, labels, plans
 
 import keras_delta as kd
 from keras_delta._network.graph import Graph
