@@ -26,10 +26,10 @@ def model_of(plan):
 
 
 @drawn(1, plans(), share=8)
-def test_export_of_keras(tmp_path_factory, plan):
+def test_export_of_the_target(tmp_path_factory, plan):
     model, x = model_of(plan), images(plan)
     folder = str(tmp_path_factory.mktemp("export"))
-    model.target.export(folder, verbose=False)
+    model.export(folder, verbose=False)
     loaded = tf.saved_model.load(folder)
     found = loaded.serve(x)
     expected = model.predict(x, verbose=0)

@@ -477,3 +477,25 @@ def test_frozen_attention_stays_frozen(frozen, tmp_path):
             again.fit(x, y, shuffle=False, verbose=0)
     assert_same_state(model, loaded)
     reference.assert_same_weights(before, loaded.source.get_weights(), 0, 0)
+
+
+def test_export_switches_augmentation_off(backbone, tmp_path):
+    """Of a target that flips and shifts its images itself."""
+    x = i = keras.Input((16, 16, 3), name="photo")
+    for layer in (
+        keras.layers.RandomFlip(),
+        keras.layers.RandomTranslation(0.3, 0.3),
+        backbone,
+        keras.layers.GlobalAveragePooling2D(),
+        keras.layers.Dense(3),
+    ):
+        x = layer(x)
+    model = kd.DeltaModel(keras.Model(i, x))
+    model.export(str(tmp_path / "model"), verbose=False)
+    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    images = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype("float32")
+    expected = model.predict(images, verbose=0)
+    for _ in range(3):
+        np.testing.assert_allclose(loaded.serve(images), expected, atol=1e-5)
+    found = loaded.signatures["serving_default"](photo=tf.constant(images))
+    np.testing.assert_allclose(found["output_0"], expected, atol=1e-5)
