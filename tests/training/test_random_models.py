@@ -51,7 +51,7 @@ def fit(plan, model):
 
 
 @drawn(
-    3,
+    2,
     plans(inserted=False),
     st.integers(0, 4),
     st.sampled_from([*REGULARIZERS]),
