@@ -71,7 +71,7 @@ class Network:
 
     def maps(self, x):
         """Dict place -> what its call puts out in inference mode, by Keras alone."""
-        found = self._probe(tree.flatten(x), training=False)
+        found = tree.flatten(self._probe(tree.flatten(x), training=False))
         return dict(zip(self.tensors, map(np.asarray, found), strict=True))
 
     def calls(self, graph, x, sums=False):
