@@ -74,11 +74,28 @@ def _copy_by_class(model, name):
     return copied
 
 
+def keep_frozen(model):
+    """Freeze what frozen layers are made of, in a model that was built from a config.
+
+    Keras makes the parts of a frozen MultiHeadAttention anew, and they would train.
+
+    Returns:
+        The model.
+    """
+    for layer in _compat.flatten_layers(model):
+        if not layer.trainable and not isinstance(layer, keras.Model):
+            for part in _compat.flatten_layers(layer)[1:]:
+                part.trainable = False
+    return model
+
+
 def _set_trainable(model, trainable):
-    if trainable is not None:
-        # Setting what a model says already is passed over, whatever its layers say.
-        model.trainable = not trainable
-        model.trainable = trainable
+    if trainable is None:
+        return keep_frozen(model)
+    for layer in _compat.flatten_layers(model):
+        # Setting what a layer says already is passed over, whatever its parts say.
+        layer.trainable = not trainable
+        layer.trainable = trainable
     return model
 
 

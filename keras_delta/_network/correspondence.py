@@ -21,13 +21,15 @@ def find_pairs(target: Graph, source: Graph):
        second InceptionV3 of a process shares 297 names less with the first than one
        would think.
     3. From these the pairs spread along the connections, to calls of one kind that
-       take the same.
+       take the same. So do the calls of a layer that is called several times: their
+       numbers need not mean the same, nested models are computed in another order.
     4. What is left is aligned by structure, both graphs read depth first.
     """
     search = _Search(target, source)
     search.pair_equal_weights()
     search.pair_equal_names()
     search.spread()
+    search.pair_calls()
     search.align()
     return search.pairs
 
@@ -41,10 +43,31 @@ class _Search:
         self._ours, self._theirs = target.depth_first(), source.depth_first()
         self._kinds = {name: _kind(node) for name, node in target.nodes.items()}
         self._their_kinds = {name: _kind(node) for name, node in source.nodes.items()}
+        self._calls = _calls(target, self._ours)
+        self._their_calls = _calls(source, self._theirs)
+        # Layers, by the names of their first calls, and from each call to its layer.
+        self._layers, self._taken_layers = {}, set()
+        self._layer = {n: k for k, names in self._calls.items() for n in names}
+        self._their_layer = {
+            n: k for k, names in self._their_calls.items() for n in names
+        }
 
     def _add(self, pairs):
         self.pairs.update(pairs)
         self._taken.update(theirs for _, theirs in pairs)
+
+    def _add_layers(self, pairs):
+        """Pair layers, and their calls where each has a single one."""
+        self._layers.update(pairs)
+        self._taken_layers.update(theirs for _, theirs in pairs)
+        calls = [(self._calls[a], self._their_calls[b]) for a, b in pairs]
+        self._add([(*a, *b) for a, b in calls if len(a) == len(b) == 1])
+
+    def _may(self, ours, theirs):
+        """Whether nothing that is known about their layers forbids a pair of calls."""
+        a, b = self._layer[ours], self._their_layer[theirs]
+        known = self._layers.get(a)
+        return known == b if known else b not in self._taken_layers
 
     def pair_equal_weights(self):
         """Of several equal layers that of the same name; else their order decides.
@@ -52,30 +75,30 @@ class _Search:
         Where one side has more of them (a BatchNormalization as it was made, say),
         what surrounds them decides, later.
         """
-        ours = _by_weights(self._target, self._ours, self._kinds)
-        theirs = _by_weights(self._source, self._theirs, self._their_kinds)
+        ours = _by_weights(self._target, self._calls, self._kinds)
+        theirs = _by_weights(self._source, self._their_calls, self._their_kinds)
         for key, names in ours.items():
             others = theirs.get(key, [])
             same = [n for n in names if n in others]
-            self._add([(n, n) for n in same])
+            self._add_layers([(n, n) for n in same])
             left = [n for n in names if n not in same]
             others = [n for n in others if n not in same]
             if len(left) == len(others):
-                self._add(list(zip(left, others, strict=True)))
+                self._add_layers(list(zip(left, others, strict=True)))
 
     def pair_equal_names(self):
         """Only if nearly all names that both networks have mean the same in both."""
-        weighted = [n for n in self._theirs if _has_weights(self._source.nodes[n])]
-        shared = [n for n in weighted if n in self._kinds]
+        weighted = [n for n in self._their_calls if _has_weights(self._source.nodes[n])]
+        shared = [n for n in weighted if n in self._calls]
         agreeing = [n for n in shared if self._kinds[n] == self._their_kinds[n]]
-        by_weights = [ours == theirs for ours, theirs in self.pairs.items()]
+        by_weights = [ours == theirs for ours, theirs in self._layers.items()]
         if (
             2 * len(agreeing) >= len(weighted)
             and len(agreeing) >= MOST * len(shared)
             and sum(by_weights) >= MOST * len(by_weights)
         ):
-            free = (n for n in agreeing if n not in self.pairs)
-            self._add([(n, n) for n in free if n not in self._taken])
+            free = (n for n in agreeing if n not in self._layers)
+            self._add_layers([(n, n) for n in free if n not in self._taken_layers])
 
     def spread(self):
         """Pair calls of one kind that take the same tensors."""
@@ -84,11 +107,26 @@ class _Search:
             taken = _taken(self._source, theirs)
             takers[self._their_kinds[theirs], taken].append(theirs)
         for ours in self._ours:
+            if ours in self.pairs:
+                continue
             taken = _taken(self._target, ours, self.pairs)
             found = takers.get((self._kinds[ours], taken), ())
-            found = [n for n in found if n not in self._taken]
-            if found and ours not in self.pairs:
+            found = [n for n in found if n not in self._taken and self._may(ours, n)]
+            if found:
                 self._add([(ours, ours if ours in found else found[0])])
+
+    def pair_calls(self):
+        """Of paired layers' calls that take what has no pair: by inputs, by order."""
+        for ours in self._ours:
+            if ours in self.pairs or self._layer[ours] not in self._layers:
+                continue
+            found = self._their_calls[self._layers[self._layer[ours]]]
+            found = [n for n in found if n not in self._taken]
+            reached = _reached(self._target, ours)
+            same = [n for n in found if _reached(self._source, n) == reached]
+            if found:
+                self._add([(ours, (same or found)[0])])
+                self.spread()
 
     def align(self):
         """Pair what lies between pairs in the same order."""
@@ -102,9 +140,8 @@ class _Search:
         for block in matcher.get_matching_blocks():
             ours = self._ours[block.a : block.a + block.size]
             theirs = self._theirs[block.b : block.b + block.size]
-            self._add(
-                [p for p in zip(ours, theirs, strict=True) if p[0] not in self.pairs]
-            )
+            pairs = zip(ours, theirs, strict=True)
+            self._add([p for p in pairs if p[0] not in self.pairs and self._may(*p)])
 
 
 def _kind(node):
@@ -120,16 +157,22 @@ def _has_weights(node):
     return node.is_layer and bool(node.operation.weights)
 
 
-def _by_weights(graph, names, kinds):
-    """Dict from kind and weights to the calls that have them, in order."""
-    sums, found = {}, defaultdict(list)
+def _calls(graph, names):
+    """Dict from a layer's (or operation's) first call to all of them, in order."""
+    first = {id(layer): name for name, layer in graph.layers().items()}
+    found = defaultdict(list)
     for name in names:
-        layer = graph.nodes[name].operation
-        if not _has_weights(graph.nodes[name]):
-            continue
-        if id(layer) not in sums:
-            sums[id(layer)] = _checksum(layer)
-        found[kinds[name], sums[id(layer)]].append(name)
+        found[first.get(id(graph.nodes[name].operation), name)].append(name)
+    return found
+
+
+def _by_weights(graph, names, kinds):
+    """Dict from kind and weights to the layers that have them, in order."""
+    found = defaultdict(list)
+    for name in names:
+        if _has_weights(graph.nodes[name]):
+            checksum = _checksum(graph.nodes[name].operation)
+            found[kinds[name], checksum].append(name)
     return found
 
 
@@ -151,3 +194,10 @@ def _taken(graph, name, pairs=None):
             producer = pairs.get(producer, False)  # False: nothing in the source
         found.append((producer, number))
     return tuple(found)
+
+
+def _reached(graph, name):
+    """Numbers of the graph's inputs that a call depends on."""
+    names = {name, *graph.ancestors(graph.nodes[name].inputs)}
+    entering = {id(t) for n in names for t in graph.nodes[n].inputs}
+    return [i for i, t in enumerate(graph.inputs) if id(t) in entering]

@@ -280,7 +280,10 @@ def check_channels_last(graph, argument):
         argument: name of the argument that the network came as.
     """
     for node in graph.nodes.values():
-        if getattr(node.operation, "data_format", None) == "channels_first":
+        layer = node.operation
+        while isinstance(layer, keras.layers.Wrapper):  # TimeDistributed
+            layer = layer.layer
+        if getattr(layer, "data_format", None) == "channels_first":
             remedy = "Build the same network with `data_format='channels_last'`, or "
             remedy += "after `keras.config.set_image_data_format('channels_last')`, "
             remedy += "and copy the weights with `set_weights`: they are the same."

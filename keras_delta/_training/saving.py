@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_delta import _disk, regularizers
 from keras_delta._errors import warn
+from keras_delta._network.copies import keep_frozen
 from keras_delta._network.graph import Graph
 
 ATOMIC = (".keras", ".weights.h5")
@@ -52,6 +53,7 @@ class Saving:
             config[part] = keras.saving.deserialize_keras_object(
                 config[part], custom_objects=custom_objects
             )
+        keep_frozen(config["target"])
         places = config.pop("places", {})
         # A network that its own class builds anew may number its layers otherwise.
         graphs = [Graph(config[part]) for part in ("target", "source")]

@@ -2,6 +2,11 @@
 
 import contextlib
 
+import keras
+
+from keras_delta._network.copies import inputs_like
+from keras_delta._network.graph import input_structure
+
 
 class TargetAlone:
     """Mix-in for `DeltaModel`: what Keras does besides training, without the source."""
@@ -73,7 +78,13 @@ class TargetAlone:
         )
 
     def export(self, filepath, *args, **kwargs):
-        """Export the target alone; see `keras.Model.export`."""
+        """Export the target alone, in inference mode; see `keras.Model.export`.
+
+        Keras's own export of a network leaves random flips and the like switched on.
+        """
         if not self.hosts.is_first:
             return None
-        return self.target.export(filepath, *args, **kwargs)
+        inputs = inputs_like(input_structure(self.target))
+        outputs = self.target(inputs, training=False)
+        exported = keras.Model(inputs, outputs, name=self.target.name)
+        return exported.export(filepath, *args, **kwargs)

@@ -124,6 +124,40 @@ def test_a_shared_layer_is_paired_by_any_of_its_calls(calls_of_target, calls_of_
     assert [v.path for v, _ in pairing.variables] == ["shared/kernel", "shared/bias"]
 
 
+def two_images(nested, front=None, heads=1):
+    """Two images through the same convolutions, in a model of their own or not."""
+    ours = [layers.Conv2D(3, 3, padding="same", name=f"conv{i}") for i in range(2)]
+    inner = keras.Input((8, 8, 3))
+    branch = keras.Model(inner, ours[1](ours[0](inner)), name="branch")
+    images = [keras.Input((8, 8, 3)) for _ in range(2)]
+    entering = [front()(x) for x in images] if front else images
+    a, b = (branch(x) if nested else ours[1](ours[0](x)) for x in entering)
+    outputs = [b, layers.Subtract(name="minus")([a, b])]
+    return keras.Model(images, outputs[-heads:])
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("front", [None, lambda: layers.Rescaling(2.0)])
+def test_calls_of_shared_layers_are_pairs_where_they_take_the_same(front, heads):
+    """Their numbers say less: one network computes by branches, one by layers."""
+    target, source = two_images(True, front, heads), two_images(False)
+    source.set_weights(target.get_weights())
+    pairing = pair(target, source)
+    x = [np.full((1, 8, 8, 3), v, "float32") for v in (1.0, 5.0)]
+    calls = ["conv0", "conv1", "conv0#1", "conv1#1"]
+
+    def maps(graph, names, scale=1.0):
+        fetches = [graph.output_of(n) for n in names]
+        return graph.run(fetches, graph.inputs, [v * scale for v in x], training=False)
+
+    partners = [pairing.names[n] for n in calls]
+    assert sorted(partners) == sorted(calls)
+    ours = maps(pairing.target, calls)
+    theirs = maps(pairing.source, partners, 2.0 if front else 1.0)
+    for mine, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(mine, other)
+
+
 def test_a_source_that_does_not_match_is_refused(new_backbone):
     source = new_backbone(widths=(4, 7, 8))
     target = attach_head(new_backbone(widths=(4, 6, 8)), 3)

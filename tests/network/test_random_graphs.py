@@ -3,168 +3,155 @@
 `KERAS_DELTA_EXAMPLES=1000` draws more networks than the test suite has time for.
 """
 
-import os
+import warnings
 
 import keras
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+import pytest
 from hypothesis import strategies as st
 from keras import layers, ops
+from random_graphs import build_source, build_target
+from random_plans import drawn, images, plans
 
+import keras_delta as kd
 from keras_delta._network.copies import copy_model
 from keras_delta._network.graph import Graph
 from keras_delta._network.networks import Networks
 
-SIDE, WIDTH = 8, 4
-KINDS = {
-    "conv": lambda name: layers.Conv2D(WIDTH, 3, padding="same", name=name),
-    "point": lambda name: layers.Conv2D(WIDTH, 1, activation="relu", name=name),
-    "depthwise": lambda name: layers.DepthwiseConv2D(3, padding="same", name=name),
-    "norm": lambda name: layers.LayerNormalization(name=name),
-    "group": lambda name: layers.GroupNormalization(2, name=name),
-    "batch": lambda name: layers.BatchNormalization(trainable=False, name=name),
-    "relu": lambda name: layers.ReLU(name=name),
-    "dense": lambda name: layers.Dense(WIDTH, name=name),
-}
-FRONTS = {
-    "none": (),
-    "scale": (lambda: layers.Rescaling(1 / 128, -1),),
-    "flip": (layers.RandomFlip, lambda: layers.RandomTranslation(0.3, 0.3)),
-    "noise": (lambda: layers.GaussianNoise(0.3), lambda: layers.Dropout(0.2)),
-    "ops": (lambda: lambda x: x / 2.0 - 1.0,),
-}
-STEP = st.tuples(st.sampled_from([*KINDS, "add", "join", "gate"]), st.integers(0, 3))
 
-
-@st.composite
-def drawn(draw):
-    """(steps, places of inserted layers, fronts of target and source, options)."""
-    steps = draw(st.lists(STEP, min_size=2, max_size=8))
-    inserted = draw(st.sets(st.integers(1, len(steps)), max_size=2))
-    fronts = draw(st.tuples(*[st.sampled_from([*FRONTS])] * 2))
-    options = draw(st.fixed_dictionaries(dict.fromkeys(OPTIONS, st.booleans())))
-    return steps, inserted, fronts, options
-
-
-OPTIONS = ("renamed", "nested", "own source")
-
-
-def body(x, steps, inserted, name):
-    """The network behind its front; names of layers that are in both of them."""
-    kept, before = {}, [x]
-    for i, (kind, back) in enumerate(steps):
-        if i in inserted:
-            x = layers.Conv2D(WIDTH, 3, padding="same", name=f"{name}new{i}")(x)
-        own, other = f"{name}{i}", before[-1 - back % len(before)]
-        made = []
-        if i == 0:  # colours to maps
-            made = [layers.Conv2D(WIDTH, 3, padding="same", name=own)]
-            x = made[0](x)
-        elif kind == "add" and other.shape == x.shape:
-            x = layers.Add(name=own)([x, other])
-        elif kind == "join":
-            both = layers.Concatenate(name=f"{own}join")([x, other])
-            made = [layers.Conv2D(WIDTH, 1, name=own)]
-            x = made[0](both)
-        elif kind == "gate":
-            pooled = layers.GlobalAveragePooling2D(keepdims=True)(x)
-            made = [layers.Conv2D(WIDTH, 1, activation="sigmoid", name=own)]
-            x = layers.Multiply()([x, made[0](pooled)])
-        elif kind in KINDS:
-            made = [KINDS[kind](own)]
-            x = made[0](x)
-        kept.update((i, layer) for layer in made if layer.weights)
-        before.append(x)
-    return x, kept
-
-
-def network(steps, inserted, front, name="n", nested=False, head=0):
-    x = inputs = keras.Input((SIDE, SIDE, 3))
-    for make in FRONTS[front]:
-        x = make()(x)
-    if nested:
-        inner = keras.Input(x.shape[1:])
-        end, kept = body(inner, steps, inserted, name)
-        x = keras.Model(inner, end, name=f"{name}inner")(x)
+@drawn(6, plans())
+def test_pairs_and_maps(plan):
+    source = build_source(plan)
+    target = build_target(plan, source)
+    x = images(plan)
+    ours = target.calls(Graph(target.model), x)
+    assert all(ours.values())  # the graph computes what Keras does
+    # Maps are equal where no inserted layer lies before.
+    taps = [n for n, p in ours.items() if not p & target.changed and not is_head(p)]
+    if plan.own_source:
+        theirs = source.calls(Graph(source.model), x)
+        taps = {t: next(n for n, p in theirs.items() if p & ours[t]) for t in taps}
     else:
-        x, kept = body(x, steps, inserted, name)
-    if head:
-        x = layers.Dense(head, name="head")(layers.GlobalAveragePooling2D()(x))
-    return keras.Model(inputs, x), kept
+        # A snapshot: all is equal, inserted layers too.
+        taps = [n for n, p in ours.items() if not is_head(p)]
+    given = source.model if plan.own_source else None
+    networks = Networks(target.model, given, taps)
+    if plan.own_source:
+        check_pairs(networks, ours, source.calls(networks.source, x))
+        assert new_places(networks, ours) == {
+            p for p in target.places if "new" in p or is_head([p])
+        }
+    else:
+        assert new_places(networks, ours) == {p for p in target.places if is_head([p])}
+    check_maps(networks, target, ours, x)
 
 
-def settle(kept):
-    rng = np.random.default_rng(0)
-    for layer in kept.values():
-        for v in layer.weights:
-            v.assign(np.abs(rng.normal(size=v.shape)) * 0.3 + 0.05)
-
-
-@settings(
-    max_examples=int(os.environ.get("KERAS_DELTA_EXAMPLES", 12)),
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
-@given(drawn())
-def test_any_network(network_drawn):
-    steps, inserted, (front, source_front), options = network_drawn
-    inserted = {i for i in inserted if i < len(steps)}
-    source, theirs = network(steps, (), source_front, nested=False)
-    settle(theirs)
-    name = "m" if options["renamed"] else "n"
-    target, ours = network(steps, inserted, front, name, options["nested"], head=3)
-    for i, layer in ours.items():
-        layer.set_weights(theirs[i].get_weights())
-    x = np.random.default_rng(1).uniform(0, 255, (2, SIDE, SIDE, 3)).astype("float32")
-    copied = copy_model(target)
-    np.testing.assert_array_equal(copied(x, training=False), target(x, training=False))
-    assert not {id(v) for v in copied.weights} & {id(v) for v in target.weights}
-
-    given_source = source if options["own source"] else None
-    if given_source is None:
-        return check_snapshot(target, x)
-    graph = Graph(target)
-    by_layer = {id(node.operation): n for n, node in graph.nodes.items()}
-    # Taps where no inserted layer lies before: there the maps have to be equal.
-    first = min(inserted, default=len(steps))
-    taps = {
-        by_layer[id(layer)]: theirs[i].name for i, layer in ours.items() if i < first
+def check_pairs(networks, ours, theirs):
+    """Calls are pairs that are at one place of the plan, and no others."""
+    pairs = {t: s for t, s in networks.pairing.names.items() if t in ours}
+    assert set(pairs) == {
+        t for t, places in ours.items() if not is_head(places) and not is_new(places)
     }
-    networks = Networks(target, given_source, taps)
-    expected = {by_layer[id(layer)]: theirs[i].name for i, layer in ours.items()}
-    found = {
-        n: s
-        for n, s in networks.pairing.names.items()
-        if graph.nodes[n].is_layer and graph.nodes[n].operation.weights
-    }
-    assert found == expected
-    new = {n.split("/")[-1] for n in networks.pairing.new_layers}
-    assert new == {f"{name}new{i}" for i in inserted} | {"head"}
-    check_maps(networks, x)
+    for name, other in pairs.items():
+        assert ours[name] & theirs[other], (name, other)
 
 
-def check_snapshot(target, x):
-    """With `source=None` all is equal, whatever is random in front."""
-    graph = Graph(target)
-    taps = [
-        n
-        for n, node in graph.nodes.items()
-        if node.is_layer
-        and node.operation.weights
-        and len(node.outputs[0].shape) == 4
-        # Not a gate, whose map has one position.
-        and node.outputs[0].shape[1] == SIDE
-    ]
-    check_maps(Networks(target, None, taps), x)
+def new_places(networks, ours):
+    return {p for name in networks.pairing.new_layers for p in ours[name]}
 
 
-def check_maps(networks, x):
-    """In training mode: no BatchNormalization trains, and noise lies in front."""
+def is_head(places):
+    return any("head" in p for p in places)
+
+
+def is_new(places):
+    return any("new" in p for p in places)
+
+
+def check_maps(networks, target, calls, x):
+    """Source and target have equal maps: in training, noise in front is one draw."""
+    expected = target.maps(x)
+    found = networks.run_source(x)
+    for tap, value in found.items():
+        assert any(np.array_equal(value, expected[p]) for p in calls[tap]), tap
+    # No BatchNormalization of the plan trains.
     fetches = networks.target_taps, networks.entry.tensors
     _, (maps, entering) = networks.run_target(x, True, fetches)
     source_maps = networks.go_on_in_source(networks.entry.feeds, entering)
     for tap, value in maps.items():
-        np.testing.assert_array_equal(value, source_maps[tap])
+        np.testing.assert_array_equal(value, source_maps[tap], err_msg=tap)
         assert ops.any(value != 0)
+
+
+@drawn(6, plans())
+def test_copies(plan):
+    """Of any network, whole: the same values from layers and weights of its own."""
+    target = build_target(plan, build_source(plan)).model
+    x = images(plan)
+    copied = copy_model(target)
+    for mine, theirs in zip(
+        keras.tree.flatten(copied(x, training=False)),
+        keras.tree.flatten(target(x, training=False)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(mine, theirs)
+    assert not {id(v) for v in copied.weights} & {id(v) for v in target.weights}
+
+
+@drawn(6, plans(own_source=True))
+def test_auto_taps(plan):
+    """Layers that both networks have at one place, with maps of one shape."""
+    source = build_source(plan)
+    target = build_target(plan, source)
+    x = images(plan)
+    with warnings.catch_warnings():
+        # Much may lie behind the last: a documented warning.
+        warnings.filterwarnings("ignore", "`taps='auto'` compares")
+        networks = Networks(target.model, source.model)
+    ours, theirs = (
+        target.calls(Graph(target.model), x),
+        source.calls(networks.source, x),
+    )
+    assert networks.taps
+    for mine, other in networks.taps.items():
+        assert mine in networks.pairing.names
+        assert networks.target_taps[mine].shape == networks.source_taps[mine].shape
+        assert len(networks.target_taps[mine].shape) >= 3
+        if mine in ours:
+            assert ours[mine] & theirs[other]
+
+
+FIRST = {"data_format": "channels_first"}
+OF_MAPS = {
+    "convolution": lambda: layers.Conv2D(2, 3, padding="same", **FIRST),
+    "depthwise": lambda: layers.DepthwiseConv2D(3, padding="same", **FIRST),
+    "separable": lambda: layers.SeparableConv2D(2, 3, padding="same", **FIRST),
+    "transposed": lambda: layers.Conv2DTranspose(2, 3, padding="same", **FIRST),
+    "pooling": lambda: layers.AveragePooling2D(1, **FIRST),
+    "upsampling": lambda: layers.UpSampling2D(2, **FIRST),
+    "padding": lambda: layers.ZeroPadding2D(1, **FIRST),
+    "dropout": lambda: layers.SpatialDropout2D(0.5, **FIRST),
+    "nested": lambda: keras.Sequential([layers.Conv2D(2, 1, **FIRST)]),
+}
+
+
+@drawn(6, plans(tokens=None, heads=(1, 1)), st.sampled_from([*OF_MAPS]))
+def test_channels_first_are_refused(plan, kind):
+    """Wherever such a layer is, and by what compares, pools or serves maps."""
+    source = build_source(plan._replace(old_head=False)).model
+    target = build_target(plan, build_source(plan))
+    x = layers.Permute((3, 1, 2))(target.ends[0])
+    layer = OF_MAPS[kind]()
+    x = layers.Permute((2, 3, 1))(layer(x))
+    mixed = keras.Model(target.model.inputs, x, name="mixed")
+    name = layer.layers[0].name if kind == "nested" else layer.name
+    refused = f"mixed, whose layer '{name}' has .*channels_first.*channels_last"
+    for use in (
+        lambda: kd.DeltaModel(mixed),
+        lambda: kd.DeltaModel(mixed, source=source),
+        lambda: kd.DeltaModel(target.model, source=mixed),
+        lambda: kd.attach_head(mixed, 3),
+        lambda: kd.export_for_serving(mixed, "nowhere", ["a", "b"]),
+    ):
+        with pytest.raises(ValueError, match=refused):
+            use()

@@ -334,6 +334,14 @@ def test_channels_first_is_refused_by_name():
             use()
 
 
+def test_channels_first_inside_of_a_wrapper_are_refused():
+    i = keras.Input((2, 3, 8, 8))
+    inner = layers.Conv2D(4, 3, data_format="channels_first")
+    model = keras.Model(i, layers.TimeDistributed(inner, name="each")(i))
+    with pytest.raises(ValueError, match="layer 'each' has data_format='channels_f"):
+        kd.DeltaModel(model)
+
+
 def test_the_advice_about_channels_first_works():
     def network(data_format):
         shape = (3, 8, 8) if data_format == "channels_first" else (8, 8, 3)

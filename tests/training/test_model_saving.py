@@ -445,3 +445,57 @@ def test_early_stopping_and_plateau(new_backbone):
     assert len(log["loss"]) < 6 and log["learning_rate"][-1] < 5.0
     best = min(remember.weights, key=lambda found: found[0])[1]
     reference.assert_same_weights(model.target, best, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_frozen_attention_stays_frozen(frozen, tmp_path):
+    """Keras builds the parts of a frozen layer anew, and they would train."""
+    x = i = keras.Input((4, 6))
+    x = keras.layers.Dense(6, name="dense")(x)
+    x = keras.layers.MultiHeadAttention(2, 3, name="attention")(x, x)
+    source = keras.Model(i, x)
+    source.get_layer("dense").bias.assign(np.ones(6))
+    target = kd.attach_head(source, 3)
+    target.get_layer("attention").trainable = not frozen
+    model = kd.DeltaModel(target, source=source, taps=["dense", "attention"])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    # Weight decay moves whatever the optimizer is given.
+    optimizer = keras.optimizers.AdamW(0.01, weight_decay=0.1)
+    model.compile(optimizer, loss, regularizer="feature_map", run_eagerly=True)
+    x = np.random.default_rng(0).normal(size=(6, 4, 6)).astype("float32")
+    y = np.arange(6) % 3
+    model.fit(x, y, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    names = [v.path for v in model.trainable_variables]
+    assert [v.path for v in loaded.trainable_variables] == names
+    assert len(names) == 4 + 8 * (not frozen)
+    before = loaded.source.get_weights()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        for again in model, loaded:
+            again.fit(x, y, shuffle=False, verbose=0)
+    assert_same_state(model, loaded)
+    reference.assert_same_weights(before, loaded.source.get_weights(), 0, 0)
+
+
+def test_export_switches_augmentation_off(backbone, tmp_path):
+    """Of a target that flips and shifts its images itself."""
+    x = i = keras.Input((16, 16, 3), name="photo")
+    for layer in (
+        keras.layers.RandomFlip(),
+        keras.layers.RandomTranslation(0.3, 0.3),
+        backbone,
+        keras.layers.GlobalAveragePooling2D(),
+        keras.layers.Dense(3),
+    ):
+        x = layer(x)
+    model = kd.DeltaModel(keras.Model(i, x))
+    model.export(str(tmp_path / "model"), verbose=False)
+    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    images = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype("float32")
+    expected = model.predict(images, verbose=0)
+    for _ in range(3):
+        np.testing.assert_allclose(loaded.serve(images), expected, atol=1e-5)
+    found = loaded.signatures["serving_default"](photo=tf.constant(images))
+    np.testing.assert_allclose(found["output_0"], expected, atol=1e-5)
