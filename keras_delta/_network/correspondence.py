@@ -57,11 +57,10 @@ class _Search:
         self._taken.update(theirs for _, theirs in pairs)
 
     def _add_layers(self, pairs):
-        """Pair layers, and their calls where each has a single one."""
+        """Pair layers, and of their calls the first, if the source has no other."""
         self._layers.update(pairs)
         self._taken_layers.update(theirs for _, theirs in pairs)
-        calls = [(self._calls[a], self._their_calls[b]) for a, b in pairs]
-        self._add([(*a, *b) for a, b in calls if len(a) == len(b) == 1])
+        self._add([(a, b) for a, b in pairs if len(self._their_calls[b]) == 1])
 
     def _may(self, ours, theirs):
         """Whether nothing that is known about their layers forbids a pair of calls."""
