@@ -30,10 +30,16 @@ METHODS = {
     # In the variant "relative" the same as feature_map.
     "delta, uniform": lambda: R.Delta(attention="uniform"),
     "delta, computed": lambda: R.Delta(),
+    # The head that fine-tuning begins with, by itself and with what follows.
+    "probe": lambda: "l2_fe",
+    "l2, fitted head": lambda: "l2",
+    "l2_sp, fitted head": lambda: "l2_sp",
+    "delta, fitted head": lambda: R.Delta(attention="uniform"),
     # The same with the maps of the source read from a cache.
     "delta, cached": lambda: R.Delta(attention="uniform"),
     "delta, cached, float32": lambda: R.Delta(attention="uniform"),
 }
+FITTED = [name for name in METHODS if name == "probe" or name.endswith("fitted head")]
 CACHES = {
     "delta, cached": lambda views: kd.SourceMapCache(views=views),
     "delta, cached, float32": lambda views: kd.SourceMapCache(
@@ -63,7 +69,7 @@ def arguments():
         help="of the target; Keras's own default is 0.99",
     )
     add("--views", type=int, help="fixed crops of each image; needed for a cache")
-    usual = [name for name in METHODS if name not in CACHES]
+    usual = [name for name in METHODS if name not in {*CACHES, *FITTED}]
     add("--methods", nargs="+", default=usual, choices=METHODS)
     add("--csv", type=Path, help="write every run's figures there")
     return parser.parse_args()
@@ -105,17 +111,20 @@ def run(method, seed, source, train_set, test_set, args):
         cache = CACHES[method](args.views) if method in CACHES else None
         model = kd.DeltaModel(target, source=source, source_maps=cache)
         model.compile(**settings, regularizer=METHODS[method]())
-        start = {"fit_head": "auto" if args.fit_head else False}
+        start = {"fit_head": method in FITTED}
         model.prepare(train, verbose=0, **start)
+        start = {"fit_head": False}  # it is by now
     prepare, began = time.perf_counter() - began, time.perf_counter()
-    history = model.fit(
-        train,
-        epochs=args.epochs,
-        shuffle=False,
-        **start,
-        callbacks=[kd.callbacks.TerminateOnNaN()],
-        verbose=0,
-    ).history
+    history = {"accuracy": [float("nan")]}
+    if method != "probe":
+        history = model.fit(
+            train,
+            epochs=args.epochs,
+            shuffle=False,
+            callbacks=[kd.callbacks.TerminateOnNaN()],
+            verbose=0,
+            **start,
+        ).history
     training = time.perf_counter() - began
     accuracy = model.evaluate(test, verbose=0, return_dict=True)["accuracy"]
     return {

@@ -55,7 +55,14 @@ def train(sets, rank, method, seed, args):
     model.compile(optimizer, loss, metrics=["accuracy"])
     data = sets["train"].batches(args.size, 16, training=True, seed=seed)
     began = time.process_time()
-    model.fit(data, epochs=args.epochs, regularizer=method, shuffle=False, verbose=0)
+    model.fit(
+        data,
+        epochs=args.epochs,
+        regularizer=method,
+        fit_head=False,
+        shuffle=False,
+        verbose=0,
+    )
     seconds = time.process_time() - began
     test = sets["test"].batches(args.size, 64)
     accuracy = model.evaluate(test, verbose=0, return_dict=True)["accuracy"]

@@ -13,8 +13,6 @@ import pytest
 import tensorflow as tf
 from networks import SIZE, make_backbone
 
-import keras_delta
-
 pytest_plugins = ["cpu_budget"]
 
 # In the background of a shell Ctrl-C is ignored, and would be in all that tests start.
@@ -41,15 +39,6 @@ def _same_start():
     policy = keras.config.dtype_policy()
     yield
     keras.config.set_dtype_policy(policy)
-
-
-@pytest.fixture(autouse=True)
-def _heads_as_they_were_made(monkeypatch):
-    """Training begins at random heads, but where a test asks for fitted ones.
-
-    Oracles compute steps, not starts; and each fit of a head takes its time.
-    """
-    monkeypatch.setattr(keras_delta.DeltaModel, "fit_head", False)
 
 
 @pytest.fixture

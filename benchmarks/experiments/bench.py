@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_delta import backbones, _disk, optimizers, regularizers
+from keras_delta import backbones, _disk, fit_head, optimizers, regularizers
 from keras_delta._inputs import replay
 from keras_delta._inputs.samples import Samples, joined
 from keras_delta.attention import ChannelAttention, losses
@@ -72,8 +72,14 @@ class Bench:
         model = self._models.begin(key, lambda: self._build(cell, classes, wanted))
         _draw_head(model, cell.seed)
         model.regularizer.take_strengths(wanted)
+        seconds = []
+        if cell.head != "random":
+            where = {**where, "head": cell.head}
+            began = time.process_time()
+            fit_head(model, train(), verbose=0)
+            seconds.append(time.process_time() - began)
         members = regularizers.members(model.regularizer)
-        seconds = [self._prepare(cell, model, m, train, where) for m in members]
+        seconds += [self._prepare(cell, model, m, train, where) for m in members]
         set_seeds(cell.seed)
         return model, sum(seconds)
 

@@ -22,6 +22,7 @@ ATTENTIONS = (
     "moving",
 )
 BATCH_NORMS = ("training", "frozen")
+HEADS = ("random", "fitted", "only")
 STRENGTHS = ("constant", "decaying", "every_second")
 
 
@@ -53,6 +54,8 @@ class Cell:
         temperature: of the attention's softmax.
         taps: `"auto"`, or a tuple of layer names.
         batch_norm: `"training"`, or `"frozen"`: inference mode, nothing of it trained.
+        head: where training begins: `"random"`; `"fitted"`, see
+            `keras_delta.fit_head`; `"only"`: fitted, and nothing is trained.
         strength: `"constant"`, `"decaying"` to zero in a straight line, or
             `"every_second"` step.
         label_noise: share of each class's training images with a wrong label.
@@ -80,6 +83,7 @@ class Cell:
     temperature: float = 5.0
     taps: str | tuple = "auto"
     batch_norm: str = "training"
+    head: str = "random"
     strength: str = "constant"
     label_noise: float = 0.0
     corruptions: tuple = ()
@@ -96,6 +100,7 @@ class Cell:
                 object.__setattr__(self, name, float(getattr(self, name)))
         _arguments.choice("attention", self.attention, ATTENTIONS)
         _arguments.choice("batch_norm", self.batch_norm, BATCH_NORMS)
+        _arguments.choice("head", self.head, HEADS)
         _arguments.choice("strength", self.strength, STRENGTHS)
         _arguments.number("label_noise", self.label_noise, most=1)
 
@@ -110,6 +115,8 @@ class Cell:
         # What this cell makes no use of must not tell it from others.
         del found["protocol"]["repeats"], found["protocol"]["folds"]
         del found["protocol"]["strengths"], found["protocol"]["strengths_of"]
+        if self.head == "random":  # as before there were others
+            del found["head"]
         if not methods.get(self.method).attended:
             for name in ("attention", "attention_samples", "temperature"):
                 del found[name]

@@ -13,7 +13,7 @@ from experiments.plan import Plan
 from experiments.store import ResultStore
 from keras_delta._runs import devices, launch, status
 
-STUDIES = ("few-shot", "why", "robustness")
+STUDIES = ("few-shot", "why", "robustness", "start")
 # Which options go with one kind of experiment alone.
 GOES_WITH = {
     **dict.fromkeys(("--per-class", "--smoke", "--image-size"), "--study"),
@@ -24,6 +24,7 @@ OF_CELL = ("--cell", "--store", "--data-dir", "--any-version")
 SMOKE = {
     "few-shot": {"methods": ("l2_fe", "delta")},
     "why": {"conditions": (studies.REFERENCE, *studies.CONDITIONS[2:4])},
+    "start": {"conditions": (studies.FROM_RANDOM, *studies.STARTS[:4])},
     "robustness": {
         "methods": ("delta",),
         "noises": (0.0, 0.2),
@@ -219,7 +220,7 @@ def _of_study(name, args, options):
         options["protocol"] = options["protocol"].replace(
             iterations=SMOKE_ITERATIONS, folds=2
         )
-    if name == "why":
+    if name in ("why", "start"):
         options.pop("methods", None)
     return getattr(studies, name.replace("-", "_"))(**options)
 

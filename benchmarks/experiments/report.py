@@ -21,6 +21,9 @@ PARTS = {  # of each experiment: (stem, what makes it, whether it needs DELTA)
         ("ablation", lambda f: tables.ablation_table(f, studies.REFERENCE[1]), False),
         ("strengths", lambda f: figures.strength_curve(_strengths(f)), False),
     ],
+    "start": [
+        ("heads", lambda f: tables.ablation_table(f, studies.FROM_RANDOM[1]), False)
+    ],
     "robustness": [
         ("accuracy", tables.robustness_table, False),
         ("differences", tables.robustness_differences, True),

@@ -27,6 +27,13 @@ FEW_SHOT = (
 )
 WHY = (("folder:flowers12", 10), ("folder:pacs/sketch", 20))
 ROBUSTNESS = (("folder:flowers12", 20),)
+START = (
+    *(("folder:flowers12", k) for k in (5, 10, 20)),
+    *(("folder:trash6", k) for k in (10, 40)),
+    *(("folder:dtd10", k) for k in (10, 40)),
+    ("folder:pacs/cartoon", 20),
+    ("folder:pacs/sketch", 20),
+)
 CHOICE_PER_CLASS = 10
 CHOICE_ITERATIONS = 32
 NOISES = (0.0, 0.1, 0.2, 0.4)
@@ -40,6 +47,7 @@ AFTER_ACTIVATION = (
 LAST_TAP = ("block7a_project_conv",)
 
 # (factor, label, what differs from the reference)
+OF_PROTOCOL = ("batch_norm_momentum", "rates")
 REFERENCE = ("reference", "DELTA: attention computed, T = 5, alpha = 5", {})
 CONDITIONS = (
     ("penalty", "none: L2", {"method": "l2"}),
@@ -69,6 +77,25 @@ CONDITIONS = (
         *("other attention", "maps after the activation, uniform"),
         {"taps": AFTER_ACTIVATION, "attention": "uniform"},
     ),
+)
+
+
+# Where training begins, at which rate, and what BatchNorm does meanwhile.
+FROM_RANDOM = ("reference", "DELTA w/o ATT, random head", {"method": "feature_map"})
+FITTED = {"method": "feature_map", "head": "fitted"}
+SLOW = {"rates": {"default": 0.003}}
+STARTS = (
+    ("probe", "the fitted head alone", {"method": "l2_fe", "head": "only"}),
+    ("head", "DELTA w/o ATT, fitted head", FITTED),
+    ("rate", "DELTA w/o ATT, fitted head, 0.003", {**FITTED, **SLOW}),
+    (
+        *("BatchNorm", "DELTA w/o ATT, fitted head, 0.003, frozen"),
+        {**FITTED, **SLOW, "batch_norm": "frozen"},
+    ),
+    ("method", "L2, random head", {"method": "l2"}),
+    ("method", "L2, fitted head", {**FITTED, "method": "l2"}),
+    ("method", "L2-SP, random head", {"method": "l2_sp"}),
+    ("method", "L2-SP, fitted head", {**FITTED, "method": "l2_sp"}),
 )
 
 
@@ -176,16 +203,16 @@ def why(
     Args:
         settings, repeats, stage, **options: see `few_shot`.
         conditions: (factor, label, changes) each: `changes` are arguments of `Cell`,
-            or `batch_norm_momentum`.
+            or of its protocol.
     """
     options = _options(**options)
     protocol, found = options["protocol"], []
     for i, (factor, label, changes) in enumerate(conditions):
         given = {"method": "delta", **changes}
-        momentum = given.pop("batch_norm_momentum", protocol.batch_norm_momentum)
+        of_protocol = {k: given.pop(k) for k in OF_PROTOCOL if k in given}
         changed = {
             **options,
-            "protocol": protocol.replace(batch_norm_momentum=momentum),
+            "protocol": protocol.replace(**of_protocol),
             "factor": factor,
             "label": label,
         }
@@ -194,6 +221,11 @@ def why(
         for cell in _cells(settings, given.pop("method"), {**changed, **given}):
             found += _repeated(cell, repeats or protocol.repeats, 0, None, later)
     return found
+
+
+def start(settings=START, *, conditions=(FROM_RANDOM, *STARTS), **options):
+    """Random and fitted heads, and what follows them; arguments as of `why`."""
+    return why(settings, conditions=conditions, **options)
 
 
 def robustness(

@@ -86,6 +86,8 @@ class Trainer:
         rates = keras.callbacks.LearningRateScheduler(
             lambda epoch, _: protocol.rate(epoch, cell.network, images)
         )
+        if cell.head == "only":
+            epochs = 0
         history = model.fit(
             train(),
             epochs=epochs,
@@ -105,8 +107,8 @@ class Trainer:
         }
         return {
             **self._test(model, test, test_set, protocol),
-            "training_accuracy": history["accuracy"][-1],
-            "feature_penalty": history["feature_penalty"][-1],
+            "training_accuracy": history["accuracy"][-1] if epochs else None,
+            "feature_penalty": history["feature_penalty"][-1] if epochs else 0.0,
             "epochs": epochs,
             "images": images,
             "seconds": clock.training(),
@@ -225,6 +227,8 @@ class _Clock(keras.callbacks.Callback):
 
     def training(self):
         """Seconds of all epochs, as if none had been traced in."""
+        if not self.epochs:
+            return 0.0
         return float(np.median(self.epochs[1:] or self.epochs)) * len(self.epochs)
 
 

@@ -162,7 +162,7 @@ def wrong_accuracies(metrics, loss, graph):
         metrics = [metrics]
     elif not isinstance(metrics, (list, tuple)) or len(metrics) != len(tensors):
         return {}
-    found = {}
+    found, known = {}, known or [None]  # a Sequential model names no output
     each = zip(known, metrics, losses(loss, graph), tensors, strict=True)
     for name, asked, one, tensor in each:
         for metric in {m for m in tree.flatten(asked) if m in ("accuracy", "acc")}:

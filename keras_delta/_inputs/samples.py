@@ -15,7 +15,7 @@ NO_TARGETS = "The data has no targets: pass `(x, y)`."
 NO_END = (
     "The training data has no end, or does not say where it ends, so that not all of "
     "it can be looked at. Say how many samples: `attention_samples=256` of a "
-    "regularizer, `max_samples=256` of `ChannelAttention.compute`."
+    "regularizer, `max_samples=256` of `ChannelAttention.compute` or `fit_head`."
 )
 
 

@@ -180,6 +180,15 @@ class TrainingData:
             steps_per_epoch = -(-samples.length(self.x) // (self.batch_size or 32))
         return max(steps_per_epoch or 0, 0) * epochs or None
 
+    def pass_over(self, count):
+        """Read up to `count` samples and keep none, but of a generator."""
+        if self.is_generator:
+            self.look(count)
+        elif not samples.are_arrays(self.x):
+            with replay.unmoved(self.x):
+                for _ in samples.batches(self.x, self.y, max_samples=count):
+                    pass
+
     def look(self, count):
         """Up to `count` samples as `Batches`; an `ImageSet` counts no epoch for it."""
         if self.is_generator:

@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_delta import _compat, _tasks
+from keras_delta._errors import warn
 from keras_delta._inputs import labels, outputs, samples
 from keras_delta._inputs import weights as sample_weights
 from keras_delta._probe.linear import Rows
@@ -30,7 +31,7 @@ def _weights(operation):
     return getattr(operation, "weights", [])
 
 
-def read(graph, last, losses, passes):
+def read(graph, last, losses, passes, most, tell=lambda rows: None):
     """The rows that linear models in the place of the last layers are fitted on.
 
     The network runs in inference mode, but for random layers in front of its first
@@ -41,14 +42,19 @@ def read(graph, last, losses, passes):
         last: list of `LastLayer`.
         losses: list of losses, one an output.
         passes: list of iterables of batches `(x, y, weights)` of arrays, one for
-            each view of the images, in the same order; `weights` may be None.
+            each view of the images, in the same order.
+        most: rows, beyond which no more views are read.
+        tell: function that is told how many rows were read.
 
     Returns:
         List of `Rows`, one for each of `last`.
     """
     names, run = outputs.names(graph), _Run(graph, [one.entering for one in last])
     parts = [[] for _ in last]
+    number = done = 0
     for view, batches in enumerate(passes):
+        if (view + 1) * number > most:
+            break
         number = 0
         for x, y, weights in samples.regrouped(batches, BATCH):
             images = np.arange(number, number + samples.length(x))
@@ -61,6 +67,8 @@ def read(graph, last, losses, passes):
                 of_samples = weights[one.index].ravel()
                 matrix, tested = as_matrix(own, one), np.full(len(images), view == 0)
                 found.append(Rows(seen, matrix, of_samples, images, tested))
+            done += len(images)
+            tell(done)
     return [_joined(found, one) for found, one in zip(parts, last, strict=True)]
 
 
@@ -70,8 +78,7 @@ def as_matrix(y, last):
     width = last.layer.units
     if _tasks.of_loss(last.loss).labels == _tasks.INTEGERS:
         return np.eye(width)[y.reshape(-1).astype(int)]
-    y = y.reshape(len(y), width).astype("float64")
-    return y > 0 if _tasks.of_loss(last.loss).labels == _tasks.SIGNS else y
+    return y.reshape(len(y), width).astype("float64")
 
 
 def _joined(parts, last):
@@ -82,6 +89,12 @@ def _joined(parts, last):
             f"What enters the layer '{last.layer.name}' is not finite (NaN or "
             f"infinite) for {count} of {len(rows.features)} images, so no head can be "
             "fitted. Check the images, and the weights of the source."
+        )
+    if len(rows.features) > 1 and not np.ptp(rows.features, axis=0).any():
+        warn(
+            f"What enters the layer '{last.layer.name}' is the same for all images: a "
+            "head on it can only guess. Has the source its pretrained weights, and do "
+            "the images have the range that it expects?"
         )
     return rows
 

@@ -1,8 +1,11 @@
 """`fit_head`: the linear probe, which is also where fine-tuning should begin."""
 
+import itertools
+import sys
 import time
 from typing import NamedTuple
 
+import keras
 import numpy as np
 
 from keras_delta import _arguments, _tasks
@@ -60,7 +63,7 @@ def fit_head(
     strengths=linear.STRENGTHS,
     views=VIEWS,
     folds=5,
-    max_samples=MOST_ROWS,
+    max_samples=None,
     sample_weight=None,
     class_weight=None,
     seed=0,
@@ -91,7 +94,8 @@ def fit_head(
         strengths: C to choose from; a number for that one.
         views: random views of each image, besides the one that a test shows.
         folds: of the cross-validation.
-        max_samples: no more images, and views of images, than so many.
+        max_samples: no more images, and views of images, than so many; default 20,000.
+            Data without end need a number.
         sample_weight, class_weight: as `fit` takes them.
         seed: of the folds.
         verbose: 0 for silence.
@@ -111,25 +115,26 @@ def fit_head(
     began = time.perf_counter()
     options = _options(strengths, folds, seed)
     _arguments.integer("views", views, least=0)
-    _arguments.integer("max_samples", max_samples)
+    most = _arguments.integer("max_samples", max_samples, optional=True) or MOST_ROWS
     graph = Graph(getattr(model, "target", model))
-    with replay.unmoved(x):
-        first = next(samples.batches(x, y, max_samples=max_samples), None)
-    if first is None:
-        raise ValueError("No samples: a head cannot be fitted on nothing.")
-    losses = head_losses.choose(model, graph, loss, first[1]).losses
-    last, left_out = last_layers.find(graph, losses)
-    if not last:
-        reason = "; ".join(f"the {name} {why}" for name, why in left_out.items())
-        raise ValueError(f"No head of '{graph.model.name}' can be fitted: {reason}.")
     weights = {"sample_weight": sample_weight, "class_weight": class_weight}
     with replay.unmoved(x):
-        count = samples.count(x, samples.length(first[0])) or max_samples
         passes = [
-            samples.batches(each, y, max_samples=max_samples, weights=weights)
-            for each in _views(x, graph, views, count, max_samples)
+            samples.limited(
+                samples.batches(each, y, max_samples=max_samples, weights=weights),
+                *(most, True),
+            )
+            for each in _views(x, graph, views, most)
         ]
-        rows = features.read(graph, last, losses, passes)
+        first = next(passes[0], None)
+        if first is None:
+            raise ValueError("No samples: a head cannot be fitted on nothing.")
+        passes[0] = itertools.chain([first], passes[0])
+        one_label = samples.take(first[1], 0, 1)
+        losses = head_losses.choose(model, graph, loss, one_label).losses
+        last = _last_layers(graph, losses)
+        tell = _bar() if verbose != 0 and sys.stdout.isatty() else lambda rows: None
+        rows = features.read(graph, last, losses, passes, most, tell)
     fits = []
     for one, own in zip(last, rows, strict=True):
         fits.append(linear.fit(own, one.task, one.layer.units, **options))
@@ -150,14 +155,27 @@ def _options(strengths, folds, seed):
     }
 
 
-def _views(x, graph, views, count, most):
+def _views(x, graph, views, most):
     """The data once for each view, in an order that stays; as a test shows it first."""
-    views = max(0, min(views, round(most / count) - 1))
-    if hasattr(x, "as_tested") and x.image_views > 1 and count <= most:
+    if hasattr(x, "as_tested") and x.image_views > 1 and x.image_count <= most:
         return [x.as_tested()] + [x.in_order()] * min(views, x.image_views)
-    if not features.random_front(graph) or hasattr(x, "element_spec"):
-        return [x]  # nothing is random inside; or a data set that may shuffle
-    return [x] * (1 + views)
+    if features.random_front(graph) and not hasattr(x, "element_spec"):
+        return [x] * (1 + views)
+    return [x]  # nothing is random inside; or a data set that may shuffle
+
+
+def _bar():
+    """Shows how many images were read, where somebody looks."""
+    print("Features of the head:", flush=True)
+    return keras.utils.Progbar(None, unit_name="image").update
+
+
+def _last_layers(graph, losses):
+    last, left_out = last_layers.find(graph, losses)
+    if not last:
+        reason = "; ".join(f"the {name} {why}" for name, why in left_out.items())
+        raise ValueError(f"No head of '{graph.model.name}' can be fitted: {reason}.")
+    return last
 
 
 def _summary(fits, last, rows, seconds):

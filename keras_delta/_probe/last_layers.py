@@ -49,7 +49,7 @@ def find(graph, losses):
         node = _dense(graph, tensor)
         task = _tasks.of_output(loss, tensor.shape, output_activation(graph, tensor))
         if node is None:
-            reason = "does not come out of a Dense layer with a bias, on vectors"
+            reason = "does not come out of a Dense layer of kernel and bias, on vectors"
         elif task not in _tasks.TASKS:
             reason = f"has a loss, {_tasks.loss_name(loss)}, that tells no task"
         else:
@@ -67,7 +67,9 @@ def _dense(graph, tensor):
         node = graph.nodes[name]
         if isinstance(node.operation, keras.layers.Dense):
             vectors = len(node.inputs[0].shape) == 2
-            return node if vectors and node.operation.use_bias else None
+            # Without a bias, with LoRA or quantised it has others than these two.
+            plain = len(node.operation.weights) == 2 and node.operation.use_bias
+            return node if vectors and plain else None
         if not isinstance(node.operation, _ACTIVATIONS):
             return None
         name = graph.name_of(node.inputs[0])

@@ -5,7 +5,8 @@ from keras_delta._compat import array
 from keras_delta._inputs import outputs
 
 FORMS = ("auto", True, False)
-READ_OF_GENERATOR = 512  # samples, which are kept in memory
+MOST = 20_000  # samples
+READ_OF_GENERATOR = 512  # which are kept in memory
 
 
 def is_wanted(model, fit_head):
@@ -33,9 +34,16 @@ def is_wanted(model, fit_head):
     )
 
 
-def begin(model, x, y=None, verbose="auto", **weights):
+def most_samples(data, steps_per_epoch):
+    """How many samples of `TrainingData` the head is fitted on, at most: an epoch."""
+    if steps_per_epoch is None or data.first_size is None:
+        return MOST
+    return min(MOST, steps_per_epoch * data.first_size)
+
+
+def begin(model, x, y=None, verbose="auto", **options):
     """Fit the head, the same on all hosts; see `keras_delta.fit_head`."""
     from keras_delta._probe import fit_head
 
-    fit_head(model, x, y, verbose=verbose, **weights)
+    fit_head(model, x, y, verbose=verbose, **options)
     model.hosts.copy_first(model.pairing.new_variables)

@@ -164,8 +164,9 @@ class Session:
 
     def repeat_looks(self, numbers):
         """Read the data before training as an earlier `fit` did: shuffles go on."""
+        self.looks.extend(numbers)
         for number in numbers:
-            self.look(number)
+            self.data.pass_over(number)
 
     def go_on(self, epoch):
         """Train from an epoch on, counted from 0, in place of `initial_epoch`."""
@@ -207,12 +208,16 @@ class Session:
             x = self.look(head_start.READ_OF_GENERATOR)
             head_start.begin(self.model, x, verbose=verbose)
             return
+        most = head_start.most_samples(data, given.get("steps_per_epoch"))
+        if not hasattr(data.x, "as_tested"):  # else its own copy of the data is read
+            self.looks.append(most)
         weights = given.get("sample_weight")
         if weights is not None and data.y is not None:
             weights = samples.take(weights, 0, samples.length(data.y))
         classes = given.get("class_weight")
         head_start.begin(
             *(self.model, data.x, data.y, verbose),
+            max_samples=most,
             sample_weight=weights,
             class_weight=classes,
         )

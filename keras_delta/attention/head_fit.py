@@ -119,6 +119,7 @@ class HeadFit:
 
         specs = tree.map_structure(_spec, *groups)
         rows = tf.data.Dataset.from_generator(batches, output_signature=specs)
+        rows = rows.apply(tf.data.experimental.assert_cardinality(len(parts)))
         copy.fit(rows, shuffle=False, verbose=0)
         own = [x for name, x in self.graph.layers().items() if name in self._behind]
         new = Graph(copy).layers().values()

@@ -24,7 +24,8 @@ def stream_batches(
     Returns:
         `tf.data.Dataset` of (images, labels). Where the number of the epoch decides
         all random choices, its attribute `epoch_counter` gives that number. Its
-        attribute `image_views` is the number of views of an image, or infinity;
+        attribute `image_views` is the number of views of an image, or infinity,
+        and `image_count` that of images;
         `in_order()` gives the same views in the order of the set, `as_tested()` the
         one view of a test.
     """
@@ -66,6 +67,7 @@ def stream_batches(
         return dataset
 
     dataset = make(finish, shuffle, drop_remainder)
+    dataset.image_count = len(source)
     dataset.image_views = views or (math.inf if prepare.training else 1)
     dataset.in_order = functools.partial(make, finish)
     dataset.as_tested = functools.partial(make, finish_for_test)

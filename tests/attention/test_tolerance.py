@@ -198,7 +198,7 @@ def test_reading_ends_when_all_is_known(model):
 def test_tolerance_with_endless_data_needs_max_samples(model):
     x, y = data(64)
     endless = tf.data.Dataset.from_tensor_slices((x, y)).batch(32).repeat()
-    with pytest.raises(ValueError, match=r"no end.*`max_samples`"):
+    with pytest.raises(ValueError, match=r"no end.*`max_samples=256`"):
         compute(model, endless, tolerance=10.0)
     assert compute(model, endless, tolerance=10.0, max_samples=500).samples == 64
 

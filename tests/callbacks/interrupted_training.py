@@ -173,6 +173,7 @@ def train(kind, folder, death, patch=setattr, **options):
         *train,
         batch_size=None if len(train) == 1 else 6,
         epochs=EPOCHS,
+        fit_head=False,
         callbacks=[death, *callbacks, backup],
         verbose=0,
     )

@@ -37,6 +37,7 @@ OTHER = {
     "temperature": 1.0,
     "taps": ("conv1", "conv2"),
     "batch_norm": "frozen",
+    "head": "fitted",
     "strength": "decaying",
     "label_noise": 0.2,
     "corruptions": ("blur 3",),

@@ -85,6 +85,21 @@ def test_record(first):
     assert l2_sp["loss"] != delta["loss"]
 
 
+def test_heads_that_are_fitted_first(trainer, first):
+    images, _ = trainer._sets(L2_SP, 16)
+    fitted = trainer.run(L2_SP.replace(head="fitted"))
+    assert fitted.keys() == FIELDS and fitted["prepare_seconds"] > 0
+    assert fitted["loss"] != first[0]["loss"]
+    only = trainer.run(L2_SP.replace(head="only"))
+    assert (only["epochs"], only["seconds"], only["training_accuracy"]) == (0, 0, None)
+    model = model_of(trainer)
+    found = model.target.get_layer("head").get_weights()
+    train = images.batches(16, 8, training=True, seed=L2_SP.seed)
+    kd.fit_head(model, train, verbose=0)
+    for v, w in zip(found, model.target.get_layer("head").get_weights(), strict=True):
+        np.testing.assert_allclose(v, w, rtol=1e-3, atol=1e-4)
+
+
 def test_does_not_depend_on_what_ran_before(trainer, first):
     trainer.run(DELTA.replace(seed=2, alpha=20.0, attention="uniform"))
     assert lasting(trainer.run(L2_SP)) == lasting(first[0])

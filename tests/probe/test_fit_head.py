@@ -1,5 +1,7 @@
 """`fit_head` on networks: which layer, which data, which task."""
 
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -190,7 +192,7 @@ def test_a_head_of_several_layers(new_backbone, data):
     assert accuracy(model, *data) == 1
 
 
-@pytest.mark.parametrize("case", ["dense", "no bias"])
+@pytest.mark.parametrize("case", ["dense", "no bias", "LoRA"])
 def test_heads_that_cannot_be_fitted(new_backbone, data, case):
     source = new_backbone()
     x = source.output
@@ -198,8 +200,10 @@ def test_heads_that_cannot_be_fitted(new_backbone, data, case):
         x = layers.Conv2D(CLASSES, 1)(x)
     else:
         x = layers.GlobalAveragePooling2D()(x)
-        x = layers.Dense(CLASSES, use_bias=False)(x)
+        x = layers.Dense(CLASSES, use_bias=case != "no bias", name="last")(x)
     model = keras.Model(source.input, x)
+    if case == "LoRA":
+        model.get_layer("last").enable_lora(2)
     images, y = data
     y = np.zeros(x.shape[1:-1])[None] + y[:, None, None] if case == "dense" else y
     with pytest.raises(ValueError, match="does not come out of a Dense layer"):
@@ -212,6 +216,35 @@ def test_features_that_are_not_finite(target, data):
     x[3] = np.nan
     with pytest.raises(ValueError, match=r"layer 'head' is not finite.*1 of 36"):
         kd.fit_head(target, x, y, verbose=0)
+
+
+def test_features_that_say_nothing(target, data):
+    x, y = data
+    with pytest.warns(UserWarning, match="the same for all images"):
+        result = kd.fit_head(target, np.zeros_like(x), y, verbose=0)
+    assert result.score == pytest.approx(1 / 3, abs=0.1)
+
+
+def test_a_bar_for_who_looks(target, data, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", Terminal(sys.stdout))
+    kd.fit_head(target, *data)
+    assert "36/Unknown" in sys.stdout.shown
+
+
+class Terminal:
+    """What is written to a terminal."""
+
+    def __init__(self, stream):
+        self._stream, self.shown = stream, ""
+
+    def write(self, text):
+        self.shown += text
+
+    def isatty(self):
+        return True
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
 
 
 def test_one_image_a_class(target, data):

@@ -1,5 +1,8 @@
 """`fit` begins at a fitted head, where the head is new."""
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ X[np.arange(24), :, :, Y] += 150
 
 @pytest.fixture
 def model(new_backbone, monkeypatch):
-    monkeypatch.undo()  # heads are fitted, as users have it
+    monkeypatch.setattr(kd.DeltaModel, "fit_head", "auto")  # as users have it
     keras.utils.set_random_seed(0)
     source = new_backbone()
     model = kd.DeltaModel(kd.attach_head(source, 3), source=source)
@@ -46,6 +49,14 @@ def test_a_new_head_is_fitted_before_the_first_step(model, regularizer):
     history = model.fit(X, Y, regularizer=regularizer, verbose=0).history
     check_same(head(model), expected)
     assert history["accuracy"][0] == 1
+
+
+def test_the_default():
+    command = "import keras_delta as kd; print(kd.DeltaModel.fit_head)"
+    shown = subprocess.run(
+        [sys.executable, "-c", command], capture_output=True, text=True, check=True
+    ).stdout
+    assert shown.strip() == "auto"
 
 
 def test_what_a_user_sees(model, capsys):
@@ -121,7 +132,7 @@ def test_attention_is_measured_with_the_fitted_head(model):
 
 
 def test_two_replicas(new_backbone, strategy, monkeypatch):
-    monkeypatch.undo()
+    monkeypatch.setattr(kd.DeltaModel, "fit_head", "auto")
     with strategy.scope():
         source = new_backbone()
         model = kd.DeltaModel(kd.attach_head(source, 3), source=source)
@@ -129,6 +140,46 @@ def test_two_replicas(new_backbone, strategy, monkeypatch):
     expected = probe_of(model)
     model.fit(X, Y, batch_size=8, regularizer="l2", verbose=0)
     check_same(head(model), expected)
+
+
+def test_an_interrupted_training_goes_on_bit_for_bit(
+    new_backbone, monkeypatch, tmp_path
+):
+    """Though the head is fitted once, and reading for it moves the shuffle on."""
+    monkeypatch.setattr(kd.DeltaModel, "fit_head", "auto")
+
+    class Stop(Exception):
+        pass
+
+    def stop(epoch, logs):
+        raise Stop
+
+    def train(*callbacks):
+        keras.utils.set_random_seed(1)
+        source = new_backbone()
+        model = kd.DeltaModel(kd.attach_head(source, 3), source=source)
+        model.compile(keras.optimizers.SGD(1e-5), SPARSE)
+        data = tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(24).batch(8)
+        given = {"epochs": 3, "shuffle": False, "verbose": 0, "callbacks": callbacks}
+        model.fit(data, regularizer="l2_sp", **given)
+        return model.target.get_weights()
+
+    whole = train()
+    backup = kd.callbacks.BackupAndRestore(tmp_path / "backup")
+    with pytest.raises(Stop):
+        train(backup, keras.callbacks.LambdaCallback(on_epoch_end=stop))
+    backup = kd.callbacks.BackupAndRestore(tmp_path / "backup")
+    for v, w in zip(whole, train(backup), strict=True):
+        np.testing.assert_array_equal(v, w)
+
+
+def test_data_without_end(model):
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(8).repeat()
+    expected = probe_of(model)
+    model.fit(data, steps_per_epoch=3, regularizer="l2", verbose=0)
+    check_same(head(model), expected)
+    with pytest.raises(ValueError, match=r"no end.*`fit_head`"):
+        kd.fit_head(model, data, verbose=0)
 
 
 def test_other_words(model):
