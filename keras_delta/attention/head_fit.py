@@ -101,26 +101,11 @@ class HeadFit:
             loss_weights=weights,
             jit_compile=False,
         )
-        # Our own order: Keras's follows its global seed.
-        rng = np.random.default_rng(seed)
-        groups, parts = [], []
-        for features, labels, count in zip(self._features, y, counts, strict=True):
-            x = {t.name: f for t, f in zip(copy.inputs, features, strict=True)}
-            groups.append((x, labels))
-            order = np.concatenate([rng.permutation(count) for _ in range(epochs)])
-            rows = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
-            parts += [(groups[-1], r) for r in rows]
-        if len(groups) > 1:
-            rng.shuffle(parts)
-
-        def batches():
-            for group, rows in parts:
-                yield tree.map_structure(operator.itemgetter(rows), group)
-
-        specs = tree.map_structure(_spec, *groups)
-        rows = tf.data.Dataset.from_generator(batches, output_signature=specs)
-        rows = rows.apply(tf.data.experimental.assert_cardinality(len(parts)))
-        copy.fit(rows, shuffle=False, verbose=0)
+        groups = [
+            ({t.name: f for t, f in zip(copy.inputs, features, strict=True)}, labels)
+            for features, labels in zip(self._features, y, strict=True)
+        ]
+        copy.fit(_shuffled(groups, counts, epochs, seed), shuffle=False, verbose=0)
         own = [x for name, x in self.graph.layers().items() if name in self._behind]
         new = Graph(copy).layers().values()
         return [
@@ -144,6 +129,28 @@ class HeadFit:
         if len(used) == 1:
             outputs, losses, y = outputs[0], losses[0], [each[0] for each in y]
         return outputs, y, losses, weights
+
+
+def _shuffled(groups, counts, epochs, seed):
+    """A data set of batches, each of one group's samples, all epochs in one.
+
+    The order is our own: Keras's follows its global seed.
+    """
+    rng, parts = np.random.default_rng(seed), []
+    for group, count in zip(groups, counts, strict=True):
+        order = np.concatenate([rng.permutation(count) for _ in range(epochs)])
+        rows = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
+        parts += [(group, r) for r in rows]
+    if len(groups) > 1:
+        rng.shuffle(parts)
+
+    def batches():
+        for group, rows in parts:
+            yield tree.map_structure(operator.itemgetter(rows), group)
+
+    specs = tree.map_structure(_spec, *groups)
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=specs)
+    return dataset.apply(tf.data.experimental.assert_cardinality(len(parts)))
 
 
 def _joined(parts):

@@ -49,9 +49,8 @@ def stream_batches(
         image = prepare.finish(image, image_seed)
         return image if labels is None else (image, labels[index])
 
-    tested = Protocol(prepare.name, prepare.size)
-
     def finish_for_test(index, epoch, image):
+        tested = Protocol(prepare.name, prepare.size)
         image = tested.finish(tested.resize(image), None)
         return image if labels is None else (image, labels[index])
 
@@ -59,9 +58,7 @@ def stream_batches(
         images = source.images(shuffle, seed)
         dataset = images.map(finish, num_parallel_calls=tf.data.AUTOTUNE)
         dataset = dataset.batch(batch_size, drop_remainder=drop_remainder)
-        options = tf.data.Options()
-        options.deterministic = True
-        dataset = dataset.with_options(options).prefetch(tf.data.AUTOTUNE)
+        dataset = dataset.with_options(_in_order()).prefetch(tf.data.AUTOTUNE)
         if hasattr(images, "epoch_counter"):
             dataset.epoch_counter = images.epoch_counter
         return dataset
@@ -72,6 +69,12 @@ def stream_batches(
     dataset.in_order = functools.partial(make, finish)
     dataset.as_tested = functools.partial(make, finish_for_test)
     return dataset
+
+
+def _in_order():
+    options = tf.data.Options()
+    options.deterministic = True
+    return options
 
 
 def resized(source, *prepares):
