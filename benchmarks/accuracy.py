@@ -105,15 +105,14 @@ def run(method, seed, source, train_set, test_set, args):
     }
     began = time.perf_counter()
     if METHODS[method] is None:
-        model, start = target, {}
+        model = target
         model.compile(**settings)
     else:
         cache = CACHES[method](args.views) if method in CACHES else None
         model = kd.DeltaModel(target, source=source, source_maps=cache)
         model.compile(**settings, regularizer=METHODS[method]())
-        start = {"fit_head": method in FITTED}
-        model.prepare(train, verbose=0, **start)
-        start = {"fit_head": False}  # it is by now
+        model.fit_head = "auto" if method in FITTED else False
+        model.prepare(train, verbose=0)
     prepare, began = time.perf_counter() - began, time.perf_counter()
     history = {"accuracy": [float("nan")]}
     if method != "probe":
@@ -123,7 +122,6 @@ def run(method, seed, source, train_set, test_set, args):
             shuffle=False,
             callbacks=[kd.callbacks.TerminateOnNaN()],
             verbose=0,
-            **start,
         ).history
     training = time.perf_counter() - began
     accuracy = model.evaluate(test, verbose=0, return_dict=True)["accuracy"]

@@ -214,9 +214,11 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
         Ctrl-C ends the epoch after the step under way, with `interrupted` set; a
         second one interrupts at once.
 
+        Returns:
+            `keras.callbacks.History`.
+
         Raises:
-            ValueError: before the first step, for data, labels and settings that
-                cannot work.
+            ValueError: before the first step, for what cannot work.
             RuntimeError: where a worker is lost, or a folder is another process's.
         """
         _compat.check_compiled(self, "fit")

@@ -254,14 +254,17 @@ def chance(batches, loss):
     name = _tasks.class_name(loss)
     if name == "SparseCategoricalCrossentropy":
         y = np.concatenate([np.ravel(v) for v in batches]).astype(int)
-        p = np.bincount(y[y != getattr(loss, "ignore_class", None)]) / y.size
+        counted = y[y != getattr(loss, "ignore_class", None)]
+        p = np.bincount(counted) / max(counted.size, 1)
+        share = counted.size / y.size  # the others have a loss of 0
     elif name in ("CategoricalCrossentropy", "BinaryCrossentropy"):
         width = np.shape(batches[0])[-1] if np.ndim(batches[0]) > 1 else 1
         p = np.concatenate([np.reshape(v, (-1, width)) for v in batches]).mean(axis=0)
+        share = 1.0
     else:
         return None
     if name == "BinaryCrossentropy":
         p = np.clip(p, 1e-12, 1 - 1e-12)
         return float(-np.mean(p * np.log(p) + (1 - p) * np.log(1 - p)))
     p = p[p > 0]
-    return float(-(p * np.log(p)).sum())
+    return float(-share * (p * np.log(p)).sum())

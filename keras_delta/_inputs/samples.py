@@ -11,6 +11,7 @@ from keras import tree
 from keras_delta import _compat
 from keras_delta._errors import invalid
 
+MOST = 20_000  # samples that a head is fitted on
 NO_TARGETS = "The data has no targets: pass `(x, y)`."
 NO_END = (
     "The training data has no end, or does not say where it ends, so that not all of "

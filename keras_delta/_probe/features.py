@@ -4,6 +4,7 @@ import functools
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
 from keras_delta import _compat, _tasks
@@ -31,7 +32,7 @@ def _weights(operation):
     return getattr(operation, "weights", [])
 
 
-def read(graph, last, losses, passes, most, tell=lambda rows: None):
+def read(graph, last, losses, passes, most, tell=None):
     """The rows that linear models in the place of the last layers are fitted on.
 
     The network runs in inference mode, but for random layers in front of its first
@@ -44,7 +45,7 @@ def read(graph, last, losses, passes, most, tell=lambda rows: None):
         passes: list of iterables of batches `(x, y, weights)` of arrays, one for
             each view of the images, in the same order.
         most: rows, beyond which no more views are read.
-        tell: function that is told how many rows were read.
+        tell: function that is told how many rows were read, or None.
 
     Returns:
         List of `Rows`, one for each of `last`.
@@ -68,7 +69,8 @@ def read(graph, last, losses, passes, most, tell=lambda rows: None):
                 matrix, tested = as_matrix(own, one), np.full(len(images), view == 0)
                 found.append(Rows(seen, matrix, of_samples, images, tested))
             done += len(images)
-            tell(done)
+            if tell:
+                tell(done)
     return [_joined(found, one) for found, one in zip(parts, last, strict=True)]
 
 
@@ -114,10 +116,12 @@ class _Run:
         # What random layers draw is not drawn from what training will.
         seeds = [ops.cast([i, self._calls], v.dtype) for i, v in enumerate(self._seeds)]
         self._calls += 1
-        key = random, str([tuple(v.shape) for v in feeds])
+        random = random and bool(self._seeds)
+        specs = [tf.TensorSpec((None, *v.shape[1:]), v.dtype) for v in feeds]
+        key = random, str([s.shape for s in specs])
         if key not in self._programs:
             compute = functools.partial(self._compute, random)
-            self._programs[key] = trace(compute, feeds, seeds)
+            self._programs[key] = trace(compute, specs, seeds)
         return [v.numpy().astype("float32") for v in self._programs[key](feeds, seeds)]
 
     def _compute(self, random, feeds, seeds):

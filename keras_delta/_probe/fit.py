@@ -15,7 +15,6 @@ from keras_delta._probe import features, last_layers, linear
 from keras_delta.attention import losses as head_losses
 
 VIEWS = 1
-MOST_ROWS = 20_000
 METRICS = {
     _tasks.MULTICLASS: "accuracy",
     _tasks.MULTILABEL: "accuracy of the labels",
@@ -24,7 +23,7 @@ METRICS = {
 }
 
 
-class HeadFit(NamedTuple):
+class Probe(NamedTuple):
     """How well a head does that was fitted on frozen features.
 
     Attributes:
@@ -71,9 +70,9 @@ def fit_head(
 ):
     """Fit the last layer of a network on frozen features, in seconds.
 
-    This is the *linear probe*, the baseline that everything else has to beat, and the
-    best place to start fine-tuning from: a random head sends large, meaningless
-    gradients into the pretrained layers first. The features are what enters the last
+    This is the *linear probe*, the baseline that everything else has to beat, and where
+    fine-tuning begins: a random head sends large, meaningless gradients into the
+    pretrained layers first. The features are what enters the last
     `Dense` layer in inference mode. Minimised is, over all views i of the images,
 
         1/2 ||kernel||^2 + C * sum_i w_i loss_i,
@@ -101,7 +100,7 @@ def fit_head(
         verbose: 0 for silence.
 
     Returns:
-        A `HeadFit`: the cross-validated accuracy and how it was found. The model's
+        A `Probe`: the cross-validated accuracy and how it was found. The model's
         last layers have the fitted weights.
 
     Raises:
@@ -115,7 +114,7 @@ def fit_head(
     began = time.perf_counter()
     options = _options(strengths, folds, seed)
     _arguments.integer("views", views, least=0)
-    most = _arguments.integer("max_samples", max_samples, optional=True) or MOST_ROWS
+    most = _arguments.integer("max_samples", max_samples, optional=True) or samples.MOST
     graph = Graph(getattr(model, "target", model))
     weights = {"sample_weight": sample_weight, "class_weight": class_weight}
     with replay.unmoved(x):
@@ -133,8 +132,10 @@ def fit_head(
         one_label = samples.take(first[1], 0, 1)
         losses = head_losses.choose(model, graph, loss, one_label).losses
         last = _last_layers(graph, losses)
-        tell = _bar() if verbose != 0 and sys.stdout.isatty() else lambda rows: None
-        rows = features.read(graph, last, losses, passes, most, tell)
+        bar = _bar() if verbose != 0 and sys.stdout.isatty() else None
+        rows = features.read(graph, last, losses, passes, most, bar and bar.update)
+    if bar:
+        bar.update(len(rows[0].groups), finalize=True)
     fits = []
     for one, own in zip(last, rows, strict=True):
         fits.append(linear.fit(own, one.task, one.layer.units, **options))
@@ -167,7 +168,7 @@ def _views(x, graph, views, most):
 def _bar():
     """Shows how many images were read, where somebody looks."""
     print("Features of the head:", flush=True)
-    return keras.utils.Progbar(None, unit_name="image").update
+    return keras.utils.Progbar(None, unit_name="image")
 
 
 def _last_layers(graph, losses):
@@ -182,7 +183,7 @@ def _summary(fits, last, rows, seconds):
     metrics = {METRICS[one.task] for one in last}
     images = len(np.unique(rows.groups))
     scores = [fit.scores.get(fit.strength) for fit in fits]
-    return HeadFit(
+    return Probe(
         score=None if None in scores else float(np.mean(scores)),
         metric=metrics.pop() if len(metrics) == 1 else "score",
         strengths={

@@ -7,7 +7,6 @@ from keras import tree
 
 from keras_delta import _tasks
 from keras_delta._inputs import outputs
-from keras_delta._network.heads import output_activation
 
 
 class LastLayer(NamedTuple):
@@ -41,13 +40,13 @@ def find(graph, losses):
         List of `LastLayer`, and dict from the other outputs' names to the reason.
     """
     tensors, names = tree.flatten(graph.outputs), outputs.names(graph)
+    tasks = outputs.tasks(losses, graph)
     found, left_out = [], {}
     for i, (tensor, loss) in enumerate(zip(tensors, losses, strict=True)):
         if loss is None:
             continue
         name = names[i] if len(tensors) > 1 else None
-        node = _dense(graph, tensor)
-        task = _tasks.of_output(loss, tensor.shape, output_activation(graph, tensor))
+        node, task = _dense(graph, tensor), tasks[i]
         if node is None:
             reason = "does not come out of a Dense layer of kernel and bias, on vectors"
         elif task not in _tasks.TASKS:

@@ -2,11 +2,10 @@
 
 from keras_delta import _arguments
 from keras_delta._compat import array
-from keras_delta._inputs import outputs
+from keras_delta._inputs import outputs, samples
 
 FORMS = ("auto", True, False)
-MOST = 20_000  # samples
-READ_OF_GENERATOR = 512  # which are kept in memory
+READ_OF_GENERATOR = 512  # samples, which are kept in memory
 
 
 def is_wanted(model, fit_head):
@@ -37,8 +36,8 @@ def is_wanted(model, fit_head):
 def most_samples(data, steps_per_epoch):
     """How many samples of `TrainingData` the head is fitted on, at most: an epoch."""
     if steps_per_epoch is None or data.first_size is None:
-        return MOST
-    return min(MOST, steps_per_epoch * data.first_size)
+        return samples.MOST
+    return min(samples.MOST, steps_per_epoch * data.first_size)
 
 
 def begin(model, x, y=None, verbose="auto", **options):

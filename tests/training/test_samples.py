@@ -177,6 +177,9 @@ def test_chance_is_the_entropy_of_the_labels():
     dense = keras.losses.CategoricalCrossentropy()
     assert labels.chance([np.eye(3)[y]], dense) == pytest.approx(expected)
     assert labels.chance([y], "mse") is None
+    ignoring = keras.losses.SparseCategoricalCrossentropy(ignore_class=9)
+    half = [y, np.full(len(y), 9)]
+    assert labels.chance(half, ignoring) == pytest.approx(expected / 2)
 
 
 def test_loss_name():
