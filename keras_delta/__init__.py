@@ -5,6 +5,7 @@ import importlib
 # All that a `.keras` file may hold: loading one needs the classes registered.
 from keras_delta import attention as attention
 from keras_delta import backbones as backbones
+from keras_delta import batch_norm as batch_norm
 from keras_delta import caching as caching
 from keras_delta import callbacks as callbacks
 from keras_delta import data as data

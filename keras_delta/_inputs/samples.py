@@ -16,7 +16,8 @@ NO_TARGETS = "The data has no targets: pass `(x, y)`."
 NO_END = (
     "The training data has no end, or does not say where it ends, so that not all of "
     "it can be looked at. Say how many samples: `attention_samples=256` of a "
-    "regularizer, `max_samples=256` of `ChannelAttention.compute` or `fit_head`."
+    "regularizer, `max_samples=256` of `ChannelAttention.compute`, `fit_head` or "
+    "`estimate_statistics`."
 )
 
 
@@ -81,6 +82,62 @@ def batches(x, y=None, batch_size=32, max_samples=None, weights=None):
             raise ValueError(NO_END)
         stream = adapter.get_numpy_iterator()
     yield from limited(stream, max_samples, weights is not None)
+
+
+def inputs(x, batch_size=32, max_samples=None, seed=0):
+    """Iterate once over what a model is fed with; targets are left out, if any.
+
+    Args:
+        x: as for `batches`; arrays may come alone, and a generator with `max_samples`.
+        batch_size: for arrays.
+        max_samples: stop after so many; None for all.
+        seed: of the order, for arrays and data sets of `ImageSet.batches`, which are
+            read as a test shows them: what is sorted by class would make batches that
+            no training sees. All else comes in its own order.
+
+    Yields:
+        Arrays, or structures of arrays.
+
+    Raises:
+        TypeError, ValueError: as `batches`.
+    """
+    x = x[0] if isinstance(x, tuple) and x else x
+    if hasattr(x, "as_tested"):
+        x = x.as_tested(shuffle=True)
+    flat = tree.flatten(x)
+    if flat and all(len(getattr(v, "shape", ())) for v in flat):
+        stream = _shuffled(x, batch_size, seed)
+    elif inspect.isgenerator(x):
+        if max_samples is None:
+            raise ValueError(NO_END)
+        stream = _compat.get_data_adapter(x).get_numpy_iterator()
+    else:
+        adapter = _adapter(x, None, batch_size)
+        if max_samples is None and _endless(adapter):
+            raise ValueError(NO_END)
+        stream = adapter.get_numpy_iterator()
+    left = math.inf if max_samples is None else max_samples
+    for batch in stream:
+        batch = keras.utils.unpack_x_y_sample_weight(batch)[0]
+        batch = tree.map_structure(np.asarray, batch)
+        batch = take(batch, 0, min(left, length(batch)))
+        left -= length(batch)
+        yield batch
+        if not left:
+            return
+
+
+def _shuffled(x, batch_size, seed):
+    """Batches `(x,)` of arrays in a random order; only these are copied."""
+    x = tree.map_structure(np.asarray, x)
+    lengths = {len(v) for v in tree.flatten(x)}
+    if len(lengths) > 1:
+        expected = "arrays of as many samples each"
+        raise ValueError(invalid("x", expected, [len(v) for v in tree.flatten(x)]))
+    order = np.random.default_rng(seed).permutation(lengths.pop())
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        yield (tree.map_structure(lambda v, rows=chosen: v[rows], x),)
 
 
 def limited(stream, max_samples=None, weighted=False):

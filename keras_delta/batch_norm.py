@@ -1,0 +1,282 @@
+"""Statistics of BatchNormalization: found, and estimated again on other data."""
+
+import contextlib
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from keras_delta import _arguments, _compat
+from keras_delta._inputs import replay, samples
+from keras_delta._network.graph import Graph, is_container, takes_training
+from keras_delta.attention.calls import trace
+
+BATCH = 64
+
+
+def layers(model):
+    """All BatchNormalization layers of a model, those inside of other layers as well.
+
+    Args:
+        model: a Keras model, built; of a `DeltaModel` its target.
+
+    Returns:
+        List of layers, each once; of a Functional or Sequential model in the order of
+        computation.
+    """
+    target = getattr(model, "target", model)
+    outer = [target]
+    if is_container(target) and target.built:
+        outer = Graph(target).layers().values()
+    return list({id(v): v for each in outer for v in _inside(each)}.values())
+
+
+def estimate_statistics(
+    model, x, *, share=1.0, batch_size=BATCH, max_samples=None, seed=0
+):
+    """Estimate the moving statistics of BatchNormalization again, on some data.
+
+    Each layer's moving mean and variance, which inference normalises by, become
+
+        (1 - share) * what they were + share * those of the data,
+
+    where those of the data are the means over the batches of each batch's mean and
+    (biased) variance, as training mode sees them: one pass measures all layers, and
+    each normalises by its batch. It is for averaged weights, which no training has seen
+    at work (`share=1`), and for images of another kind than in training.
+
+    All else runs in inference mode: dropout and augmentation are off. Only a layer that
+    is made of layers, BatchNormalization among them (`TimeDistributed`, a class of your
+    own), runs in training mode as a whole. Frozen layers are estimated, too.
+
+    Args:
+        model: a Functional or Sequential model, or a `DeltaModel`: then its target.
+        x: data as `fit` takes them, with targets or without. Arrays and data sets of
+            `ImageSet.batches`, these as a test shows them, are shuffled; all else
+            should come in a random order, as batches of one class each are none of a
+            training.
+        share: of the data, from 0 to 1.
+        batch_size: of the batches here, whatever the size of those that come in. A last
+            one of less than half is left out, unless there are only such ones.
+        max_samples: no more than so many; default: all. Generators, of which no more is
+            read than that and two batches, and data without end need a number.
+        seed: of the order of arrays; data sets have theirs.
+
+    Returns:
+        Number of samples that were taken in.
+
+    Raises:
+        TypeError: for a subclassed model, whose graph cannot be read.
+        ValueError: for no BatchNormalization in training mode, no samples, or
+            statistics that are not finite; nothing is changed then.
+
+    Source: Schneider et al., NeurIPS 2020, arXiv:2006.16971 (shares of old and new);
+    Izmailov et al., UAI 2018, arXiv:1803.05407 (after averaging weights).
+    """
+    share = _arguments.number("share", share, most=1)
+    batch_size = _arguments.integer("batch_size", batch_size)
+    max_samples = _arguments.integer("max_samples", max_samples, optional=True)
+    seed = _arguments.seed("seed", seed)
+    run = _Run(Graph(getattr(model, "target", model)))
+    with replay.unmoved(x):
+        stream = samples.inputs(x, batch_size, max_samples, seed)
+        found = _measure(run, stream, batch_size)
+    _assign(run.layers, found.means, share)
+    return found.count
+
+
+def _measure(run, stream, batch_size):
+    whole, small = _Means(), _Means()
+    for (batch,) in samples.regrouped(((x,) for x in stream), batch_size):
+        count = samples.length(batch)
+        if 2 * count >= batch_size:
+            whole.add(run(batch), count)
+        elif not whole.count:
+            small.add(run(batch), count)
+    found = whole if whole.count else small
+    if not found.count:
+        raise ValueError("No samples: statistics cannot be estimated on nothing.")
+    return found
+
+
+class _Means:
+    """Running means of arrays, in double precision.
+
+    Attributes:
+        means: list of arrays.
+        count: number of samples.
+    """
+
+    def __init__(self):
+        self.means, self.count, self._batches = None, 0, 0
+
+    def add(self, arrays, count):
+        self._batches += 1
+        if self.means is None:
+            self.means = arrays
+        else:
+            old, share = self.means, 1 / self._batches
+            self.means = [m + (a - m) * share for m, a in zip(old, arrays, strict=True)]
+        self.count += count
+
+
+class _Run:
+    """Computes a batch's statistics, traced once for each size of image.
+
+    Attributes:
+        layers: the BatchNormalization layers, once it has run those that are called in
+            training mode.
+    """
+
+    def __init__(self, graph):
+        inside = {name: _inside(node.operation) for name, node in graph.nodes.items()}
+        with_any = [name for name, found in inside.items() if found]
+        found = {id(v): v for name in with_any for v in inside[name]}
+        self.layers = list(found.values())
+        self._graph = graph
+        self._check()
+        self._fetches = [t for name in with_any for t in graph.nodes[name].outputs]
+        self._held = set(graph.nodes) - set(with_any)
+        self._plain = {graph.nodes[name].path for name in self._held}
+        self._programs = {}
+
+    def __call__(self, x):
+        """List of arrays (channels,), mean and variance of each layer in turn."""
+        feeds = self._graph.feed(x)
+        specs = [tf.TensorSpec((None, *v.shape[1:]), v.dtype) for v in feeds]
+        key = str([s.shape for s in specs])
+        if key not in self._programs:
+            with _in_training(self.layers):
+                self._programs[key] = trace(self._compute, specs)
+        calls = self._programs[key](feeds)
+        return [np.mean(v.numpy().astype("float64"), axis=0) for v in calls]
+
+    def _compute(self, feeds):
+        variables = [v for layer in self.layers for v in _statistics(layer)]
+        with _Noted(variables) as noted:
+            self._graph.run(
+                self._fetches,
+                self._graph.inputs,
+                feeds,
+                training=True,
+                call=self._tell,
+                held=self._held,
+            )
+        # A layer of a user's may call one in inference mode, whatever it is told.
+        self.layers = [v for v in self.layers if noted.values(v.moving_mean)]
+        self._check()
+        variables = [v for layer in self.layers for v in _statistics(layer)]
+        return [ops.stack(noted.values(v)) for v in variables]
+
+    def _tell(self, node, *args, **kwargs):
+        """Call what does not take `training` so that layers inside know of it."""
+        if takes_training(node.operation) or node.path in self._plain:
+            return None
+        return _Training(node.operation)(*args, training=True, **kwargs)
+
+    def _check(self):
+        if not self.layers:
+            raise ValueError(
+                f"'{self._graph.model.name}' has no BatchNormalization that normalises "
+                "by its batch in training mode, and so no statistics to estimate. Pass "
+                "a model that has one. Other normalization (LayerNormalization, "
+                "GroupNormalization) needs none."
+            )
+
+
+class _Training(keras.layers.Layer):
+    """Calls a layer within a training pass."""
+
+    def __init__(self, layer):
+        super().__init__(name=layer.name, dtype=layer.dtype_policy, autocast=False)
+        self.layer = layer
+        self.built = True
+
+    def call(self, *args, training=None, **kwargs):
+        """What the layer makes of it; Keras tells those inside of `training`."""
+        return self.layer(*args, **kwargs)
+
+
+class _Noted(keras.StatelessScope):
+    """Notes what layers give to some variables; none is changed."""
+
+    def __init__(self, variables):
+        super().__init__([(v, _finite(ops.convert_to_tensor(v))) for v in variables])
+        self._noted = {id(v): [] for v in variables}
+
+    def add_update(self, update):
+        """A layer assigns a value, at each of its calls."""
+        variable, value = update
+        if id(variable) in self._noted:
+            self._noted[id(variable)].append(value)
+        else:
+            super().add_update(update)
+
+    def values(self, variable):
+        """List of the values."""
+        return self._noted[id(variable)]
+
+
+@contextlib.contextmanager
+def _in_training(normalizers):
+    """Layers give their moving statistics the batch's own; frozen ones as well.
+
+    It is for tracing: what was traced before has its own momenta.
+    """
+    kept = [
+        (v, v.momentum, v.trainable, [(w, w.trainable) for w in v.weights])
+        for v in normalizers
+    ]
+    try:
+        for layer in normalizers:
+            layer.momentum, layer.trainable = 0.0, True
+        yield
+    finally:
+        for layer, momentum, trainable, weights in kept:
+            layer.momentum, layer.trainable = momentum, trainable
+            for v, trains in weights:
+                v.trainable = trains
+
+
+def _assign(normalizers, means, share):
+    """Give layers their statistics, if all are finite."""
+    new, wrong = [], []
+    variables = [(layer, v) for layer in normalizers for v in _statistics(layer)]
+    for (layer, v), of_data in zip(variables, means, strict=True):
+        old = _compat.array(v).astype("float64") if share < 1 else 0.0
+        mixed = (1 - share) * old + share * of_data
+        mixed = mixed.astype(_compat.array(v).dtype)
+        new.append((v, mixed))
+        if not np.isfinite(mixed).all() and layer.name not in wrong:
+            wrong.append(layer.name)
+    if wrong:
+        raise ValueError(
+            f"The statistics of {', '.join(map(repr, wrong[:5]))}"
+            f"{' and more' if len(wrong) > 5 else ''} are not finite (NaN or infinite) "
+            "on these data; nothing was changed. Check the images and the weights, and "
+            "with half precision the size of the values."
+        )
+    for v, value in new:
+        v.assign(value)
+    for layer in normalizers:
+        if getattr(layer, "renorm", False):  # Keras derives the variance from it
+            variance = ops.convert_to_tensor(layer.moving_variance)
+            layer.moving_stddev.assign(ops.sqrt(variance + layer.epsilon))
+
+
+def _finite(values):
+    """0 in the place of NaN, since 0 times NaN would be noted as NaN."""
+    return ops.where(ops.isfinite(values), values, ops.zeros_like(values))
+
+
+def _statistics(layer):
+    return layer.moving_mean, layer.moving_variance
+
+
+def _inside(operation):
+    """The BatchNormalization layers inside of one, or itself; none of an operation."""
+    if not isinstance(operation, keras.layers.Layer):
+        return []
+    parts = _compat.flatten_layers(operation)
+    return [v for v in parts if isinstance(v, keras.layers.BatchNormalization)]
