@@ -21,8 +21,10 @@ __version__ = "0.1.0"
 
 # The others are loaded when first asked for, with Keras Tuner and the like.
 _LAZY = {
+    "Recipe": "fine_tuning",
     "analysis": "analysis",
     "export_for_serving": "serving",
+    "fine_tune": "fine_tuning",
     "fit_head": "_probe",
     "serving": "serving",
     "statistics": "statistics",

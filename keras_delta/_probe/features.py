@@ -32,14 +32,14 @@ def _weights(operation):
     return getattr(operation, "weights", [])
 
 
-def read(graph, last, losses, passes, most, tell=None):
+def read(run, last, losses, passes, most, tell=None):
     """The rows that linear models in the place of the last layers are fitted on.
 
     The network runs in inference mode, but for random layers in front of its first
     weights, which draw as in training from the second pass on.
 
     Args:
-        graph: the network's `Graph`.
+        run: the network's `Run`, for what enters the last layers.
         last: list of `LastLayer`.
         losses: list of losses, one an output.
         passes: list of iterables of batches `(x, y, weights)` of arrays, one for
@@ -50,7 +50,7 @@ def read(graph, last, losses, passes, most, tell=None):
     Returns:
         List of `Rows`, one for each of `last`.
     """
-    names, run = outputs.names(graph), _Run(graph, [one.entering for one in last])
+    names = outputs.names(run.graph)
     parts = [[] for _ in last]
     number = done = 0
     for view, batches in enumerate(passes):
@@ -101,18 +101,18 @@ def _joined(parts, last):
     return rows
 
 
-class _Run:
+class Run:
     """Computes tensors of a network, traced once for each size of image."""
 
     def __init__(self, graph, fetches):
-        self._graph, self._fetches = graph, fetches
+        self.graph, self._fetches = graph, fetches
         front = random_front(graph)
         self._held = set(graph.nodes) - front
         self._seeds = [v for n in front for v in _seeds(graph.nodes[n].operation)]
         self._programs, self._calls = {}, 0
 
     def __call__(self, x, random):
-        feeds = self._graph.feed(x)
+        feeds = self.graph.feed(x)
         # What random layers draw is not drawn from what training will.
         seeds = [ops.cast([i, self._calls], v.dtype) for i, v in enumerate(self._seeds)]
         self._calls += 1
@@ -126,9 +126,9 @@ class _Run:
 
     def _compute(self, random, feeds, seeds):
         with keras.StatelessScope(list(zip(self._seeds, seeds, strict=True))):
-            return self._graph.run(
+            return self.graph.run(
                 self._fetches,
-                self._graph.inputs,
+                self.graph.inputs,
                 feeds,
                 training=random,
                 held=self._held,

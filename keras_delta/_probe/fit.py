@@ -1,6 +1,5 @@
 """`fit_head`: the linear probe, which is also where fine-tuning should begin."""
 
-import itertools
 import sys
 import time
 from typing import NamedTuple
@@ -30,6 +29,8 @@ class Probe(NamedTuple):
         score: cross-validated, on images that the head was not fitted on: accuracy,
             or for numbers the share of the variance that is explained. A mean over
             several outputs; None where there are too few images to hold any out.
+        loss: mean loss of these images (of numbers, the share of the variance that is
+            not explained); None likewise.
         metric: what `score` is, in words.
         strengths: dict from the head's layer to its C, one for each output.
         scores: dict from the head's layer to a dict from each C to its score.
@@ -39,6 +40,7 @@ class Probe(NamedTuple):
     """
 
     score: float | None
+    loss: float | None
     metric: str
     strengths: dict
     scores: dict
@@ -111,39 +113,87 @@ def fit_head(
     Source: Kornblith et al., CVPR 2019, arXiv:1805.08974 (logistic regression on fixed
     features); Kumar et al., ICLR 2022, arXiv:2202.10054 (probe, then fine-tune).
     """
-    began = time.perf_counter()
-    options = _options(strengths, folds, seed)
-    _arguments.integer("views", views, least=0)
-    most = _arguments.integer("max_samples", max_samples, optional=True) or samples.MOST
-    graph = Graph(getattr(model, "target", model))
-    weights = {"sample_weight": sample_weight, "class_weight": class_weight}
-    with replay.unmoved(x):
-        passes = [
-            samples.limited(
-                samples.batches(each, y, max_samples=max_samples, weights=weights),
-                *(most, True),
-            )
-            for each in _views(x, graph, views, most)
-        ]
-        first = next(passes[0], None)
-        if first is None:
-            raise ValueError("No samples: a head cannot be fitted on nothing.")
-        passes[0] = itertools.chain([first], passes[0])
-        one_label = samples.take(first[1], 0, 1)
-        losses = head_losses.choose(model, graph, loss, one_label).losses
-        last = _last_layers(graph, losses)
+    fitting = Fitting(
+        *(model, x, y),
+        loss=loss,
+        strengths=strengths,
+        views=views,
+        folds=folds,
+        max_samples=max_samples,
+        sample_weight=sample_weight,
+        class_weight=class_weight,
+        seed=seed,
+    )
+    return fitting.fit(verbose)
+
+
+class Fitting:
+    """`fit_head` of a network whose weights may change in between; traced once.
+
+    Args: see `fit_head`.
+    """
+
+    def __init__(
+        self,
+        model,
+        x,
+        y=None,
+        *,
+        loss=None,
+        strengths=linear.STRENGTHS,
+        views=VIEWS,
+        folds=5,
+        max_samples=None,
+        sample_weight=None,
+        class_weight=None,
+        seed=0,
+    ):
+        self._options = _options(strengths, folds, seed)
+        _arguments.integer("views", views, least=0)
+        most = _arguments.integer("max_samples", max_samples, optional=True)
+        self._most = most or samples.MOST
+        self._x, self._y, self._max_samples = x, y, max_samples
+        self._weights = {"sample_weight": sample_weight, "class_weight": class_weight}
+        self._graph = Graph(getattr(model, "target", model))
+        self._views = _views(x, self._graph, views, self._most)
+        with replay.unmoved(x):
+            first = next(self._read(self._views[0]), None)
+            if first is None:
+                raise ValueError("No samples: a head cannot be fitted on nothing.")
+        label = samples.take(first[1], 0, 1)
+        self._losses = head_losses.choose(model, self._graph, loss, label).losses
+        self._last = _last_layers(self._graph, self._losses)
+        self._run = features.Run(self._graph, [one.entering for one in self._last])
+
+    def _read(self, view):
+        options = {"max_samples": self._max_samples, "weights": self._weights}
+        stream = samples.batches(view, self._y, **options)
+        return samples.limited(stream, *(self._most, True))
+
+    def fit(self, verbose="auto"):
+        """Fit the head for the weights that the network has now: a `Probe`."""
+        began = time.perf_counter()
         bar = _bar() if verbose != 0 and sys.stdout.isatty() else None
-        rows = features.read(graph, last, losses, passes, most, bar and bar.update)
-    if bar:
-        bar.update(len(rows[0].groups), finalize=True)
-    fits = []
-    for one, own in zip(last, rows, strict=True):
-        fits.append(linear.fit(own, one.task, one.layer.units, **options))
-        one.layer.set_weights([fits[-1].kernel, fits[-1].bias])
-    result = _summary(fits, last, rows[0], time.perf_counter() - began)
-    if verbose != 0:
-        print(result, flush=True)
-    return result
+        with replay.unmoved(self._x):
+            passes = [self._read(view) for view in self._views]
+            rows = features.read(
+                self._run,
+                self._last,
+                self._losses,
+                passes,
+                self._most,
+                bar and bar.update,
+            )
+        if bar:
+            bar.update(len(rows[0].groups), finalize=True)
+        fits = []
+        for one, own in zip(self._last, rows, strict=True):
+            fits.append(linear.fit(own, one.task, one.layer.units, **self._options))
+            one.layer.set_weights([fits[-1].kernel, fits[-1].bias])
+        result = _summary(fits, self._last, rows[0], time.perf_counter() - began)
+        if verbose != 0:
+            print(result, flush=True)
+        return result
 
 
 def _options(strengths, folds, seed):
@@ -183,8 +233,10 @@ def _summary(fits, last, rows, seconds):
     metrics = {METRICS[one.task] for one in last}
     images = len(np.unique(rows.groups))
     scores = [fit.scores.get(fit.strength) for fit in fits]
+    losses = [fit.losses.get(fit.strength) for fit in fits]
     return Probe(
         score=None if None in scores else float(np.mean(scores)),
+        loss=None if None in losses else float(np.mean(losses)),
         metric=metrics.pop() if len(metrics) == 1 else "score",
         strengths={
             one.layer.name: f.strength for one, f in zip(last, fits, strict=True)

@@ -49,12 +49,14 @@ class Fit(NamedTuple):
         strength: C.
         scores: dict from each strength that was tried to the score of the images
             held out; empty where there were too few images.
+        losses: the same of their mean loss.
     """
 
     kernel: np.ndarray
     bias: np.ndarray
     strength: float
     scores: dict
+    losses: dict
 
 
 def fit(rows, task, width, strengths=STRENGTHS, folds=5, seed=0):
@@ -93,7 +95,7 @@ def fit(rows, task, width, strengths=STRENGTHS, folds=5, seed=0):
         usual = USUAL_STRENGTH if USUAL_STRENGTH in strengths else strengths[0]
         best = min(losses, key=losses.get, default=usual)
         kernel, bias = solve(rows, task, width, best)
-    return Fit(back @ kernel / scale, bias, best, scores)
+    return Fit(back @ kernel / scale, bias, best, scores, losses)
 
 
 def _rotated(features):

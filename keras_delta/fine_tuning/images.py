@@ -1,0 +1,146 @@
+"""What `fine_tune` is given to train on, as `fit` takes it."""
+
+import os
+from typing import Any, NamedTuple
+
+import numpy as np
+from keras import tree
+
+from keras_delta import data
+from keras_delta._errors import invalid
+from keras_delta._inputs import samples
+from keras_delta._inputs.training_data import TrainingData
+from keras_delta._network import memory
+
+FORMS = "a folder, an ImageSet, `(x, y)` arrays, or batches as `fit` takes them"
+
+
+class Images(NamedTuple):
+    """Training data.
+
+    Attributes:
+        x, y: as `fit` takes them; `y` is None where `x` holds both.
+        steps: batches of a pass.
+        batch_size: samples of a batch, where `x` are arrays.
+        class_names: tuple of names, None where they are not known.
+        units: of the head that the labels ask for; None where they do not tell.
+    """
+
+    x: Any
+    y: Any
+    steps: int
+    batch_size: int
+    class_names: tuple | None
+    units: int | None
+
+
+def read(given, argument="train"):
+    """Folders and arrays of photographs as `ImageSet`; all else as it came.
+
+    Returns:
+        (training data, validation data or None): two where a folder holds both.
+    """
+    if isinstance(given, (str, os.PathLike)):
+        given = data.from_directory(given)
+    if isinstance(given, dict):
+        if not isinstance(given.get("train"), data.ImageSet):
+            raise TypeError(invalid(argument, FORMS, given))
+        return given["train"], given.get("val")
+    if isinstance(given, (tuple, list)) and _are_photographs(given):
+        x, y = (np.asarray(v) for v in given)
+        return data.ImageSet.from_arrays(x, y.reshape(-1)), None
+    return given, None
+
+
+def _are_photographs(given):
+    """Whether arrays are bytes of RGB or grey images with a class number each."""
+    if len(given) != 2 or not samples.are_arrays(given[0]):
+        return False
+    x, y = given
+    if isinstance(x, (list, dict)) or getattr(x, "dtype", None) != np.uint8:
+        return False
+    y = np.asarray(y)
+    one = y.ndim == 1 or (y.ndim == 2 and y.shape[1] == 1)
+    return one and y.dtype.kind in "iu" and np.ndim(x) in (3, 4)
+
+
+def for_training(given, size, recipe, seed):
+    """`Images` of what `read` gave, in batches, mirrored and cropped at random."""
+    if isinstance(given, data.ImageSet):
+        _labelled(given, "train")
+        batches = given.batches(
+            size,
+            recipe.batch_size,
+            protocol=recipe.augmentation,
+            training=True,
+            seed=seed,
+            cache=_fits(given, size),
+        )
+        names = given.class_names
+        size = recipe.batch_size
+        return Images(batches, None, len(batches), size, names, len(names))
+    x, y = given if isinstance(given, (tuple, list)) else (given, None)
+    seen = TrainingData(x, y, recipe.batch_size if y is not None else None)
+    names = getattr(given, "class_names", None)
+    units = len(names) if names else _units(seen)
+    names = names and tuple(names)
+    return Images(x, y, _steps(x, seen), recipe.batch_size, names, units)
+
+
+def for_validation(given, size, recipe):
+    """Validation data as `fit` takes it; None stays None."""
+    if not isinstance(given, data.ImageSet):
+        return given
+    _labelled(given, "validation")
+    cache = _fits(given, size)
+    return given.batches(size, 64, protocol=recipe.augmentation, cache=cache)
+
+
+def size_of(given, source_shape):
+    """Height and width of the images of batches or arrays; of a network's input."""
+    spec = getattr(given, "element_spec", None)
+    first = given[0] if isinstance(given, (tuple, list)) else None
+    for shape in (
+        None if spec is None else tree.flatten(spec)[0].shape,
+        None if first is None else np.shape(first),
+        source_shape,
+    ):
+        if shape is not None and len(shape) == 4 and None not in shape[1:3]:
+            return tuple(shape[1:3])
+    return None
+
+
+def _steps(x, seen):
+    steps = seen.count_steps(1, None) or getattr(x, "num_batches", None)
+    if not steps:
+        expected = "data that say how many batches they have, as the rate follows that"
+        remedy = "For a tf.data.Dataset: `train.apply("
+        remedy += "tf.data.experimental.assert_cardinality(n))`."
+        raise ValueError(invalid("train", expected, x, remedy))
+    return steps
+
+
+def _labelled(images, argument):
+    if images.labels is None:
+        raise ValueError(invalid(argument, "images with labels", images))
+
+
+def _fits(images, size):
+    """Whether the decoded images fit into a quarter of the memory there is."""
+    height, width = (size, size) if np.ndim(size) == 0 else size
+    needed = len(images) * (height * 8 // 7) * (width * 8 // 7) * 12
+    free = memory.available()
+    return free is None or needed < free / 4
+
+
+def _units(seen):
+    """Units of the head that labels ask for; None where they do not tell."""
+    labels = tree.flatten(seen.labels)
+    if len(labels) != 1:
+        return None
+    labels = np.asarray(labels[0])
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        return labels.shape[1]
+    if seen.all_labels and labels.dtype.kind in "iu":
+        return int(labels.max(initial=0)) + 1
+    return None

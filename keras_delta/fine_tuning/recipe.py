@@ -1,0 +1,179 @@
+"""`Recipe`: all that decides how a network is fine-tuned, as one value."""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+
+from keras_delta import _arguments, _disk, data, regularizers
+from keras_delta._errors import invalid, unknown_name
+
+VERSION = 1  # of the files
+SHARES = (0.0, 0.25, 0.5)  # of the target's statistics, that "auto" tries
+FEWEST_STEPS, MOST_EPOCHS = 60, 40
+NEAR_RATE, FAR_RATE = 3e-4, 1e-3  # of Adam, for images like the source's and unlike
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to fine-tune a pretrained network on few images; the default is measured.
+
+    `fine_tune` follows it, and `docs/fine-tuning.md` has the reason and the measurement
+    of each part. Everything can be changed: `Recipe(batch_norm="training")`,
+    `recipe.replace(learning_rate=1e-4)`.
+
+    Args:
+        regularizer: what keeps the target near the source: name, config or instance,
+            as for `DeltaModel.fit`.
+        fit_head: whether to begin at the head of `keras_delta.fit_head`; else at a
+            random one.
+        optimizer: name of one of Keras's optimizers, or its config with more arguments:
+            `{"class_name": "SGD", "config": {"momentum": 0.9}}`.
+        learning_rate: the largest, reached after the warm-up; `"auto"`: by the
+            statistics, 3e-4 where the source's are kept and 1e-3 where the target's
+            have a share. The images are then unlike the source's, and the
+            weights have further to go.
+        warm_up: share of the steps in which the rate rises, in a straight line from
+            zero; after that it falls to zero along half a cosine.
+        epochs: passes over the images; None: `epochs_for` the number of images.
+        batch_size: images a step.
+        augmentation: `protocol` of `ImageSet.batches`: mirrored random crops.
+        batch_norm: which statistics the network normalises by. A number from 0 to 1:
+            they stay fixed while training, at `(1 - share) * source + share * target`,
+            see `keras_delta.batch_norm.estimate_statistics`; `"auto"`: the share among
+            0, 1/4 and 1/2 with which a head on the frozen network does best in a
+            cross-validation; `"training"`: those of each batch, Keras's usual way.
+        freeze: share of the taps up to which the network stays as it is; 0: all of it
+            is trained. Half of four taps is what comes before a resolution of a
+            sixteenth, which is most of the work.
+        average: share of the start (source and fitted head) in the weights of the
+            result, see `keras_delta.averaging.interpolate`; 0: none.
+
+    Raises:
+        TypeError, ValueError: for values that a part cannot have.
+    """
+
+    regularizer: object = "feature_map"
+    fit_head: bool = True
+    optimizer: object = "adamw"
+    learning_rate: float | str = "auto"
+    warm_up: float = 0.1
+    epochs: int | None = None
+    batch_size: int = 16
+    augmentation: str = "default"
+    batch_norm: float | str = "auto"
+    freeze: float = 0.5
+    average: float = 0.0
+
+    def __post_init__(self):
+        regularizers.get(self.regularizer)
+        self._make_optimizer(1e-3)
+        _arguments.choice("fit_head", self.fit_head, (True, False))
+        if self.learning_rate != "auto":
+            _arguments.number(
+                "learning_rate", self.learning_rate, above=0, also='"auto"'
+            )
+        _arguments.number("warm_up", self.warm_up, below=1)
+        _arguments.integer("epochs", self.epochs, optional=True)
+        _arguments.integer("batch_size", self.batch_size)
+        data.augment.Protocol(self.augmentation, 32, training=True)
+        if self.batch_norm not in ("auto", "training"):
+            also = '"auto" or "training"'
+            _arguments.number("batch_norm", self.batch_norm, most=1, also=also)
+        _arguments.number("freeze", self.freeze, most=1)
+        _arguments.number("average", self.average, below=1)
+
+    def replace(self, **changes):
+        """The same recipe but for some parts."""
+        known = [f.name for f in dataclasses.fields(self)]
+        for name in changes:
+            if name not in known:
+                raise ValueError(unknown_name("recipe", name, known))
+        return dataclasses.replace(self, **changes)
+
+    def epochs_for(self, steps):
+        """Passes over data of so many batches: 10, and more where there are few.
+
+        No fewer than 60 steps in all, and no more than 40 passes.
+        """
+        if self.epochs is not None:
+            return self.epochs
+        return min(MOST_EPOCHS, max(10, math.ceil(FEWEST_STEPS / max(1, steps))))
+
+    @property
+    def rate(self):
+        """The largest learning rate."""
+        if self.learning_rate != "auto":
+            return self.learning_rate
+        return FAR_RATE if self.batch_norm else NEAR_RATE
+
+    def make_optimizer(self, steps):
+        """The optimizer of a training of so many steps, with its schedule."""
+        warm = round(self.warm_up * steps)
+        schedule = keras.optimizers.schedules.CosineDecay(
+            0.0 if warm else self.rate,
+            max(1, steps - warm),
+            warmup_target=self.rate if warm else None,
+            warmup_steps=warm,
+        )
+        return self._make_optimizer(schedule)
+
+    def _make_optimizer(self, rate):
+        given = keras.optimizers.serialize(keras.optimizers.get(self.optimizer))
+        given["config"]["learning_rate"] = 0.001
+        made = keras.optimizers.deserialize(given)
+        made.learning_rate = rate
+        return made
+
+    def get_config(self):
+        """The parts as a dict for JSON."""
+        found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        if not isinstance(self.regularizer, str):
+            found["regularizer"] = regularizers.serialize(
+                regularizers.get(self.regularizer)
+            )
+        if isinstance(self.optimizer, keras.optimizers.Optimizer):
+            found["optimizer"] = keras.optimizers.serialize(self.optimizer)
+        return json.loads(json.dumps(found))
+
+    @classmethod
+    def from_config(cls, config):
+        """The recipe of a `get_config`."""
+        return cls().replace(**config)
+
+    def save(self, path):
+        """Write a JSON file, as a whole or not at all."""
+        _disk.write_json(Path(path), {"version": VERSION, **self.get_config()})
+
+    @classmethod
+    def load(cls, path):
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: for a file of another version, or that is no recipe.
+        """
+        try:
+            config = json.loads(Path(path).read_text())
+            version = config.pop("version")
+        except (ValueError, KeyError, AttributeError, TypeError):
+            raise ValueError(
+                invalid("path", "a file of Recipe.save", str(path))
+            ) from None
+        if version != VERSION:
+            raise ValueError(
+                f"The recipe {path} is of version {version}, and this is keras_delta "
+                f"with version {VERSION}. Write it again: what a part means may have "
+                "changed."
+            )
+        return cls.from_config(config)
+
+    def __str__(self):
+        rows = [(f.name, getattr(self, f.name)) for f in dataclasses.fields(self)]
+        return "\n".join(f"{name:14} {_shown(value)}" for name, value in rows)
+
+
+def _shown(value):
+    return type(value).__name__ if isinstance(value, keras.Layer) else value

@@ -1,0 +1,206 @@
+"""`fine_tune`: what it takes, what it settles, what it trains."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_delta as kd
+from keras_delta.fine_tuning import statistics
+
+RNG = np.random.default_rng(0)
+Y = np.arange(36) % 3
+X = RNG.integers(0, 60, (36, 16, 16, 3))
+X[np.arange(36), :, :, Y] += 120
+X = X.astype("uint8")
+SPARSE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+SHORT = kd.Recipe(epochs=2)
+
+
+@pytest.fixture
+def source(new_backbone):
+    return new_backbone(batch_norm=True)
+
+
+def normalizers(model):
+    return kd.batch_norm.layers(model)
+
+
+def test_photographs_in_memory(source):
+    before = [w.copy() for w in source.get_weights()]
+    model = kd.fine_tune(source, (X, Y), recipe=SHORT, verbose=0)
+    assert model.target.output_shape == (None, 3)
+    assert len(model.history.history["loss"]) == 2
+    assert model.evaluate(X.astype("float32"), Y, verbose=0, return_dict=True)[
+        "accuracy"
+    ] == pytest.approx(1.0)
+    assert model.probe.score > 0.9 and model.probe.loss > 0
+    for was, now in zip(before, source.get_weights(), strict=True):
+        np.testing.assert_array_equal(was, now)
+
+
+def test_half_of_the_network_and_all_statistics_stay(source):
+    recipe = SHORT.replace(batch_norm=0.5)
+    model = kd.fine_tune(source, (X, Y), recipe=recipe, verbose=0)
+    target = kd.attach_head(source, 3)
+    kd.batch_norm.estimate_statistics(
+        target, kd.data.ImageSet.from_arrays(X, Y).batches(16, training=True)
+    )
+    pairs = zip(
+        normalizers(source), normalizers(target), normalizers(model), strict=True
+    )
+    for old, own, mixed in pairs:
+        for name in ("moving_mean", "moving_variance"):
+            a, b, found = (
+                keras.ops.convert_to_numpy(getattr(v, name)) for v in (old, own, mixed)
+            )
+            np.testing.assert_allclose(found, (a + b) / 2, rtol=1e-4, atol=1e-6)
+        assert not mixed.trainable
+    frozen = model.taps[: round(0.5 * len(model.taps))]
+    for layer in source.layers:
+        if not layer.weights or layer in normalizers(source):
+            continue
+        now = model.target.get_layer(layer.name).get_weights()[0]
+        moved = not np.array_equal(now, layer.get_weights()[0])
+        assert moved == (layer.name not in frozen), layer.name
+
+
+def test_the_share_is_that_of_the_least_loss(source):
+    data = kd.data.ImageSet.from_arrays(X, RNG.permutation(Y)).batches(
+        16, training=True
+    )
+    shares, losses, heads = (0.0, 0.25, 0.5), [], []
+    for share in shares:
+        target = kd.attach_head(source, 3)
+        kd.batch_norm.estimate_statistics(target, data, share=share)
+        probe = kd.fit_head(target, data, loss=SPARSE, verbose=0)
+        losses.append(probe.loss)
+        heads.append(target.get_layer("head").get_weights())
+    best = int(np.argmin(losses))
+    target = kd.attach_head(source, 3)
+    share, probe = statistics.settle(target, data, shares, loss=SPARSE)
+    assert share == shares[best]
+    assert probe.loss == pytest.approx(losses[best], rel=1e-3)
+    for was, now in zip(
+        heads[best], target.get_layer("head").get_weights(), strict=True
+    ):
+        np.testing.assert_allclose(was, now, rtol=1e-2, atol=1e-3)
+
+
+def test_what_was_chosen_can_be_followed_again(source):
+    first = kd.fine_tune(source, (X, Y), recipe=SHORT, verbose=0)
+    chosen = first.recipe
+    assert chosen.batch_norm in (0.0, 0.25, 0.5) and chosen.epochs == 2
+    assert chosen.learning_rate == (1e-3 if chosen.batch_norm else 3e-4)
+    again = kd.fine_tune(source, (X, Y), recipe=chosen, verbose=0)
+    for v, w in zip(
+        first.target.get_weights(), again.target.get_weights(), strict=True
+    ):
+        np.testing.assert_allclose(v, w, rtol=1e-3, atol=1e-4)
+
+
+def test_networks_without_batch_norm(new_backbone):
+    model = kd.fine_tune(new_backbone(), (X, Y), recipe=SHORT, verbose=0)
+    assert model.recipe.batch_norm == 0 and model.recipe.learning_rate == 3e-4
+
+
+def test_statistics_of_each_batch(source):
+    recipe = SHORT.replace(batch_norm="training", freeze=0.0)
+    model = kd.fine_tune(source, (X, Y), recipe=recipe, verbose=0)
+    for old, new in zip(normalizers(source), normalizers(model), strict=True):
+        assert new.trainable
+        assert not np.array_equal(old.get_weights()[2], new.get_weights()[2])
+
+
+def test_a_random_head(source):
+    recipe = SHORT.replace(fit_head=False, epochs=1, learning_rate=1e-9)
+    model = kd.fine_tune(source, (X, Y), recipe=recipe, verbose=0)
+    assert not np.any(np.abs(model.target.get_layer("head").get_weights()[1]) > 1e-6)
+
+
+def test_an_average_with_the_start(source):
+    recipe = SHORT.replace(batch_norm=0.25)
+    start = kd.fine_tune(
+        source, (X, Y), recipe=recipe.replace(epochs=1, learning_rate=1e-12), verbose=0
+    )
+    end = kd.fine_tune(source, (X, Y), recipe=recipe, verbose=0)
+    mean = kd.fine_tune(source, (X, Y), recipe=recipe.replace(average=0.5), verbose=0)
+    models = [m.target.get_weights() for m in (start, end, mean)]
+    for a, b, c in zip(*models, strict=True):
+        np.testing.assert_allclose((a + b) / 2, c, rtol=1e-3, atol=1e-4)
+
+
+def write_folder(path, images, labels):
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        folder = path / f"class{label}"
+        folder.mkdir(parents=True, exist_ok=True)
+        keras.utils.save_img(folder / f"{i}.png", image, scale=False)
+
+
+def test_folders(source, tmp_path):
+    write_folder(tmp_path / "train", X, Y)
+    write_folder(tmp_path / "val", X[::2], Y[::2])
+    model = kd.fine_tune(source, tmp_path, recipe=SHORT, verbose=0)
+    assert len(model.history.history["val_accuracy"]) == 2
+    assert model.evaluate(X.astype("float32"), Y, verbose=0)[1] == pytest.approx(1.0)
+
+
+def test_batches_of_ones_own(source):
+    batches = tf.data.Dataset.from_tensor_slices((X.astype("float32"), Y)).batch(12)
+    model = kd.fine_tune(source, batches, classes=3, recipe=SHORT, verbose=0)
+    assert model.optimizer.iterations == 6
+    with pytest.raises(ValueError, match="`classes`"):
+        kd.fine_tune(source, batches, recipe=SHORT, verbose=0)
+    endless = batches.repeat()
+    with pytest.raises(ValueError, match="assert_cardinality"):
+        kd.fine_tune(source, endless, classes=3, recipe=SHORT, verbose=0)
+
+
+@pytest.mark.parametrize("task", ["multilabel", "binary", "regression"])
+def test_other_tasks(source, task):
+    labels = {
+        "multilabel": np.eye(3)[Y],
+        "binary": (Y > 0).astype("float32"),
+        "regression": Y[:, None].astype("float32"),
+    }[task]
+    classes = {"multilabel": 3}.get(task, 1)
+    model = kd.fine_tune(
+        source,
+        (X.astype("float32"), labels),
+        classes=classes,
+        task=task,
+        recipe=SHORT,
+        verbose=0,
+    )
+    assert model.target.output_shape == (None, classes)
+    assert model.probe.score > 0.8
+
+
+def test_one_image_of_a_class_and_many_of_another(source):
+    chosen = np.r_[np.flatnonzero(Y == 0), np.flatnonzero(Y == 1)[:1]]
+    model = kd.fine_tune(source, (X[chosen], Y[chosen]), recipe=SHORT, verbose=0)
+    assert np.isfinite(model.history.history["loss"]).all()
+
+
+def test_one_image_a_class(source):
+    model = kd.fine_tune(source, (X[:3], Y[:3]), recipe=SHORT, verbose=0)
+    assert model.probe.score is None and model.recipe.batch_norm == 0
+
+
+def test_what_it_says_before_it_starts(source, capsys):
+    kd.fine_tune(source, (X, Y), recipe=SHORT, verbose=2)
+    said = capsys.readouterr().out
+    assert "cross-validated" in said and "batch_norm" in said
+    assert "6 steps, about 0:00" in said
+    assert said.index("about") < said.index("Epoch 1/2")
+
+
+def test_wrong_arguments(source):
+    with pytest.raises(TypeError, match="Recipe"):
+        kd.fine_tune(source, (X, Y), recipe="fast")
+    with pytest.raises(TypeError, match="a folder"):
+        kd.fine_tune(source, {"x": X})
+    with pytest.raises(ValueError, match="regularizer"):
+        kd.fine_tune(source, (X, Y), method="dleta")
+    with pytest.raises(ValueError, match="backbone"):
+        kd.fine_tune("efficientnet", (X, Y))
