@@ -151,27 +151,33 @@ def test_statistics_are_kept(raw, new_backbone):
 
 
 def test_statistics_are_estimated(raw, new_backbone):
-    """For layers that train; the frozen one keeps what it had."""
+    """As by hand."""
     model, other = make(new_backbone), make(new_backbone)
     data = (X + 1, Y)
     fit(model, WeightAverage(statistics="estimate", data=data))
     other.target.set_weights(by_hand(raw.epochs[-2:]))
     kd.batch_norm.estimate_statistics(other, X + 1)
     assert_is(model, other.target.get_weights())
-    model = make(new_backbone)
+
+
+def test_statistics_of_frozen_layers_stay(new_backbone):
+    """They are not estimated, and where all are frozen nothing is."""
+    model, data = make(new_backbone), X + 1
     first, second = batch_norm.layers(model)
     first.trainable = False
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("sgd", loss, run_eagerly=True)
     before = [v.numpy() for v in first.non_trainable_weights]
-    fit(model, WeightAverage(statistics="estimate", data=data))
+    fit(model, WeightAverage(1.0, statistics="estimate", data=data), epochs=2)
     for v, w in zip(first.non_trainable_weights, before, strict=True):
         np.testing.assert_array_equal(v, w)
     mean = second.moving_mean.numpy()
     kd.batch_norm.estimate_statistics(model, X + 1, frozen=False)
     np.testing.assert_allclose(second.moving_mean, mean, rtol=1e-5)
     second.trainable = False
-    fit(model, WeightAverage(statistics="estimate", data=data))  # there is nothing to
+    fit(
+        model, WeightAverage(1.0, statistics="estimate", data=data), epochs=2
+    )  # there is nothing to
     with pytest.raises(ValueError, match=r"has no BatchNormalization that"):
         kd.batch_norm.estimate_statistics(model, X + 1, frozen=False)
 
