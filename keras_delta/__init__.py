@@ -4,6 +4,7 @@ import importlib
 
 # All that a `.keras` file may hold: loading one needs the classes registered.
 from keras_delta import attention as attention
+from keras_delta import averaging as averaging
 from keras_delta import backbones as backbones
 from keras_delta import batch_norm as batch_norm
 from keras_delta import caching as caching

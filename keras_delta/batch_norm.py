@@ -33,7 +33,7 @@ def layers(model):
 
 
 def estimate_statistics(
-    model, x, *, share=1.0, batch_size=BATCH, max_samples=None, seed=0
+    model, x, *, share=1.0, batch_size=BATCH, max_samples=None, frozen=True, seed=0
 ):
     """Estimate the moving statistics of BatchNormalization again, on some data.
 
@@ -48,7 +48,7 @@ def estimate_statistics(
 
     All else runs in inference mode: dropout and augmentation are off. Only a layer that
     is made of layers, BatchNormalization among them (`TimeDistributed`, a class of your
-    own), runs in training mode as a whole. Frozen layers are estimated, too.
+    own), runs in training mode as a whole.
 
     Args:
         model: a Functional or Sequential model, or a `DeltaModel`: then its target.
@@ -61,6 +61,8 @@ def estimate_statistics(
             one of less than half is left out, unless there are only such ones.
         max_samples: no more than so many; default: all. Generators, of which no more is
             read than that and two batches, and data without end need a number.
+        frozen: whether layers that do not train are estimated, too; if not, they stay
+            and run in inference mode, as in `fit`.
         seed: of the order of arrays; data sets have theirs.
 
     Returns:
@@ -78,7 +80,8 @@ def estimate_statistics(
     batch_size = _arguments.integer("batch_size", batch_size)
     max_samples = _arguments.integer("max_samples", max_samples, optional=True)
     seed = _arguments.seed("seed", seed)
-    run = _Run(Graph(getattr(model, "target", model)))
+    frozen = _arguments.flag("frozen", frozen)
+    run = _Run(Graph(getattr(model, "target", model)), frozen)
     with replay.unmoved(x):
         stream = samples.inputs(x, batch_size, max_samples, seed)
         found = _measure(run, stream, batch_size)
@@ -129,11 +132,11 @@ class _Run:
             training mode.
     """
 
-    def __init__(self, graph):
+    def __init__(self, graph, frozen):
         inside = {name: _inside(node.operation) for name, node in graph.nodes.items()}
         with_any = [name for name, found in inside.items() if found]
         found = {id(v): v for name in with_any for v in inside[name]}
-        self.layers = list(found.values())
+        self.layers = [v for v in found.values() if frozen or v.trainable]
         self._graph = graph
         self._check()
         self._fetches = [t for name in with_any for t in graph.nodes[name].outputs]

@@ -24,7 +24,7 @@ FLOORS = [
     {"_arguments", "_disk"},
     {"_checkpoint", "_plotting"},
     {"_network", "optimizers", "statistics"},
-    {"_inputs", "backbones", "data"},
+    {"_inputs", "averaging", "backbones", "data"},
     {"attention", "caching"},
     {"_probe", "batch_norm", "regularizers"},
     {"_training"},
@@ -162,8 +162,9 @@ def test_methods_import_no_method():
 def test_public_names():
     assert dir(kd) == [
         *("ChannelAttention", "DeltaModel", "SourceMapCache", "__version__"),
-        *("analysis", "attach_head", "attention", "backbones", "batch_norm"),
+        *("analysis", "attach_head", "attention", "averaging", "backbones"),
         *(
+            "batch_norm",
             "caching",
             "callbacks",
             "data",

@@ -101,21 +101,7 @@ def inputs(x, batch_size=32, max_samples=None, seed=0):
     Raises:
         TypeError, ValueError: as `batches`.
     """
-    x = x[0] if isinstance(x, tuple) and x else x
-    if hasattr(x, "as_tested"):
-        x = x.as_tested(shuffle=True)
-    flat = tree.flatten(x)
-    if flat and all(len(getattr(v, "shape", ())) for v in flat):
-        stream = _shuffled(x, batch_size, seed)
-    elif inspect.isgenerator(x):
-        if max_samples is None:
-            raise ValueError(NO_END)
-        stream = _compat.get_data_adapter(x).get_numpy_iterator()
-    else:
-        adapter = _adapter(x, None, batch_size)
-        if max_samples is None and _endless(adapter):
-            raise ValueError(NO_END)
-        stream = adapter.get_numpy_iterator()
+    stream = _open(x, batch_size, max_samples, seed)
     left = math.inf if max_samples is None else max_samples
     for batch in stream:
         batch = keras.utils.unpack_x_y_sample_weight(batch)[0]
@@ -125,6 +111,29 @@ def inputs(x, batch_size=32, max_samples=None, seed=0):
         yield batch
         if not left:
             return
+
+
+def check_inputs(x):
+    """Raise what `inputs` would, without reading anything."""
+    _open(x, 32, None, 0)
+
+
+def _open(x, batch_size, max_samples, seed):
+    """Batches as they come, with targets or without."""
+    x = x[0] if isinstance(x, tuple) and x else x
+    if hasattr(x, "as_tested"):
+        x = x.as_tested(shuffle=True)
+    flat = tree.flatten(x)
+    if flat and all(len(getattr(v, "shape", ())) for v in flat):
+        return _shuffled(x, batch_size, seed)
+    if inspect.isgenerator(x):
+        if max_samples is None:
+            raise ValueError(NO_END)
+        return _compat.get_data_adapter(x).get_numpy_iterator()
+    adapter = _adapter(x, None, batch_size)
+    if max_samples is None and _endless(adapter):
+        raise ValueError(NO_END)
+    return adapter.get_numpy_iterator()
 
 
 def _shuffled(x, batch_size, seed):

@@ -54,6 +54,18 @@ class Pairing:
                 pairs.extend(self.of_layer(name))
         return pairs
 
+    @property
+    def weights(self):
+        """List of (target variable, source variable), of all weights of the pairs."""
+        return [
+            pair
+            for layer in self._layers.values()
+            if id(layer) in self._partner
+            for pair in zip(
+                own_weights(layer), own_weights(self._partner[id(layer)]), strict=True
+            )
+        ]
+
     def of_layer(self, name):
         """(target variable, source variable) of what trains of one paired layer.
 

@@ -18,3 +18,4 @@ from keras_delta.callbacks.strength_scheduler import (
 )
 from keras_delta.callbacks.terminate_on_nan import LossNotFinite as LossNotFinite
 from keras_delta.callbacks.terminate_on_nan import TerminateOnNaN as TerminateOnNaN
+from keras_delta.callbacks.weight_average import WeightAverage as WeightAverage

@@ -49,6 +49,7 @@ MAKE = {
     "StrengthScheduler": lambda d: callbacks.StrengthScheduler(
         keras.optimizers.schedules.PolynomialDecay(1.0, 2)
     ),
+    "WeightAverage": lambda d: callbacks.WeightAverage(1.0, every="step"),
 }
 each = pytest.mark.parametrize("name", MAKE)
 
@@ -84,8 +85,9 @@ def test_a_plain_model_is_refused(name, new_backbone, tmp_path):
 
 
 def test_they_change_nothing(new_backbone, tmp_path):
-    """All but the two that are there to; dropout and shuffling would show a trace."""
-    given = [MAKE[n](tmp_path) for n in MAKE if n not in ("Rifle", "StrengthScheduler")]
+    """All but those that are there to; dropout and shuffling would show a trace."""
+    steering = ("Rifle", "StrengthScheduler", "WeightAverage")
+    given = [MAKE[n](tmp_path) for n in MAKE if n not in steering]
     a, b = make(new_backbone), make(new_backbone)
     for model, more in ((a, []), (b, given)):
         keras.utils.set_random_seed(1)

@@ -19,7 +19,7 @@ PAGE = Path(__file__).parents[2] / "docs/callbacks.md"
 def test_examples_run(new_backbone, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 11
+    assert len(blocks) == 12
     x, y = reference.learnable_data(8)
     names = {"kd": kd, "keras": keras, "x": x}
     names["train"] = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
