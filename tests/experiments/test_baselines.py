@@ -263,9 +263,10 @@ def test_seeds(short):
     source, found = toys.build(), []
     for seed in (0, 1, 0):
         cell = Cell("toy", "keras_guide", protocol=short, network="toy", seed=seed)
-        trained = baselines.run(cell, source, 3, lambda seed=seed: train(seed=seed), 24)
+        batches = train(batch_size=24, seed=seed)
+        trained = baselines.run(cell, source, 3, lambda b=batches: b, 24)
         found.append(trained.model.layers[-1].kernel.numpy())
-    assert np.abs(found[0] - found[1]).mean() > 0.1
+    assert np.abs(found[0] - found[1]).mean() > 0.05
     np.testing.assert_array_equal(found[0], found[2])
 
 
