@@ -4,6 +4,7 @@
     python benchmarks/article.py --table 2 --protocol code --repeats 3
     python benchmarks/article.py --figure 3 --datasets cub
     python benchmarks/article.py --study few-shot why robustness --data-dir FOLDER
+    python benchmarks/article.py --study bench --data-dir FOLDER
 
 Shows a plan, trains what is not in the store yet, and writes the tables as text,
 Markdown, LaTeX, CSV and PNG. Interrupt it, or kill it: the same command goes on.

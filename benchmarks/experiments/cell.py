@@ -35,7 +35,7 @@ class Cell:
 
     Args:
         dataset: name for `keras_delta.data.load`.
-        method: name in `methods.ALL`.
+        method: name in `methods.KNOWN`; `"probe"` has the head `"only"`.
         protocol: a `Protocol`, or its name.
         network: name in `keras_delta.backbones.ALL`.
         image_size: side in pixels; None: the network's own.
@@ -94,6 +94,8 @@ class Cell:
     def __post_init__(self):
         object.__setattr__(self, "protocol", protocols.get(self.protocol))
         methods.get(self.method)
+        if self.method in methods.PROBE:
+            object.__setattr__(self, "head", "only")
         object.__setattr__(self, "weights", os.fspath(self.weights))
         for name in ("alpha", "beta", "temperature", "label_noise"):
             if isinstance(getattr(self, name), int):  # 5 and 5.0 are one cell

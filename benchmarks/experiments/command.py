@@ -13,7 +13,7 @@ from experiments.plan import Plan
 from experiments.store import ResultStore
 from keras_delta._runs import devices, launch, status
 
-STUDIES = ("few-shot", "why", "robustness", "start")
+STUDIES = ("few-shot", "why", "robustness", "start", "bench")
 # Which options go with one kind of experiment alone.
 GOES_WITH = {
     **dict.fromkeys(("--per-class", "--smoke", "--image-size"), "--study"),
@@ -25,6 +25,7 @@ SMOKE = {
     "few-shot": {"methods": ("l2_fe", "delta")},
     "why": {"conditions": (studies.REFERENCE, *studies.CONDITIONS[2:4])},
     "start": {"conditions": (studies.FROM_RANDOM, *studies.STARTS[:4])},
+    "bench": {"methods": ("probe", "l2", *methods.TRAINERS)},
     "robustness": {
         "methods": ("delta",),
         "noises": (0.0, 0.2),
@@ -67,9 +68,9 @@ def add_arguments(parser):
     add("--datasets", **names(known, "the article's, or the study's"))
     default = "the article's, for studies efficientnet_lite0"
     add("--networks", **names(backbones.ALL, default))
-    add("--methods", **names(methods.ALL, "those of the table, or all"))
+    add("--methods", **names(methods.KNOWN, "those of the table, or all"))
     add("--repeats", type=one, help="seeds of each cell; default: the protocol's")
-    text = "default: article, for studies few_shot"
+    text = "default: article, for studies few_shot, for bench its own"
     add("--protocol", choices=protocols.PROTOCOLS, help=text)
     text = "default: the protocol's"
     add("--schedule", choices=protocols.SCHEDULES, help=text)
@@ -186,7 +187,8 @@ def _names(args):
 
 def _entries(name, args):
     """Entries of one experiment."""
-    protocol = args.protocol or ("few_shot" if name in STUDIES else "article")
+    default = "few_shot" if name in STUDIES else "article"
+    protocol = args.protocol or ("bench" if name == "bench" else default)
     changes = {"schedule": args.schedule, "iterations": args.iterations}
     changes = {k: v for k, v in changes.items() if v is not None}
     options = {

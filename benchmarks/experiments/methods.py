@@ -14,14 +14,15 @@ class Method(NamedTuple):
     Attributes:
         title: what the article calls it.
         make: function of (alpha, beta, variant) that gives a new regularizer; None in
-            place of a number is the regularizer's own default.
+            place of a number is the regularizer's own default. None for a method
+            that trains in its own way, see `baselines`.
         alphas: what a cross-validated choice tries where the protocol has no grid
             of its own; empty where alpha has no effect.
         attended: whether it needs the channel attention.
     """
 
     title: str
-    make: Callable
+    make: Callable | None
     alphas: tuple
     attended: bool = False
 
@@ -58,9 +59,17 @@ ALL = {
         "DELTA (code)", _maps(R.Delta, "code"), (1e-5, 1e-4, 1e-3), True
     ),
 }
+PROBE = {"probe": Method("linear probe", _frozen, ())}  # nothing is trained
+TRAINERS = {
+    "keras_guide": Method("Keras's two phases", None, ()),
+    "fastai": Method("fastai's fine_tune", None, ()),
+    "recipe": Method("recipe", None, ()),
+}
+KNOWN = {**PROBE, **ALL, **TRAINERS}
 ARTICLE = ("l2_fe", "l2", "l2_sp", "l2_sp_att", "feature_map", "delta")
+BENCH = (*PROBE, "l2_fe", "l2", "l2_sp", "feature_map", *TRAINERS)
 
 
 def get(name):
     """A `Method` by name."""
-    return ALL[_arguments.choice("method", name, ALL)]
+    return KNOWN[_arguments.choice("method", name, KNOWN)]

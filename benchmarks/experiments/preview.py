@@ -149,7 +149,8 @@ def image_seconds(cells, store):
             settings = record["settings"]
             shown = record["epochs"] * record["images"]
             kind = settings["network"], settings["image_size"]
-            past[kind].append(record["wall_seconds"] / shown)
+            if shown:  # not where a head alone was fitted
+                past[kind].append(record["wall_seconds"] / shown)
     kinds = {(cell.network, cell.image_size) for cell in cells}
     return {k: statistics.median(past[k]) if k in past else _guess(*k) for k in kinds}
 

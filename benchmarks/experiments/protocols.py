@@ -174,6 +174,16 @@ PROTOCOLS = {
         repeats=3,
         folds=3,
     ),
+    # 15 epochs whatever the number of images, to compare with other programs' ways.
+    "bench": Protocol(
+        "bench",
+        iterations=1,
+        batch_size=16,
+        min_epochs=15,
+        attention_samples=64,
+        repeats=5,
+        folds=3,
+    ),
 }
 
 
@@ -181,7 +191,7 @@ def get(name):
     """A `Protocol` by name, or the `Protocol` itself.
 
     Args:
-        name: `"article"`, `"code"`, `"tllib"` or `"few_shot"`.
+        name: `"article"`, `"code"`, `"tllib"`, `"few_shot"` or `"bench"`.
 
     Raises:
         ValueError: for another name, with the closest ones.

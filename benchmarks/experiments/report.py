@@ -6,27 +6,33 @@ from pathlib import Path
 from experiments import figures, studies, tables
 from keras_delta._plotting import save_figure
 
-PARTS = {  # of each experiment: (stem, what makes it, whether it needs DELTA)
-    "table-1": [("article", tables.article_table, False)],
-    "table-2": [("article", lambda frame: tables.article_table(frame, 2), False)],
-    "figure-3": [("curves", figures.curves, False)],
+PARTS = {  # of each experiment: (stem, what makes it, which method it needs)
+    "table-1": [("article", tables.article_table, None)],
+    "table-2": [("article", lambda frame: tables.article_table(frame, 2), None)],
+    "figure-3": [("curves", figures.curves, None)],
     "few-shot": [
-        ("accuracy", tables.few_shot_table, False),
-        ("differences", tables.differences, True),
-        ("strengths", tables.strengths_table, False),
-        ("times", tables.times, False),
-        ("curves", figures.few_shot_curves, False),
+        ("accuracy", tables.few_shot_table, None),
+        ("differences", tables.differences, "delta"),
+        ("strengths", tables.strengths_table, None),
+        ("times", tables.times, None),
+        ("curves", figures.few_shot_curves, None),
     ],
     "why": [
-        ("ablation", lambda f: tables.ablation_table(f, studies.REFERENCE[1]), False),
-        ("strengths", lambda f: figures.strength_curve(_strengths(f)), False),
+        ("ablation", lambda f: tables.ablation_table(f, studies.REFERENCE[1]), None),
+        ("strengths", lambda f: figures.strength_curve(_strengths(f)), None),
     ],
     "start": [
-        ("heads", lambda f: tables.ablation_table(f, studies.FROM_RANDOM[1]), False)
+        ("heads", lambda f: tables.ablation_table(f, studies.FROM_RANDOM[1]), None)
+    ],
+    "bench": [
+        ("accuracy", lambda f: tables.few_shot_table(f, "recipe", mean=True), None),
+        ("means", lambda f: tables.differences(f, "recipe", mean=True), "recipe"),
+        ("differences", lambda f: tables.differences(f, "recipe"), "recipe"),
+        ("times", tables.times, None),
     ],
     "robustness": [
-        ("accuracy", tables.robustness_table, False),
-        ("differences", tables.robustness_differences, True),
+        ("accuracy", tables.robustness_table, None),
+        ("differences", tables.robustness_differences, "delta"),
     ],
 }
 
@@ -42,8 +48,8 @@ def write(name, plan, store, folder):
     paths = store.save(cells, folder / name)
     if folds := plan.folds():
         paths += store.save(folds, folder / f"{name}-choices")
-    for stem, make, needs_delta in PARTS[name] if len(frame) else ():
-        if needs_delta and "delta" not in set(frame["method"]):
+    for stem, make, needed in PARTS[name] if len(frame) else ():
+        if needed and needed not in set(frame["method"]):
             continue
         part = make(frame)
         if isinstance(part, tables.Table):

@@ -8,7 +8,7 @@ averaged.
 import math
 
 from keras_delta._errors import invalid, unknown_name
-from experiments.methods import ALL as METHODS
+from experiments.methods import KNOWN as METHODS
 
 EMPTY = {"label": "", "factor": "", "label_noise": 0.0, "correct": None}
 EMPTY |= {"corrupted": None, "curve": None, "prepare_seconds": 0.0}

@@ -22,7 +22,7 @@ def row(cell, record):
     """A flat dict of a cell and its record."""
     # Where the cell has no strengths, the regularizer's own.
     make, variant = methods.get(cell.method).make, cell.protocol.variant
-    regularizer = make(cell.alpha, cell.beta, variant)
+    regularizer = make and make(cell.alpha, cell.beta, variant)
     return {
         "key": cell.key,
         "dataset": cell.dataset.removeprefix("folder:"),
@@ -30,8 +30,8 @@ def row(cell, record):
         "protocol": cell.protocol.name,
         "augmentation": cell.protocol.augmentation,
         "schedule": cell.protocol.schedule,
-        "alpha": regularizer.alpha,
-        "beta": regularizer.beta,
+        "alpha": getattr(regularizer, "alpha", None),
+        "beta": getattr(regularizer, "beta", None),
         "fold": cell.fold and cell.fold[0],
         **{name: record.get(name) for name in OF_RECORD},
     }

@@ -9,14 +9,19 @@ FEW = 6  # seeds, from which on all of them agree by chance in less than 5 %
 BOOTSTRAP = "two-level paired bootstrap over seeds and test images"
 
 
-def against(rows, reference):
-    """A method compared with each of the others, adjusted as one family."""
+def against(rows, reference, mean=False):
+    """A method compared with each of the others, adjusted as one family.
+
+    With `mean`, in the mean over the settings alone.
+    """
     mine = rows[rows["method"] == reference]
     found = {
         m: compare(mine, rows[rows["method"] == m], settings(rows))
         for m in methods(rows)
         if m != reference
     }
+    if mean and len(settings(rows)) > 1:
+        found = {m: {None: cases[None]} for m, cases in found.items()}
     adjust(found.values())
     return found
 

@@ -258,6 +258,24 @@ def robustness(
     return found
 
 
+def bench(settings=START, *, methods=methods.BENCH, repeats=None, stage=0, **options):
+    """The recipe beside the usual ways to fine-tune, at their default strengths.
+
+    Args:
+        settings, methods, repeats, stage, **options: see `few_shot`; the protocol is
+            `"bench"` by default.
+    """
+    options = _options(**{"protocol": "bench", **options})
+    repeats = repeats or options["protocol"].repeats
+    cells = _cells(settings, methods, options)
+    return [
+        # Seed by seed, so that a whole comparison is there soon.
+        Entry(cell.replace(seed=seed), None, stage + seed / repeats)
+        for seed in range(repeats)
+        for cell in cells
+    ]
+
+
 def _options(protocol="few_shot", network="efficientnet_lite0", image_size=112):
     protocol = protocols.get(protocol)
     return {"protocol": protocol, "network": network, "image_size": image_size}

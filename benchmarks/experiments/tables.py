@@ -32,8 +32,10 @@ SECONDS = ["seconds", "both"]  # of a training, and with what comes before it
 TIMES = ("seconds", "prepare s", "times L2", "times L2, prepared")
 
 
-def few_shot_table(frame, reference="delta"):
+def few_shot_table(frame, reference="delta", mean=False):
     """Accuracies of the methods (rows) by data set and images a class (columns).
+
+    With `mean`, the last column is of each seed's mean over all settings.
 
     A star marks a method whose difference from `reference`, if that is there, is
     significant, as `differences` says.
@@ -41,10 +43,14 @@ def few_shot_table(frame, reference="delta"):
     rows = finished(frame, PLAIN)
     names = methods(rows)
     cases = against(rows, reference) if reference in names else {}
-    mean, seeds = notation.means(accuracies(rows, "setting", "method"))
+    cells, columns = accuracies(rows, "setting", "method"), settings(rows)
+    if mean and len(columns) > 1:
+        cells |= _means(rows, len(columns))
+        columns = [*columns, None]
+    written, seeds = notation.means(cells)
     body = {
-        _column(s): [mean((s, m)) + star(cases.get(m, {}).get(s)) for m in names]
-        for s in settings(rows)
+        _column(s): [written((s, m)) + star(cases.get(m, {}).get(s)) for m in names]
+        for s in columns
     }
     caption = f"{ACCURACY}{seeds}."
     if cases:
@@ -57,18 +63,27 @@ def few_shot_table(frame, reference="delta"):
     return Table.of("Accuracy by images a class", body, index, ("method",), caption)
 
 
-def differences(frame, reference="delta"):
+def _means(rows, count):
+    """Dict (None, method) to each seed's mean, of seeds with all `count` settings."""
+    found = {}
+    for (method, _), part in rows.groupby(["method", "seed"], sort=False):
+        if len(part) == count:
+            found.setdefault((None, method), []).append(part["accuracy"].mean())
+    return found
+
+
+def differences(frame, reference="delta", mean=False):
     """One method minus each of the others, with intervals, by setting and pooled.
 
     Rows are the other method and the setting, the mean over all settings last; columns
     the difference in points, its 95 % interval, p, p adjusted by Holm over all rows,
     and the numbers of common seeds and test images (`paired_interval`,
-    `pooled_interval`).
+    `pooled_interval`). With `mean`, rows are of the mean over all settings alone.
     """
     rows = finished(frame, PLAIN)
     if reference not in set(rows["method"]):
         raise ValueError(unknown_name("reference", reference, methods(rows)))
-    comparisons = against(rows, reference)
+    comparisons = against(rows, reference, mean)
     every = len(settings(rows))
     lines = {}
     for method, cases in comparisons.items():
@@ -117,6 +132,8 @@ def strengths_table(frame):
 
 
 def _column(setting):
+    if setting is None:
+        return "mean", "over settings"
     dataset, per_class = setting
     return data_name(dataset), "all" if per_class is None else f"{per_class} a class"
 

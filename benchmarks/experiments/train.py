@@ -10,7 +10,9 @@ import tensorflow as tf
 from keras_delta import backbones, callbacks, data
 from keras_delta._network import memory
 from keras_delta._errors import invalid
+from experiments import baselines, methods
 from experiments.bench import Bench
+from experiments.clock import Clock
 
 TEST_BATCH = 64
 POOLS = 4  # data sets in memory at a time
@@ -59,15 +61,49 @@ class Trainer:
     def _run(self, cell):
         size = cell.image_size or backbones.ALL[cell.network].size
         train_set, test_set = self._sets(cell, size)
-        protocol, images = cell.protocol, len(train_set)
-        epochs = protocol.epochs(images)
+        protocol = cell.protocol
         batches = {"image_size": size, "protocol": protocol.augmentation}
 
-        def train():
-            return train_set.batches(
-                batch_size=protocol.batch_size, training=True, seed=cell.seed, **batches
-            )
+        def train(**options):
+            options |= {"batch_size": protocol.batch_size, "seed": cell.seed}
+            return train_set.batches(training=True, **options, **batches)
 
+        test_batches = test_set.batches(
+            batch_size=TEST_BATCH, ten_crop=protocol.ten_crop is not None, **batches
+        )
+
+        def test(model):
+            return self._test(model, test_batches, test_set, protocol)
+
+        if cell.method in methods.TRAINERS:
+            model, trained = self._baseline(cell, train_set, train)
+        else:
+            model, trained = self._fit(cell, train_set, train, test)
+        corrupted = {
+            name: self._corrupted(model, test_set, name, batches)
+            for name in cell.corruptions
+        }
+        return {
+            **test(model),
+            "images": len(train_set),
+            **trained,
+            "corrupted": corrupted or None,
+        }
+
+    def _baseline(self, cell, train_set, train):
+        """(model, part of the record) of a method that trains in its own way."""
+        trained = baselines.run(
+            *(cell, self._bench.source(cell), len(train_set.class_names), train),
+            images=len(train_set),
+            verbose="auto" if self._progress else 0,
+        )
+        record = {"feature_penalty": None, "curve": None, **trained._asdict()}
+        return record.pop("model"), record
+
+    def _fit(self, cell, train_set, train, test):
+        """(model, part of the record) of a regularizer's method."""
+        protocol, images = cell.protocol, len(train_set)
+        epochs = protocol.epochs(images)
         where = {
             "data": [cell.dataset, cell.per_class, cell.fold, cell.label_noise],
             "augmentation": [protocol.augmentation, protocol.batch_size],
@@ -75,13 +111,10 @@ class Trainer:
         }
         classes = len(train_set.class_names)
         model, prepared = self._bench.begin(cell, classes, images, train, where)
-        test = test_set.batches(
-            batch_size=TEST_BATCH, ten_crop=protocol.ten_crop is not None, **batches
-        )
-        clock, curve = _Clock(), None
+        clock, curve = Clock(), None
         extra = self._attention_callbacks(cell, train, epochs)
         if cell.curve:
-            curve = _Curve(lambda: self._test(model, test, test_set, protocol))
+            curve = _Curve(lambda: test(model))
             extra.append(curve)
         rates = keras.callbacks.LearningRateScheduler(
             lambda epoch, _: protocol.rate(epoch, cell.network, images)
@@ -101,20 +134,13 @@ class Trainer:
         ).history
         if model.interrupted:
             raise KeyboardInterrupt
-        corrupted = {
-            name: self._corrupted(model, test_set, name, batches)
-            for name in cell.corruptions
-        }
-        return {
-            **self._test(model, test, test_set, protocol),
+        return model, {
             "training_accuracy": history["accuracy"][-1] if epochs else None,
             "feature_penalty": history["feature_penalty"][-1] if epochs else 0.0,
             "epochs": epochs,
-            "images": images,
             "seconds": clock.training(),
             "prepare_seconds": prepared,
             "curve": curve and curve.points,
-            "corrupted": corrupted or None,
         }
 
     def _attention_callbacks(self, cell, train, epochs):
@@ -211,25 +237,6 @@ def measured(logits, labels):
         "loss": float(loss.mean()),
         "correct": "".join(map(str, right.astype(int))),
     }
-
-
-class _Clock(keras.callbacks.Callback):
-    """Seconds of the processor of each epoch."""
-
-    def on_train_begin(self, logs=None):
-        self.epochs = []
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._began = time.process_time()
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.epochs.append(time.process_time() - self._began)
-
-    def training(self):
-        """Seconds of all epochs, as if none had been traced in."""
-        if not self.epochs:
-            return 0.0
-        return float(np.median(self.epochs[1:] or self.epochs)) * len(self.epochs)
 
 
 class _Curve(keras.callbacks.Callback):

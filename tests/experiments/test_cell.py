@@ -116,6 +116,15 @@ def test_attention_counts_where_the_method_has_one(method):
     assert same == (set() if methods.get(method).attended else OF_ATTENTION)
 
 
+def test_probe_has_a_head_alone():
+    probe = Cell("cub", "probe")
+    assert probe.head == "only" and probe.settings()["head"] == "only"
+    assert from_settings(probe.settings()) == probe
+    assert probe.key != Cell("cub", "l2_fe", head="only").key
+    with_training = [n for n in methods.KNOWN if Cell("cub", n).head != "only"]
+    assert with_training == [*methods.ALL, *methods.TRAINERS]
+
+
 def test_key_is_sixteen_digits_of_the_settings(cell):
     assert re.fullmatch("[0-9a-f]{16}", cell.key)
     assert cell.key == digest(cell.settings()) == digest(dict(cell.settings()))

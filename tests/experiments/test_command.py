@@ -235,6 +235,7 @@ class Fast:
 
 
 SMOKE = ("--study", "few-shot", "why", "robustness", "--smoke", "--workers", 1)
+BENCH = ("--study", "bench", "--smoke", "--workers", 1, "--repeats", 2)
 SMOKE = (*SMOKE, "--repeats", 1)
 
 
@@ -256,6 +257,31 @@ def test_all_studies(tmp_path, capsys, monkeypatch):
     assert command.main(arguments(*SMOKE, "--store", tmp_path), SCRIPT) == 0
     assert "failed" not in capsys.readouterr().out
     assert whole(tmp_path / "tables")
+
+
+def test_study_of_the_recipe(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(command.run, "Trainer", Fast)
+    monkeypatch.setattr(preview, "check_sources", lambda plan, store: None)
+    args = arguments(*BENCH, "--store", tmp_path)
+    (protocol,) = {e.cell.protocol.name for e in command._entries("bench", args)}
+    assert protocol == "bench"
+    rates = {("efficientnet_lite0", 48): 1.0}
+    monkeypatch.setattr(preview, "image_seconds", lambda cells, store: rates)
+    assert command.main(args, SCRIPT) == 0
+    shown = capsys.readouterr().out
+    assert "recipe minus the other methods" in shown and "failed" not in shown
+    for stem in ("accuracy", "means", "differences", "times"):
+        text = (tmp_path / "tables" / f"bench-{stem}.md").read_text()
+        assert "fastai's fine_tune" in text and "linear probe" in text
+
+
+def test_seconds_of_an_image_leave_out_heads_alone(tmp_path):
+    store = ResultStore(tmp_path)
+    record = {"accuracy": 0.5, "wall_seconds": 8.0, "epochs": 2, "images": 4}
+    cell = Cell("cub", "l2", image_size=32)
+    store.put(cell, record)
+    store.put(cell.replace(method="probe"), {**record, "epochs": 0})
+    assert preview.image_seconds([cell], store) == {("efficientnet_lite0", 32): 1.0}
 
 
 @pytest.mark.slow

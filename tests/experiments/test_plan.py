@@ -1,6 +1,7 @@
 """`Choice` and `Plan`: which strengths are chosen, which cells are needed when."""
 
 import pytest
+from experiments import studies
 from experiments.cell import Cell
 from experiments.plan import Choice, Entry, Plan
 from experiments.store import ResultStore
@@ -173,3 +174,23 @@ def test_cell_of_a_choice_and_of_a_result_is_one(store):
 def test_plan_of_something_else(entries):
     with pytest.raises(TypeError, match=r"`entries`\. Expected a list of at least one"):
         Plan(entries)
+
+
+def test_study_of_the_recipe():
+    entries = studies.bench(stage=4)
+    names = ["probe", "l2_fe", "l2", "l2_sp", "feature_map"]
+    names += ["keras_guide", "fastai", "recipe"]
+    assert len(entries) == 8 * 9 * 5 == len({e.cell.key for e in entries})
+    first = entries[:72]
+    assert {e.stage for e in first} == {4} and {e.cell.seed for e in first} == {0}
+    assert list(dict.fromkeys(e.cell.method for e in first)) == names
+    assert [e.stage for e in entries] == sorted(e.stage for e in entries)
+    assert all(4 <= e.stage < 5 and e.choice is None for e in entries)
+    heads = {e.cell.method: e.cell.head for e in entries}
+    assert heads.pop("probe") == "only" and set(heads.values()) == {"random"}
+    cells = {e.cell.protocol.name: e.cell for e in entries}
+    assert cells.keys() == {"bench"} and cells["bench"].image_size == 112
+    some = studies.bench((("cub", 5),), methods=("l2", "fastai"), repeats=2)
+    assert [(e.cell.method, e.cell.seed) for e in some] == [
+        *(("l2", 0), ("fastai", 0), ("l2", 1), ("fastai", 1)),
+    ]

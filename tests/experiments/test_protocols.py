@@ -146,6 +146,14 @@ def test_min_epochs(images, epochs, decay_epoch):
     assert ours.decay_epoch(images) == decay_epoch
 
 
+@pytest.mark.parametrize("images", [60, 100, 400])
+def test_bench_has_fifteen_epochs(images):
+    bench = protocols.get("bench")
+    found = rates(bench, images, "efficientnet_lite0")
+    assert found == pytest.approx([0.01] * 10 + [0.001] * 5)
+    assert (bench.batch_size, bench.repeats, bench.nesterov) == (16, 5, False)
+
+
 def test_at_least_one_epoch():
     short = Protocol("short", iterations=1, batch_size=2)
     assert short.epochs(1000) == 1
@@ -183,7 +191,7 @@ def test_get():
         protocols.get("articel")
     with refused(
         "Unknown name for `protocol`. Received: 'xyz'. Known names: 'article', "
-        "'code', 'tllib', 'few_shot'."
+        "'code', 'tllib', 'few_shot', 'bench'."
     ):
         protocols.get("xyz")
 

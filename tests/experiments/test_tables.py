@@ -130,6 +130,35 @@ def test_differences_of_all_settings():
     assert same["p (Holm)"] == "1.000"
 
 
+def test_mean_over_settings():
+    given = wide()
+    table = tables.few_shot_table(given, mean=True)
+    assert list(table.frame.columns)[-1] == ("mean", "over settings")
+    # 36, 37 and 36 of 40 in both settings
+    assert list(table.frame["mean", "over settings"]) == [
+        *("50.0 ± 0.0 *", "90.8 ± 1.4", "90.8 ± 1.4"),
+    ]
+    one = given.drop(given.index[-1])  # a method without all settings of a seed
+    last = tables.few_shot_table(one, mean=True).frame["mean", "over settings"]
+    assert next(iter(last)) == "50.0 ± 0.0 (2) *"
+    single = given[given["dataset"] == "food101"]
+    assert tables.few_shot_table(single, mean=True).frame.shape == (3, 1)
+
+
+def test_differences_of_the_mean_alone():
+    table = tables.differences(wide(), mean=True)
+    assert list(table.frame.index) == [("L2", "mean of 2"), ("L2-SP", "mean of 2")]
+    whole = tables.differences(wide()).frame
+    for name in table.frame.index:
+        same = ["difference", "95 % interval", "p", "seeds", "images"]
+        assert list(table.frame.loc[name][same]) == list(whole.loc[name][same])
+    p = [float(v.strip("< ")) for v in table.frame["p (Holm)"]]
+    assert p == pytest.approx([0.001, 1.0], abs=1e-3)
+    single = wide()[lambda f: f["dataset"] == "food101"]
+    place = tables.differences(single, mean=True).frame.index[0]
+    assert place == ("L2", "Food-101, 5 a class")
+
+
 def test_differences_without_answers():
     given = few().drop(columns="correct")
     assert set(tables.differences(given).frame["difference"]) == {"–"}
