@@ -1,5 +1,6 @@
 """`fit_head`: the linear probe, which is also where fine-tuning should begin."""
 
+import itertools
 import sys
 import time
 from typing import NamedTuple
@@ -157,9 +158,12 @@ class Fitting:
         self._graph = Graph(getattr(model, "target", model))
         self._views = _views(x, self._graph, views, self._most)
         with replay.unmoved(x):
-            first = next(self._read(self._views[0]), None)
+            self._passes = [self._read(view) for view in self._views]
+            first = next(self._passes[0], None)
             if first is None:
                 raise ValueError("No samples: a head cannot be fitted on nothing.")
+            # What was read is not read again: a shuffle would go on.
+            self._passes[0] = itertools.chain([first], self._passes[0])
         label = samples.take(first[1], 0, 1)
         self._losses = head_losses.choose(model, self._graph, loss, label).losses
         self._last = _last_layers(self._graph, self._losses)
@@ -175,7 +179,8 @@ class Fitting:
         began = time.perf_counter()
         bar = _bar() if verbose != 0 and sys.stdout.isatty() else None
         with replay.unmoved(self._x):
-            passes = [self._read(view) for view in self._views]
+            passes = self._passes or [self._read(view) for view in self._views]
+            self._passes = None
             rows = features.read(
                 self._run,
                 self._last,

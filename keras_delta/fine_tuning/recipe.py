@@ -14,7 +14,7 @@ from keras_delta._errors import invalid, unknown_name
 VERSION = 1  # of the files
 SHARES = (0.0, 0.25, 0.5)  # of the target's statistics, that "auto" tries
 FEWEST_STEPS, MOST_EPOCHS = 60, 40
-NEAR_RATE, FAR_RATE = 3e-4, 1e-3  # of Adam, for images like the source's and unlike
+NEAR_RATE, FAR_RATE = 3e-4, 6e-4  # of Adam, for images like the source's and unlike
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Recipe:
         optimizer: name of one of Keras's optimizers, or its config with more arguments:
             `{"class_name": "SGD", "config": {"momentum": 0.9}}`.
         learning_rate: the largest, reached after the warm-up; `"auto"`: by the
-            statistics, 3e-4 where the source's are kept and 1e-3 where the target's
+            statistics, 3e-4 where the source's are kept and 6e-4 where the target's
             have a share. The images are then unlike the source's, and the
             weights have further to go.
         warm_up: share of the steps in which the rate rises, in a straight line from
@@ -65,8 +65,8 @@ class Recipe:
     batch_size: int = 16
     augmentation: str = "default"
     batch_norm: float | str = "auto"
-    freeze: float = 0.5
-    average: float = 0.0
+    freeze: float = 0.0
+    average: float = 0.3
 
     def __post_init__(self):
         regularizers.get(self.regularizer)

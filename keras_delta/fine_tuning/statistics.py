@@ -39,8 +39,10 @@ def settle(target, data, shares, **options):
         for v, old, new in zip(variables, source, of_target, strict=True):
             v.assign((1 - share) * old + share * new)
         probe = fitting.fit(verbose=0)
-        if best is None or (probe.loss or 0) < best[1].loss:
+        if best is None or probe.loss < best[1].loss:
             best = share, probe, target.get_weights()
+        if probe.loss is None:  # too few images to hold any out
+            break
     share, probe, weights = best
     target.set_weights(weights)
     return share, probe

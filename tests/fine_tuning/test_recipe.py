@@ -35,7 +35,7 @@ def test_the_rate_rises_and_falls(warm_up):
 
 
 @pytest.mark.parametrize(
-    ("batch_norm", "rate"), [(0.0, 3e-4), (0.25, 1e-3), ("training", 1e-3)]
+    ("batch_norm", "rate"), [(0.0, 3e-4), (0.25, 6e-4), ("training", 6e-4)]
 )
 def test_the_rate_goes_by_the_statistics(batch_norm, rate):
     assert kd.Recipe(batch_norm=batch_norm).rate == rate
