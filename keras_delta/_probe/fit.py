@@ -30,8 +30,9 @@ class Probe(NamedTuple):
         score: cross-validated, on images that the head was not fitted on: accuracy,
             or for numbers the share of the variance that is explained. A mean over
             several outputs; None where there are too few images to hold any out.
-        loss: mean loss of these images (of numbers, the share of the variance that is
-            not explained); None likewise.
+        losses: array of the losses of these images, in an order that depends on labels
+            and seed alone; of numbers their mean is the share of the variance that is
+            not explained. Empty likewise.
         metric: what `score` is, in words.
         strengths: dict from the head's layer to its C, one for each output.
         scores: dict from the head's layer to a dict from each C to its score.
@@ -41,7 +42,7 @@ class Probe(NamedTuple):
     """
 
     score: float | None
-    loss: float | None
+    losses: np.ndarray
     metric: str
     strengths: dict
     scores: dict
@@ -238,10 +239,9 @@ def _summary(fits, last, rows, seconds):
     metrics = {METRICS[one.task] for one in last}
     images = len(np.unique(rows.groups))
     scores = [fit.scores.get(fit.strength) for fit in fits]
-    losses = [fit.losses.get(fit.strength) for fit in fits]
     return Probe(
         score=None if None in scores else float(np.mean(scores)),
-        loss=None if None in losses else float(np.mean(losses)),
+        losses=np.mean([fit.losses for fit in fits], axis=0),
         metric=metrics.pop() if len(metrics) == 1 else "score",
         strengths={
             one.layer.name: f.strength for one, f in zip(last, fits, strict=True)

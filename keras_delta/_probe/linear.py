@@ -49,14 +49,15 @@ class Fit(NamedTuple):
         strength: C.
         scores: dict from each strength that was tried to the score of the images
             held out; empty where there were too few images.
-        losses: the same of their mean loss.
+        losses: array `(views held out,)` of the losses with that strength; in the same
+            order for other features of the same images. Empty likewise.
     """
 
     kernel: np.ndarray
     bias: np.ndarray
     strength: float
     scores: dict
-    losses: dict
+    losses: np.ndarray
 
 
 def fit(rows, task, width, strengths=STRENGTHS, folds=5, seed=0):
@@ -91,11 +92,13 @@ def fit(rows, task, width, strengths=STRENGTHS, folds=5, seed=0):
     with threadpool_limits(1 if work < LITTLE_WORK else None, "blas"):
         for strength in strengths if parts else ():
             held = [_held_out(rows, part, task, width, strength) for part in parts]
-            losses[strength], scores[strength] = np.mean(held, axis=0).tolist()
+            losses[strength] = np.concatenate([each for each, _ in held])
+            scores[strength] = float(np.mean([score for _, score in held]))
         usual = USUAL_STRENGTH if USUAL_STRENGTH in strengths else strengths[0]
-        best = min(losses, key=losses.get, default=usual)
+        best = min(losses, key=lambda s: losses[s].mean(), default=usual)
         kernel, bias = solve(rows, task, width, best)
-    return Fit(back @ kernel / scale, bias, best, scores, losses)
+    held_out = losses.get(best, np.zeros(0))
+    return Fit(back @ kernel / scale, bias, best, scores, held_out)
 
 
 def _rotated(features):
@@ -134,25 +137,25 @@ def split(rows, task, folds, seed):
 
 
 def _held_out(rows, mask, task, width, strength):
-    """Mean loss and score of the views held out, of a model of the other images."""
+    """Losses and score of the views held out, of a model of the other images."""
     kernel, bias = solve(rows.take(~mask), task, width, strength)
     held = rows.take(mask & rows.tested)
     return evaluate(held.features @ kernel + bias, held.labels, task)
 
 
 def evaluate(outputs, labels, task):
-    """Mean loss, and accuracy or (of numbers) the share of variance explained."""
+    """Loss of each row, and accuracy or (of numbers) the share of variance told."""
     if task == _tasks.REGRESSION:
-        error = np.square(outputs - labels).mean(axis=0)
         spread = labels.var(axis=0) + np.finfo(float).tiny
-        return (error / spread).mean(), 1 - (error / spread).mean()
+        error = (np.square(outputs - labels) / spread).mean(axis=1)
+        return error, 1 - error.mean()
     if task == _tasks.MULTICLASS:
         top = outputs.max(axis=1, keepdims=True)
         norm = top + np.log(np.exp(outputs - top).sum(axis=1, keepdims=True))
         right = outputs.argmax(axis=1) == labels.argmax(axis=1)
-        return ((norm - outputs) * labels).sum(axis=1).mean(), right.mean()
+        return ((norm - outputs) * labels).sum(axis=1), right.mean()
     loss = np.logaddexp(0, outputs) - labels * outputs
-    return loss.mean(), ((outputs > 0) == (labels > 0.5)).mean()
+    return loss.mean(axis=1), ((outputs > 0) == (labels > 0.5)).mean()
 
 
 def solve(rows, task, width, strength):

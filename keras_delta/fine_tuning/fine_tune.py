@@ -16,11 +16,18 @@ from keras_delta.fine_tuning import images, statistics
 from keras_delta.fine_tuning.recipe import SHARES, Recipe
 from keras_delta.model import DeltaModel
 
-LOSSES = {
-    _tasks.MULTICLASS: keras.losses.SparseCategoricalCrossentropy,
-    _tasks.MULTILABEL: keras.losses.BinaryCrossentropy,
-    _tasks.BINARY: keras.losses.BinaryCrossentropy,
-    _tasks.REGRESSION: keras.losses.MeanSquaredError,
+_BITS = {
+    "loss": lambda: keras.losses.BinaryCrossentropy(from_logits=True),
+    "metrics": lambda: [keras.metrics.BinaryAccuracy("accuracy", threshold=0.0)],
+}
+COMPILED = {
+    _tasks.MULTICLASS: {
+        "loss": lambda: keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        "metrics": lambda: ["accuracy"],
+    },
+    _tasks.MULTILABEL: _BITS,
+    _tasks.BINARY: _BITS,
+    _tasks.REGRESSION: {"loss": keras.losses.MeanSquaredError, "metrics": lambda: []},
 }
 FORWARD_PASSES = 3  # that a step takes as long as, half of the network frozen
 
@@ -95,20 +102,16 @@ def fine_tune(
     data = images.for_training(train, size, recipe, seed)
     target = attach_head(source, _units(classes, data, task), task=task)
     say = print if verbose != 0 else _say_nothing
-    loss = LOSSES[task](**{} if task == _tasks.REGRESSION else {"from_logits": True})
-    recipe, probe = _begin(target, data, recipe, loss, seed)
+    compiled = {name: make() for name, make in COMPILED[task].items()}
+    recipe, probe = _begin(target, data, recipe, compiled["loss"], seed)
     say(probe, flush=True)
     model = DeltaModel(target)
     model.recipe, model.probe = recipe, probe
     if recipe.freeze:
         freeze_until(model, _last_frozen(model.taps, recipe.freeze))
     steps = recipe.epochs * data.steps
-    model.compile(
-        recipe.make_optimizer(steps),
-        loss,
-        metrics=[] if task == _tasks.REGRESSION else ["accuracy"],
-        regularizer=recipe.regularizer,
-    )
+    optimizer = recipe.make_optimizer(steps)
+    model.compile(optimizer, regularizer=recipe.regularizer, **compiled)
     about = datetime.timedelta(seconds=round(steps * _seconds_of_step(target, data)))
     say(f"{recipe}\n{steps} steps, about {about}", flush=True)
     start = target.get_weights()

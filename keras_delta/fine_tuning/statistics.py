@@ -12,13 +12,14 @@ MOST = 1000  # images that a choice looks at
 def settle(target, data, shares, **options):
     """Give a network its statistics and its head, and stop the statistics moving.
 
-    The head is fitted with each of the shares; the one whose head has the least loss on
-    images held out stays.
+    The head is fitted with each of the shares. The first one stays, but where another's
+    head has a smaller loss on images held out, by more than the standard error of the
+    difference: a few images say little, and a wrong share costs more than it gains.
 
     Args:
         target: the network, with the source's statistics.
         data: what `fit` takes.
-        shares: of the target's statistics, to choose from.
+        shares: of the target's statistics, to choose from, the usual one first.
         **options: of `keras_delta.fit_head`.
 
     Returns:
@@ -34,15 +35,20 @@ def settle(target, data, shares, **options):
     elif any(shares):
         batch_norm.estimate_statistics(target, data, max_samples=MOST)
     of_target = [np.array(array(v)) for v in variables]
-    fitting, best = Fitting(target, data, **options), None
+    fitting, tried = Fitting(target, data, **options), []
     for share in shares:
         for v, old, new in zip(variables, source, of_target, strict=True):
             v.assign((1 - share) * old + share * new)
-        probe = fitting.fit(verbose=0)
-        if best is None or probe.loss < best[1].loss:
-            best = share, probe, target.get_weights()
-        if probe.loss is None:  # too few images to hold any out
-            break
-    share, probe, weights = best
+        tried.append((share, fitting.fit(verbose=0), target.get_weights()))
+    share, probe, weights = min(tried, key=lambda t: _excess(t[1], tried[0][1]))
     target.set_weights(weights)
     return share, probe
+
+
+def _excess(probe, usual):
+    """By how many standard errors a probe's losses exceed another's; 0 below one."""
+    more = probe.losses - usual.losses
+    if len(more) < 2 or not more.any():
+        return 0.0
+    found = more.mean() / (more.std(ddof=1) / np.sqrt(len(more)))
+    return found if found < -1 else 0.0
