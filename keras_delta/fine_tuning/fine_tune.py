@@ -177,9 +177,7 @@ def _begin(target, data, recipe, loss, seed):
         share, probe = statistics.settle(target, x, shares, **options)
     if not recipe.fit_head:
         head.set_weights(drawn)
-    epochs = recipe.epochs_for(data.steps)
-    recipe = recipe.replace(batch_norm=share, epochs=epochs)
-    return recipe.replace(learning_rate=recipe.rate), probe
+    return recipe.settled(share, data.steps), probe
 
 
 def _last_frozen(taps, share):

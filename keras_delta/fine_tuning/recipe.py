@@ -13,8 +13,10 @@ from keras_delta._errors import invalid, unknown_name
 
 VERSION = 1  # of the files
 SHARES = (0.0, 0.25, 0.5)  # of the target's statistics, that "auto" tries
-FEWEST_STEPS, MOST_EPOCHS = 60, 40
-NEAR_RATE, FAR_RATE = 3e-4, 6e-4  # of Adam, for images like the source's and unlike
+FEWEST_STEPS, LEAST_EPOCHS, MOST_EPOCHS = 60, 10, 40
+# For images like the source's, and unlike.
+NEAR_RATE, FAR_RATE = 3e-4, 6e-4  # of Adam
+NEAR_AVERAGE, FAR_AVERAGE = 0.5, 0.25
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class Recipe:
             weights have further to go.
         warm_up: share of the steps in which the rate rises, in a straight line from
             zero; after that it falls to zero along half a cosine.
-        epochs: passes over the images; None: `epochs_for` the number of images.
+        epochs: passes over the images; None: 10, and more where that would be less than
+            60 steps, up to 40.
         batch_size: images a step.
         augmentation: `protocol` of `ImageSet.batches`: mirrored random crops.
         batch_norm: which statistics the network normalises by. A number from 0 to 1:
@@ -50,7 +53,8 @@ class Recipe:
             is trained. Half of four taps is what comes before a resolution of a
             sixteenth, which is most of the work.
         average: share of the start (source and fitted head) in the weights of the
-            result, see `keras_delta.averaging.interpolate`; 0: none.
+            result, see `keras_delta.averaging.interpolate`; 0: none. `"auto"`: 1/2 and
+            1/4, in the same two cases.
 
     Raises:
         TypeError, ValueError: for values that a part cannot have.
@@ -66,7 +70,7 @@ class Recipe:
     augmentation: str = "default"
     batch_norm: float | str = "auto"
     freeze: float = 0.0
-    average: float = 0.3
+    average: float | str = "auto"
 
     def __post_init__(self):
         regularizers.get(self.regularizer)
@@ -84,7 +88,8 @@ class Recipe:
             also = '"auto" or "training"'
             _arguments.number("batch_norm", self.batch_norm, most=1, also=also)
         _arguments.number("freeze", self.freeze, most=1)
-        _arguments.number("average", self.average, below=1)
+        if self.average != "auto":
+            _arguments.number("average", self.average, below=1, also='"auto"')
 
     def replace(self, **changes):
         """The same recipe but for some parts."""
@@ -94,29 +99,27 @@ class Recipe:
                 raise ValueError(unknown_name("recipe", name, known))
         return dataclasses.replace(self, **changes)
 
-    def epochs_for(self, steps):
-        """Passes over data of so many batches: 10, and more where there are few.
-
-        No fewer than 60 steps in all, and no more than 40 passes.
-        """
-        if self.epochs is not None:
-            return self.epochs
-        return min(MOST_EPOCHS, max(10, math.ceil(FEWEST_STEPS / max(1, steps))))
-
-    @property
-    def rate(self):
-        """The largest learning rate."""
-        if self.learning_rate != "auto":
-            return self.learning_rate
-        return FAR_RATE if self.batch_norm else NEAR_RATE
+    def settled(self, batch_norm, steps):
+        """The recipe without `"auto"`, for a share and data of so many batches."""
+        rate, average = self.learning_rate, self.average
+        if rate == "auto":
+            rate = FAR_RATE if batch_norm else NEAR_RATE
+        if average == "auto":
+            average = FAR_AVERAGE if batch_norm else NEAR_AVERAGE
+        needed = max(LEAST_EPOCHS, math.ceil(FEWEST_STEPS / steps))
+        epochs = self.epochs or min(needed, MOST_EPOCHS)
+        return self.replace(
+            batch_norm=batch_norm, learning_rate=rate, average=average, epochs=epochs
+        )
 
     def make_optimizer(self, steps):
         """The optimizer of a training of so many steps, with its schedule."""
+        rate = NEAR_RATE if self.learning_rate == "auto" else self.learning_rate
         warm = round(self.warm_up * steps)
         schedule = keras.optimizers.schedules.CosineDecay(
-            0.0 if warm else self.rate,
+            0.0 if warm else rate,
             max(1, steps - warm),
-            warmup_target=self.rate if warm else None,
+            warmup_target=rate if warm else None,
             warmup_steps=warm,
         )
         return self._make_optimizer(schedule)

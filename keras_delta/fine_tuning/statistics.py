@@ -7,13 +7,14 @@ from keras_delta._compat import array
 from keras_delta._probe.fit import Fitting
 
 MOST = 1000  # images that a choice looks at
+ERRORS = 2  # standard errors by which a share must be better
 
 
 def settle(target, data, shares, **options):
     """Give a network its statistics and its head, and stop the statistics moving.
 
     The head is fitted with each of the shares. The first one stays, but where another's
-    head has a smaller loss on images held out, by more than the standard error of the
+    head has a smaller loss on images held out, by more than two standard errors of the
     difference: a few images say little, and a wrong share costs more than it gains.
 
     Args:
@@ -46,9 +47,9 @@ def settle(target, data, shares, **options):
 
 
 def _excess(probe, usual):
-    """By how many standard errors a probe's losses exceed another's; 0 below one."""
+    """By how many standard errors a probe's losses exceed another's, where by many."""
     more = probe.losses - usual.losses
     if len(more) < 2 or not more.any():
         return 0.0
     found = more.mean() / (more.std(ddof=1) / np.sqrt(len(more)))
-    return found if found < -1 else 0.0
+    return found if found < -ERRORS else 0.0
