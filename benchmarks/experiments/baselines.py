@@ -4,7 +4,6 @@ Each is a function of a source, the number of classes, and `train`, a function t
 gives the batches of `ImageSet.batches`; each gives a `Trained`.
 """
 
-import contextlib
 import gc
 import time
 from typing import Any, NamedTuple
@@ -12,9 +11,8 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_delta import _compat, attach_head, callbacks
+from keras_delta import Recipe, _compat, attach_head, callbacks
 from keras_delta._runs.models import set_seeds
-from keras_delta.model import DeltaModel
 from experiments.clock import Clock
 
 layers, ops = keras.layers, keras.ops
@@ -48,7 +46,8 @@ def run(cell, source, classes, train, images, verbose=0):
     if cell.method == "fastai":
         epochs = cell.protocol.epochs(images)
         return fastai(source, classes, train, epochs=epochs, verbose=verbose)
-    return recipe(source, classes, train, seed=cell.seed, verbose=verbose)
+    parts = Recipe(**cell.recipe or {})
+    return recipe(source, classes, train, parts, seed=cell.seed, verbose=verbose)
 
 
 def keras_guide(source, classes, train, *, head_epochs=20, epochs=10, verbose=0):
@@ -123,28 +122,29 @@ def fastai(source, classes, train, *, epochs=15, verbose=0):
     return Trained(model, first[0] + second[0], 0.0, 1 + epochs, second[1])
 
 
-def recipe(source, classes, train, *, seed=0, verbose=0):
-    """`keras_delta.fine_tune` as it is.
+def recipe(source, classes, train, parts=None, *, seed=0, verbose=0):
+    """`keras_delta.fine_tune`.
 
     Args:
         source, classes, train: see the module.
+        parts: a `Recipe`; default: that of `keras_delta.fine_tune`.
         seed, verbose: as for `keras_delta.fine_tune`.
     """
     from keras_delta import fine_tune
 
-    began = time.process_time()
-    with _clocked_fits() as clocks:
-        model = fine_tune(source, train(), classes=classes, seed=seed, verbose=verbose)
+    clock, began = Clock(), time.process_time()
+    stop = callbacks.TerminateOnNaN(raise_error=True)
+    options = {"recipe": parts, "seed": seed, "callbacks": [clock, stop]}
+    model = fine_tune(source, train(), classes=classes, verbose=verbose, **options)
     if model.interrupted:
         raise KeyboardInterrupt
     whole = time.process_time() - began
-    epochs = [seconds for clock in clocks for seconds in clock.epochs]
     return Trained(
         model.target,
-        sum(clock.training() for clock in clocks),
-        whole - sum(epochs),
-        len(epochs),
-        clocks[-1].accuracy if clocks else None,
+        clock.training(),
+        whole - sum(clock.epochs),
+        len(clock.epochs),
+        model.history.history["accuracy"][-1],
     )
 
 
@@ -293,31 +293,3 @@ def _fit(model, optimizer, batches, epochs, verbose):
         batches, epochs=epochs, shuffle=False, verbose=verbose, callbacks=[clock, stop]
     ).history
     return clock.training(), history["accuracy"][-1]
-
-
-class _FitClock(Clock):
-    """Knows the accuracy of the last epoch as well."""
-
-    accuracy = None
-
-    def on_epoch_end(self, epoch, logs=None):
-        super().on_epoch_end(epoch, logs)
-        self.accuracy = (logs or {}).get("accuracy")
-
-
-@contextlib.contextmanager
-def _clocked_fits():
-    """Context: each `fit` of a `DeltaModel` has a clock; gives the list of them."""
-    clocks, fit = [], DeltaModel.fit
-
-    def clocked(self, *args, callbacks=None, **kwargs):
-        clocks.append(_FitClock())
-        clocks[-1].epochs = []  # a fit may fail before it begins
-        given = keras.tree.flatten(callbacks) if callbacks is not None else []
-        return fit(self, *args, callbacks=[*given, clocks[-1]], **kwargs)
-
-    DeltaModel.fit = clocked
-    try:
-        yield clocks
-    finally:
-        DeltaModel.fit = fit

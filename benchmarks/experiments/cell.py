@@ -61,6 +61,8 @@ class Cell:
         label_noise: share of each class's training images with a wrong label.
         corruptions: of test images, such as `("blur 3",)`, beside the clean ones.
         curve: whether to test after each epoch as well.
+        recipe: dict of what differs from `keras_delta.Recipe()`, for the method
+            `"recipe"`.
         factor, label: of a table's row.
 
     Raises:
@@ -88,6 +90,7 @@ class Cell:
     label_noise: float = 0.0
     corruptions: tuple = ()
     curve: bool = False
+    recipe: dict | None = None
     factor: str = ""
     label: str = ""
 
@@ -119,6 +122,11 @@ class Cell:
         del found["protocol"]["strengths"], found["protocol"]["strengths_of"]
         if self.head == "random":  # as before there were others
             del found["head"]
+        del found["recipe"]
+        if self.method == "recipe":  # all of it: a new default is another cell
+            from keras_delta import Recipe  # not light: keys are made everywhere
+
+            found["recipe"] = Recipe(**self.recipe or {}).get_config()
         if not methods.get(self.method).attended:
             for name in ("attention", "attention_samples", "temperature"):
                 del found[name]

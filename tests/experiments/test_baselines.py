@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 import toys
 from experiments import baselines, methods
-from experiments.cell import Cell
+from experiments.cell import Cell, from_settings
 from experiments.clock import Clock
 from experiments.train import Trainer
 from toys import PROTOCOL
@@ -210,31 +210,25 @@ def test_last_batch_that_is_not_full(phases):
     assert int(phases[-1][2].iterations) == 1
 
 
-def fine_tune(
-    source, train, validation=None, *, classes=None, recipe=None, seed=0, verbose="auto"
-):
-    """In place of the recipe: two fits of a plain `DeltaModel`."""
-    keras.utils.set_random_seed(seed)
-    model = kd.DeltaModel(kd.attach_head(source, classes), source=source)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile("sgd", loss, metrics=["accuracy"], jit_compile=False)
-    for callbacks in (None, keras.callbacks.History()):
-        model.fit(train, shuffle=False, verbose=verbose, callbacks=callbacks)
-    return model
+SHORT = {"epochs": 2, "batch_norm": 0.0}
 
 
-@pytest.fixture
-def with_recipe(monkeypatch):
-    monkeypatch.setattr(kd, "fine_tune", fine_tune, raising=False)
-
-
-def test_recipe(with_recipe):
-    fit = kd.DeltaModel.fit
-    found = baselines.recipe(toys.build(), 3, train, seed=3)
-    assert kd.DeltaModel.fit is fit
+def test_recipe():
+    found = baselines.recipe(toys.build(), 3, train, kd.Recipe(**SHORT), seed=3)
     assert found.epochs == 2 and found.seconds > 0 and found.prepare_seconds > 0
     assert 0 <= found.training_accuracy <= 1
     assert not isinstance(found.model, kd.DeltaModel)
+
+
+def test_another_recipe_is_another_cell(monkeypatch):
+    cell = Cell("toy", "recipe")
+    keys = {cell.key, cell.replace(recipe=SHORT).key}
+    assert cell.replace(recipe={"warm_up": kd.Recipe().warm_up}).key in keys
+    loaded = from_settings(cell.replace(recipe=SHORT).settings())
+    assert loaded == cell.replace(recipe=SHORT) and loaded != cell
+    plain = Cell("toy", "l2")
+    assert plain.replace(recipe=SHORT) == plain
+    assert "recipe" not in plain.settings()
 
 
 @pytest.fixture
@@ -246,8 +240,9 @@ def short(monkeypatch):
 
 
 @pytest.mark.parametrize("method", methods.TRAINERS)
-def test_through_the_trainer(method, tmp_path, with_recipe, short):
-    cell = Cell("toy", method, protocol=short, network="toy", seed=1)
+def test_through_the_trainer(method, tmp_path, short):
+    options = {"protocol": short, "network": "toy", "seed": 1}
+    cell = Cell("toy", method, recipe=SHORT, **options)
     trainer = Trainer(tmp_path)
     record = trainer.run(cell)
     assert (record["epochs"], record["images"]) == (2, 24)

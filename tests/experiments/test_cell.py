@@ -88,7 +88,7 @@ def names(kind):
 
 
 def test_other_values_are_complete():
-    assert OTHER.keys() == names(Cell)
+    assert OTHER.keys() == names(Cell) - {"recipe"}  # of one method: test_baselines.py
     assert OTHER_WAY.keys() == names(Protocol)
 
 
@@ -184,7 +184,7 @@ def test_round_trip(cell, name):
     back = from_settings(json.loads(text))
     assert back.key == there.key
     assert back.settings() == there.settings()
-    for field in names(Cell) - FOR_TABLES - {"protocol"}:
+    for field in names(Cell) - FOR_TABLES - {"protocol", "recipe"}:
         assert getattr(back, field) == getattr(there, field)
         assert type(getattr(back, field)) is type(getattr(there, field))
 
