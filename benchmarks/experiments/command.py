@@ -13,7 +13,7 @@ from experiments.plan import Plan
 from experiments.store import ResultStore
 from keras_delta._runs import devices, launch, status
 
-STUDIES = ("few-shot", "why", "robustness", "start", "bench")
+STUDIES = ("few-shot", "why", "robustness", "start", "bench", "recipe")
 # Which options go with one kind of experiment alone.
 GOES_WITH = {
     **dict.fromkeys(("--per-class", "--smoke", "--image-size"), "--study"),
@@ -26,6 +26,7 @@ SMOKE = {
     "why": {"conditions": (studies.REFERENCE, *studies.CONDITIONS[2:4])},
     "start": {"conditions": (studies.FROM_RANDOM, *studies.STARTS[:4])},
     "bench": {"methods": ("probe", "l2", *methods.TRAINERS)},
+    "recipe": {"parts": studies.PARTS[:1]},
     "robustness": {
         "methods": ("delta",),
         "noises": (0.0, 0.2),
@@ -188,7 +189,7 @@ def _names(args):
 def _entries(name, args):
     """Entries of one experiment."""
     default = "few_shot" if name in STUDIES else "article"
-    protocol = args.protocol or ("bench" if name == "bench" else default)
+    protocol = args.protocol or ("bench" if name in ("bench", "recipe") else default)
     changes = {"schedule": args.schedule, "iterations": args.iterations}
     changes = {k: v for k, v in changes.items() if v is not None}
     options = {
@@ -222,7 +223,7 @@ def _of_study(name, args, options):
         options["protocol"] = options["protocol"].replace(
             iterations=SMOKE_ITERATIONS, folds=2
         )
-    if name in ("why", "start"):
+    if name in ("why", "start", "recipe"):
         options.pop("methods", None)
     return getattr(studies, name.replace("-", "_"))(**options)
 

@@ -98,6 +98,35 @@ STARTS = (
     ("method", "L2-SP, fitted head", {**FITTED, "method": "l2_sp"}),
 )
 
+# The recipe with one of its parts changed at a time: an ablation.
+RECIPE = (
+    *((f"folder:{name}", 10) for name in ("flowers12", "trash6", "dtd10")),
+    ("folder:pacs/sketch", 20),
+)
+AS_IT_IS = ("reference", "the recipe as it is", {"method": "recipe"})
+PARTS = (
+    ("head", "random", {"fit_head": False}),
+    ("BatchNorm", "statistics of each batch", {"batch_norm": "training"}),
+    ("BatchNorm", "the source's", {"batch_norm": 0.0}),
+    ("BatchNorm", "half of the target's", {"batch_norm": 0.5}),
+    ("regularizer", "none: L2", {"regularizer": "l2"}),
+    ("regularizer", "L2-SP", {"regularizer": "l2_sp"}),
+    ("average", "none", {"average": 0.0}),
+    ("average", "half of the start", {"average": 0.5}),
+    ("rate", "1e-4", {"learning_rate": 1e-4}),
+    ("rate", "1e-3", {"learning_rate": 1e-3}),
+    (
+        *("optimizer", "SGD, momentum 0.9, 0.003"),
+        {
+            "optimizer": {"class_name": "SGD", "config": {"momentum": 0.9}},
+            "learning_rate": 0.003,
+        },
+    ),
+    ("warm-up", "none", {"warm_up": 0.0}),
+    ("epochs", "20", {"epochs": 20}),
+    ("freeze", "half of the taps", {"freeze": 0.5}),
+)
+
 
 def article(
     table=1,
@@ -226,6 +255,18 @@ def why(
 def start(settings=START, *, conditions=(FROM_RANDOM, *STARTS), **options):
     """Random and fitted heads, and what follows them; arguments as of `why`."""
     return why(settings, conditions=conditions, **options)
+
+
+def recipe(settings=RECIPE, *, parts=PARTS, **options):
+    """The recipe with one part changed at a time.
+
+    Args:
+        settings, **options: as of `why`; the protocol is `"bench"` by default.
+        parts: (factor, label, changes) each: `changes` are arguments of `Recipe`.
+    """
+    changed = [(f, label, {**AS_IT_IS[2], "recipe": c}) for f, label, c in parts]
+    options = {"protocol": "bench", **options}
+    return why(settings, conditions=(AS_IT_IS, *changed), **options)
 
 
 def robustness(

@@ -1,17 +1,15 @@
 """`fine_tune`: from a pretrained network and images to a trained model, in one call."""
 
 import datetime
-import time
 
 import keras
 import numpy as np
 
 from keras_delta import _arguments, _tasks, averaging, backbones
 from keras_delta._errors import invalid
-from keras_delta._inputs import samples
 from keras_delta._network.attach import attach_head
 from keras_delta._network.freeze import freeze_until
-from keras_delta._probe.fit import fit_head
+from keras_delta._probe.fit import Fitting
 from keras_delta.fine_tuning import images, statistics
 from keras_delta.fine_tuning.recipe import SHARES, Recipe
 from keras_delta.model import DeltaModel
@@ -29,7 +27,7 @@ COMPILED = {
     _tasks.BINARY: _BITS,
     _tasks.REGRESSION: {"loss": keras.losses.MeanSquaredError, "metrics": lambda: []},
 }
-FORWARD_PASSES = 3  # that a step takes as long as, half of the network frozen
+FORWARD_PASSES = 4  # that a step takes as long as: source, target, two backwards
 
 
 def fine_tune(
@@ -103,7 +101,7 @@ def fine_tune(
     target = attach_head(source, _units(classes, data, task), task=task)
     say = print if verbose != 0 else _say_nothing
     compiled = {name: make() for name, make in COMPILED[task].items()}
-    recipe, probe = _begin(target, data, recipe, compiled["loss"], seed)
+    recipe, probe, image_seconds = _begin(target, data, recipe, compiled["loss"], seed)
     say(probe, flush=True)
     model = DeltaModel(target)
     model.recipe, model.probe = recipe, probe
@@ -112,7 +110,8 @@ def fine_tune(
     steps = recipe.epochs * data.steps
     optimizer = recipe.make_optimizer(steps)
     model.compile(optimizer, regularizer=recipe.regularizer, **compiled)
-    about = datetime.timedelta(seconds=round(steps * _seconds_of_step(target, data)))
+    seconds = steps * data.batch_size * FORWARD_PASSES * image_seconds
+    about = datetime.timedelta(seconds=round(seconds))
     say(f"{recipe}\n{steps} steps, about {about}", flush=True)
     start = target.get_weights()
     model.fit(
@@ -165,31 +164,22 @@ def _begin(target, data, recipe, loss, seed):
     """Fit the head, and settle what is fixed from then on.
 
     Returns:
-        (the recipe with what was chosen, `Probe`).
+        (the recipe with what was chosen, `Probe`, seconds that an image takes).
     """
     x = data.x if data.y is None else (data.x, data.y)
     head, options = target.layers[-1], {"loss": loss, "seed": seed}
     drawn, share = head.get_weights(), recipe.batch_norm
     if share == "training":
-        probe = fit_head(target, x, verbose=0, **options)
+        fitting = Fitting(target, x, **options)
+        probe, image_seconds = fitting.fit(verbose=0), fitting.image_seconds
     else:
         shares = SHARES if share == "auto" else (share,)
-        share, probe = statistics.settle(target, x, shares, **options)
+        share, probe, image_seconds = statistics.settle(target, x, shares, **options)
     if not recipe.fit_head:
         head.set_weights(drawn)
-    return recipe.settled(share, data.steps), probe
+    return recipe.settled(share, data.steps), probe, image_seconds
 
 
 def _last_frozen(taps, share):
     """The tap up to which a network is frozen."""
     return taps[max(1, round(share * len(taps))) - 1]
-
-
-def _seconds_of_step(target, data):
-    """What a step takes, about: a multiple of a forward pass."""
-    x = data.x if data.y is None else (data.x, data.y)
-    batch = next(samples.batches(x, batch_size=data.batch_size))[0]
-    target.predict_on_batch(batch)  # traces
-    began = time.perf_counter()
-    target.predict_on_batch(batch)
-    return FORWARD_PASSES * (time.perf_counter() - began)

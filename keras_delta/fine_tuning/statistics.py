@@ -24,7 +24,7 @@ def settle(target, data, shares, **options):
         **options: of `keras_delta.fit_head`.
 
     Returns:
-        (share, the head's `Probe`).
+        (share, the head's `Probe`, seconds that an image takes).
     """
     layers = batch_norm.layers(target)
     for layer in layers:
@@ -43,7 +43,7 @@ def settle(target, data, shares, **options):
         tried.append((share, fitting.fit(verbose=0), target.get_weights()))
     share, probe, weights = min(tried, key=lambda t: _excess(t[1], tried[0][1]))
     target.set_weights(weights)
-    return share, probe
+    return share, probe, fitting.image_seconds
 
 
 def _excess(probe, usual):

@@ -176,6 +176,17 @@ def test_plan_of_something_else(entries):
         Plan(entries)
 
 
+def test_study_of_the_parts_of_the_recipe():
+    entries = studies.recipe((("cub", 5),), repeats=2)
+    cells = [e.cell for e in entries]
+    assert len({c.key for c in cells}) == len(cells) == 2 * (1 + len(studies.PARTS))
+    assert {(c.method, c.protocol.name) for c in cells} == {("recipe", "bench")}
+    (reference,) = [e.cell for e in studies.bench((("cub", 5),), methods="recipe")][:1]
+    assert cells[0] == reference
+    changed = {c.label: c.recipe for c in cells}
+    assert changed["20"] == {"epochs": 20}
+
+
 def test_study_of_the_recipe():
     entries = studies.bench(stage=4)
     names = ["probe", "l2_fe", "l2", "l2_sp", "feature_map"]
