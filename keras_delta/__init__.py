@@ -42,5 +42,5 @@ def __getattr__(name):
 
 def __dir__():
     public = [n for n in globals() if not n.startswith("_") and n != "importlib"]
-    # `model` is the module of DeltaModel.
-    return sorted({*public, *_LAZY, "__version__"} - {"model"})
+    # The modules of DeltaModel, and of Recipe and fine_tune.
+    return sorted({*public, *_LAZY, "__version__"} - {"model", "fine_tuning"})
