@@ -9,6 +9,7 @@ from keras_delta import _arguments, _tasks, averaging, backbones
 from keras_delta._errors import invalid
 from keras_delta._network.attach import attach_head
 from keras_delta._network.freeze import freeze_until
+from keras_delta._network.graph import Graph
 from keras_delta._probe.fit import Fitting
 from keras_delta.fine_tuning import images, statistics
 from keras_delta.fine_tuning.recipe import SHARES, Recipe
@@ -136,6 +137,8 @@ def _say_nothing(*_, **__):
 
 def _source(source, train, image_size):
     """(the network, size of the images)"""
+    if not isinstance(source, str):
+        Graph(source, argument="source")  # or it is refused
     shape = getattr(source, "input_shape", None)
     size = images.size_of(train, shape) if image_size is None else image_size
     if isinstance(source, str):

@@ -148,6 +148,30 @@ def test_an_average_with_the_start(source):
             )
 
 
+def test_a_training_that_was_stopped_goes_on(source, tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop(epoch, logs):
+        if epoch == 0:
+            raise Stop
+
+    def train(*callbacks):
+        model = kd.fine_tune(
+            source, (X, Y), recipe=PLAIN, callbacks=[*callbacks], verbose=0
+        )
+        return model.target.get_weights()
+
+    whole = train()
+    with pytest.raises(Stop):
+        train(
+            kd.callbacks.BackupAndRestore(tmp_path),
+            keras.callbacks.LambdaCallback(on_epoch_end=stop),
+        )
+    for v, w in zip(whole, train(kd.callbacks.BackupAndRestore(tmp_path)), strict=True):
+        np.testing.assert_allclose(v, w, rtol=1e-4, atol=1e-6)
+
+
 def write_folder(path, images, labels):
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
         folder = path / f"class{label}"
@@ -222,3 +246,8 @@ def test_wrong_arguments(source):
         kd.fine_tune(source, (X, Y), method="dleta")
     with pytest.raises(ValueError, match="backbone"):
         kd.fine_tune("efficientnet", (X, Y))
+    trained = kd.DeltaModel(kd.attach_head(source, 3))
+    with pytest.raises((TypeError, ValueError), match="source"):
+        kd.fine_tune(trained, (X, Y))
+    with pytest.raises(ValueError, match="image_size"):
+        kd.fine_tune(source, kd.data.ImageSet.from_arrays(X, Y), image_size=-1)
