@@ -5,13 +5,14 @@ gives the batches of `ImageSet.batches`; each gives a `Trained`.
 """
 
 import gc
+import math
 import time
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
-from keras_delta import Recipe, _compat, attach_head, callbacks
+from keras_delta import Recipe, _compat, attach_head, callbacks, fine_tune
 from keras_delta._runs.models import set_seeds
 from experiments.clock import Clock
 
@@ -130,8 +131,6 @@ def recipe(source, classes, train, parts=None, *, seed=0, verbose=0):
         parts: a `Recipe`; default: that of `keras_delta.fine_tune`.
         seed, verbose: as for `keras_delta.fine_tune`.
     """
-    from keras_delta import fine_tune
-
     clock, began = Clock(), time.process_time()
     stop = callbacks.TerminateOnNaN(raise_error=True)
     options = {"recipe": parts, "seed": seed, "callbacks": [clock, stop]}
@@ -199,7 +198,7 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def _half_cosine(start, end, done):
-    return end + (start - end) * (1 + ops.cos(3.141592653589793 * done)) / 2
+    return end + (start - end) * (1 + ops.cos(math.pi * done)) / 2
 
 
 class FastaiAdam(keras.optimizers.Optimizer):

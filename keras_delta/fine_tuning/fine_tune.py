@@ -45,14 +45,14 @@ def fine_tune(
     seed=0,
     verbose="auto",
 ):
-    """Fine-tune a pretrained network on few images, by a recipe that was measured.
+    """Fine-tune a pretrained network on few images, by a recipe.
 
     The network gets a new head, which is fitted on the frozen network (the *linear
     probe*), with the source's BatchNorm statistics and with mixtures of these and the
-    target's. What does best on images held out is where training begins. The first
-    half of the network stays as it is; the rest is trained with a warm-up and a cosine
-    decay, its feature maps kept near those of the start. Each part can be changed, see
-    `Recipe`.
+    target's. What does best on images held out is where training begins. All
+    layers but BatchNorm are trained with a warm-up and a cosine decay, their feature
+    maps kept near those of the start, and averaged with the start in the end. Each part
+    can be changed, see `Recipe`.
 
     Args:
         source: name in `keras_delta.backbones.ALL`, or a Functional or Sequential

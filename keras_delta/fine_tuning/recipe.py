@@ -21,10 +21,10 @@ NEAR_AVERAGE, FAR_AVERAGE = 0.5, 0.25
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to fine-tune a pretrained network on few images; the default is measured.
+    """How to fine-tune a pretrained network on few images.
 
-    `fine_tune` follows it, and `docs/fine-tuning.md` has the reason and the measurement
-    of each part. Everything can be changed: `Recipe(batch_norm="training")`,
+    `fine_tune` follows it, and `docs/fine-tuning.md` has the reason of each part.
+    Everything can be changed: `Recipe(batch_norm="training")`,
     `recipe.replace(learning_rate=1e-4)`.
 
     Args:
@@ -50,8 +50,7 @@ class Recipe:
             0, 1/4 and 1/2 with which a head on the frozen network does best in a
             cross-validation; `"training"`: those of each batch, Keras's usual way.
         freeze: share of the taps up to which the network stays as it is; 0: all of it
-            is trained. Half of four taps is what comes before a resolution of a
-            sixteenth, which is most of the work.
+            is trained.
         average: share of the start (source and fitted head) in the weights of the
             result, see `keras_delta.averaging.interpolate`; 0: none. `"auto"`: 1/2 and
             1/4, in the same two cases.
