@@ -39,6 +39,8 @@ METHODS = {
     "delta, cached": lambda: R.Delta(attention="uniform"),
     "delta, cached, float32": lambda: R.Delta(attention="uniform"),
 }
+# A fitted head; BatchNorm and optimizer as they are.
+HEAD_ALONE = kd.Recipe(batch_norm="training", clip=None)
 FITTED = [name for name in METHODS if name == "probe" or name.endswith("fitted head")]
 CACHES = {
     "delta, cached": lambda views: kd.SourceMapCache(views=views),
@@ -111,7 +113,7 @@ def run(method, seed, source, train_set, test_set, args):
         cache = CACHES[method](args.views) if method in CACHES else None
         model = kd.DeltaModel(target, source=source, source_maps=cache)
         model.compile(**settings, regularizer=METHODS[method]())
-        model.fit_head = "auto" if method in FITTED else False
+        model.default_recipe = HEAD_ALONE if method in FITTED else "none"
         model.prepare(train, verbose=0)
     prepare, began = time.perf_counter() - began, time.perf_counter()
     history = {"accuracy": [float("nan")]}

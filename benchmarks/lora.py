@@ -59,7 +59,7 @@ def train(sets, rank, method, seed, args):
         data,
         epochs=args.epochs,
         regularizer=method,
-        fit_head=False,
+        recipe="none",
         shuffle=False,
         verbose=0,
     )

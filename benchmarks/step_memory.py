@@ -64,7 +64,7 @@ def measure(args):
         del source
         given = {"x": x, "y": y, "batch_size": args.batch, "verbose": 0}
         # With a cache, if the kind has one.
-        session = model.open_session(given, fit_head=False)
+        session = model.open_session(given, recipe="none")
         session.__enter__()
     for _ in range(4):
         model.train_on_batch(x, y)

@@ -17,12 +17,12 @@ from keras_delta._network.freeze import freeze_until as freeze_until
 from keras_delta.attention import ChannelAttention as ChannelAttention
 from keras_delta.caching import SourceMapCache as SourceMapCache
 from keras_delta.model import DeltaModel as DeltaModel
+from keras_delta.recipe import Recipe as Recipe
 
 __version__ = "0.1.0"
 
 # The others are loaded when first asked for, with Keras Tuner and the like.
 _LAZY = {
-    "Recipe": "fine_tuning",
     "analysis": "analysis",
     "export_for_serving": "serving",
     "fine_tune": "fine_tuning",
@@ -42,5 +42,5 @@ def __getattr__(name):
 
 def __dir__():
     public = [n for n in globals() if not n.startswith("_") and n != "importlib"]
-    # The modules of DeltaModel, and of Recipe and fine_tune.
-    return sorted({*public, *_LAZY, "__version__"} - {"model", "fine_tuning"})
+    # The modules of DeltaModel, Recipe and fine_tune.
+    return sorted({*public, *_LAZY, "__version__"} - {"model", "recipe", "fine_tuning"})

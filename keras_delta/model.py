@@ -8,7 +8,7 @@ import keras
 from keras_delta import _compat, caching, regularizers
 from keras_delta._inputs import outputs, replay, samples
 from keras_delta._network.networks import Networks
-from keras_delta._training import checks, head_start, hosts, loop, session
+from keras_delta._training import beginning, checks, hosts, loop, session
 from keras_delta._training.saving import Saving
 from keras_delta._training.step import (
     Pass,
@@ -58,6 +58,8 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
         taps: list of the target's tapped layers.
         pairing: which layers correspond, and which only the target has.
         regularizer: the regularizer in use, or None.
+        recipe: the `Recipe` that the training began by, or None; `probe`: how well
+            the fitted head did by itself.
 
     Raises:
         TypeError: for a subclassed target or source.
@@ -73,7 +75,7 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
         ```
     """
 
-    fit_head = "auto"  # what `fit` does about a new head, where it is not told
+    default_recipe = "auto"  # what `fit` follows where it is not told; or "none"
 
     def __init__(
         self,
@@ -92,7 +94,7 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
         self.networks = networks
         checks.built_in_scope(self, "target", target.variables)
         self._source_maps = source_maps, caching.get(source_maps)
-        self._step = self._session = None
+        self._step = self._session = self.recipe = self.probe = None
         self.jit_compile_asked = False
         self._task_loss = keras.metrics.Mean(name="task_loss")
         self._feature_penalty = keras.metrics.Mean(name="feature_penalty")
@@ -175,9 +177,10 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
         self.train_function = None
 
     def compile(self, *args, regularizer=None, **kwargs):
-        """As `keras.Model.compile`, and `regularizer`; the loss must fit the head."""
+        """As `keras.Model.compile`, and `regularizer`; no optimizer: the recipe's."""
         super().compile(*args, **kwargs)
         given = inspect.signature(super().compile).bind(*args, **kwargs).arguments
+        self.compiled_with = given
         self.jit_compile_asked = given.get("jit_compile") is True
         outputs.check_heads(self.loss, self.networks.target)
         outputs.check_metrics(given.get("metrics"), self.loss, self.networks.target)
@@ -192,12 +195,12 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
         *args,
         regularizer=None,
         source_maps=None,
-        fit_head=None,
+        recipe=None,
         **kwargs,
     ):
-        """As `keras.Model.fit`, and `regularizer`, `source_maps` and `fit_head`.
+        """As `keras.Model.fit`, and `regularizer`, `source_maps` and `recipe`.
 
-        Here a new head is fitted on frozen features, and a regularizer that has to
+        Here a training begins: a new head is fitted, and a regularizer that has to
         look at the training data first (`attention="auto"`, `"relative"`) does so.
 
         Args:
@@ -207,9 +210,9 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
             source_maps: as for the class; None keeps what is set. A cache is for data
                 that comes back: with flips, fixed views or no augmentation. `"cache"`
                 lets go of its maps at the end of `fit`; an instance keeps them.
-            fit_head: `"auto"` (the class attribute `DeltaModel.fit_head`): with a
-                regularizer, `keras_delta.fit_head` first fits a head that was never
-                trained; True: any head; False: none.
+            recipe: a `Recipe` to begin by; `"none"`; or `"auto"` (the default): the
+                usual one, with a regularizer and a head that was never trained.
+                What `compile` and `fit` are given counts more.
 
         Ctrl-C ends the epoch after the step under way, with `interrupted` set; a
         second one interrupts at once.
@@ -227,20 +230,20 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
         if source_maps is not None:
             self._source_maps = source_maps, caching.get(source_maps)
         given = inspect.signature(super().fit).bind(x, y, batch_size, *args, **kwargs)
-        with self.open_session(given.arguments, fit_head) as running:
+        with self.open_session(given.arguments, recipe) as running:
             return super().fit(**running.arguments)
 
     @contextlib.contextmanager
-    def open_session(self, arguments, fit_head=None):
+    def open_session(self, arguments, recipe=None):
         """What `fit` has around Keras's own; for loops of `train_on_batch` as well.
 
         Args:
             arguments: dict of the arguments of `keras.Model.fit`.
-            fit_head: as for `fit`.
+            recipe: as for `fit`.
         """
-        asked, cache = self._source_maps
-        outer, users_own = self._session, cache is asked
-        self._session = session.Session(self, arguments, cache, users_own, fit_head)
+        recipe, (asked, cache) = beginning.choose(self, recipe), self._source_maps
+        outer, given = self._session, (arguments, cache, cache is asked, recipe)
+        self._session = session.Session(self, *given)
         try:
             with self._session as running:
                 yield running
@@ -248,22 +251,19 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
             if outer is not None and outer.is_open:  # this was a fit in a callback
                 self._session = outer
 
-    def prepare(self, x, y=None, verbose="auto", regularizer=None, fit_head=None):
-        """Let the regularizer look at the training data; `fit` does it by itself.
-
-        Call it before `train_on_batch`; the second time it does nothing.
+    def prepare(self, x, y=None, verbose="auto", regularizer=None, recipe=None):
+        """Begin as `fit` does, for `train_on_batch`; the second time it does nothing.
 
         Args:
-            x, y: the training data, as `fit` takes it.
-            verbose: 0 for silence.
-            regularizer: as for `fit`; one there must be.
-            fit_head: as for `fit`; a model that is not compiled keeps its head.
+            x, y, verbose: the training data, as `fit` takes it; 0 for silence.
+            regularizer, recipe: as for `fit`; the optimizer stays. A model that is
+                not compiled keeps its head.
         """
         if regularizer is not None:
             self.set_regularizer(regularizer)
         checks.has_regularizer(self)
-        if self.compiled and head_start.is_wanted(self, fit_head):
-            head_start.begin(self, x, y, verbose)
+        if self.compiled and (recipe := beginning.choose(self, recipe)):
+            beginning.Beginning(self, recipe).settle(x, y, verbose)
         session.prepare(self, lambda count: replay.look(x, y, count), verbose)
 
     def make_train_function(self, force=False):

@@ -7,7 +7,7 @@ import keras_delta as kd
 
 # In tests and the scripts that they start, training begins at the head as it was made:
 # oracles compute steps, not starts. tests/training/test_head_start.py asks for others.
-kd.DeltaModel.fit_head = False
+kd.DeltaModel.default_recipe = "none"
 
 SIZE = 16
 WIDTHS = (4, 6, 8)

@@ -27,6 +27,7 @@ FLOORS = [
     {"_inputs", "averaging", "backbones", "data"},
     {"attention", "caching"},
     {"_probe", "batch_norm", "regularizers"},
+    {"recipe"},
     {"_training"},
     {"model"},
     {"analysis", "fine_tuning"},

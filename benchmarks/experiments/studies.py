@@ -111,8 +111,8 @@ PARTS = (
     ("BatchNorm", "half of the target's", {"batch_norm": 0.5}),
     ("regularizer", "none: L2", {"regularizer": "l2"}),
     ("regularizer", "L2-SP", {"regularizer": "l2_sp"}),
-    ("average", "none", {"average": 0.0}),
-    ("average", "half of the start", {"average": 0.5}),
+    ("average", "a quarter of the source", {"average": 0.25}),
+    ("average", "half of the source", {"average": 0.5}),
     ("rate", "1e-4", {"learning_rate": 1e-4}),
     ("rate", "1e-3", {"learning_rate": 1e-3}),
     (
@@ -123,6 +123,7 @@ PARTS = (
         },
     ),
     ("warm-up", "none", {"warm_up": 0.0}),
+    ("clip", "1", {"clip": 1.0}),
     ("epochs", "20", {"epochs": 20}),
     ("freeze", "half of the taps", {"freeze": 0.5}),
 )

@@ -125,7 +125,7 @@ class Trainer:
             train(),
             epochs=epochs,
             shuffle=False,
-            fit_head=False,  # the article's networks begin with a random head
+            recipe="none",  # the article's networks begin with a random head
             verbose="auto" if self._progress else 0,
             callbacks=[
                 *(clock, rates, callbacks.TerminateOnNaN(raise_error=True)),

@@ -175,6 +175,8 @@ class TrainingData:
         """Number of steps that `fit` will train; None where it is not known."""
         if steps_per_epoch is None and hasattr(self.x, "cardinality"):
             steps_per_epoch = int(self.x.cardinality())
+        if steps_per_epoch is None:
+            steps_per_epoch = getattr(self.x, "num_batches", None)
         arrays = tree.flatten(self.x) and samples.are_arrays(self.x)
         if steps_per_epoch is None and arrays:
             steps_per_epoch = -(-samples.length(self.x) // (self.batch_size or 32))

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_delta import regularizers
-from keras_delta._compat import array
+from keras_delta._compat import array, flatten_layers
 from keras_delta._runs.store import digest
 
 
@@ -39,11 +39,14 @@ class Models:
                 self._drop_oldest()
             model = build()
             model.optimizer.build(model.trainable_variables)
-            self._models[key] = model, _state(model)
+            self._models[key] = model, _state(model), _trainable(model)
         self._models.move_to_end(key)
-        model, start = self._models[key]
+        model, start, trainable = self._models[key]
+        for layer, value in trainable:
+            layer.trainable = value
         for variable, value in start:
             variable.assign(value)
+        model.recipe = None
         return model
 
     def drop(self):
@@ -107,3 +110,10 @@ def _state(model):
     fixed = {id(v) for v in model.source.variables}
     variables = {id(v): v for v in [*model.variables, *model.optimizer.variables]}
     return [(v, array(v)) for i, v in variables.items() if i not in fixed]
+
+
+def _trainable(model):
+    """List of (layer, whether it trains), as a recipe may freeze some."""
+    layers = model.networks.target.layers().values()
+    parts = [part for layer in layers for part in flatten_layers(layer)]
+    return [(part, part.trainable) for part in parts]

@@ -10,6 +10,7 @@ from keras_delta import _disk, regularizers
 from keras_delta._errors import warn
 from keras_delta._network.copies import keep_frozen
 from keras_delta._network.graph import Graph
+from keras_delta.recipe import Recipe
 
 ATOMIC = (".keras", ".weights.h5")
 HIDDEN = ("source", "layers")  # what would bring the source into a weights file
@@ -34,7 +35,7 @@ class Saving:
     _hidden = ()
 
     def get_config(self):
-        """Target, source, taps and regularizer; their weights are saved beside."""
+        """Target, source, taps, regularizer and recipe; weights are saved beside."""
         return {
             "name": self.name,
             "target": keras.saving.serialize_keras_object(self.target),
@@ -43,6 +44,7 @@ class Saving:
             "pairing": dict(self.pairing.names),
             "places": self.networks.places,
             "regularizer": regularizers.serialize(self.regularizer),
+            "recipe": self.recipe and self.recipe.get_config(),
         }
 
     @classmethod
@@ -54,7 +56,7 @@ class Saving:
                 config[part], custom_objects=custom_objects
             )
         keep_frozen(config["target"])
-        places = config.pop("places", {})
+        places, recipe = config.pop("places", {}), config.pop("recipe", None)
         # A network that its own class builds anew may number its layers otherwise.
         graphs = [Graph(config[part]) for part in ("target", "source")]
         for key, pairs in places.items():
@@ -66,7 +68,9 @@ class Saving:
             ):
                 ours, theirs = (graph.depth_first() for graph in graphs)
                 config[key] = {ours[i]: theirs[j] for i, j in pairs}
-        return cls(**config)
+        model = cls(**config)
+        model.recipe = recipe and Recipe.from_config(recipe)
+        return model
 
     def compile_from_config(self, config):
         """See `keras.Model.compile_from_config`; the regularizer is in the model."""

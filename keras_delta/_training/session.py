@@ -14,9 +14,12 @@ from keras_delta import _compat
 from keras_delta._inputs import replay, samples
 from keras_delta._inputs.samples import Samples
 from keras_delta._inputs.training_data import TrainingData
-from keras_delta._training import checks, head_start, start
+from keras_delta._training import beginning, checks, start
 from keras_delta._training.hooks import SessionHooks
 from keras_delta._training.saving import check_path
+from keras_delta.recipe import Recipe
+
+READ_OF_GENERATOR = 512  # samples, which are kept in memory
 
 
 class Session:
@@ -32,7 +35,7 @@ class Session:
         arguments: dict of the arguments of `keras.Model.fit`.
         cache: the `SourceMapCache` to use, or None.
         keep_cache: whether its maps stay for the next training.
-        fit_head: see `head_start.is_wanted`.
+        recipe: the `Recipe` to begin by, or None.
 
     Attributes:
         arguments: for Keras's `fit`, while the session lasts.
@@ -41,8 +44,9 @@ class Session:
         looks: list of numbers of samples that were looked at in the data.
     """
 
-    def __init__(self, model, arguments, cache=None, keep_cache=False, fit_head=None):
-        self.model, self.arguments, self._fit_head = model, dict(arguments), fit_head
+    def __init__(self, model, arguments, cache=None, keep_cache=False, recipe=None):
+        self.model, self.arguments, self._recipe = model, dict(arguments), recipe
+        self._beginning = None
         self.cache, self._asked_cache, self._keep_cache = None, cache, keep_cache
         self.data = self._epoch_iterator = None
         self.looks, self.interrupted = [], False
@@ -71,6 +75,8 @@ class Session:
     def __exit__(self, kind, error, trace):
         try:
             self._stack.__exit__(kind, error, trace)
+            if kind is None and self._beginning is not None:
+                self._beginning.end()
         finally:
             self._let_go()
         if isinstance(error, tf.errors.InvalidArgumentError):
@@ -111,6 +117,10 @@ class Session:
         self._look_at_validation_data(given.get("validation_data"))
         epochs = given.get("epochs", 1) - given.get("initial_epoch", 0)
         steps = self.data.count_steps(epochs, given.get("steps_per_epoch"))
+        if self._recipe is not None:
+            size = self.data.first_size or self._recipe.batch_size
+            recipe = self._recipe.replace(epochs=epochs, batch_size=size)
+            self._beginning = beginning.Beginning(model, recipe, steps)
         checks.batch_norm_keeps_up(model, steps)
         if self._cache is not None:
             checks.cache_can_be_read(model)
@@ -196,30 +206,38 @@ class Session:
 
     def _prepare(self):
         verbose = self.arguments.get("verbose", "auto")
-        self._begin_at_head(verbose)
+        self._settle(verbose)
         prepare(self.model, self.look, verbose)
 
-    def _begin_at_head(self, verbose):
-        """Fit a head that was never trained."""
-        if not head_start.is_wanted(self.model, self._fit_head):
+    def follow(self, config):
+        """Train by a recipe's config, as it was settled before; None for none."""
+        if config is not None and self._beginning is not None:
+            self._beginning.follow(Recipe.from_config(config))
+
+    def _settle(self, verbose):
+        """Fit a new head, and choose what the recipe leaves open."""
+        if self._beginning is None or self._beginning.is_settled:
             return
         data, given = self.data, self.arguments
         if data.is_generator:
-            x = self.look(head_start.READ_OF_GENERATOR)
-            head_start.begin(self.model, x, verbose=verbose)
+            x = self.look(READ_OF_GENERATOR)
+            self._beginning.settle(x, verbose=verbose)
             return
-        most = head_start.most_samples(data, given.get("steps_per_epoch"))
-        if not hasattr(data.x, "as_tested"):  # else its own copy of the data is read
-            self.looks.append(most)
+        most, steps = samples.MOST, given.get("steps_per_epoch")
+        if steps is not None and data.first_size is not None:  # an epoch
+            most = min(most, steps * data.first_size)
         weights = given.get("sample_weight")
         if weights is not None and data.y is not None:
             weights = samples.take(weights, 0, samples.length(data.y))
-        classes = given.get("class_weight")
-        head_start.begin(
-            *(self.model, data.x, data.y, verbose),
+        options = {}
+        if not hasattr(data.x, "as_tested"):  # else a copy of its own is read
+            options["on_read"] = self.looks.append
+        self._beginning.settle(
+            *(data.x, data.y, verbose),
+            **options,
             max_samples=most,
             sample_weight=weights,
-            class_weight=classes,
+            class_weight=given.get("class_weight"),
         )
 
     @contextlib.contextmanager

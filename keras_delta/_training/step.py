@@ -74,12 +74,14 @@ class Step:
     def __init__(self, model, cache=None):
         self._model, self.cache = model, cache
         self.shared = model.networks.find_shared()
-        self._variables = model.variables_to_train
+        self._variables, self._clip = model.variables_to_train, _clip_of(model)
         self._pass = Pass(model, self._run_target)
 
     def still_holds(self):
         """Whether it trains what is to be trained, and shared layers are alike."""
         now = self._model.variables_to_train
+        if self._clip != _clip_of(self._model):
+            return False
         return list(map(id, now)) == list(map(id, self._variables)) and (
             self.shared.still_holds()
         )
@@ -122,6 +124,9 @@ class Step:
 
         variables = model.variables_to_train
         gradients = tape.gradient(scaled, variables)
+        if self._clip is not None:
+            limit = model.optimizer.scale_loss(tf.constant(self._clip))
+            gradients = _clipped(gradients, limit, replica)
         watched = {}
         if watch:
             parts = {"task": task, "feature": feature, "head": head}
@@ -202,6 +207,21 @@ def run_on_samples(strategy, run, x):
         lambda v: tf.pad(v, [[0, missing], *[[0, 0]] * (len(v.shape) - 1)]), x
     )
     return tree.map_structure(lambda v: v[:size], run(filled))
+
+
+def _clip_of(model):
+    return None if model.recipe is None else model.recipe.clip
+
+
+def _clipped(gradients, limit, replica):
+    """Gradients whose sum over the replicas has no larger norm than `limit`."""
+    there = [g for g in gradients if g is not None]
+    if replica.count > 1:  # the optimizer adds the replicas' up
+        context = tf.distribute.get_replica_context()
+        there = [g / replica.count for g in context.all_reduce("sum", there)]
+    clipped, _ = tf.clip_by_global_norm(there, limit / replica.count)
+    found = iter(clipped)
+    return [g if g is None else next(found) for g in gradients]
 
 
 def _replica(strategy, x):

@@ -124,6 +124,7 @@ class BackupAndRestore(Callback):
             self._compare_rate(state["learning_rate"])
             training_state.put_back(model, arrays)
             session.repeat_looks(state["looks"])
+            session.follow(state.get("recipe"))
 
     def after_fit(self, session):
         """Let go of the folder, also after an error."""
@@ -214,6 +215,7 @@ class BackupAndRestore(Callback):
             "stopped": bool(stopped),
             "looks": list(self._session.looks),
             "learning_rate": self._rate,
+            "recipe": self.model.recipe and self.model.recipe.get_config(),
             "callbacks": states,
             "attention": [a and encode(a.get_config(), store) for a in attention],
         }

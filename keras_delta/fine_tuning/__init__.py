@@ -1,4 +1,3 @@
-"""Fine-tuning in one call: `fine_tune`, and the `Recipe` that it follows."""
+"""Fine-tuning in one call: `fine_tune`."""
 
 from keras_delta.fine_tuning.fine_tune import fine_tune as fine_tune
-from keras_delta.fine_tuning.recipe import Recipe as Recipe

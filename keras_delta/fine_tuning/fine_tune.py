@@ -1,19 +1,15 @@
 """`fine_tune`: from a pretrained network and images to a trained model, in one call."""
 
-import datetime
-
 import keras
 import numpy as np
 
-from keras_delta import _arguments, _tasks, averaging, backbones
+from keras_delta import _arguments, _tasks, backbones
 from keras_delta._errors import invalid
 from keras_delta._network.attach import attach_head
-from keras_delta._network.freeze import freeze_until
 from keras_delta._network.graph import Graph
-from keras_delta._probe.fit import Fitting
-from keras_delta.fine_tuning import images, statistics
-from keras_delta.fine_tuning.recipe import SHARES, Recipe
+from keras_delta.fine_tuning import images
 from keras_delta.model import DeltaModel
+from keras_delta.recipe import Recipe
 
 _BITS = {
     "loss": lambda: keras.losses.BinaryCrossentropy(from_logits=True),
@@ -28,7 +24,6 @@ COMPILED = {
     _tasks.BINARY: _BITS,
     _tasks.REGRESSION: {"loss": keras.losses.MeanSquaredError, "metrics": lambda: []},
 }
-FORWARD_PASSES = 4  # that a step takes as long as: source, target, two backwards
 
 
 def fine_tune(
@@ -51,8 +46,8 @@ def fine_tune(
     probe*), with the source's BatchNorm statistics and with mixtures of these and the
     target's. What does best on images held out is where training begins. All
     layers but BatchNorm are trained with a warm-up and a cosine decay, their feature
-    maps kept near those of the start, and averaged with the start in the end. Each part
-    can be changed, see `Recipe`.
+    maps kept near the source's. Each part can be changed, see `Recipe`. It is short for
+    `attach_head`, `compile` without an optimizer, and `fit` with the recipe.
 
     Args:
         source: name in `keras_delta.backbones.ALL`, or a Functional or Sequential
@@ -70,7 +65,7 @@ def fine_tune(
         image_size: side in pixels or (height, width), for folders and `ImageSet`;
             default: the network's.
         callbacks: as for `fit`.
-        seed: of head, order and augmentation.
+        seed: of order and augmentation.
         verbose: as for `fit`; 0 for silence.
 
     Returns:
@@ -91,6 +86,9 @@ def fine_tune(
     recipe = Recipe() if recipe is None else recipe
     if not isinstance(recipe, Recipe):
         raise TypeError(invalid("recipe", "a keras_delta.Recipe", recipe))
+    if recipe.optimizer is None:
+        expected = "an optimizer: nothing is compiled here that could have one"
+        raise ValueError(invalid("recipe.optimizer", expected, None))
     if method is not None:
         recipe = recipe.replace(regularizer=method)
     _arguments.choice("task", task, _tasks.TASKS)
@@ -100,39 +98,20 @@ def fine_tune(
     source, size = _source(source, train, image_size)
     data = images.for_training(train, size, recipe, seed)
     target = attach_head(source, _units(classes, data, task), task=task)
-    say = print if verbose != 0 else _say_nothing
-    compiled = {name: make() for name, make in COMPILED[task].items()}
-    recipe, probe, image_seconds = _begin(target, data, recipe, compiled["loss"], seed)
-    say(probe, flush=True)
     model = DeltaModel(target)
-    model.recipe, model.probe = recipe, probe
-    if recipe.freeze:
-        freeze_until(model, _last_frozen(model.taps, recipe.freeze))
-    steps = recipe.epochs * data.steps
-    optimizer = recipe.make_optimizer(steps)
-    model.compile(optimizer, regularizer=recipe.regularizer, **compiled)
-    seconds = steps * data.batch_size * FORWARD_PASSES * image_seconds
-    about = datetime.timedelta(seconds=round(seconds))
-    say(f"{recipe}\n{steps} steps, about {about}", flush=True)
-    start = target.get_weights()
+    model.compile(**{name: make() for name, make in COMPILED[task].items()})
     model.fit(
         data.x,
         data.y,
         batch_size=None if data.y is None else recipe.batch_size,
-        epochs=recipe.epochs,
+        epochs=recipe.epochs_for(data.steps),
         validation_data=images.for_validation(validation, size, recipe),
         shuffle=data.y is not None,
-        fit_head=False,
+        recipe=recipe,
         callbacks=callbacks,
         verbose=verbose,
     )
-    if recipe.average:
-        averaging.interpolate(target, start, 1 - recipe.average)
     return model
-
-
-def _say_nothing(*_, **__):
-    pass
 
 
 def _source(source, train, image_size):
@@ -161,28 +140,3 @@ def _units(classes, data, task):
         expected = "the number of classes, which these data do not tell"
         raise ValueError(invalid("classes", expected, None))
     return classes
-
-
-def _begin(target, data, recipe, loss, seed):
-    """Fit the head, and settle what is fixed from then on.
-
-    Returns:
-        (the recipe with what was chosen, `Probe`, seconds that an image takes).
-    """
-    x = data.x if data.y is None else (data.x, data.y)
-    head, options = target.layers[-1], {"loss": loss, "seed": seed}
-    drawn, share = head.get_weights(), recipe.batch_norm
-    if share == "training":
-        fitting = Fitting(target, x, **options)
-        probe, image_seconds = fitting.fit(verbose=0), fitting.image_seconds
-    else:
-        shares = SHARES if share == "auto" else (share,)
-        share, probe, image_seconds = statistics.settle(target, x, shares, **options)
-    if not recipe.fit_head:
-        head.set_weights(drawn)
-    return recipe.settled(share, data.steps), probe, image_seconds
-
-
-def _last_frozen(taps, share):
-    """The tap up to which a network is frozen."""
-    return taps[max(1, round(share * len(taps))) - 1]

@@ -71,8 +71,9 @@ def for_training(given, size, recipe, seed):
         batches = given.batches(
             size,
             recipe.batch_size,
-            protocol=recipe.augmentation,
-            training=True,
+            protocol=recipe.augmentation or "default",
+            training=recipe.augmentation is not None,
+            shuffle=True,
             seed=seed,
             cache=_fits(given, size),
         )
@@ -93,7 +94,9 @@ def for_validation(given, size, recipe):
         return given
     _labelled(given, "validation")
     cache = _fits(given, size)
-    return given.batches(size, 64, protocol=recipe.augmentation, cache=cache)
+    return given.batches(
+        size, 64, protocol=recipe.augmentation or "default", cache=cache
+    )
 
 
 def size_of(given, source_shape):

@@ -173,7 +173,7 @@ def train(kind, folder, death, patch=setattr, **options):
         *train,
         batch_size=None if len(train) == 1 else 6,
         epochs=EPOCHS,
-        fit_head=False,
+        recipe="none",
         callbacks=[death, *callbacks, backup],
         verbose=0,
     )

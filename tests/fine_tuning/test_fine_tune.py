@@ -8,7 +8,6 @@ import pytest
 import tensorflow as tf
 
 import keras_delta as kd
-from keras_delta.fine_tuning import statistics
 
 RNG = np.random.default_rng(0)
 Y = np.arange(36) % 3
@@ -50,7 +49,7 @@ def test_photographs_in_memory(source):
 
 
 def test_half_of_the_network_and_all_statistics_stay(source):
-    recipe = SHORT.replace(batch_norm=0.5, freeze=0.5, average=0.0)
+    recipe = SHORT.replace(batch_norm=0.5, freeze=0.5)
     model = kd.fine_tune(source, (X, Y), recipe=recipe, verbose=0)
     target = kd.attach_head(source, 3)
     images = kd.data.ImageSet.from_arrays(X, Y)
@@ -75,42 +74,14 @@ def test_half_of_the_network_and_all_statistics_stay(source):
         assert moved == (layer.name not in frozen), layer.name
 
 
-@pytest.mark.parametrize("shift", [0, 1])
-def test_a_share_is_taken_that_is_better_by_two_standard_errors(source, shift):
-    """Of images like the source's there is nothing to gain; of shifted ones much."""
-    x = X.astype("float32")
-    shares, losses, heads = (0.0, 0.25, 0.5), [], []
-    if not shift:  # the source's statistics are those of these images
-        kd.batch_norm.estimate_statistics(source, x)
-    for share in shares:
-        target = kd.attach_head(source, 3)
-        kd.batch_norm.estimate_statistics(target, x, share=share)
-        losses.append(kd.fit_head(target, x, Y, loss=SPARSE, verbose=0).losses)
-        heads.append(target.get_layer("head").get_weights())
-    best, least = 0, -2.0
-    for i, found in enumerate(losses):
-        more = found - losses[0]
-        error = np.std(more, ddof=1) / len(more) ** 0.5
-        if error and more.mean() / error < least:
-            best, least = i, more.mean() / error
-    target = kd.attach_head(source, 3)
-    share, probe, _ = statistics.settle(target, (x, Y), shares, loss=SPARSE)
-    assert share == shares[best]
-    assert (best > 0) == bool(shift)
-    np.testing.assert_allclose(probe.losses, losses[best], rtol=1e-2, atol=1e-4)
-    for was, now in zip(
-        heads[best], target.get_layer("head").get_weights(), strict=True
-    ):
-        np.testing.assert_allclose(was, now, rtol=1e-2, atol=1e-2)
-
-
 def test_what_was_chosen_can_be_followed_again(source):
     first = kd.fine_tune(source, (X, Y), recipe=SHORT, verbose=0)
     chosen = first.recipe
     assert chosen.batch_norm in (0.0, 0.25, 0.5) and chosen.epochs == 2
     assert chosen.learning_rate == (6e-4 if chosen.batch_norm else 3e-4)
     again = kd.fine_tune(source, (X, Y), recipe=chosen, verbose=0)
-    assert again.recipe == chosen
+    same = {"regularizer": "l2"}  # each model has its own
+    assert again.recipe.replace(**same) == chosen.replace(**same)
 
 
 def test_networks_without_batch_norm(new_backbone):
@@ -130,22 +101,6 @@ def test_a_random_head(source):
     recipe = PLAIN.replace(fit_head=False, epochs=1, learning_rate=1e-9)
     model = kd.fine_tune(source, (X, Y), recipe=recipe, verbose=0)
     assert not np.any(np.abs(model.target.get_layer("head").get_weights()[1]) > 1e-6)
-
-
-def test_an_average_with_the_start(source):
-    """Between the head that was fitted, before any step, and the end."""
-    recipe = SHORT.replace(batch_norm=0.0, fit_head=False)
-    end = kd.fine_tune(source, (X, Y), recipe=recipe.replace(average=0.0), verbose=0)
-    mean = kd.fine_tune(source, (X, Y), recipe=recipe.replace(average=0.25), verbose=0)
-    for layer in source.layers:
-        if layer.weights:
-            old, new, found = (
-                m.get_layer(layer.name).get_weights()[0]
-                for m in (source, end.target, mean.target)
-            )
-            np.testing.assert_allclose(
-                found, 0.25 * old + 0.75 * new, rtol=1e-3, atol=1e-5
-            )
 
 
 def test_a_training_that_was_stopped_goes_on(source, tmp_path):
@@ -242,6 +197,8 @@ def test_wrong_arguments(source):
         kd.fine_tune(source, (X, Y), recipe="fast")
     with pytest.raises(TypeError, match="a folder"):
         kd.fine_tune(source, {"x": X})
+    with pytest.raises(ValueError, match=r"recipe\.optimizer"):
+        kd.fine_tune(source, (X, Y), recipe=kd.Recipe(optimizer=None))
     with pytest.raises(ValueError, match="regularizer"):
         kd.fine_tune(source, (X, Y), method="dleta")
     with pytest.raises(ValueError, match="backbone"):

@@ -35,24 +35,28 @@ def test_the_rate_rises_and_falls(warm_up):
 
 
 @pytest.mark.parametrize(
-    ("batch_norm", "rate", "average"),
-    [(0.0, 3e-4, 0.5), (0.25, 6e-4, 0.25), ("training", 6e-4, 0.25)],
+    ("batch_norm", "rate"), [(0.0, 3e-4), (0.25, 6e-4), ("training", 6e-4)]
 )
-def test_what_goes_by_the_statistics(batch_norm, rate, average):
-    found = kd.Recipe().settled(batch_norm, 8)
-    assert (found.batch_norm, found.learning_rate, found.average) == (
-        *(batch_norm, rate, average),
-    )
-    own = kd.Recipe(learning_rate=0.1, average=0.0).settled(batch_norm, 8)
-    assert (own.learning_rate, own.average) == (0.1, 0.0)
+def test_what_goes_by_the_statistics(batch_norm, rate):
+    found = kd.Recipe().settled(batch_norm)
+    assert (found.batch_norm, found.learning_rate) == (batch_norm, rate)
+    assert kd.Recipe(learning_rate=0.1).settled(batch_norm).learning_rate == 0.1
+
+
+@pytest.mark.parametrize(
+    ("given", "clip"),
+    [({}, None), ({"optimizer": None}, 1.0), ({"optimizer": None, "clip": 3.0}, 3.0)],
+)
+def test_what_goes_by_the_optimizer(given, clip):
+    assert kd.Recipe(**given).settled(0.0).clip == clip
 
 
 @pytest.mark.parametrize(
     ("steps", "epochs"), [(1, 40), (2, 30), (4, 15), (6, 10), (8, 10), (300, 10)]
 )
 def test_few_images_get_more_epochs(steps, epochs):
-    assert kd.Recipe().settled(0.0, steps).epochs == epochs
-    assert kd.Recipe(epochs=3).settled(0.0, steps).epochs == 3
+    assert kd.Recipe().epochs_for(steps) == epochs
+    assert kd.Recipe(epochs=3).epochs_for(steps) == 3
 
 
 def test_optimizers_by_name_config_and_instance():

@@ -14,17 +14,18 @@ from keras_delta._errors import invalid, unknown_name
 VERSION = 1  # of the files
 SHARES = (0.0, 0.25, 0.5)  # of the target's statistics, that "auto" tries
 FEWEST_STEPS, LEAST_EPOCHS, MOST_EPOCHS = 60, 10, 40
+OWN_CLIP = 1.0  # of a gradient's norm, for the optimizer that a model was compiled with
 # For images like the source's, and unlike.
 NEAR_RATE, FAR_RATE = 3e-4, 6e-4  # of Adam
-NEAR_AVERAGE, FAR_AVERAGE = 0.5, 0.25
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How to fine-tune a pretrained network on few images.
 
-    `fine_tune` follows it, and `docs/fine-tuning.md` has the reason of each part.
-    Everything can be changed: `Recipe(batch_norm="training")`,
+    `fine_tune` follows it, and `DeltaModel.fit` where the head is new, except in what
+    `compile` and `fit` are given. `docs/fine-tuning.md` has the reason of each part.
+    Each can be changed: `Recipe(batch_norm="training")`,
     `recipe.replace(learning_rate=1e-4)`.
 
     Args:
@@ -33,7 +34,8 @@ class Recipe:
         fit_head: whether to begin at the head of `keras_delta.fit_head`; else at a
             random one.
         optimizer: name of one of Keras's optimizers, or its config with more arguments:
-            `{"class_name": "SGD", "config": {"momentum": 0.9}}`.
+            `{"class_name": "SGD", "config": {"momentum": 0.9}}`. None: the one that the
+            model was compiled with, whose rate it is, too.
         learning_rate: the largest, reached after the warm-up; `"auto"`: by the
             statistics, 3e-4 where the source's are kept and 6e-4 where the target's
             have a share. The images are then unlike the source's, and the
@@ -43,7 +45,8 @@ class Recipe:
         epochs: passes over the images; None: 10, and more where that would be less than
             60 steps, up to 40.
         batch_size: images a step.
-        augmentation: `protocol` of `ImageSet.batches`: mirrored random crops.
+        augmentation: `protocol` of `ImageSet.batches`: mirrored random crops. None: the
+            images as they come.
         batch_norm: which statistics the network normalises by. A number from 0 to 1:
             they stay fixed while training, at `(1 - share) * source + share * target`,
             see `keras_delta.batch_norm.estimate_statistics`; `"auto"`: the share among
@@ -51,9 +54,11 @@ class Recipe:
             cross-validation; `"training"`: those of each batch, Keras's usual way.
         freeze: share of the taps up to which the network stays as it is; 0: all of it
             is trained.
-        average: share of the start (source and fitted head) in the weights of the
-            result, see `keras_delta.averaging.interpolate`; 0: none. `"auto"`: 1/2 and
-            1/4, in the same two cases.
+        clip: largest norm of a step's gradient, of all weights together; None: any.
+            `"auto"`: 1 with the model's own optimizer, as with fixed statistics SGD
+            comes apart at rates that are usual; else None.
+        average: share of the source's weights in the result, of all layers but the
+            head, see `keras_delta.averaging.interpolate`.
 
     Raises:
         TypeError, ValueError: for values that a part cannot have.
@@ -66,14 +71,16 @@ class Recipe:
     warm_up: float = 0.1
     epochs: int | None = None
     batch_size: int = 16
-    augmentation: str = "default"
+    augmentation: str | None = "default"
     batch_norm: float | str = "auto"
     freeze: float = 0.0
-    average: float | str = "auto"
+    clip: float | str | None = "auto"
+    average: float = 0.0
 
     def __post_init__(self):
         regularizers.get(self.regularizer)
-        self._make_optimizer(1e-3)
+        if self.optimizer is not None:
+            self._make_optimizer(1e-3)
         _arguments.choice("fit_head", self.fit_head, (True, False))
         if self.learning_rate != "auto":
             _arguments.number(
@@ -82,13 +89,15 @@ class Recipe:
         _arguments.number("warm_up", self.warm_up, below=1)
         _arguments.integer("epochs", self.epochs, optional=True)
         _arguments.integer("batch_size", self.batch_size)
-        data.augment.Protocol(self.augmentation, 32, training=True)
+        if self.augmentation is not None:
+            data.augment.Protocol(self.augmentation, 32, training=True)
         if self.batch_norm not in ("auto", "training"):
             also = '"auto" or "training"'
             _arguments.number("batch_norm", self.batch_norm, most=1, also=also)
         _arguments.number("freeze", self.freeze, most=1)
-        if self.average != "auto":
-            _arguments.number("average", self.average, below=1, also='"auto"')
+        if self.clip != "auto":
+            _arguments.number("clip", self.clip, above=0, optional=True, also='"auto"')
+        _arguments.number("average", self.average, below=1)
 
     def replace(self, **changes):
         """The same recipe but for some parts."""
@@ -98,30 +107,35 @@ class Recipe:
                 raise ValueError(unknown_name("recipe", name, known))
         return dataclasses.replace(self, **changes)
 
-    def settled(self, batch_norm, steps):
-        """The recipe without `"auto"`, for a share and data of so many batches."""
-        rate, average = self.learning_rate, self.average
+    def settled(self, batch_norm):
+        """The recipe with what was chosen, a share of the target's statistics."""
+        rate = self.learning_rate
         if rate == "auto":
             rate = FAR_RATE if batch_norm else NEAR_RATE
-        if average == "auto":
-            average = FAR_AVERAGE if batch_norm else NEAR_AVERAGE
+        clip = self.clip
+        if clip == "auto":
+            clip = OWN_CLIP if self.optimizer is None else None
+        return self.replace(batch_norm=batch_norm, learning_rate=rate, clip=clip)
+
+    def epochs_for(self, steps):
+        """Number of epochs of a training with so many steps in each."""
         needed = max(LEAST_EPOCHS, math.ceil(FEWEST_STEPS / steps))
-        epochs = self.epochs or min(needed, MOST_EPOCHS)
-        return self.replace(
-            batch_norm=batch_norm, learning_rate=rate, average=average, epochs=epochs
-        )
+        return self.epochs or min(needed, MOST_EPOCHS)
 
     def make_optimizer(self, steps):
         """The optimizer of a training of so many steps, with its schedule."""
+        return self._make_optimizer(self.make_schedule(steps))
+
+    def make_schedule(self, steps):
+        """The learning rate of a training of so many steps."""
         rate = NEAR_RATE if self.learning_rate == "auto" else self.learning_rate
         warm = round(self.warm_up * steps)
-        schedule = keras.optimizers.schedules.CosineDecay(
+        return keras.optimizers.schedules.CosineDecay(
             0.0 if warm else rate,
             max(1, steps - warm),
             warmup_target=rate if warm else None,
             warmup_steps=warm,
         )
-        return self._make_optimizer(schedule)
 
     def _make_optimizer(self, rate):
         given = keras.optimizers.serialize(keras.optimizers.get(self.optimizer))
@@ -173,9 +187,15 @@ class Recipe:
         return cls.from_config(config)
 
     def __str__(self):
-        rows = [(f.name, getattr(self, f.name)) for f in dataclasses.fields(self)]
-        return "\n".join(f"{name:14} {_shown(value)}" for name, value in rows)
+        shown = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        if self.optimizer is None:
+            shown["optimizer"] = "as compiled"
+            del shown["learning_rate"], shown["warm_up"]
+        return "\n".join(f"{name:14} {_shown(v)}" for name, v in shown.items())
 
 
 def _shown(value):
+    """A layer, or the config of one, by its class."""
+    if isinstance(value, dict):
+        return value.get("class_name", value)
     return type(value).__name__ if isinstance(value, keras.Layer) else value

@@ -1,0 +1,202 @@
+"""Where training begins: a new head is fitted, and what a recipe leaves open is chosen.
+
+choose ──> Beginning: layers frozen, optimizer made ──> backups put back
+                                                             │
+    new training ──> `settle`: statistics and head chosen ───┤
+    one that goes on ──> `follow`: as it was settled ────────┴──> steps
+"""
+
+import datetime
+
+import numpy as np
+
+from keras_delta import averaging, batch_norm
+from keras_delta._compat import array
+from keras_delta._errors import invalid
+from keras_delta._inputs import outputs
+from keras_delta._network.freeze import freeze_until
+from keras_delta.recipe import SHARES, Recipe
+
+FORMS = '"auto", "none" or a keras_delta.Recipe'
+MOST = 1000  # images that statistics are estimated on
+ERRORS = 2  # standard errors by which another share must be better
+FORWARD_PASSES = 4  # that a step takes as long as: source, target, two backwards
+
+
+def choose(model, asked):
+    """The `Recipe` that a training is to follow, or None.
+
+    Args:
+        model: the `DeltaModel`.
+        asked: a `Recipe` is followed; `"auto"`: the default one where the head is new;
+            `"none"`; None: what `model.default_recipe` says, for new heads.
+    """
+    given = model.default_recipe if asked is None else asked
+    if isinstance(given, str) and given == "none":
+        return None
+    if not isinstance(given, Recipe) and given != "auto":
+        raise ValueError(invalid("recipe", FORMS, given))
+    recipe = given if isinstance(given, Recipe) else Recipe(augmentation=None)
+    if recipe is not asked:
+        return recipe if _is_new(model) else None
+    if int(array(model.optimizer.iterations)):
+        raise ValueError(
+            "`recipe` says how to begin, and this model has trained: its optimizer has "
+            f"made {int(array(model.optimizer.iterations))} steps. Leave `recipe` out "
+            "to go on, or `compile` again to begin at the weights as they are."
+        )
+    if model.regularizer is None:
+        model.set_regularizer(recipe.regularizer)
+    return recipe
+
+
+def _is_new(model):
+    """Whether there is a regularizer, and a head that was never trained.
+
+    That is, no step was made, and the biases of the new layers that the outputs come
+    out of are all zero, as they were made.
+    """
+    if model.regularizer is None or int(array(model.optimizer.iterations)):
+        return False
+    from keras_delta._probe import last_layers  # scikit-learn takes a while to load
+
+    graph = model.networks.target
+    last, _ = last_layers.find(graph, outputs.losses(model.loss, graph))
+    new = {id(v) for v in model.pairing.new_variables}
+    return bool(last) and all(
+        id(one.layer.bias) in new and not array(one.layer.bias).any() for one in last
+    )
+
+
+class Beginning:
+    """A training by a recipe, from before its first step to its end.
+
+    Freezes what is fixed from the first step on, and makes the optimizer.
+
+    Args:
+        model: the `DeltaModel`.
+        recipe: the `Recipe`, with the epochs and the batch size of this training.
+        steps: of the training; None if not known: the optimizer is the compiled one.
+
+    Attributes:
+        is_settled: whether nothing is left to choose.
+    """
+
+    def __init__(self, model, recipe, steps=None):
+        self._model, self._steps, self.is_settled = model, steps, False
+        if steps is None or "optimizer" in model.compiled_with:
+            recipe = recipe.replace(optimizer=None)
+        self._recipe = recipe.replace(regularizer=model.regularizer)
+        self._normalizers = []
+        if model.trains_features and recipe.batch_norm != "training":
+            layers = batch_norm.layers(model)
+            self._normalizers = [layer for layer in layers if layer.trainable]
+        self._let_train(False)
+        if recipe.freeze:
+            last = max(1, round(recipe.freeze * len(model.taps))) - 1
+            freeze_until(model, model.taps[last])
+        if self._recipe.optimizer is not None:
+            with model.distribute_strategy.scope():
+                optimizer = self._recipe.make_optimizer(steps)
+                model.compile(**model.compiled_with, optimizer=optimizer)
+
+    def settle(self, x, y=None, verbose="auto", on_read=lambda count: None, **options):
+        """Choose the statistics, and fit the head.
+
+        Args:
+            x, y: the training data, as `fit` takes them.
+            verbose: 0 for silence.
+            on_read: called before the data are read, with the number of samples.
+            **options: of `keras_delta.fit_head`.
+        """
+        model, hosts = self._model, self._model.hosts
+        share, probe, seconds = self._choose(x, y, on_read, options)
+        hosts.check_same("thousandths of `batch_norm`", round(1000 * share))
+        hosts.copy_first([*model.pairing.new_variables, *self._statistics])
+        if self._recipe.batch_norm == "training":
+            share = "training"
+        model.probe = probe
+        self.follow(self._recipe.settled(share))
+        if verbose == 0:
+            return
+        print(probe, model.recipe, sep="\n", flush=True)
+        if self._steps:
+            seconds *= self._steps * self._recipe.batch_size * FORWARD_PASSES
+            about = datetime.timedelta(seconds=round(seconds))
+            print(f"{self._steps} steps, about {about}", flush=True)
+
+    def follow(self, recipe):
+        """Train as was settled."""
+        self._model.recipe, self.is_settled = recipe, True
+        if recipe.optimizer is not None:
+            self._model.optimizer.learning_rate = recipe.make_schedule(self._steps)
+
+    def end(self):
+        """Average with the source; statistics that stayed fixed stay."""
+        recipe = self._model.recipe
+        if recipe is None or not recipe.average:
+            return
+        fixed = [(v, array(v)) for v in self._statistics]
+        averaging.interpolate(self._model, share=1 - recipe.average)
+        for v, value in fixed:
+            v.assign(value)
+
+    @property
+    def _statistics(self):
+        layers = self._normalizers
+        return [v for n in layers for v in (n.moving_mean, n.moving_variance)]
+
+    def _let_train(self, value):
+        for layer in self._normalizers:
+            layer.trainable = value
+
+    def _choose(self, x, y, on_read, options):
+        """Try some shares of the target's statistics, each with a head of its own.
+
+        The first one stays, but where another's head has a smaller loss on images held
+        out, by more than two standard errors of the difference: a few images say
+        little, and a wrong share costs more than it gains.
+
+        Returns:
+            (share, the head's `Probe`, seconds that an image takes).
+        """
+        from keras_delta._probe.fit import Fitting
+
+        model, new = self._model, self._model.pairing.new_variables
+        asked, drawn = self._recipe.batch_norm, [array(v) for v in new]
+        shares = SHARES if asked == "auto" else (asked,)
+        if not self._normalizers:
+            shares = (0.0,)
+        most = options.get("max_samples")
+        of_source = of_target = [array(v) for v in self._statistics]
+        if any(shares):
+            few = min(MOST, most or MOST)
+            on_read(few)
+            self._let_train(True)  # what else is frozen stays as it is
+            batch_norm.estimate_statistics(model, x, max_samples=few, frozen=False)
+            self._let_train(False)
+            of_target = [array(v) for v in self._statistics]
+        fitting, tried = Fitting(model, x, y, **options), []
+        for share in shares:
+            on_read(most)
+            triples = zip(self._statistics, of_source, of_target, strict=True)
+            for v, old, now in triples:
+                v.assign((1 - share) * old + share * now)
+            probe = fitting.fit(verbose=0)
+            tried.append((share, probe, [array(v) for v in [*new, *self._statistics]]))
+        share, probe, chosen = min(tried, key=lambda t: _excess(t[1], tried[0][1]))
+        for v, value in zip([*new, *self._statistics], chosen, strict=True):
+            v.assign(value)
+        if not self._recipe.fit_head:
+            for v, value in zip(new, drawn, strict=True):
+                v.assign(value)
+        return share, probe, fitting.image_seconds
+
+
+def _excess(probe, usual):
+    """By how many standard errors a probe's losses exceed another's, where by many."""
+    more = probe.losses - usual.losses
+    if len(more) < 2 or not more.any():
+        return 0.0
+    found = more.mean() / (more.std(ddof=1) / np.sqrt(len(more)))
+    return found if found < -ERRORS else 0.0
