@@ -1,4 +1,4 @@
-"""Fine-tune on photographs: two baselines, DELTA and the recipe; export, classify.
+"""Fine-tune on photographs: three baselines and DELTA; export, classify.
 
     python examples/quickstart.py
     python examples/quickstart.py --data-dir my_photos --output runs/mine
@@ -25,8 +25,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-RECIPE = "recipe"  # kd.fine_tune; the others are what you would write yourself
-METHODS = ("l2_fe", "l2", "delta", RECIPE)
+PLAIN = "plain"  # Keras as it comes: a random head, one optimizer for all
+METHODS = (PLAIN, "l2_fe", "l2", "delta")
 console = Console(highlight=False)
 
 
@@ -46,13 +46,12 @@ def arguments():
     add(
         "--regularizer",
         action="append",
-        choices=[*sorted(kd.regularizers.ALL), RECIPE],
+        choices=[*sorted(kd.regularizers.ALL), PLAIN],
         help="may be given several times; the last one is exported "
         f"(default: {', '.join(METHODS)})",
     )
     add("--epochs", type=int, default=15)
     add("--batch-size", type=int, default=16)
-    add("--learning-rate", type=float, default=0.01)
     add("--image-size", type=int, default=96)
     add("--seed", type=int, default=0)
     add("--output", type=Path, default=Path("runs/quickstart"))
@@ -62,8 +61,6 @@ def arguments():
     for name in ("epochs", "batch_size", "image_size"):
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be 1 or more")
-    if not args.learning_rate > 0:
-        parser.error("--learning-rate must be positive")
     if args.weights not in ("imagenet", "none") and not Path(args.weights).is_file():
         parser.error(f"--weights: there is no file {args.weights}")
     return args
@@ -110,21 +107,16 @@ def fine_tune(name, source, train, test, classes, args):
     """Train one target with one regularizer; returns the model and its figures."""
     keras.utils.set_random_seed(args.seed)
     model = kd.DeltaModel(kd.attach_head(source, classes), source=source)
-    steps = len(train) * args.epochs
-    model.compile(
-        optimizer=keras.optimizers.SGD(
-            keras.optimizers.schedules.PiecewiseConstantDecay(
-                [2 * steps // 3], [args.learning_rate, args.learning_rate / 10]
-            ),
-            momentum=0.9,
-        ),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-        regularizer=name,
-        jit_compile=False,  # compiling takes longer than it saves on few images
-    )
+    settings = {
+        "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        "metrics": ["accuracy"],
+        "jit_compile": False,  # compiling takes longer than it saves on few images
+    }
+    if name == PLAIN:
+        model.compile(keras.optimizers.SGD(0.01, momentum=0.9), **settings)
+    else:  # the optimizer is the recipe's, as is the start
+        model.compile(regularizer=name, **settings)
     clock = Clock()
-    model.prepare(train)  # `fit` would do it too, but silently with verbose=0
     model.fit(
         train,
         validation_data=test,
@@ -134,22 +126,9 @@ def fine_tune(name, source, train, test, classes, args):
         callbacks=[OneBar(), kd.callbacks.TerminateOnNaN(), clock],
         verbose=0,
     )
+    if model.recipe:
+        console.print(f"{model.probe}\n{model.recipe}")
     return model, figures(name, model, test, clock)
-
-
-def follow_recipe(source, train, test, classes, args):
-    """The same in one call."""
-    clock = Clock()
-    model = kd.fine_tune(
-        *(source, train, test),
-        classes=classes,
-        recipe=kd.Recipe(epochs=args.epochs) if args.quick else None,
-        seed=args.seed,
-        callbacks=[OneBar(), clock],
-        verbose=0,
-    )
-    console.print(f"{model.probe}\n{model.recipe}")
-    return model, figures(RECIPE, model, test, clock)
 
 
 class Clock(keras.callbacks.Callback):
@@ -169,8 +148,7 @@ class Clock(keras.callbacks.Callback):
 
 
 def figures(name, model, test, clock):
-    head_alone = not model.regularizer.trains_features
-    trained = model.pairing.new_variables if head_alone else model.trainable_variables
+    trained = model.variables_to_train
     return {
         "method": name,
         "accuracy": model.evaluate(test, verbose=0, return_dict=True)["accuracy"],
@@ -267,10 +245,7 @@ def main():
     rows, model = [], None
     for name in args.regularizer:
         console.print(f"[bold]{name}[/bold]")
-        if name == RECIPE:
-            model, row = follow_recipe(source, train, test, classes, args)
-        else:
-            model, row = fine_tune(name, source, train, test, classes, args)
+        model, row = fine_tune(name, source, train, test, classes, args)
         rows.append(row)
         attention = getattr(model.regularizer, "computed_attention", None)
         if attention is not None:

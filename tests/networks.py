@@ -6,7 +6,7 @@ import numpy as np
 import keras_delta as kd
 
 # In tests and the scripts that they start, training begins at the head as it was made:
-# oracles compute steps, not starts. tests/training/test_head_start.py asks for others.
+# oracles compute steps, not starts. tests/training/test_beginning.py asks for others.
 kd.DeltaModel.default_recipe = "none"
 
 SIZE = 16

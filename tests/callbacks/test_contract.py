@@ -43,7 +43,7 @@ MAKE = {
         (X, Y), update=False
     ),
     "Memo": lambda d: Memo(),
-    "PenaltyLogger": lambda d: callbacks.PenaltyLogger(d, every=3),
+    "PenaltyLogger": lambda d: callbacks.PenaltyLogger(d, every=1),
     "Rifle": lambda d: callbacks.Rifle(2),
     "StartingPointDistance": lambda d: callbacks.StartingPointDistance(),
     "StrengthScheduler": lambda d: callbacks.StrengthScheduler(
