@@ -3,7 +3,7 @@
 Each function gives a list of `Entry` for a `Plan`.
 """
 
-from keras_delta import _arguments
+from keras_delta import _arguments, regularizers
 from keras_delta._errors import invalid
 from experiments import methods, protocols
 from experiments.cell import Cell
@@ -104,6 +104,13 @@ RECIPE = (
     ("folder:pacs/sketch", 20),
 )
 AS_IT_IS = ("reference", "the recipe as it is", {"method": "recipe"})
+
+
+def _of_strength(alpha):
+    made = regularizers.FeatureMap(alpha=alpha, name="feature_map")
+    return {"regularizer": regularizers.serialize(made)}
+
+
 PARTS = (
     ("head", "random", {"fit_head": False}),
     ("BatchNorm", "statistics of each batch", {"batch_norm": "training"}),
@@ -111,6 +118,11 @@ PARTS = (
     ("BatchNorm", "half of the target's", {"batch_norm": 0.5}),
     ("regularizer", "none: L2", {"regularizer": "l2"}),
     ("regularizer", "L2-SP", {"regularizer": "l2_sp"}),
+    ("regularizer", "with attention", {"regularizer": "delta"}),
+    *(
+        ("alpha", f"{alpha:g}, not 5", _of_strength(alpha))
+        for alpha in (0.5, 1.6, 16, 50)
+    ),
     ("average", "a quarter of the source", {"average": 0.25}),
     ("average", "half of the source", {"average": 0.5}),
     ("rate", "1e-4", {"learning_rate": 1e-4}),
