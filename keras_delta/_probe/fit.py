@@ -135,6 +135,7 @@ class Fitting:
     Args: see `fit_head`.
 
     Attributes:
+        layers: list of the layers that it fits.
         image_seconds: that the last pass took for an image; the first is traced.
     """
 
@@ -171,6 +172,7 @@ class Fitting:
         label = samples.take(first[1], 0, 1)
         self._losses = head_losses.choose(model, self._graph, loss, label).losses
         self._last = _last_layers(self._graph, self._losses)
+        self.layers = [one.layer for one in self._last]
         self._run = features.Run(self._graph, [one.entering for one in self._last])
 
     def _read(self, view):

@@ -58,7 +58,7 @@ def _is_new(model):
     """
     if model.regularizer is None or int(array(model.optimizer.iterations)):
         return False
-    from keras_delta._probe import last_layers  # scikit-learn takes a while to load
+    from keras_delta._probe import last_layers
 
     graph = model.networks.target
     last, _ = last_layers.find(graph, outputs.losses(model.loss, graph))
@@ -89,8 +89,7 @@ class Beginning:
         self._recipe = recipe.replace(regularizer=model.regularizer)
         self._normalizers = []
         if model.trains_features and recipe.batch_norm != "training":
-            layers = batch_norm.layers(model)
-            self._normalizers = [layer for layer in layers if layer.trainable]
+            self._normalizers = _pretrained(model)
         self._let_train(False)
         if recipe.freeze:
             last = max(1, round(recipe.freeze * len(model.taps))) - 1
@@ -109,17 +108,13 @@ class Beginning:
             on_read: called before the data are read, with the number of samples.
             **options: of `keras_delta.fit_head`.
         """
-        model, hosts = self._model, self._model.hosts
-        share, probe, seconds = self._choose(x, y, on_read, options)
-        hosts.check_same("thousandths of `batch_norm`", round(1000 * share))
-        hosts.copy_first([*model.pairing.new_variables, *self._statistics])
+        share, seconds = self._choose(x, y, on_read, options)
         if self._recipe.batch_norm == "training":
             share = "training"
-        model.probe = probe
         self.follow(self._recipe.settled(share))
         if verbose == 0:
             return
-        print(probe, model.recipe, sep="\n", flush=True)
+        print(self._model.probe, self._model.recipe, sep="\n", flush=True)
         if self._steps:
             seconds *= self._steps * self._recipe.batch_size * FORWARD_PASSES
             about = datetime.timedelta(seconds=round(seconds))
@@ -136,10 +131,9 @@ class Beginning:
         recipe = self._model.recipe
         if recipe is None or not recipe.average:
             return
-        fixed = [(v, array(v)) for v in self._statistics]
+        fixed = _values(self._statistics)
         averaging.interpolate(self._model, share=1 - recipe.average)
-        for v, value in fixed:
-            v.assign(value)
+        _assign(self._statistics, fixed)
 
     @property
     def _statistics(self):
@@ -158,39 +152,60 @@ class Beginning:
         little, and a wrong share costs more than it gains.
 
         Returns:
-            (share, the head's `Probe`, seconds that an image takes).
+            (share, seconds that an image takes).
         """
-        from keras_delta._probe.fit import Fitting
+        from keras_delta._probe.fit import Fitting  # scikit-learn takes a while to load
 
-        model, new = self._model, self._model.pairing.new_variables
-        asked, drawn = self._recipe.batch_norm, [array(v) for v in new]
+        asked, statistics = self._recipe.batch_norm, self._statistics
         shares = SHARES if asked == "auto" else (asked,)
-        if not self._normalizers:
+        if not statistics or asked == "training":
             shares = (0.0,)
-        most = options.get("max_samples")
-        of_source = of_target = [array(v) for v in self._statistics]
+        most = options.get("max_samples") or MOST
+        of_source = of_target = _values(statistics)
         if any(shares):
-            few = min(MOST, most or MOST)
-            on_read(few)
-            self._let_train(True)  # what else is frozen stays as it is
-            batch_norm.estimate_statistics(model, x, max_samples=few, frozen=False)
-            self._let_train(False)
-            of_target = [array(v) for v in self._statistics]
-        fitting, tried = Fitting(model, x, y, **options), []
+            on_read(min(MOST, most))
+            of_target = self._measure(x, min(MOST, most))
+        fitting, tried = Fitting(self._model, x, y, **options), []
+        heads = [v for layer in fitting.layers for v in layer.weights]
+        drawn = _values(heads)
         for share in shares:
-            on_read(most)
-            triples = zip(self._statistics, of_source, of_target, strict=True)
-            for v, old, now in triples:
-                v.assign((1 - share) * old + share * now)
+            pairs = zip(of_source, of_target, strict=True)
+            _assign(statistics, [(1 - share) * v + share * w for v, w in pairs])
+            on_read(options.get("max_samples"))
             probe = fitting.fit(verbose=0)
-            tried.append((share, probe, [array(v) for v in [*new, *self._statistics]]))
+            tried.append((share, probe, _values([*heads, *statistics])))
         share, probe, chosen = min(tried, key=lambda t: _excess(t[1], tried[0][1]))
-        for v, value in zip([*new, *self._statistics], chosen, strict=True):
-            v.assign(value)
+        _assign([*heads, *statistics], chosen)
         if not self._recipe.fit_head:
-            for v, value in zip(new, drawn, strict=True):
-                v.assign(value)
-        return share, probe, fitting.image_seconds
+            _assign(heads, drawn)
+        self._model.probe = probe
+        hosts = self._model.hosts
+        hosts.check_same("thousandths of `batch_norm`", round(1000 * share))
+        hosts.copy_first([*heads, *statistics])
+        return share, fitting.image_seconds
+
+    def _measure(self, x, most):
+        """The target images' own statistics."""
+        self._let_train(True)  # what else is frozen runs in inference mode
+        batch_norm.estimate_statistics(self._model, x, max_samples=most, frozen=False)
+        self._let_train(False)
+        return _values(self._statistics)
+
+
+def _pretrained(model):
+    """The target's BatchNormalization layers that the source has, and that train."""
+    paired = {id(v) for v, _ in model.pairing.weights}
+    layers = [layer for layer in batch_norm.layers(model) if layer.trainable]
+    return [layer for layer in layers if id(layer.moving_mean) in paired]
+
+
+def _values(variables):
+    return [array(v) for v in variables]
+
+
+def _assign(variables, values):
+    for v, value in zip(variables, values, strict=True):
+        v.assign(value)
 
 
 def _excess(probe, usual):

@@ -269,6 +269,22 @@ def test_layers_that_the_user_froze_keep_the_sources_statistics(normalized):
         np.testing.assert_array_equal(was, now)
 
 
+def test_statistics_of_new_layers_move(new_backbone):
+    """Those of a head with BatchNorm are 0 and 1, and nobody's."""
+    source = new_backbone(batch_norm=True)
+    x = keras.layers.GlobalAveragePooling2D()(source.output)
+    x = keras.layers.BatchNormalization(name="new")(x)
+    x = keras.layers.Dense(3, name="head")(x)
+    model = kd.DeltaModel(keras.Model(source.input, x), source=source)
+    model.compile("sgd", SPARSE)
+    model.fit(X, Y, regularizer="l2_sp", verbose=0)
+    assert model.recipe is not None
+    new = model.target.get_layer("new")
+    assert new.trainable and np.abs(new.get_weights()[2]).max() > 0
+    others = [layer for layer in kd.batch_norm.layers(model) if layer is not new]
+    assert len(others) == 3 and not any(layer.trainable for layer in others)
+
+
 @pytest.mark.parametrize("name", ["l2_fe", "statistics of each batch"])
 def test_statistics_that_are_not_the_recipes(normalized, name):
     recipe = kd.Recipe(batch_norm=0.5 if name == "l2_fe" else "training")
