@@ -7,7 +7,9 @@ that were run are in CONTRIBUTING.md.
 
 import importlib
 
+import keras
 import tensorflow as tf
+from keras import tree
 from keras.src import ops as operations  # the classes of bare operations
 from keras.src.models.functional import Functional
 from keras.src.random import seed_generator
@@ -97,6 +99,25 @@ class FitHooks:
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         super()._maybe_symbolic_build(*self.before_epochs(iterator, data_batch))
+
+
+def build_metrics(model, epoch_iterator, outputs):
+    """Let compiled metrics make their variables before the first step is traced.
+
+    Keras leaves it to the first step, which TensorFlow then traces a second time.
+
+    Args:
+        model: the model, compiled.
+        epoch_iterator: what `before_epochs` is told; None does nothing.
+        outputs: KerasTensors of the model's outputs, in their structure.
+    """
+    metrics = model._compile_metrics
+    if epoch_iterator is None or metrics is None or metrics.built:
+        return
+    spec = epoch_iterator._distributed_dataset.element_spec
+    _, y, _ = keras.utils.unpack_x_y_sample_weight(spec)
+    if all(isinstance(v, tf.TensorSpec) for v in tree.flatten(y)):
+        metrics.build(y, outputs)
 
 
 def check_compiled(model, method):

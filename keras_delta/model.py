@@ -319,6 +319,7 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
         if iterator and self._session is not None and not self.is_evaluating:
             self._session.take_iterator(iterator)
         if iterator is None or self.distribute_strategy.num_replicas_in_sync == 1:
+            _compat.build_metrics(self, iterator, self.networks.target.outputs)
             return iterator, batch
         self.hosts.check_same("batches", iterator.num_batches)
         return None, samples.batch_spec(iterator.data_adapter.get_tf_dataset())

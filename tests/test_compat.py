@@ -23,7 +23,7 @@ KERAS_TUNER = sorted(_compat._KERAS_TUNER)
 def test_everything_has_a_test():
     here = {name for name in globals() if name.startswith("test_")}
     public = {name for name in vars(_compat) if not name.startswith("_")}
-    modules = {"importlib", "tf", "seed_generator"}
+    modules = {"importlib", "keras", "tree", "tf", "seed_generator"}
     expected = {f"test_{name.lower()}" for name in public - modules}
     expected |= {f"test_{name.lower()}" for name in KERAS_TUNER}
     assert expected - here == set()
@@ -165,6 +165,28 @@ def test_fithooks():
         assert iterator.num_batches == 1
         assert isinstance(iterator.data_adapter.get_tf_dataset(), tf.data.Dataset)
     assert all(iterator is None for _, iterator, _ in seen[2:])
+
+
+@pytest.mark.parametrize("structure", ["one", "dict"])
+def test_build_metrics(structure):
+    """They are built as the first step would; then it makes no variables."""
+    x = keras.Input((3,), name="x")
+    a, b = keras.layers.Dense(2, name="a")(x), keras.layers.Dense(1, name="b")(x)
+    outputs = a if structure == "one" else {"a": a, "b": b}
+    metrics = ["accuracy"] if structure == "one" else {"a": ["accuracy"], "b": ["mse"]}
+    y = DATA[1] if structure == "one" else {"a": DATA[1], "b": DATA[1][:, :1]}
+    found = []
+    for early in (True, False):
+        model = keras.Model(x, outputs)
+        model.compile(loss="mse", metrics=metrics, run_eagerly=True)
+        data = tf.data.Dataset.from_tensor_slices((DATA[0], y)).batch(2)
+        if early:
+            iterator = SimpleNamespace(_distributed_dataset=data)
+            _compat.build_metrics(model, iterator, outputs)
+            assert model._compile_metrics.built
+        found.append(model.evaluate(data, verbose=0, return_dict=True).keys())
+    assert found[0] == found[1]
+    _compat.build_metrics(model, None, outputs)
 
 
 def test_check_compiled():

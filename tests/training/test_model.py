@@ -8,6 +8,7 @@ import tensorflow as tf
 from model_reference import CASES, Counter
 
 import keras_delta as kd
+from keras_delta._training import step
 from keras_delta.regularizers import L2, L2FE, L2SP, Delta, FeatureMap, Sum
 
 # --- the step itself -----------------------------------------------------------
@@ -495,3 +496,18 @@ def test_fit_before_compile_says_so(new_backbone):
     target, source = reference.pair(new_backbone)
     with pytest.raises(ValueError, match=r"call `compile\(\)`"):
         kd.DeltaModel(target, source=source).fit(*reference.data(8))
+
+
+def test_a_step_is_traced_once(new_backbone, monkeypatch):
+    """Keras traces it twice, as its metrics make their variables in the first step."""
+    count, run = [], step.Step.run
+    monkeypatch.setattr(
+        step.Step, "run", lambda self, data: count.append(1) or run(self, data)
+    )
+    source = new_backbone()
+    model = kd.DeltaModel(kd.attach_head(source, 3), source=source)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss, metrics=["accuracy"], jit_compile=False)
+    x, y = np.zeros((5, 16, 16, 3), "float32"), np.arange(5) % 3
+    history = model.fit(x, y, batch_size=2, epochs=2, regularizer="l2", verbose=0)
+    assert len(count) == 1 and len(history.history["accuracy"]) == 2
