@@ -37,7 +37,8 @@ def check(model, inputs=None):
     if regularizer is None or not regularizer.starts_at_source:
         return
     moved = _other_weights(networks)
-    if not int(ops.convert_to_numpy(model.optimizer.iterations)):
+    begun = int(ops.convert_to_numpy(model.optimizer.iterations))
+    if not begun and model.recipe is None:  # else statistics may be of the target
         _check_weights(networks, moved)
     if regularizer.needs_maps and networks not in _in_order:
         taps = {

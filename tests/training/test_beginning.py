@@ -3,6 +3,7 @@
 import contextlib
 import subprocess
 import sys
+import warnings
 
 import keras
 import numpy as np
@@ -297,6 +298,19 @@ def test_statistics_that_are_not_the_recipes(normalized, name):
         for v, w in zip(before, statistics(normalized), strict=True)
     ]
     assert moved == [name != "l2_fe"] * len(moved)
+
+
+def test_fit_goes_on_from_prepare(normalized):
+    """What was chosen stays, and nobody is warned of other statistics."""
+    normalized.compile("sgd", SPARSE)
+    normalized.prepare(X, Y, verbose=0, regularizer="feature_map")
+    chosen = statistics(normalized)
+    assert normalized.recipe.batch_norm > 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        normalized.fit(X, Y, verbose=0)
+    for v, w in zip(chosen, statistics(normalized), strict=True):
+        np.testing.assert_array_equal(v, w)
 
 
 def test_whose_optimizer_it_is(normalized):
