@@ -102,20 +102,12 @@ class FitHooks:
 
 
 def build_metrics(model, epoch_iterator, outputs):
-    """Let compiled metrics make their variables before the first step is traced.
-
-    Keras leaves it to the first step, which TensorFlow then traces a second time.
-
-    Args:
-        model: the model, compiled.
-        epoch_iterator: what `before_epochs` is told; None does nothing.
-        outputs: KerasTensors of the model's outputs, in their structure.
-    """
+    """Let metrics make their variables early: else TensorFlow traces a step twice."""
     metrics = model._compile_metrics
     if epoch_iterator is None or metrics is None or metrics.built:
         return
     spec = epoch_iterator._distributed_dataset.element_spec
-    _, y, _ = keras.utils.unpack_x_y_sample_weight(spec)
+    y = keras.utils.unpack_x_y_sample_weight(spec)[1]
     if all(isinstance(v, tf.TensorSpec) for v in tree.flatten(y)):
         metrics.build(y, outputs)
 
@@ -173,7 +165,7 @@ def loss_weights(model):
 
 def learning_rate(optimizer):
     """The variable or schedule of an optimizer's learning rate."""
-    return optimizer._learning_rate
+    return getattr(optimizer, "inner_optimizer", optimizer)._learning_rate
 
 
 def variable_index(optimizer, variable):

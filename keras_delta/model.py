@@ -1,6 +1,7 @@
 """`DeltaModel`: a Keras model whose training step adds a regularizer's penalty."""
 
 import contextlib
+import functools
 import inspect
 
 import keras
@@ -58,8 +59,8 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
         taps: list of the target's tapped layers.
         pairing: which layers correspond, and which only the target has.
         regularizer: the regularizer in use, or None.
-        recipe: the `Recipe` that the training began by, or None; `probe`: how well
-            the fitted head did by itself.
+        recipe, probe: the `Recipe` that the training began by, and how well the
+            fitted head did, known to the process that fitted it; or None.
 
     Raises:
         TypeError: for a subclassed target or source.
@@ -95,7 +96,7 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
         checks.built_in_scope(self, "target", target.variables)
         self._source_maps = source_maps, caching.get(source_maps)
         self._step = self._session = self.recipe = self.probe = None
-        self.jit_compile_asked = False
+        self.optimizer_given = self.jit_compile_asked = False
         self._task_loss = keras.metrics.Mean(name="task_loss")
         self._feature_penalty = keras.metrics.Mean(name="feature_penalty")
         self._head_penalty = keras.metrics.Mean(name="head_penalty")
@@ -180,7 +181,8 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
         """As `keras.Model.compile`, and `regularizer`; no optimizer: the recipe's."""
         super().compile(*args, **kwargs)
         given = inspect.signature(super().compile).bind(*args, **kwargs).arguments
-        self.compiled_with = given
+        self.optimizer_given = given.pop("optimizer", None) is not None
+        self.compile_with = functools.partial(self.compile, **given)
         self.jit_compile_asked = given.get("jit_compile") is True
         outputs.check_heads(self.loss, self.networks.target)
         outputs.check_metrics(given.get("metrics"), self.loss, self.networks.target)
@@ -200,8 +202,7 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
     ):
         """As `keras.Model.fit`, and `regularizer`, `source_maps` and `recipe`.
 
-        Here a training begins: a new head is fitted, and a regularizer that has to
-        look at the training data first (`attention="auto"`, `"relative"`) does so.
+        A new head is fitted first, and regularizers look at the data that have to.
 
         Args:
             x, y, batch_size, *args, **kwargs: see `keras.Model.fit`.
@@ -211,7 +212,7 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
                 that comes back: with flips, fixed views or no augmentation. `"cache"`
                 lets go of its maps at the end of `fit`; an instance keeps them.
             recipe: a `Recipe` to begin by; `"none"`; or `"auto"` (the default): the
-                usual one, with a regularizer and a head that was never trained.
+                usual one, with a regularizer and a network that was not trained yet.
                 What `compile` and `fit` are given counts more.
 
         Ctrl-C ends the epoch after the step under way, with `interrupted` set; a
@@ -256,8 +257,7 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
 
         Args:
             x, y, verbose: the training data, as `fit` takes it; 0 for silence.
-            regularizer, recipe: as for `fit`; the optimizer stays. A model that is
-                not compiled keeps its head.
+            regularizer, recipe: as for `fit`, with a model that is compiled.
         """
         if regularizer is not None:
             self.set_regularizer(regularizer)

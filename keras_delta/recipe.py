@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import keras
+from keras import ops
 
 from keras_delta import _arguments, _disk, data, regularizers
 from keras_delta._errors import invalid, unknown_name
@@ -17,6 +18,46 @@ FEWEST_STEPS, LEAST_EPOCHS, MOST_EPOCHS = 60, 10, 40
 OWN_CLIP = 1.0  # of a gradient's norm, for the optimizer that a model was compiled with
 # For images like the source's, and unlike.
 NEAR_RATE, FAR_RATE = 3e-4, 6e-4  # of Adam
+
+
+@keras.saving.register_keras_serializable("keras_delta")
+class WarmUpCosine(keras.optimizers.schedules.LearningRateSchedule):
+    """Rises in a straight line from 0, then falls to 0 along half a cosine.
+
+    Args:
+        rate: the largest value.
+        steps: from 0 to 0.
+        warm_up: share of the steps in which it rises.
+        start: the optimizer's iteration at which it begins.
+    """
+
+    def __init__(self, rate, steps, warm_up=0.1, start=0):
+        super().__init__()
+        self.rate, self.steps, self.warm_up, self.start = rate, steps, warm_up, start
+
+    @property
+    def end(self):
+        """The iteration at which it is 0 again."""
+        return self.start + self.steps
+
+    def __call__(self, step):
+        """The rate of a step."""
+        done, warm = (
+            ops.cast(step, "float32") - self.start,
+            round(self.warm_up * self.steps),
+        )
+        falling = ops.clip((done - warm) / max(1, self.steps - warm), 0, 1)
+        cosine = self.rate * (1 + ops.cos(math.pi * falling)) / 2
+        return ops.where(done < warm, self.rate * done / max(1, warm), cosine)
+
+    def for_steps(self, steps, start):
+        """The same for other steps."""
+        return WarmUpCosine(self.rate, steps, self.warm_up, start)
+
+    def get_config(self):
+        """Arguments of `__init__`."""
+        names = ("rate", "steps", "warm_up", "start")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -96,7 +137,8 @@ class Recipe:
             _arguments.number("batch_norm", self.batch_norm, most=1, also=also)
         _arguments.number("freeze", self.freeze, most=1)
         if self.clip != "auto":
-            _arguments.number("clip", self.clip, above=0, optional=True, also='"auto"')
+            also = '"auto"'
+            _arguments.number("clip", self.clip, above=0, optional=True, also=also)
         _arguments.number("average", self.average, below=1)
 
     def replace(self, **changes):
@@ -118,8 +160,8 @@ class Recipe:
         return self.replace(batch_norm=batch_norm, learning_rate=rate, clip=clip)
 
     def epochs_for(self, steps):
-        """Number of epochs of a training with so many steps in each."""
-        needed = max(LEAST_EPOCHS, math.ceil(FEWEST_STEPS / steps))
+        """Number of epochs for so many steps in each; None: not known."""
+        needed = max(LEAST_EPOCHS, math.ceil(FEWEST_STEPS / (steps or FEWEST_STEPS)))
         return self.epochs or min(needed, MOST_EPOCHS)
 
     def make_optimizer(self, steps):
@@ -127,15 +169,9 @@ class Recipe:
         return self._make_optimizer(self.make_schedule(steps))
 
     def make_schedule(self, steps):
-        """The learning rate of a training of so many steps."""
+        """The learning rate of so many steps; None: not known, the rate stays."""
         rate = NEAR_RATE if self.learning_rate == "auto" else self.learning_rate
-        warm = round(self.warm_up * steps)
-        return keras.optimizers.schedules.CosineDecay(
-            0.0 if warm else rate,
-            max(1, steps - warm),
-            warmup_target=rate if warm else None,
-            warmup_steps=warm,
-        )
+        return rate if steps is None else WarmUpCosine(rate, steps, self.warm_up)
 
     def _make_optimizer(self, rate):
         given = keras.optimizers.serialize(keras.optimizers.get(self.optimizer))
@@ -188,6 +224,12 @@ class Recipe:
 
     def __str__(self):
         shown = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        if isinstance(self.batch_norm, float):
+            shown["batch_norm"] = "fixed, the source's"
+            if self.batch_norm:
+                shown["batch_norm"] = f"fixed, {self.batch_norm:.0%} of the images' own"
+        if self.augmentation is None:
+            shown["augmentation"] = "none here"
         if self.optimizer is None:
             shown["optimizer"] = "as compiled"
             del shown["learning_rate"], shown["warm_up"]

@@ -121,6 +121,8 @@ def check_inputs(x):
 def _open(x, batch_size, max_samples, seed):
     """Batches as they come, with targets or without."""
     x = x[0] if isinstance(x, tuple) and x else x
+    if isinstance(x, Batches):
+        return iter(x)
     if hasattr(x, "as_tested"):
         x = x.as_tested(shuffle=True)
     flat = tree.flatten(x)

@@ -5,7 +5,7 @@ import functools
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import ops
+from keras import ops, tree
 
 from keras_delta import _compat, _tasks
 from keras_delta._errors import warn
@@ -52,26 +52,49 @@ def read(run, last, losses, passes, most, tell=None):
     """
     names = outputs.names(run.graph)
     parts = [[] for _ in last]
-    number = done = 0
+    number, done, images = 0, 0, _Images()
     for view, batches in enumerate(passes):
         if (view + 1) * number > most:
             break
         number = 0
         for x, y, weights in samples.regrouped(batches, BATCH):
-            images = np.arange(number, number + samples.length(x))
-            number += len(images)
+            size = samples.length(x)
+            if view == 0:
+                images.add(x, size)
+            groups = images.groups[number : number + size]
+            number += size
             targets = outputs.targets(y, losses, names)
             weights = sample_weights.each(weights, losses, names)
             for one, seen, found in zip(last, run(x, view > 0), parts, strict=True):
                 own, shape = targets[one.index], (None, one.layer.units)
                 labels.check(own, shape, one.loss, output=one.name)
                 of_samples = weights[one.index].ravel()
-                matrix, tested = as_matrix(own, one), np.full(len(images), view == 0)
-                found.append(Rows(seen, matrix, of_samples, images, tested))
-            done += len(images)
+                matrix, tested = as_matrix(own, one), np.full(size, view == 0)
+                found.append(Rows(seen, matrix, of_samples, np.array(groups), tested))
+            done += size
             if tell:
                 tell(done)
     return [_joined(found, one) for found, one in zip(parts, last, strict=True)]
+
+
+class _Images:
+    """Which samples are the same image, as in data that repeat.
+
+    Else a cross-validation would test on images that it has trained on.
+
+    Attributes:
+        groups: for each sample, the number of the first one like it.
+    """
+
+    def __init__(self):
+        self.groups, self._first = [], {}
+
+    def add(self, x, count):
+        """Take in a batch of so many samples."""
+        arrays = [np.asarray(v) for v in tree.flatten(x)]
+        for i in range(count):
+            content = hash(tuple(v[i].tobytes() for v in arrays))
+            self.groups.append(self._first.setdefault(content, len(self.groups)))
 
 
 def as_matrix(y, last):

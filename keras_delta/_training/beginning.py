@@ -8,15 +8,22 @@ choose ──> Beginning: layers frozen, optimizer made ──> backups put back
 
 import datetime
 
+import keras
 import numpy as np
+from keras import ops, tree
 
-from keras_delta import averaging, batch_norm
+from keras_delta import _compat, averaging, batch_norm
 from keras_delta._compat import array
 from keras_delta._errors import invalid
 from keras_delta._inputs import outputs
 from keras_delta._network.freeze import freeze_until
-from keras_delta.recipe import SHARES, Recipe
+from keras_delta._training import start
+from keras_delta.recipe import SHARES, Recipe, WarmUpCosine
 
+# In what `fit` has defaults for, it stays with them.
+DEFAULT = {"epochs": 1, "batch_size": 32}
+# What sets the learning rate, which it cannot where that is a schedule.
+SETS_RATE = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)
 FORMS = '"auto", "none" or a keras_delta.Recipe'
 MOST = 1000  # images that statistics are estimated on
 ERRORS = 2  # standard errors by which another share must be better
@@ -26,38 +33,58 @@ FORWARD_PASSES = 4  # that a step takes as long as: source, target, two backward
 def choose(model, asked):
     """The `Recipe` that a training is to follow, or None.
 
+    A head that was trained on the network as it is stays, and with it the statistics.
+
     Args:
         model: the `DeltaModel`.
-        asked: a `Recipe` is followed; `"auto"`: the default one where the head is new;
-            `"none"`; None: what `model.default_recipe` says, for new heads.
+        asked: a `Recipe` is followed; `"auto"`: the default one where nothing of the
+            pretrained network was trained; `"none"`; None: `model.default_recipe`.
     """
     given = model.default_recipe if asked is None else asked
     if isinstance(given, str) and given == "none":
         return None
     if not isinstance(given, Recipe) and given != "auto":
         raise ValueError(invalid("recipe", FORMS, given))
-    recipe = given if isinstance(given, Recipe) else Recipe(augmentation=None)
-    if recipe is not asked:
-        return recipe if _is_new(model) else None
-    if int(array(model.optimizer.iterations)):
+    recipe = given if isinstance(given, Recipe) else Recipe(**DEFAULT)
+    done = _steps_done(model)
+    if recipe is asked and done:
         raise ValueError(
             "`recipe` says how to begin, and this model has trained: its optimizer has "
-            f"made {int(array(model.optimizer.iterations))} steps. Leave `recipe` out "
-            "to go on, or `compile` again to begin at the weights as they are."
+            f"made {done} steps. Leave `recipe` out to go on, or `compile` again to "
+            "begin at the weights as they are."
         )
-    if model.regularizer is None:
+    if recipe is asked and model.regularizer is None:
         model.set_regularizer(recipe.regularizer)
-    return recipe
+    if recipe is asked:
+        return recipe
+    if done or model.regularizer is None or not start.begins_at_source(model.networks):
+        return None
+    if _head_is_new(model):
+        return recipe
+    return recipe.replace(fit_head=False, batch_norm=0.0)
 
 
-def _is_new(model):
-    """Whether there is a regularizer, and a head that was never trained.
+def renew_schedule(model, steps):
+    """Begin the recipe's schedule again where it ends before a training does.
 
-    That is, no step was made, and the biases of the new layers that the outputs come
-    out of are all zero, as they were made.
+    So it is in a second `fit`: at a rate of 0 nothing would move.
+
+    Args:
+        model: the `DeltaModel`.
+        steps: that the training still has to go; None if not known.
     """
-    if model.regularizer is None or int(array(model.optimizer.iterations)):
-        return False
+    schedule, done = _compat.learning_rate(model.optimizer), _steps_done(model)
+    if isinstance(schedule, WarmUpCosine) and steps and done + steps > schedule.end:
+        model.optimizer.learning_rate = schedule.for_steps(steps, done)
+
+
+def _steps_done(model):
+    optimizer = model.optimizer
+    return 0 if optimizer is None else int(ops.convert_to_numpy(optimizer.iterations))
+
+
+def _head_is_new(model):
+    """Whether the head was never trained: its last biases are zero, as made."""
     from keras_delta._probe import last_layers
 
     graph = model.networks.target
@@ -68,6 +95,31 @@ def _is_new(model):
     )
 
 
+def complete(recipe, arguments, data):
+    """Let a recipe and the arguments of `fit` complete each other.
+
+    Args:
+        recipe: the `Recipe`.
+        arguments: dict, to which `epochs` is added.
+        data: the `TrainingData`.
+
+    Returns:
+        (the recipe with what is the case, steps of the training or None).
+    """
+    per_epoch = arguments.get("steps_per_epoch")
+    if arguments.get("epochs") is None:
+        arguments["epochs"] = recipe.epochs_for(data.count_steps(1, per_epoch))
+    epochs = arguments["epochs"] - arguments.get("initial_epoch", 0)
+    size = data.first_size or recipe.batch_size
+    recipe = recipe.replace(epochs=max(1, epochs), batch_size=size)
+    if not hasattr(data.x, "as_tested"):  # no ImageSet's
+        recipe = recipe.replace(augmentation=None)
+    callbacks = tree.flatten(arguments.get("callbacks"))
+    if any(isinstance(c, SETS_RATE) for c in callbacks):
+        return recipe, None
+    return recipe, data.count_steps(epochs, per_epoch)
+
+
 class Beginning:
     """A training by a recipe, from before its first step to its end.
 
@@ -76,7 +128,7 @@ class Beginning:
     Args:
         model: the `DeltaModel`.
         recipe: the `Recipe`, with the epochs and the batch size of this training.
-        steps: of the training; None if not known: the optimizer is the compiled one.
+        steps: of the training; None if not known: the rate then stays as it is.
 
     Attributes:
         is_settled: whether nothing is left to choose.
@@ -84,8 +136,13 @@ class Beginning:
 
     def __init__(self, model, recipe, steps=None):
         self._model, self._steps, self.is_settled = model, steps, False
-        if steps is None or "optimizer" in model.compiled_with:
+        if model.optimizer_given:
             recipe = recipe.replace(optimizer=None)
+        elif recipe.optimizer is None:
+            raise ValueError(
+                "The recipe's `optimizer` is None, the one that the model is compiled "
+                "with, and `compile` was given none. Pass one to either."
+            )
         self._recipe = recipe.replace(regularizer=model.regularizer)
         self._normalizers = []
         if model.trains_features and recipe.batch_norm != "training":
@@ -96,8 +153,7 @@ class Beginning:
             freeze_until(model, model.taps[last])
         if self._recipe.optimizer is not None:
             with model.distribute_strategy.scope():
-                optimizer = self._recipe.make_optimizer(steps)
-                model.compile(**model.compiled_with, optimizer=optimizer)
+                model.compile_with(optimizer=self._recipe.make_optimizer(steps))
 
     def settle(self, x, y=None, verbose="auto", on_read=lambda count: None, **options):
         """Choose the statistics, and fit the head.
@@ -108,14 +164,18 @@ class Beginning:
             on_read: called before the data are read, with the number of samples.
             **options: of `keras_delta.fit_head`.
         """
-        share, seconds = self._choose(x, y, on_read, options)
-        if self._recipe.batch_norm == "training":
-            share = "training"
-        self.follow(self._recipe.settled(share))
+        recipe, seconds = self._recipe, 0.0
+        if recipe.fit_head or recipe.batch_norm not in (0.0, "training"):
+            share, seconds = self._choose(x, y, on_read, options)
+            if recipe.batch_norm != "training":
+                recipe = recipe.replace(batch_norm=share)
+        self.follow(recipe.settled(recipe.batch_norm))
         if verbose == 0:
             return
-        print(self._model.probe, self._model.recipe, sep="\n", flush=True)
-        if self._steps:
+        if recipe.fit_head:
+            print(self._model.probe, flush=True)
+        print(self._model.recipe, flush=True)
+        if self._steps and seconds:
             seconds *= self._steps * self._recipe.batch_size * FORWARD_PASSES
             about = datetime.timedelta(seconds=round(seconds))
             print(f"{self._steps} steps, about {about}", flush=True)

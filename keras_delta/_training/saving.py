@@ -72,6 +72,13 @@ class Saving:
         model.recipe = recipe and Recipe.from_config(recipe)
         return model
 
+    def get_compile_config(self):
+        """See `keras.Model.get_compile_config`; Keras's default optimizer is none."""
+        config = super().get_compile_config()
+        if not self.optimizer_given:
+            config.pop("optimizer", None)
+        return config
+
     def compile_from_config(self, config):
         """See `keras.Model.compile_from_config`; the regularizer is in the model."""
         self.compile(**keras.saving.deserialize_keras_object(config))

@@ -103,6 +103,9 @@ class Session:
         split = given.get("validation_split", 0.0)
         if given.get("validation_data") is not None:
             split = 0.0  # as Keras
+        arrays = tree.flatten(given.get("x")) and samples.are_arrays(given["x"])
+        if self._recipe is not None and arrays and given.get("batch_size") is None:
+            given["batch_size"] = self._recipe.batch_size
         x, y, batch_size, weights = (
             given.get(key) for key in ("x", "y", "batch_size", "sample_weight")
         )
@@ -115,17 +118,20 @@ class Session:
         start.check(model, self.data.first_inputs)
         self.data.drop_first_batch()
         self._look_at_validation_data(given.get("validation_data"))
-        epochs = given.get("epochs", 1) - given.get("initial_epoch", 0)
-        steps = self.data.count_steps(epochs, given.get("steps_per_epoch"))
         if self._recipe is not None:
-            size = self.data.first_size or self._recipe.batch_size
-            recipe = self._recipe.replace(epochs=epochs, batch_size=size)
-            self._beginning = beginning.Beginning(model, recipe, steps)
+            completed = beginning.complete(self._recipe, given, self.data)
+            self._beginning = beginning.Beginning(model, *completed)
+        steps = self._count_steps(given.get("initial_epoch", 0))
         checks.batch_norm_keeps_up(model, steps)
         if self._cache is not None:
             checks.cache_can_be_read(model)
             with replay.unmoved(self.data.x):
                 self._cache.check_data(self.data.x, self.data.y, self.data.first_size)
+
+    def _count_steps(self, first_epoch):
+        """Steps from an epoch on; None where it is not known."""
+        epochs = self.arguments.get("epochs", 1) - first_epoch
+        return self.data.count_steps(epochs, self.arguments.get("steps_per_epoch"))
 
     def _look_at_validation_data(self, given):
         """Wrong labels show now, and not after an epoch."""
@@ -198,8 +204,10 @@ class Session:
         model = self.model
         if self.interrupted:  # Keras has reset it since
             model.stop_training = True
-        model.renew_step()  # a backup may have changed what it takes for alike
         first_epoch = _compat.initial_epoch(model)  # Keras's own backup sets it too
+        begins = first_epoch or self.arguments.get("initial_epoch", 0)
+        beginning.renew_schedule(model, self._count_steps(begins))
+        model.renew_step()  # a backup may have changed what it takes for alike
         if first_epoch and not model.stop_training:
             done = first_epoch - self.arguments.get("initial_epoch", 0)
             replay.fast_forward(self._epoch_iterator, self.arguments.get("x"), done)

@@ -50,6 +50,11 @@ def check(model, inputs=None):
             _in_order.add(networks)
 
 
+def begins_at_source(networks):
+    """Whether what target and source have in common has equal weights."""
+    return not _other_weights(networks)
+
+
 def _other_weights(networks):
     """Names of the target's paired calls whose weights are not the source's."""
     target, source = networks.target.nodes, networks.source.nodes

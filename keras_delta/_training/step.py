@@ -74,13 +74,14 @@ class Step:
     def __init__(self, model, cache=None):
         self._model, self.cache = model, cache
         self.shared = model.networks.find_shared()
-        self._variables, self._clip = model.variables_to_train, _clip_of(model)
+        self._variables, self._fixed = model.variables_to_train, _fixed(model)
+        self._clip = None if model.recipe is None else model.recipe.clip
         self._pass = Pass(model, self._run_target)
 
     def still_holds(self):
         """Whether it trains what is to be trained, and shared layers are alike."""
         now = self._model.variables_to_train
-        if self._clip != _clip_of(self._model):
+        if self._fixed != _fixed(self._model):
             return False
         return list(map(id, now)) == list(map(id, self._variables)) and (
             self.shared.still_holds()
@@ -125,7 +126,7 @@ class Step:
         variables = model.variables_to_train
         gradients = tape.gradient(scaled, variables)
         if self._clip is not None:
-            limit = model.optimizer.scale_loss(tf.constant(self._clip))
+            limit = model.optimizer.scale_loss(tf.constant(self._clip, "float32"))
             gradients = _clipped(gradients, limit, replica)
         watched = {}
         if watch:
@@ -209,8 +210,11 @@ def run_on_samples(strategy, run, x):
     return tree.map_structure(lambda v: v[:size], run(filled))
 
 
-def _clip_of(model):
-    return None if model.recipe is None else model.recipe.clip
+def _fixed(model):
+    """What of recipe and optimizer is part of the traced step."""
+    clip = None if model.recipe is None else model.recipe.clip
+    rate = None if model.optimizer is None else _compat.learning_rate(model.optimizer)
+    return clip, id(rate)
 
 
 def _clipped(gradients, limit, replica):

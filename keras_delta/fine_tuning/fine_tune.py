@@ -96,8 +96,8 @@ def fine_tune(
     train, of_folder = images.read(train)
     validation = of_folder if validation is None else images.read(validation)[0]
     source, size = _source(source, train, image_size)
-    data = images.for_training(train, size, recipe, seed)
-    target = attach_head(source, _units(classes, data, task), task=task)
+    data = images.for_training(train, size, recipe, seed, task)
+    target = attach_head(source, _units(classes, data), task=task)
     model = DeltaModel(target)
     model.compile(**{name: make() for name, make in COMPILED[task].items()})
     model.fit(
@@ -131,10 +131,8 @@ def _source(source, train, image_size):
     return source, size
 
 
-def _units(classes, data, task):
+def _units(classes, data):
     """Units of the head."""
-    if classes is None and task == _tasks.BINARY:
-        return 1
     classes = data.units if classes is None else classes
     if classes is None:
         expected = "the number of classes, which these data do not tell"

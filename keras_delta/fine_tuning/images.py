@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import tree
 
-from keras_delta import data
+from keras_delta import _tasks, data
 from keras_delta._errors import invalid
 from keras_delta._inputs import samples
 from keras_delta._inputs.training_data import TrainingData
@@ -64,7 +64,7 @@ def _are_photographs(given):
     return one and y.dtype.kind in "iu" and np.ndim(x) in (3, 4)
 
 
-def for_training(given, size, recipe, seed):
+def for_training(given, size, recipe, seed, task):
     """`Images` of what `read` gave, in batches, mirrored and cropped at random."""
     if isinstance(given, data.ImageSet):
         _labelled(given, "train")
@@ -80,10 +80,13 @@ def for_training(given, size, recipe, seed):
         names = given.class_names
         size = recipe.batch_size
         return Images(batches, None, len(batches), size, names, len(names))
-    x, y = given if isinstance(given, (tuple, list)) else (given, None)
+    pair = isinstance(given, (tuple, list))
+    if pair and len(given) != 2:
+        raise TypeError(invalid("train", FORMS, given))
+    x, y = given if pair else (given, None)
     seen = TrainingData(x, y, recipe.batch_size if y is not None else None)
     names = getattr(given, "class_names", None)
-    units = len(names) if names else _units(seen)
+    units = len(names) if names else _units(seen, task)
     names = names and tuple(names)
     return Images(x, y, _steps(x, seen), recipe.batch_size, names, units)
 
@@ -136,14 +139,18 @@ def _fits(images, size):
     return free is None or needed < free / 4
 
 
-def _units(seen):
+def _units(seen, task):
     """Units of the head that labels ask for; None where they do not tell."""
+    if task == _tasks.BINARY:
+        return 1
     labels = tree.flatten(seen.labels)
     if len(labels) != 1:
         return None
     labels = np.asarray(labels[0])
     if labels.ndim == 2 and labels.shape[1] > 1:
         return labels.shape[1]
+    if task == _tasks.REGRESSION:
+        return 1
     if seen.all_labels and labels.dtype.kind in "iu":
         return int(labels.max(initial=0)) + 1
     return None

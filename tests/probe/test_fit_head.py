@@ -219,10 +219,23 @@ def test_features_that_are_not_finite(target, data):
 
 
 def test_features_that_say_nothing(target, data):
-    x, y = data
+    for layer in target.layers[:-1]:
+        layer.set_weights([np.zeros_like(w) for w in layer.get_weights()])
     with pytest.warns(UserWarning, match="the same for all images"):
-        result = kd.fit_head(target, np.zeros_like(x), y, verbose=0)
+        result = kd.fit_head(target, *data, verbose=0)
     assert result.score == pytest.approx(1 / 3, abs=0.1)
+
+
+def test_data_that_repeat_are_not_tested_on_what_they_were_trained_on(target, data):
+    """Labels that mean nothing cannot be known, however often an image comes."""
+    x = data[0]
+    y = np.random.default_rng(1).integers(0, 3, len(x))
+    once = kd.fit_head(target, x, y, loss=SPARSE, strengths=1.0, verbose=0)
+    batches = tf.data.Dataset.from_tensor_slices((x, y)).repeat(5).batch(8)
+    often = kd.fit_head(target, batches, loss=SPARSE, strengths=0.2, verbose=0)
+    assert once.samples == often.samples == len(x)
+    assert often.score == pytest.approx(once.score, abs=0.15)
+    assert often.score < 0.6
 
 
 def test_a_bar_for_who_looks(target, data, capsys, monkeypatch):

@@ -123,9 +123,13 @@ def test_other_heads_stay(model, case):
         given = {}
     model.fit(X, Y, verbose=0, **given)
     check_same(head(model), before)
-    assert model.recipe is None
+    if case == "trained":  # with the statistics as they were
+        parts = model.recipe.fit_head, model.recipe.batch_norm
+        assert parts == (False, 0.0) and model.probe is None
+    else:
+        assert model.recipe is None
     model.compile(keras.optimizers.SGD(0.0), SPARSE)
-    model.fit(X, Y, verbose=0, recipe=kd.Recipe())
+    model.fit(X, Y, verbose=0, recipe=kd.Recipe(epochs=1))
     assert np.abs(head(model)[0] - before[0]).max() > 1e-3
     assert model.regularizer is not None
 
@@ -263,7 +267,7 @@ def test_layers_that_the_user_froze_keep_the_sources_statistics(normalized):
     normalized.fit(
         *(X, Y),
         regularizer="l2",
-        recipe=kd.Recipe(batch_norm=0.5),
+        recipe=kd.Recipe(batch_norm=0.5, epochs=1),
         verbose=0,
     )
     for was, now in zip(before, frozen.get_weights(), strict=True):
@@ -288,7 +292,7 @@ def test_statistics_of_new_layers_move(new_backbone):
 
 @pytest.mark.parametrize("name", ["l2_fe", "statistics of each batch"])
 def test_statistics_that_are_not_the_recipes(normalized, name):
-    recipe = kd.Recipe(batch_norm=0.5 if name == "l2_fe" else "training")
+    recipe = kd.Recipe(batch_norm=0.5 if name == "l2_fe" else "training", epochs=1)
     regularizer = "l2_fe" if name == "l2_fe" else "l2"
     before = statistics(normalized)
     normalized.compile("sgd", SPARSE)
@@ -321,12 +325,108 @@ def test_whose_optimizer_it_is(normalized):
     assert recipe.learning_rate == 6e-4 and recipe.batch_norm
     assert float(optimizer.learning_rate) < 1e-7  # six steps are the whole cosine
     assert (recipe.epochs, recipe.batch_size) == (2, 8)
+
+
+def test_an_optimizer_of_ones_own_stays(normalized):
     own = keras.optimizers.SGD(0.01)
-    normalized.target.get_layer("head").set_weights([np.zeros((8, 3)), np.zeros(3)])
     normalized.compile(own, SPARSE)
     normalized.fit(X, Y, regularizer="l2", verbose=0)
     assert normalized.optimizer is own and normalized.recipe.clip == 1.0
     assert "as compiled" in str(normalized.recipe)
+
+
+def moved_by(model, **given):
+    before = model.target.get_weights()
+    model.fit(X, Y, batch_size=8, shuffle=False, verbose=0, **given)
+    return distance(before, model.target.get_weights())
+
+
+def test_a_second_fit_has_a_schedule_of_its_own(normalized):
+    normalized.compile(loss=SPARSE)
+    moved_by(normalized, epochs=2, regularizer="l2_sp")
+    assert normalized.optimizer.learning_rate < 1e-7
+    assert moved_by(normalized, epochs=4, initial_epoch=2) > 1e-3
+    assert normalized.optimizer.learning_rate < 1e-7
+
+
+def test_what_is_left_of_a_schedule_is_gone_on_with(normalized, tmp_path):
+    """A training in two parts, a file between them, is as one."""
+    normalized.compile(loss=SPARSE)
+    early = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: epoch or normalized.save(tmp_path / "m.keras")
+    )
+    moved_by(normalized, epochs=3, regularizer="l2_sp", callbacks=[early])
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    moved_by(loaded, initial_epoch=1, epochs=3)
+    for v, w in zip(
+        normalized.target.get_weights(), loaded.target.get_weights(), strict=True
+    ):
+        np.testing.assert_allclose(v, w, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", ["callback", "unknown length", "prepare"])
+def test_rates_that_no_schedule_can_have(normalized, case):
+    """Without a number of steps, or where a callback sets it, the rate is a number."""
+    normalized.compile(loss=SPARSE)
+    if case == "callback":
+        halve = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2)
+        normalized.fit(X, Y, regularizer="l2", callbacks=[halve], verbose=0)
+    elif case == "unknown length":
+        data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(8)
+        data = data.filter(lambda x, y: True)
+        normalized.fit(data, regularizer="l2", verbose=0)
+    else:
+        normalized.prepare(X, Y, regularizer="l2", verbose=0)
+    assert isinstance(normalized.optimizer, keras.optimizers.AdamW)
+    expected = 6e-4 / 2 if case == "callback" else 6e-4
+    assert float(normalized.optimizer.learning_rate) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+def test_a_file_of_an_untrained_model_begins_by_the_recipe(
+    normalized, tmp_path, fitted
+):
+    normalized.compile(loss=SPARSE)
+    if fitted:
+        kd.fit_head(normalized, X, Y, verbose=0)
+    normalized.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    loaded.fit(X, Y, regularizer="l2", verbose=0)
+    assert isinstance(loaded.optimizer, keras.optimizers.AdamW)
+    assert loaded.recipe.fit_head == (not fitted)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", keras.optimizers.Adam(1e-3)])
+def test_a_file_holds_the_optimizer(normalized, tmp_path, optimizer):
+    normalized.compile(optimizer, SPARSE)
+    normalized.fit(X, Y, regularizer="l2", verbose=0)
+    normalized.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    pairs = zip(normalized.optimizer.variables, loaded.optimizer.variables, strict=True)
+    for v, w in pairs:
+        np.testing.assert_array_equal(v.numpy(), w.numpy())
+    assert int(loaded.optimizer.iterations) == 1
+
+
+def test_gradients_that_are_accumulated(normalized):
+    sgd = keras.optimizers.SGD(0.01, gradient_accumulation_steps=2)
+    normalized.compile(sgd, SPARSE)
+    normalized.fit(X, Y, regularizer="l2", verbose=0)
+    assert normalized.recipe is not None
+
+
+def test_what_fit_is_not_told_is_the_recipes(normalized):
+    normalized.compile(loss=SPARSE)
+    given = {"regularizer": "l2", "verbose": 0}
+    recipe = kd.Recipe(epochs=3, batch_size=6, clip=3)
+    history = normalized.fit(X, Y, recipe=recipe, **given)
+    assert len(history.history["loss"]) == 3
+    assert normalized.optimizer.iterations == 12
+    assert normalized.recipe.augmentation is None
+    with pytest.raises(ValueError, match=r"`optimizer` is None.*`compile`"):
+        model = kd.DeltaModel(kd.attach_head(normalized.source, 3))
+        model.compile(loss=SPARSE)
+        model.fit(X, Y, recipe=kd.Recipe(optimizer=None), **given)
 
 
 def distance(before, after):
@@ -343,7 +443,7 @@ def test_gradients_are_clipped(new_backbone, strategy, replicas):
             source = new_backbone()
             model = kd.DeltaModel(kd.attach_head(source, 3), source=source)
             model.compile(keras.optimizers.SGD(0.1), SPARSE)
-        recipe = kd.Recipe(clip=0.01, fit_head=False)
+        recipe = kd.Recipe(clip=0.01, fit_head=False, epochs=1)
         before = model.target.get_weights()
         model.fit(
             *(X, Y),
@@ -368,7 +468,7 @@ def test_half_precision_is_clipped_after_it_was_unscaled(new_backbone):
     scaled = keras.optimizers.LossScaleOptimizer(inner, initial_scale=64.0)
     model.compile(scaled, SPARSE)
     before = model.target.get_weights()
-    recipe = kd.Recipe(clip=0.01, fit_head=False)
+    recipe = kd.Recipe(clip=0.01, fit_head=False, epochs=1)
     model.fit(X, Y, batch_size=24, regularizer="l2_sp", recipe=recipe, verbose=0)
     after = model.target.get_weights()
     np.testing.assert_allclose(distance(before, after), 0.1 * 0.01, rtol=1e-3)
@@ -376,7 +476,9 @@ def test_half_precision_is_clipped_after_it_was_unscaled(new_backbone):
 
 def test_a_saved_model_goes_on_by_its_recipe(normalized, tmp_path):
     normalized.compile("sgd", SPARSE)
-    normalized.fit(*(X, Y), regularizer="l2_sp", recipe=kd.Recipe(clip=1e-3), verbose=0)
+    normalized.fit(
+        *(X, Y), regularizer="l2_sp", recipe=kd.Recipe(clip=1e-3, epochs=1), verbose=0
+    )
     normalized.save(tmp_path / "m.keras")
     loaded = keras.saving.load_model(tmp_path / "m.keras")
     assert loaded.recipe.clip == 1e-3
@@ -400,7 +502,7 @@ def test_an_average_with_the_source(normalized):
     normalized.fit(
         *(X, Y),
         regularizer="l2",
-        recipe=kd.Recipe(average=0.25, batch_norm=0.5),
+        recipe=kd.Recipe(average=0.25, batch_norm=0.5, epochs=1),
         callbacks=[remember],
         verbose=0,
     )
