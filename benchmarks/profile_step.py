@@ -119,7 +119,7 @@ def main():
         classes = len(images.class_names)
         model = kd.DeltaModel(kd.attach_head(source, classes), source=source)
         compiled(model, args, regularizer=kd.regularizers.Delta(attention="uniform"))
-        model.prepare(x, y, verbose=0)
+        model.prepare(x, y, verbose=0, recipe="none")
         model.make_train_function()
 
         parts = {

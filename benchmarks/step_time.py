@@ -40,9 +40,10 @@ def arguments():
     parser.add_argument(
         "--regularizers",
         nargs="+",
-        default=["l2", "l2_sp", "l2_sp_att", "delta", "delta-cached"],
+        default=["l2", "l2_sp", "l2_sp_att", "delta", "delta-recipe", "delta-cached"],
         help='names; "-cached" reads the maps of the source from a cache, "-watched" '
-        "looks closer at each step, as PenaltyLogger does",
+        'looks closer at each step, as PenaltyLogger does; "-recipe" has statistics '
+        "fixed and the gradients clipped, as `fit` does by itself",
     )
     parser.add_argument(
         "--freeze-until", metavar="LAYER", help="freeze the first layers of every model"
@@ -69,7 +70,9 @@ def delta_model(name, target, source, args, x, y):
     source_maps = "cache" if way == "cached" else "compute"
     model = kd.DeltaModel(target, source=source, source_maps=source_maps)
     compiled(model, args, regularizer=kd.regularizers.ALL[method](**attended))
-    model.prepare(x, y, verbose=0)
+    # A head, fitted or not, does not matter either.
+    fixed = kd.Recipe(batch_norm=0.0, fit_head=False)
+    model.prepare(x, y, verbose=0, recipe=fixed if way == "recipe" else "none")
     if way == "watched":
         model.watch(1)
     return model
