@@ -34,6 +34,7 @@ def choose(model, asked):
     """The `Recipe` that a training is to follow, or None.
 
     A head that was trained on the network as it is stays, and with it the statistics.
+    Heads that cannot be fitted are left to the user.
 
     Args:
         model: the `DeltaModel`.
@@ -59,7 +60,11 @@ def choose(model, asked):
         return recipe
     if done or model.regularizer is None or not start.begins_at_source(model.networks):
         return None
-    if _head_is_new(model):
+    head = _last_layers(model)
+    if not head:
+        return None
+    new = {id(v) for v in model.pairing.new_variables}
+    if all(id(v.bias) in new and not array(v.bias).any() for v in head):
         return recipe
     return recipe.replace(fit_head=False, batch_norm=0.0)
 
@@ -83,16 +88,13 @@ def _steps_done(model):
     return 0 if optimizer is None else int(ops.convert_to_numpy(optimizer.iterations))
 
 
-def _head_is_new(model):
-    """Whether the head was never trained: its last biases are zero, as made."""
+def _last_layers(model):
+    """The layers that can be fitted; as they are made, their biases are zero."""
     from keras_delta._probe import last_layers
 
     graph = model.networks.target
     last, _ = last_layers.find(graph, outputs.losses(model.loss, graph))
-    new = {id(v) for v in model.pairing.new_variables}
-    return bool(last) and all(
-        id(one.layer.bias) in new and not array(one.layer.bias).any() for one in last
-    )
+    return [one.layer for one in last]
 
 
 def complete(recipe, arguments, data):

@@ -200,6 +200,16 @@ def test_data_without_end(model):
         kd.fit_head(model, data, verbose=0)
 
 
+def test_heads_that_cannot_be_fitted_are_the_users(new_backbone):
+    source = new_backbone(batch_norm=True)
+    x = keras.layers.Conv2D(3, 1)(source.output)
+    model = kd.DeltaModel(keras.Model(source.input, x), source=source)
+    model.compile("sgd", SPARSE)
+    model.fit(X, np.zeros((24, 4, 4), "int32"), regularizer="l2", verbose=0)
+    assert model.recipe is None
+    assert all(layer.trainable for layer in kd.batch_norm.layers(model))
+
+
 def test_wrong_recipes(model):
     with pytest.raises(ValueError, match=r"`recipe`.*Recipe.*'yes'"):
         model.fit(X, Y, regularizer="l2", recipe="yes", verbose=0)
