@@ -148,7 +148,7 @@ class Beginning:
         self._recipe = recipe.replace(regularizer=model.regularizer)
         self._normalizers = []
         if model.trains_features and recipe.batch_norm != "training":
-            self._normalizers = _pretrained(model)
+            self._normalizers = pretrained_batch_norms(model)
         self._let_train(False)
         if recipe.freeze:
             last = max(1, round(recipe.freeze * len(model.taps))) - 1
@@ -254,7 +254,7 @@ class Beginning:
         return _values(self._statistics)
 
 
-def _pretrained(model):
+def pretrained_batch_norms(model):
     """The target's BatchNormalization layers that the source has, and that train."""
     paired = {id(v) for v, _ in model.pairing.weights}
     layers = [layer for layer in batch_norm.layers(model) if layer.trainable]

@@ -1,6 +1,7 @@
 """The files that a `DeltaModel` writes, and loads again."""
 
 import contextlib
+import json
 
 import h5py
 import keras
@@ -10,6 +11,7 @@ from keras_delta import _disk, regularizers
 from keras_delta._errors import warn
 from keras_delta._network.copies import keep_frozen
 from keras_delta._network.graph import Graph
+from keras_delta._training.beginning import pretrained_batch_norms
 from keras_delta.recipe import Recipe
 
 ATOMIC = (".keras", ".weights.h5")
@@ -29,7 +31,7 @@ def check_path(filepath):
 class Saving:
     """Mix-in for `DeltaModel`: files written as a whole, and the source only once.
 
-    A `.keras` file holds the source; a weights file holds its fingerprint.
+    A `.keras` file holds the source; a weights file its fingerprint, and the recipe.
     """
 
     _hidden = ()
@@ -129,6 +131,7 @@ class Saving:
             hidden = ()  # all of the model is there, the source as well
         elif str(filepath).endswith(".h5"):
             self._check_fingerprint(filepath)
+            self._take_recipe(filepath)
             if not self._fits_regularizer(filepath):
                 hidden = (*HIDDEN, "regularizer")
         with self._hiding(hidden):
@@ -153,10 +156,11 @@ class Saving:
         return self.networks.source_fingerprint
 
     def save_own_variables(self, store):
-        """Notes in a weights file which source it belongs to."""
+        """Notes in a weights file which source it belongs to, and the recipe."""
         if self._hidden:
-            digits = self.source_fingerprint.encode()
-            store["source_fingerprint"] = np.frombuffer(digits, "uint8")
+            store["source_fingerprint"] = _as_bytes(self.source_fingerprint)
+            if self.recipe is not None:
+                store["recipe"] = _as_bytes(json.dumps(self.recipe.get_config()))
 
     def load_own_variables(self, store):
         """Nothing: the fingerprint was looked at before anything was loaded."""
@@ -180,11 +184,18 @@ class Saving:
         )
         return False
 
+    def _take_recipe(self, filepath):
+        """Go on by the recipe of a weights file: its statistics do not move."""
+        stored = _text(filepath, "recipe")
+        if stored is not None and self.recipe is None:
+            self.recipe = Recipe.from_config(json.loads(stored))
+            if self.recipe.batch_norm != "training":
+                for layer in pretrained_batch_norms(self):
+                    layer.trainable = False
+
     def _check_fingerprint(self, filepath):
         """Refuse a weights file of another source; Keras would load it half."""
-        with h5py.File(filepath, "r") as file:
-            stored = file.get("vars/source_fingerprint")
-            stored = None if stored is None else bytes(np.asarray(stored)).decode()
+        stored = _text(filepath, "source_fingerprint")
         if stored is None:
             raise ValueError(
                 f"'{filepath}' was not written by `save_weights` of a DeltaModel. "
@@ -200,3 +211,14 @@ class Saving:
                 "same source (network, weights, input shape), with the same taps, "
                 "before loading."
             )
+
+
+def _as_bytes(text):
+    return np.frombuffer(text.encode(), "uint8")
+
+
+def _text(filepath, name):
+    """What `save_own_variables` wrote under a name; None if nothing."""
+    with h5py.File(filepath, "r") as file:
+        stored = file.get(f"vars/{name}")
+        return None if stored is None else bytes(np.asarray(stored)).decode()

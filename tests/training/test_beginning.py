@@ -501,6 +501,32 @@ def test_a_saved_model_goes_on_by_its_recipe(normalized, tmp_path):
         np.testing.assert_allclose(v, w, rtol=1e-6, atol=1e-7)
 
 
+def test_weights_alone_go_on_by_their_recipe(new_backbone, tmp_path):
+    """Into a new model that is made as the one that was trained."""
+
+    def make():
+        keras.utils.set_random_seed(0)
+        source = new_backbone(batch_norm=True)
+        model = kd.DeltaModel(kd.attach_head(source, 3), source=source)
+        model.compile(keras.optimizers.SGD(0.01), SPARSE)
+        model.set_regularizer("l2_sp")
+        return model
+
+    given = {"batch_size": 24, "verbose": 0}
+    first = make()
+    first.fit(X, Y, **given)
+    first.save_weights(tmp_path / "m.weights.h5")
+    first.fit(X, Y, **given)
+    second = make()
+    second.load_weights(tmp_path / "m.weights.h5")
+    second.fit(X, Y, **given)
+    assert second.recipe.clip == 1.0
+    for v, w in zip(
+        first.target.get_weights(), second.target.get_weights(), strict=True
+    ):
+        np.testing.assert_allclose(v, w, rtol=1e-5, atol=1e-6)
+
+
 def test_an_average_with_the_source(normalized):
     normalized.compile(keras.optimizers.SGD(0.1), SPARSE)
     end = []
