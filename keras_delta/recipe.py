@@ -42,10 +42,8 @@ class WarmUpCosine(keras.optimizers.schedules.LearningRateSchedule):
 
     def __call__(self, step):
         """The rate of a step."""
-        done, warm = (
-            ops.cast(step, "float32") - self.start,
-            round(self.warm_up * self.steps),
-        )
+        warm = round(self.warm_up * self.steps)
+        done = ops.cast(step, "float32") - self.start
         falling = ops.clip((done - warm) / max(1, self.steps - warm), 0, 1)
         cosine = self.rate * (1 + ops.cos(math.pi * falling)) / 2
         return ops.where(done < warm, self.rate * done / max(1, warm), cosine)
