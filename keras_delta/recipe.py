@@ -22,7 +22,7 @@ NEAR_RATE, FAR_RATE = 3e-4, 6e-4  # of Adam
 
 @keras.saving.register_keras_serializable("keras_delta")
 class WarmUpCosine(keras.optimizers.schedules.LearningRateSchedule):
-    """Rises in a straight line from 0, then falls to 0 along half a cosine.
+    """Keras's `CosineDecay` with a warm-up from 0, begun at any iteration.
 
     Args:
         rate: the largest value.
@@ -34,6 +34,13 @@ class WarmUpCosine(keras.optimizers.schedules.LearningRateSchedule):
     def __init__(self, rate, steps, warm_up=0.1, start=0):
         super().__init__()
         self.rate, self.steps, self.warm_up, self.start = rate, steps, warm_up, start
+        warm = round(warm_up * steps)
+        self._from_zero = keras.optimizers.schedules.CosineDecay(
+            0.0 if warm else rate,
+            max(1, steps - warm),
+            warmup_target=rate if warm else None,
+            warmup_steps=warm,
+        )
 
     @property
     def end(self):
@@ -42,11 +49,7 @@ class WarmUpCosine(keras.optimizers.schedules.LearningRateSchedule):
 
     def __call__(self, step):
         """The rate of a step."""
-        warm = round(self.warm_up * self.steps)
-        done = ops.cast(step, "float32") - self.start
-        falling = ops.clip((done - warm) / max(1, self.steps - warm), 0, 1)
-        cosine = self.rate * (1 + ops.cos(math.pi * falling)) / 2
-        return ops.where(done < warm, self.rate * done / max(1, warm), cosine)
+        return self._from_zero(ops.cast(step, "float32") - self.start)
 
     def for_steps(self, steps, start):
         """The same for other steps."""

@@ -146,10 +146,7 @@ class Beginning:
                 "with, and `compile` was given none. Pass one to either."
             )
         self._recipe = recipe.replace(regularizer=model.regularizer)
-        self._normalizers = []
-        if model.trains_features and recipe.batch_norm != "training":
-            self._normalizers = pretrained_batch_norms(model)
-        self._let_train(False)
+        self._normalizers = fix_statistics(model, recipe)
         if recipe.freeze:
             last = max(1, round(recipe.freeze * len(model.taps))) - 1
             freeze_until(model, model.taps[last])
@@ -166,12 +163,11 @@ class Beginning:
             on_read: called before the data are read, with the number of samples.
             **options: of `keras_delta.fit_head`.
         """
-        recipe, seconds = self._recipe, 0.0
-        if recipe.fit_head or recipe.batch_norm not in (0.0, "training"):
-            share, seconds = self._choose(x, y, on_read, options)
-            if recipe.batch_norm != "training":
-                recipe = recipe.replace(batch_norm=share)
-        self.follow(recipe.settled(recipe.batch_norm))
+        recipe, share, seconds = self._recipe, self._recipe.batch_norm, 0.0
+        if recipe.fit_head or share not in (0.0, "training"):
+            chosen, seconds = self._choose(x, y, on_read, options)
+            share = share if share == "training" else chosen
+        self.follow(recipe.settled(share))
         if verbose == 0:
             return
         if recipe.fit_head:
@@ -254,11 +250,20 @@ class Beginning:
         return _values(self._statistics)
 
 
-def pretrained_batch_norms(model):
-    """The target's BatchNormalization layers that the source has, and that train."""
+def fix_statistics(model, recipe):
+    """Freeze the BatchNormalization layers whose statistics a recipe fixes.
+
+    Returns:
+        List of these: the target's that the source has, and that trained so far.
+    """
+    if recipe.batch_norm == "training" or not model.trains_features:
+        return []
     paired = {id(v) for v, _ in model.pairing.weights}
     layers = [layer for layer in batch_norm.layers(model) if layer.trainable]
-    return [layer for layer in layers if id(layer.moving_mean) in paired]
+    layers = [layer for layer in layers if id(layer.moving_mean) in paired]
+    for layer in layers:
+        layer.trainable = False
+    return layers
 
 
 def _values(variables):

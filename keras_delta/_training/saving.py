@@ -11,7 +11,7 @@ from keras_delta import _disk, regularizers
 from keras_delta._errors import warn
 from keras_delta._network.copies import keep_frozen
 from keras_delta._network.graph import Graph
-from keras_delta._training.beginning import pretrained_batch_norms
+from keras_delta._training.beginning import fix_statistics
 from keras_delta.recipe import Recipe
 
 ATOMIC = (".keras", ".weights.h5")
@@ -189,9 +189,7 @@ class Saving:
         stored = _text(filepath, "recipe")
         if stored is not None and self.recipe is None:
             self.recipe = Recipe.from_config(json.loads(stored))
-            if self.recipe.batch_norm != "training":
-                for layer in pretrained_batch_norms(self):
-                    layer.trainable = False
+            fix_statistics(self, self.recipe)
 
     def _check_fingerprint(self, filepath):
         """Refuse a weights file of another source; Keras would load it half."""
