@@ -13,7 +13,8 @@ from experiments.plan import Plan
 from experiments.store import ResultStore
 from keras_delta._runs import devices, launch, status
 
-STUDIES = ("few-shot", "why", "robustness", "start", "bench", "recipe")
+STUDIES = (*("few-shot", "why", "robustness", "start", "bench", "recipe", "distances"),)
+OF_BENCH = ("bench", "recipe", "distances")  # in its protocol
 # Which options go with one kind of experiment alone.
 GOES_WITH = {
     **dict.fromkeys(("--per-class", "--smoke", "--image-size"), "--study"),
@@ -27,6 +28,7 @@ SMOKE = {
     "start": {"conditions": (studies.FROM_RANDOM, *studies.STARTS[:4])},
     "bench": {"methods": ("probe", "l2", *methods.TRAINERS)},
     "recipe": {"parts": studies.PARTS[:1]},
+    "distances": {"parts": studies.DISTANCES[3:4]},
     "robustness": {
         "methods": ("delta",),
         "noises": (0.0, 0.2),
@@ -189,7 +191,7 @@ def _names(args):
 def _entries(name, args):
     """Entries of one experiment."""
     default = "few_shot" if name in STUDIES else "article"
-    protocol = args.protocol or ("bench" if name in ("bench", "recipe") else default)
+    protocol = args.protocol or ("bench" if name in OF_BENCH else default)
     changes = {"schedule": args.schedule, "iterations": args.iterations}
     changes = {k: v for k, v in changes.items() if v is not None}
     options = {
@@ -223,7 +225,7 @@ def _of_study(name, args, options):
         options["protocol"] = options["protocol"].replace(
             iterations=SMOKE_ITERATIONS, folds=2
         )
-    if name in ("why", "start", "recipe"):
+    if name in ("why", "start", "recipe", "distances"):
         options.pop("methods", None)
     return getattr(studies, name.replace("-", "_"))(**options)
 

@@ -27,6 +27,7 @@ PARTS = {  # of each experiment: (stem, what makes it, which method it needs)
     "recipe": [
         ("parts", lambda f: tables.ablation_table(f, studies.AS_IT_IS[1]), None)
     ],
+    "distances": [("parts", lambda f: tables.ablation_table(f, studies.EVEN[1]), None)],
     "bench": [
         ("accuracy", lambda f: tables.few_shot_table(f, "recipe", mean=True), None),
         ("means", lambda f: tables.differences(f, "recipe", mean=True), "recipe"),

@@ -5,9 +5,10 @@ Each function gives a list of `Entry` for a `Plan`.
 
 from keras_delta import _arguments, regularizers
 from keras_delta._errors import invalid
-from experiments import methods, protocols
+from experiments import methods, metrics, protocols
 from experiments.cell import Cell
 from experiments.plan import Choice, Entry
+from keras_delta.regularizers import Delta
 from keras_delta.tuning import ARTICLE_GRID
 
 ARTICLE_DATA = (
@@ -106,9 +107,8 @@ RECIPE = (
 AS_IT_IS = ("reference", "the recipe as it is", {"method": "recipe"})
 
 
-def _of_strength(alpha):
-    made = regularizers.FeatureMap(alpha=alpha, name="feature_map")
-    return {"regularizer": regularizers.serialize(made)}
+def _with(regularizer):
+    return {"regularizer": regularizers.serialize(regularizer)}
 
 
 PARTS = (
@@ -120,7 +120,10 @@ PARTS = (
     ("regularizer", "L2-SP", {"regularizer": "l2_sp"}),
     ("regularizer", "with attention", {"regularizer": "delta"}),
     *(
-        ("alpha", f"{alpha:g}, not 5", _of_strength(alpha))
+        (
+            *("alpha", f"{alpha:g}, not 5"),
+            _with(regularizers.FeatureMap(alpha=alpha, name="feature_map")),
+        )
         for alpha in (0.5, 1.6, 16, 50)
     ),
     ("average", "a quarter of the source", {"average": 0.25}),
@@ -138,6 +141,30 @@ PARTS = (
     ("clip", "1", {"clip": 1.0}),
     ("epochs", "20", {"epochs": 20}),
     ("freeze", "half of the taps", {"freeze": 0.5}),
+)
+
+# What could make channels, taps or directions count differently; all in the recipe.
+EVEN = ("reference", "all channels alike", AS_IT_IS[2])
+DISTANCES = (
+    ("channels", "attention (DELTA)", {"regularizer": "delta"}),
+    ("channels", "attention, temperature 1", _with(Delta(temperature=1.0, name="a"))),
+    *(
+        (factor, kind, _with(metrics.Metric(kind, name="metric")))
+        for factor, kinds in (
+            ("channels", ("released", "top quarter", "fisher of channels")),
+            ("directions", ("fisher", "whitened")),
+        )
+        for kind in kinds
+    ),
+    *(
+        ("taps", which, _with(metrics.SomeTaps(which, name="some_taps")))
+        for which in metrics.TAPS
+    ),
+    ("instead of maps", "their means", _with(metrics.Pooled(name="pooled"))),
+    (
+        *("instead of maps", "similarities of images"),
+        _with(metrics.Relational(name="relational")),
+    ),
 )
 
 
@@ -270,16 +297,22 @@ def start(settings=START, *, conditions=(FROM_RANDOM, *STARTS), **options):
     return why(settings, conditions=conditions, **options)
 
 
-def recipe(settings=RECIPE, *, parts=PARTS, **options):
+def recipe(settings=RECIPE, *, parts=PARTS, reference=AS_IT_IS, **options):
     """The recipe with one part changed at a time.
 
     Args:
         settings, **options: as of `why`; the protocol is `"bench"` by default.
         parts: (factor, label, changes) each: `changes` are arguments of `Recipe`.
+        reference: the recipe as it is, as a condition of `why`.
     """
     changed = [(f, label, {**AS_IT_IS[2], "recipe": c}) for f, label, c in parts]
     options = {"protocol": "bench", **options}
-    return why(settings, conditions=(AS_IT_IS, *changed), **options)
+    return why(settings, conditions=(reference, *changed), **options)
+
+
+def distances(settings=RECIPE, *, parts=DISTANCES, **options):
+    """The recipe with other distances of feature maps; arguments as of `recipe`."""
+    return recipe(settings, parts=parts, reference=EVEN, **options)
 
 
 def robustness(
