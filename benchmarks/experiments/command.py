@@ -13,8 +13,8 @@ from experiments.plan import Plan
 from experiments.store import ResultStore
 from keras_delta._runs import devices, launch, status
 
-STUDIES = (*("few-shot", "why", "robustness", "start", "bench", "recipe", "distances"),)
-OF_BENCH = ("bench", "recipe", "distances")  # in its protocol
+OF_BENCH = ("bench", "recipe", "distances", "search")  # in its protocol
+STUDIES = ("few-shot", "why", "robustness", "start", *OF_BENCH)
 # Which options go with one kind of experiment alone.
 GOES_WITH = {
     **dict.fromkeys(("--per-class", "--smoke", "--image-size"), "--study"),
@@ -29,6 +29,7 @@ SMOKE = {
     "bench": {"methods": ("probe", "l2", *methods.TRAINERS)},
     "recipe": {"parts": studies.PARTS[:1]},
     "distances": {"parts": studies.DISTANCES[3:4]},
+    "search": {"parts": studies.CANDIDATES[-1:]},
     "robustness": {
         "methods": ("delta",),
         "noises": (0.0, 0.2),
@@ -225,7 +226,7 @@ def _of_study(name, args, options):
         options["protocol"] = options["protocol"].replace(
             iterations=SMOKE_ITERATIONS, folds=2
         )
-    if name in ("why", "start", "recipe", "distances"):
+    if name in ("why", "start", "recipe", "distances", "search"):
         options.pop("methods", None)
     return getattr(studies, name.replace("-", "_"))(**options)
 

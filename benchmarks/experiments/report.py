@@ -3,7 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
-from experiments import figures, studies, tables
+from experiments import figures, searched, studies, tables
 from keras_delta._plotting import save_figure
 
 PARTS = {  # of each experiment: (stem, what makes it, which method it needs)
@@ -28,6 +28,10 @@ PARTS = {  # of each experiment: (stem, what makes it, which method it needs)
         ("parts", lambda f: tables.ablation_table(f, studies.AS_IT_IS[1]), None)
     ],
     "distances": [("parts", lambda f: tables.ablation_table(f, studies.EVEN[1]), None)],
+    "search": [
+        ("choice", lambda f: searched.search_table(f, studies.AS_IT_IS[1]), None),
+        ("candidates", searched.candidates_table, None),
+    ],
     "bench": [
         ("accuracy", lambda f: tables.few_shot_table(f, "recipe", mean=True), None),
         ("means", lambda f: tables.differences(f, "recipe", mean=True), "recipe"),

@@ -167,6 +167,13 @@ DISTANCES = (
     ),
 )
 
+# What could be chosen for each data set: the method, its strength, how much is frozen.
+OF_SEARCH = ("regularizer", "alpha", "freeze")
+CANDIDATES = (
+    *(part for part in PARTS if part[0] in OF_SEARCH),
+    ("freeze", "all but the head", {"regularizer": "l2_fe"}),
+)
+
 
 def article(
     table=1,
@@ -313,6 +320,24 @@ def recipe(settings=RECIPE, *, parts=PARTS, reference=AS_IT_IS, **options):
 def distances(settings=RECIPE, *, parts=DISTANCES, **options):
     """The recipe with other distances of feature maps; arguments as of `recipe`."""
     return recipe(settings, parts=parts, reference=EVEN, **options)
+
+
+def search(settings=RECIPE, *, parts=CANDIDATES, repeats=None, stage=0, **options):
+    """Method and strength by cross-validation on the training images, in the recipe.
+
+    Args:
+        settings, **options: as of `why`; the protocol is `"bench"` by default, which
+            has the number of folds.
+        parts: the candidates beside the recipe as it is; see `recipe`.
+        repeats, stage: see `few_shot`.
+    """
+    entries = recipe(settings, parts=parts, repeats=repeats, stage=stage, **options)
+    entries += [
+        Entry(entry.cell.replace(fold=(k, entry.cell.protocol.folds)), None, stage + k)
+        for k in range(entries[0].cell.protocol.folds)
+        for entry in entries
+    ]
+    return entries
 
 
 def robustness(
