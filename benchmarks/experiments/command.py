@@ -13,7 +13,7 @@ from experiments.plan import Plan
 from experiments.store import ResultStore
 from keras_delta._runs import devices, launch, status
 
-OF_BENCH = ("bench", "recipe", "distances", "search")  # in its protocol
+OF_BENCH = ("bench", "recipe", "distances", "search", "averages")  # in its protocol
 STUDIES = ("few-shot", "why", "robustness", "start", *OF_BENCH)
 # Which options go with one kind of experiment alone.
 GOES_WITH = {
@@ -30,6 +30,7 @@ SMOKE = {
     "recipe": {"parts": studies.PARTS[:1]},
     "distances": {"parts": studies.DISTANCES[3:4]},
     "search": {"parts": studies.CANDIDATES[-1:]},
+    "averages": {"conditions": studies.AVERAGES[:2]},
     "robustness": {
         "methods": ("delta",),
         "noises": (0.0, 0.2),
@@ -226,7 +227,7 @@ def _of_study(name, args, options):
         options["protocol"] = options["protocol"].replace(
             iterations=SMOKE_ITERATIONS, folds=2
         )
-    if name in ("why", "start", "recipe", "distances", "search"):
+    if name in ("why", "start", *OF_BENCH[1:]):
         options.pop("methods", None)
     return getattr(studies, name.replace("-", "_"))(**options)
 

@@ -32,6 +32,17 @@ PARTS = {  # of each experiment: (stem, what makes it, which method it needs)
         ("choice", lambda f: searched.search_table(f, studies.AS_IT_IS[1]), None),
         ("candidates", searched.candidates_table, None),
     ],
+    "averages": [
+        ("accuracy", lambda f: tables.robustness_table(tables.by_label(f)), None),
+        (
+            "differences",
+            lambda f: tables.robustness_differences(
+                tables.by_label(f), studies.AVERAGES[0][1]
+            ),
+            None,
+        ),
+        ("losses", lambda f: tables.losses_table(tables.by_label(f)), None),
+    ],
     "bench": [
         ("accuracy", lambda f: tables.few_shot_table(f, "recipe", mean=True), None),
         ("means", lambda f: tables.differences(f, "recipe", mean=True), "recipe"),

@@ -3,7 +3,7 @@
 from keras_delta._errors import import_optional, unknown_name
 from experiments import notation
 from experiments.bootstrap import adjust, compare
-from experiments.notation import ACCURACY
+from experiments.notation import ACCURACY, MISSING
 from experiments.rows import (
     ALIKE,
     accuracies,
@@ -18,6 +18,7 @@ from experiments.table import Table
 
 LABELS, IMAGES = "wrong labels", "images"
 NAMES = ("data", "what", "how much")
+EACH = ("setting", "method", "label_noise")  # tells cells apart
 
 
 def robustness_table(frame):
@@ -81,14 +82,43 @@ def robustness_differences(frame, reference="delta"):
     return Table.of(title, body, [line for *_, line in lines], NAMES, caption)
 
 
+def losses_table(frame):
+    """Mean cross-entropy on the clean test images, by the share of wrong labels.
+
+    Rows are the setting and the share, columns methods. Of two models that are right
+    as often, the one whose probabilities are nearer to the truth has the smaller one.
+    """
+    rows = finished(frame, (*ALIKE, "factor", "label"), EACH)
+    means = rows.groupby(["setting", "label_noise", "method"])["loss"].mean()
+    places = [
+        (setting, share)
+        for setting in settings(rows)
+        for share in sorted(set(rows["label_noise"]))
+    ]
+    body = {
+        method_name(m): [
+            f"{means[s, n, m]:.2f}" if (s, n, m) in means else MISSING
+            for s, n in places
+        ]
+        for m in methods(rows)
+    }
+    index = [(setting_name(s), f"{100 * n:.3g} %") for s, n in places]
+    caption = "Mean cross-entropy on the test images, in nats; means over seeds."
+    return Table.of("Losses", body, index, ("data", LABELS), caption)
+
+
+def by_label(frame):
+    """Rows of one method that differ by their label, as if each were a method."""
+    return frame.assign(method=frame["label"], factor="", label="")
+
+
 def _tests(frame):
     """A row for each test of each training.
 
     A `setting` is (data set, (images a class, what, how much)), as `compare` needs it.
     """
     pandas = import_optional("pandas", "A table", "benchmarks")
-    alike = (*ALIKE, "factor", "label")
-    rows = finished(frame, alike, ("setting", "method", "label_noise"))
+    rows = finished(frame, (*ALIKE, "factor", "label"), EACH)
     columns = ["method", "seed", "setting", "accuracy", "correct"]
     tests = []
     for row in rows.to_dict("records"):

@@ -174,6 +174,13 @@ CANDIDATES = (
     ("freeze", "all but the head", {"regularizer": "l2_fe"}),
 )
 
+# The average with the source (WiSE-FT), with the penalty and without.
+AVERAGES = tuple(
+    ("", name + ending, {**AS_IT_IS[2], "recipe": {**parts, "average": average}})
+    for name, parts in (("recipe", {}), ("L2", {"regularizer": "l2"}))
+    for ending, average in (("", 0.0), (", a quarter", 0.25), (", half", 0.5))
+)
+
 
 def article(
     table=1,
@@ -368,6 +375,29 @@ def robustness(
             )
             found += _repeated(its, repeats or cell.protocol.repeats, 0, choice, stage)
     return found
+
+
+def averages(settings=RECIPE, *, conditions=AVERAGES, noises=NOISES[::2], **options):
+    """Shares of the source in the result: wrong labels, corrupted images, calibration.
+
+    Args:
+        settings, conditions, **options: as of `why`; the protocol is `"bench"` by
+            default.
+        noises: shares of wrong labels.
+    """
+    changed = [
+        (
+            *(factor, label),
+            {
+                **changes,
+                "label_noise": noise,
+                "corruptions": () if noise else CORRUPTIONS,
+            },
+        )
+        for noise in noises
+        for factor, label, changes in conditions
+    ]
+    return why(settings, conditions=changed, **{"protocol": "bench", **options})
 
 
 def bench(settings=START, *, methods=methods.BENCH, repeats=None, stage=0, **options):

@@ -12,6 +12,8 @@ from experiments import notation
 from experiments.bootstrap import adjust, compare
 from experiments.notation import ACCURACY, MISSING
 from experiments.published import article_table as article_table
+from experiments.robustness import by_label as by_label
+from experiments.robustness import losses_table as losses_table
 from experiments.robustness import robustness_differences as robustness_differences
 from experiments.robustness import robustness_table as robustness_table
 from experiments.rows import (

@@ -230,6 +230,7 @@ class Fast:
 
     def run(self, cell):
         record = {"accuracy": 0.5, "correct": "01", "seconds": 1.0, "epochs": 2}
+        record["loss"] = 0.7
         record |= {"prepare_seconds": 0.5, "wall_seconds": 2.0, "images": 12}
         return {**record, "corrupted": {name: "01" for name in cell.corruptions}}
 
@@ -273,6 +274,23 @@ def test_study_of_the_recipe(tmp_path, capsys, monkeypatch):
     for stem in ("accuracy", "means", "differences", "times"):
         text = (tmp_path / "tables" / f"bench-{stem}.md").read_text()
         assert "fastai's fine_tune" in text and "linear probe" in text
+
+
+def test_studies_around_the_recipe(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(command.run, "Trainer", Fast)
+    monkeypatch.setattr(preview, "check_sources", lambda plan, store: None)
+    rates = {("efficientnet_lite0", 48): 1.0}
+    monkeypatch.setattr(preview, "image_seconds", lambda cells, store: rates)
+    names = ("recipe", "distances", "search", "averages")
+    line = ("--study", *names, "--smoke", "--workers", 1, "--repeats", 1)
+    assert command.main(arguments(*line, "--store", tmp_path), SCRIPT) == 0
+    assert "failed" not in capsys.readouterr().out
+    written = {path.name for path in (tmp_path / "tables").glob("*.md")}
+    assert written == {
+        *("recipe-parts.md", "distances-parts.md"),
+        *("search-choice.md", "search-candidates.md"),
+        *(f"averages-{n}.md" for n in ("accuracy", "differences", "losses")),
+    }
 
 
 def test_seconds_of_an_image_leave_out_heads_alone(tmp_path):

@@ -187,6 +187,15 @@ def test_study_of_the_parts_of_the_recipe():
     assert changed["20"] == {"epochs": 20}
 
 
+def test_study_of_averages():
+    entries = studies.averages((("cub", 5),), repeats=1)
+    cells = [e.cell for e in entries]
+    assert [c.label_noise for c in cells] == [0.0] * 6 + [0.2] * 6
+    assert all(bool(c.corruptions) == (c.label_noise == 0) for c in cells)
+    assert [c.recipe["average"] for c in cells] == 4 * [0.0, 0.25, 0.5]
+    assert [c.recipe.get("regularizer") for c in cells[2:4]] == [None, "l2"]
+
+
 def test_study_of_the_recipe():
     entries = studies.bench(stage=4)
     names = ["probe", "l2_fe", "l2", "l2_sp", "feature_map"]

@@ -289,6 +289,19 @@ def test_robustness_table():
     assert list(table.frame["L2"]) == ["60.0 (1)", "–", "–", "–"]
 
 
+def test_losses():
+    given = frame(
+        row("recipe", label="all", loss=0.5),
+        row("recipe", label="all", loss=0.7, seed=1),
+        row("recipe", label="all", loss=0.9, label_noise=0.2),
+        row("recipe", label="half", loss=0.4),
+    )
+    table = tables.losses_table(tables.by_label(given))
+    assert [share for _, share in table.frame.index] == ["0 %", "20 %"]
+    assert list(table.frame["all"]) == ["0.60", "0.90"]
+    assert list(table.frame["half"]) == ["0.40", "–"]
+
+
 def test_robustness_differences():
     def rows(method, seed, plain, noisy, very, blurred):
         known = {"seed": seed, "accuracy": 0.5}
