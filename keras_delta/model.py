@@ -43,6 +43,8 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
             of the target without its head, as it is now.
         taps: the layers whose maps are compared: `"auto"`, a list of layer names,
             or a dict from target to source names.
+        source_taps: a list of the source's layers, where `taps` is one of the target's
+            and the two are not pairs: for regularizers that compare all with all.
         regularizer: instance, name, config dict or list (their sum); can also be
             given to `compile` and `fit`, the latest wins. Default: none.
         name: optional name.
@@ -87,8 +89,9 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
         name=None,
         source_maps="compute",
         pairing=None,
+        source_taps=None,
     ):
-        networks = Networks(target, source, taps, pairing)
+        networks = Networks(target, source, taps, pairing, source_taps)
         # No autocast: half precision would cost raw images their last bits.
         super().__init__(name=name, dtype=target.dtype_policy, autocast=False)
         self.target, self.source = target, networks.frozen_source
@@ -123,7 +126,7 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
     @property
     def taps(self):
         """List of the target's tapped layers, in the order of computation."""
-        return list(self.networks.taps)
+        return list(self.networks.target_taps)
 
     @property
     def pairing(self):
@@ -140,7 +143,8 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
         """The variables that a step moves."""
         if self.trains_features:
             return self.trainable_variables
-        return self.pairing.new_variables
+        own = [] if self.regularizer is None else self.regularizer.trainable_variables
+        return self.pairing.new_variables + own
 
     @property
     def sharing(self):
@@ -168,11 +172,16 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
             return
         if new is not None:
             new = new.for_model(self.pairing)
-            if not new.bound:
-                with self.distribute_strategy.scope():
-                    new.bind(self.pairing, self.networks.target_map_shapes)
         if new is self.regularizer:
             return
+        self.networks.serve(new)
+        if new is not None and not new.bound:
+            try:
+                with self.distribute_strategy.scope():
+                    new.bind(self.networks)
+            except Exception:
+                self.networks.serve(self.regularizer)
+                raise
         del self.regularizer  # else Keras would track the old one on
         self.regularizer = new
         self.train_function = None
@@ -298,7 +307,9 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
 
     def source_maps(self, x):
         """Dict tap -> the frozen source's feature map, in inference mode."""
-        return run_on_samples(self.distribute_strategy, self.networks.run_source, x)
+        return run_on_samples(
+            self.distribute_strategy, self.networks.run_source_maps, x
+        )
 
     def train_step(self, data):
         """One step: task loss, plus the regularizer's penalties; see `Step.run`."""

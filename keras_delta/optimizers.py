@@ -1,5 +1,7 @@
 """Gradient descent with another learning rate for the head than for the rest."""
 
+import collections
+
 import keras
 
 from keras_delta import _arguments, _compat
@@ -95,3 +97,27 @@ class LayerwiseSGD(_compat.NoCommonDecay, keras.optimizers.SGD):
     def get_config(self):
         """The arguments, for saving."""
         return {**super().get_config(), "multipliers": dict(self.multipliers)}
+
+
+def extend(optimizer, variables):
+    """A copy of an optimizer that trains other variables as well, and goes on.
+
+    Keras builds an optimizer for the variables that there are at first. What it keeps
+    for a variable that both train is copied, its iterations and learning rate too.
+
+    Args:
+        optimizer: the optimizer, which is built.
+        variables: what the copy is to train.
+
+    Returns:
+        A new, built optimizer of the same settings.
+    """
+    extended = type(optimizer).from_config(optimizer.get_config())
+    extended.build(variables)
+    state = collections.defaultdict(list)
+    for v in optimizer.variables:
+        state[v.name, tuple(v.shape)].append(v)
+    for v in extended.variables:
+        if before := state[v.name, tuple(v.shape)]:
+            v.assign(before.pop(0))
+    return extended

@@ -40,6 +40,8 @@ class Entry:
         ]
         own = {source.name_of(t) for t in (*first, *taps)} - {None}
         self.names = (own | source.descendants([*first, *taps])) & wanted
+        if not theirs:  # another network runs from its inputs on
+            self.names = wanted
         self.feeds = source.entering(self.names)
         self.tensors = [
             _counterpart(t, target, source, theirs, self.names) for t in self.feeds
@@ -71,6 +73,8 @@ def _counterpart(tensor, target, source, theirs, behind):
             if len(ours) == len(takes):
                 return ours[[id(t) for t in takes].index(id(tensor))]
     producer = source.name_of(tensor)
+    if producer is None and not theirs:
+        return _behind_augmentation(tensor, target, source)
     if producer in theirs:
         outputs = [id(t) for t in source.nodes[producer].outputs]
         return target.nodes[theirs[producer]].outputs[outputs.index(id(tensor))]
@@ -83,3 +87,32 @@ def _counterpart(tensor, target, source, theirs, behind):
         "`keras_delta.attach_head(source, classes)`, or pass the source that it was "
         "made from."
     )
+
+
+def _behind_augmentation(tensor, target, source):
+    """The target's tensor for an input of a source that is another network.
+
+    Nothing corresponds, so each preprocesses for itself; but both see the same flip.
+    """
+    place = [id(t) for t in source.inputs].index(id(tensor))
+    if place >= len(target.inputs):
+        raise ValueError(
+            f"The source has {len(source.inputs)} inputs and the target "
+            f"{len(target.inputs)}. Give both the same."
+        )
+    entering = target.inputs[place]
+    for node in target.nodes.values():
+        if [id(t) for t in node.inputs] != [id(entering)] or not node.is_layer:
+            continue
+        if draws_at_random(node.operation) and not node.operation.weights:
+            entering = node.outputs[0]
+    if any(
+        None not in (a, b) and a != b
+        for a, b in zip(entering.shape[1:], tensor.shape[1:], strict=True)
+    ):
+        raise ValueError(
+            f"The source takes images of the shape {tuple(tensor.shape[1:])}, and the "
+            f"target has {tuple(entering.shape[1:])} for it. Build both with the same "
+            "`input_shape`."
+        )
+    return entering

@@ -78,3 +78,38 @@ _ACTIVATED = (
     keras.layers.Activation,
 )
 _TRANSPARENT = (keras.layers.Flatten, keras.layers.Reshape, keras.layers.Dropout)
+
+
+def check_heads(target, source):
+    """Refuse networks whose predictions cannot be compared class by class.
+
+    Args:
+        target, source: `Graph`s.
+
+    Raises:
+        ValueError: naming the output that does not fit.
+    """
+    shapes = {}
+    for name, graph in {"source": source, "target": target}.items():
+        outputs = keras.tree.flatten(graph.outputs)
+        shapes[name] = [tuple(t.shape[1:]) for t in outputs]
+        if len(outputs) > 1 or len(shapes[name][0]) != 1:
+            raise ValueError(
+                f"The predictions of source and target cannot be compared: the {name} "
+                f"puts out {shapes[name]}, where one vector of classes is expected. "
+                "A source that is to teach has a head of its own: fine-tune it on the "
+                "task first, and pass `source=teacher.target`."
+            )
+        if output_activation(graph) == "sigmoid":
+            raise ValueError(
+                f"The {name} ends in a sigmoid, and this regularizer compares "
+                "probabilities of classes that exclude each other. Use a softmax, or "
+                "logits."
+            )
+    if shapes["source"] != shapes["target"]:
+        classes = [shape[0][0] for shape in shapes.values()]
+        raise ValueError(
+            f"The source's head has {classes[0]} classes, the target's {classes[1]}. "
+            "Both need the same classes, in the same order: fine-tune the source on "
+            "the target's task first, and pass `source=teacher.target`."
+        )

@@ -12,6 +12,8 @@ from keras_delta._network.heads import body_outputs
 from keras_delta._network.pairing import Pairing
 from keras_delta._network.sharing import Shared, settings
 
+OUTPUTS = "/outputs"  # no layer has such a name
+
 
 class Networks:
     """The two networks of a `DeltaModel`, and how they correspond.
@@ -23,20 +25,28 @@ class Networks:
         tapped: `"auto"`, a list of the target's layer names, or a dict from target to
             source names.
         paired: dict of the pairs, where they are known, see `Pairing`.
+        source_tapped: list of the source's layer names that are no pairs of `tapped`.
 
     Attributes:
         target, source: their `Graph`s.
         frozen_source: the frozen copy, a Keras model.
-        pairing: the `Pairing` of the two.
-        taps: dict, tapped layer of the target -> that of the source.
-        target_taps, source_taps: dicts, tap -> KerasTensor of its map.
+        pairing: the `Pairing` of the two; empty where they do not correspond.
+        mismatch: why they do not, the text of an error; None if they do.
+        taps: dict, tapped layer of the target -> that of the source; None for two
+            lists.
+        target_taps: dict, tap -> KerasTensor of its map.
+        source_taps: the same of the source, under the target's names if taps are pairs.
+        fetched: dict of the source's KerasTensors that a step computes: maps under
+            their taps, and the source's predictions under `OUTPUTS`.
         entry: the `Entry`, where the source begins in the target.
 
     Raises:
         TypeError, ValueError: see `DeltaModel`.
     """
 
-    def __init__(self, target, source=None, tapped="auto", paired=None):
+    def __init__(
+        self, target, source=None, tapped="auto", paired=None, source_tapped=None
+    ):
         self.target = Graph(target, argument="target")
         check_channels_last(self.target, "target")
         if source is None:
@@ -53,12 +63,42 @@ class Networks:
             pairs = zip(graph.depth_first(), self.source.depth_first(), strict=True)
             names |= dict(pairs)
         tapped, paired = (_renamed(given, names) for given in (tapped, paired))
-        self.pairing = Pairing(self.target, self.source, paired)
-        self.taps = taps.choose(tapped, self.target, self.source, self.pairing)
-        self.target_taps = {t: self.target.output_of(t) for t in self.taps}
-        self.source_taps = {t: self.source.output_of(s) for t, s in self.taps.items()}
-        self.pairing.check(list(self.source_taps.values()))
-        self.entry = Entry(self.target, self.source, self.pairing, self.source_taps)
+        if isinstance(source_tapped, (list, tuple)):
+            source_tapped = [names.get(name, name) for name in source_tapped]
+        self._is_auto = tapped == "auto" and source_tapped is None
+        graphs = self.target, self.source
+        self.pairing = Pairing(*graphs, paired)
+        self._chosen = taps.choose(tapped, source_tapped, *graphs, self.pairing)
+        self.mismatch = self._chosen.mismatch
+        if self.mismatch is not None:
+            self.pairing = Pairing(*graphs, {})
+        self.serve(None)
+
+    def serve(self, regularizer):
+        """Tap both networks, and feed the source, for what a regularizer needs.
+
+        Without a regularizer, the maps of both can be had.
+        """
+        chosen, needs = self._chosen, {"source_maps"}
+        if regularizer is not None:
+            needs = regularizer.needs
+            both = [regularizer.choose_taps(g) for g in (self.target, self.source)]
+            if self._is_auto and all(both):
+                chosen = taps.Taps(*both)
+        self.taps = chosen.pairs
+        self.target_taps = {t: self.target.output_of(t) for t in chosen.target}
+        keys = chosen.source if self.taps is None else chosen.target
+        self.source_taps = {
+            key: self.source.output_of(name)
+            for key, name in zip(keys, chosen.source, strict=True)
+        }
+        self.fetched = dict(self.source_taps) if "source_maps" in needs else {}
+        if "source_outputs" in needs:
+            self.fetched[OUTPUTS] = self.source.outputs
+        self.entry = self._enter(self.fetched)
+
+    def _enter(self, fetches):
+        return Entry(self.target, self.source, self.pairing, fetches)
 
     @property
     def target_map_shapes(self):
@@ -72,36 +112,57 @@ class Networks:
 
     @property
     def places(self):
-        """Taps and pairs by their places, depth first: names may change in a file."""
+        """Names of the config by their places, depth first: they may change in a file.
+
+        Dict key -> list of pairs of places, or of places.
+        """
         ours, theirs = (
             {name: i for i, name in enumerate(graph.depth_first())}
             for graph in (self.target, self.source)
         )
-        return {
-            "taps": [[ours[t], theirs[s]] for t, s in self.taps.items()],
-            "pairing": [[ours[t], theirs[s]] for t, s in self.pairing.names.items()],
-        }
+
+        def places(pairs):
+            return [[ours[t], theirs[s]] for t, s in pairs.items()]
+
+        found = {"pairing": places(self.pairing.names)}
+        if self.taps is not None:
+            return {**found, "taps": places(self.taps)}
+        found["taps"] = [ours[name] for name in self.target_taps]
+        return {**found, "source_taps": [theirs[name] for name in self.source_taps]}
+
+    def get_config(self):
+        """What `DeltaModel` needs to find the same taps and pairs again."""
+        config = {"pairing": dict(self.pairing.names), "places": self.places}
+        if self.taps is not None:
+            return {**config, "taps": dict(self.taps)}
+        both = {"taps": list(self.target_taps), "source_taps": list(self.source_taps)}
+        return config | both
+
+    @property
+    def fetched_shapes(self):
+        """Dict of the shapes of `fetched`, without the batch."""
+        return {key: tuple(v.shape[1:]) for key, v in self.fetched.items()}
 
     @property
     def source_fingerprint(self):
         """Digest of the source's calls, weights and taps, as hexadecimal digits."""
-        taps = tree.flatten(self.source_taps)
+        taps = [self.source.output_of(name) for name in self._chosen.source]
         return fingerprint.of_model(self.source, taps)
 
     @property
     def maps_fingerprint(self):
-        """Digest of all that the source's maps of an image depend on."""
+        """Digest of all that what a step computes of the source depends on."""
         nodes = [
             self.target.nodes[n] for n in self.target.nodes if n in self.entry.front
         ]
         layers = [node.operation for node in nodes if node.is_layer]
         front = [settings(node) for node in nodes], fingerprint.of_weights(layers)
-        return fingerprint.of_text(f"{self.source_fingerprint} {front}")
+        of_source = fingerprint.of_model(self.source, tree.flatten(self.fetched))
+        return fingerprint.of_text(f"{of_source} {front}")
 
     def find_shared(self):
         """The calls that source and target compute alike as they are now."""
-        taps = self.source_taps
-        return Shared(self.target, self.source, self.pairing, taps, self.entry)
+        return Shared(self.target, self.source, self.pairing, self.fetched, self.entry)
 
     def trained_batch_norms(self):
         """The target's BatchNormalization layers whose statistics move."""
@@ -148,15 +209,23 @@ class Networks:
         return self.run_target(inputs, True, fetches, held)
 
     def run_source(self, inputs):
-        """Dict tap -> the source's map of what the target takes, in inference mode."""
-        graph, entry = self.target, self.entry
-        values = graph.run(entry.tensors, graph.inputs, graph.feed(inputs), False)
-        return self.go_on_in_source(entry.feeds, values)
+        """`fetched`, of what the target takes, in inference mode."""
+        return self._run_source(inputs, self.entry, self.fetched)
 
-    def go_on_in_source(self, feeds, values):
+    def run_source_maps(self, inputs):
+        """Dict tap -> the source's map of what the target takes, in inference mode."""
+        return self._run_source(inputs, self._enter(self.source_taps), self.source_taps)
+
+    def _run_source(self, inputs, entry, fetches):
+        graph = self.target
+        values = graph.run(entry.tensors, graph.inputs, graph.feed(inputs), False)
+        return self.go_on_in_source(entry.feeds, values, fetches)
+
+    def go_on_in_source(self, feeds, values, fetches=None):
         """As `run_source`, from some of the source's tensors on; no gradient."""
-        maps = self.source.run(self.source_taps, feeds, values, training=False)
-        return tree.map_structure(tf.stop_gradient, maps)
+        fetches = self.fetched if fetches is None else fetches
+        computed = self.source.run(fetches, feeds, values, training=False)
+        return tree.map_structure(tf.stop_gradient, computed)
 
 
 def _renamed(given, names):

@@ -1,8 +1,10 @@
 """Taps: the layers whose feature maps are compared.
 
-`choose` turns what the user said (`"auto"`, names, a dict) into a dict from
-the target's to the source's layer names, checked against both graphs.
+`choose` turns what the user said (`"auto"`, names, a dict) into layer names of both
+networks, in pairs where they correspond.
 """
+
+from typing import Any, NamedTuple
 
 from keras_delta._errors import invalid, unknown_name, warn
 from keras_delta._network import auto_taps
@@ -12,12 +14,29 @@ from keras_delta._network.pairing import Pairing
 MUCH = 0.5  # of the parameters in common behind the last tap is worth a word
 
 
-def choose(taps, target: Graph, source: Graph, pairing: Pairing):
-    """The taps as a dict, name in the target -> name in the source.
+class Taps(NamedTuple):
+    """The tapped layers of two networks.
+
+    Attributes:
+        target, source: lists of layer names, in the order of computation.
+        pairs: dict, name in the target -> name in the source; None for two lists.
+        mismatch: why the networks do not correspond, the text of an error; or None.
+    """
+
+    target: list
+    source: list
+    pairs: Any = None
+    mismatch: str | None = None
+
+
+def choose(taps, of_source, target: Graph, source: Graph, pairing: Pairing):
+    """The `Taps` of two networks.
 
     Args:
         taps: `"auto"`, a list of the target's layer names, or a dict from
             target to source names.
+        of_source: a list of the source's layer names, where `taps` is one of the
+            target's and the two are not pairs; or None.
         target: the target's graph.
         source: the source's graph.
         pairing: how the two correspond.
@@ -25,12 +44,41 @@ def choose(taps, target: Graph, source: Graph, pairing: Pairing):
     Raises:
         TypeError: if `taps` is none of the three.
         ValueError: for an unknown name (closest ones listed), a layer without
-            channels, a tap without counterpart, maps of different shapes.
+            channels, a tap without counterpart.
     """
+    if of_source is not None:
+        for names, graph, whose in (
+            (taps, target, "target"),
+            (of_source, source, "source"),
+        ):
+            _check_list(names, graph, whose)
+        mismatch = _mismatch(pairing, _choose_auto(target, source, pairing))
+        return Taps(list(taps), list(of_source), None, mismatch)
     if isinstance(taps, str) and taps == "auto":
-        chosen = _choose_auto(target, source, pairing)
-        _warn_of_other_calls(chosen, target, source)
-        return chosen
+        pairs = _choose_auto(target, source, pairing)
+        mismatch = _mismatch(pairing, pairs)
+        if mismatch is not None:
+            return Taps(*map(auto_taps.find, (target, source)), None, mismatch)
+        _warn_of_other_calls(pairs, target, source)
+        return Taps(list(pairs), list(pairs.values()), pairs)
+    pairs = _choose_pairs(taps, target, source, pairing)
+    _warn_of_other_calls(pairs, target, source)
+    mismatch = _mismatch(pairing, pairs)
+    return Taps(list(pairs), list(pairs.values()), pairs, mismatch)
+
+
+def _mismatch(pairing, pairs):
+    """Why two networks do not correspond up to their taps; None if they do."""
+    ends = [pairing.source.output_of(name) for name in pairs.values()]
+    if not pairs and not pairing.variables:
+        ends = pairing.source.outputs
+    try:
+        pairing.check(ends)
+    except ValueError as e:
+        return str(e)
+
+
+def _choose_pairs(taps, target, source, pairing):
     if isinstance(taps, (list, tuple)) and taps:
         chosen = {}
         for name in taps:
@@ -57,6 +105,20 @@ def choose(taps, target: Graph, source: Graph, pairing: Pairing):
     for ours, theirs in chosen.items():
         check(ours, target, "target")
         check(theirs, source, "source")
+    return chosen
+
+
+def check_pairs(networks):
+    """Refuse taps that are no pairs, or pairs whose maps have different shapes."""
+    if networks.taps is None:
+        raise ValueError(
+            f"The taps {list(networks.target_taps)} of the target and "
+            f"{list(networks.source_taps)} of the source are two lists, and this "
+            "regularizer compares maps in pairs. Pass a dict, from layers of the "
+            "target to those of the source, as `taps`, and no `source_taps`."
+        )
+    target, source = networks.target, networks.source
+    for ours, theirs in networks.taps.items():
         a, b = target.output_of(ours).shape[1:], source.output_of(theirs).shape[1:]
         if len(a) != len(b) or any(
             m != n for m, n in zip(a, b, strict=False) if None not in (m, n)
@@ -67,8 +129,15 @@ def choose(taps, target: Graph, source: Graph, pairing: Pairing):
                 "same shape: give source and target the same `input_shape`, or tap "
                 "other layers."
             )
-    _warn_of_other_calls(chosen, target, source)
-    return chosen
+
+
+def _check_list(names, graph, whose):
+    if not isinstance(names, (list, tuple)) or not names:
+        argument = "taps" if whose == "target" else "source_taps"
+        expected = "a list of layer names, in both `taps` and `source_taps`"
+        raise TypeError(invalid(argument, expected, names))
+    for name in names:
+        check(name, graph, whose)
 
 
 def _warn_of_other_calls(chosen, target, source):

@@ -42,9 +42,7 @@ class Saving:
             "name": self.name,
             "target": keras.saving.serialize_keras_object(self.target),
             "source": keras.saving.serialize_keras_object(self.source),
-            "taps": dict(self.networks.taps),
-            "pairing": dict(self.pairing.names),
-            "places": self.networks.places,
+            **self.networks.get_config(),
             "regularizer": regularizers.serialize(self.regularizer),
             "recipe": self.recipe and self.recipe.get_config(),
         }
@@ -59,17 +57,10 @@ class Saving:
             )
         keep_frozen(config["target"])
         places, recipe = config.pop("places", {}), config.pop("recipe", None)
-        # A network that its own class builds anew may number its layers otherwise.
         graphs = [Graph(config[part]) for part in ("target", "source")]
-        for key, pairs in places.items():
-            named = config[key], config[key].values()
-            if not all(
-                name in graph.nodes
-                for graph, names in zip(graphs, named, strict=True)
-                for name in names
-            ):
-                ours, theirs = (graph.depth_first() for graph in graphs)
-                config[key] = {ours[i]: theirs[j] for i, j in pairs}
+        for key, stored in places.items():
+            its = graphs[::-1] if key == "source_taps" else graphs
+            config[key] = _rename(config[key], stored, *its)
         model = cls(**config)
         model.recipe = recipe and Recipe.from_config(recipe)
         return model
@@ -209,6 +200,21 @@ class Saving:
                 "same source (network, weights, input shape), with the same taps, "
                 "before loading."
             )
+
+
+def _rename(names, places, graph, other):
+    """Names of layers as they are now, a dict of pairs or a list.
+
+    A network that its own class builds again may number its layers differently.
+    """
+    pairs = isinstance(names, dict)
+    known = set(names) <= set(graph.nodes)
+    if known and (not pairs or set(names.values()) <= set(other.nodes)):
+        return names
+    ours, theirs = graph.depth_first(), other.depth_first()
+    return (
+        {ours[i]: theirs[j] for i, j in places} if pairs else [ours[i] for i in places]
+    )
 
 
 def _as_bytes(text):

@@ -148,10 +148,9 @@ class Session:
 
     @property
     def _cache(self):
-        """The cache that was asked for, if maps are compared; else None."""
-        regularizer = self.model.regularizer
-        needs_maps = regularizer is not None and regularizer.needs_maps
-        return self._asked_cache if needs_maps else None
+        """The cache that was asked for, if the source runs in a step; else None."""
+        uses_source = self.model.regularizer is not None and self.model.networks.fetched
+        return self._asked_cache if uses_source else None
 
     # --- callbacks ---
 
@@ -256,7 +255,7 @@ class Session:
         networks = self.model.networks
         opened = self._cache.opened(
             networks.maps_fingerprint,
-            networks.source_map_shapes,
+            networks.fetched_shapes,
             self.data.count,
             keep=self._keep_cache,
         )

@@ -20,7 +20,9 @@ from keras import ops, tree
 
 from keras_delta import _compat
 from keras_delta._errors import warn
+from keras_delta._network.networks import OUTPUTS
 from keras_delta._training import checks, watching
+from keras_delta.optimizers import extend
 from keras_delta.regularizers import Batch
 
 
@@ -73,6 +75,8 @@ class Step:
 
     def __init__(self, model, cache=None):
         self._model, self.cache = model, cache
+        regularizer = model.regularizer
+        self._needs = frozenset() if regularizer is None else regularizer.needs
         self.shared = model.networks.find_shared()
         self._variables, self._fixed = model.variables_to_train, _fixed(model)
         self._clip = None if model.recipe is None else model.recipe.clip
@@ -89,7 +93,8 @@ class Step:
 
     def _run_target(self, x, training):
         networks = self._model.networks
-        fetches = (networks.target_taps, self.shared.entering)
+        maps = networks.target_taps if "target_maps" in self._needs else {}
+        fetches = (maps, self.shared.entering)
         if self._model.trains_features:
             return networks.run_target(x, training, fetches, held=self.shared.held)
         return networks.run_with_frozen_features(x, fetches)
@@ -108,18 +113,18 @@ class Step:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         replica = _replica(model.distribute_strategy, x)
         with tf.GradientTape(persistent=watch) as tape:
-            if regularizer is not None and regularizer.needs_maps:
-                y_pred, target_maps, source_maps = self._forward(x, tape)
-            else:
-                y_pred, target_maps, source_maps = model(x, training=True), None, None
+            y_pred, target_maps, from_source = self._forward(x, tape)
             task = _task_loss(model, x, y, y_pred, sample_weight, replica)
             feature = head = ops.zeros((), "float32")
             if regularizer is not None:
-                iteration = model.optimizer.iterations
+                source_outputs = from_source.pop(OUTPUTS, None)
                 batch = Batch(
-                    source_maps, target_maps, iteration, replica.share, replica.count
+                    *(from_source or None, target_maps or None),
+                    *(model.optimizer.iterations, replica.share, replica.count),
+                    *(y_pred, source_outputs),
                 )
                 feature, head = regularizer.penalties(batch)
+                task = task * ops.cast(regularizer.task_weight, task.dtype)
             loss = task + ops.cast(feature + head, task.dtype)
             scaled = model.optimizer.scale_loss(loss)
 
@@ -138,6 +143,8 @@ class Step:
             model.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         else:
             warn("Nothing is trained: every layer of the target is frozen.")
+        if regularizer is not None:
+            regularizer.after_step(batch)
 
         trackers = _compat.loss_tracker(model), *model.training_only_metrics
         for tracker, part in zip(trackers, (loss, task, feature, head), strict=True):
@@ -147,26 +154,37 @@ class Step:
         return logs, watched
 
     def _forward(self, x, tape):
-        """(outputs, target's maps, source's maps); the tape sees the target alone."""
-        model, shared = self._model, self.shared
+        """(outputs, target's maps, what the source gives); the tape sees the target."""
+        model, shared, strategy = (
+            self._model,
+            self.shared,
+            self._model.distribute_strategy,
+        )
+        networks = model.networks
+        if not self._needs:
+            return model(x, training=True), {}, {}
         y_pred, (target_maps, entering) = self._pass(x, training=True)
+        if not networks.fetched:
+            return y_pred, target_maps, {}
         with tape.stop_recording():
             if self.cache is not None and self.cache.is_open:
-                source_maps = self.cache.maps(x, model.source_maps)
+                from_source = self.cache.maps(
+                    x, lambda v: run_on_samples(strategy, networks.run_source, v)
+                )
             else:
-                source_maps = run_on_samples(
-                    model.distribute_strategy,
-                    lambda v: model.networks.go_on_in_source(shared.feeds, v),
+                from_source = run_on_samples(
+                    strategy,
+                    lambda v: networks.go_on_in_source(shared.feeds, v),
                     entering,
                 )
-        return y_pred, target_maps, source_maps
+        return y_pred, target_maps, dict(from_source)
 
 
 def build_optimizer(model):
     """Build a model's optimizer, with all variables: L2-FE touches the head's alone.
 
     Raises:
-        ValueError: if it was built before some variables began to train.
+        ValueError: if it was built before some variables of the target began to train.
     """
     if model.optimizer is None:
         return
@@ -174,6 +192,11 @@ def build_optimizer(model):
         with model.distribute_strategy.scope():
             model.optimizer.build(model.trainable_variables)
     known = _compat.known_variables(model.optimizer)
+    own = [] if model.regularizer is None else model.regularizer.trainable_variables
+    if any(id(v) not in known for v in own):
+        with model.distribute_strategy.scope():
+            model.optimizer = extend(model.optimizer, model.trainable_variables)
+        known = _compat.known_variables(model.optimizer)
     unknown = [v.path for v in model.variables_to_train if id(v) not in known]
     if unknown:
         raise ValueError(

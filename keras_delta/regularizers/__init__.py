@@ -3,10 +3,12 @@
 import keras
 
 from keras_delta._errors import invalid, unknown_name
+from keras_delta.regularizers.base import MAPS as MAPS
 from keras_delta.regularizers.base import Batch as Batch
 from keras_delta.regularizers.base import Regularizer as Regularizer
 from keras_delta.regularizers.delta import Delta as Delta
 from keras_delta.regularizers.feature_map import FeatureMap as FeatureMap
+from keras_delta.regularizers.kd import KD as KD
 from keras_delta.regularizers.l2 import L2 as L2
 from keras_delta.regularizers.l2_fe import L2FE as L2FE
 from keras_delta.regularizers.l2_sp import L2SP as L2SP
@@ -20,6 +22,7 @@ ALL = {
     "l2_sp_att": L2SPAtt,
     "feature_map": FeatureMap,
     "delta": Delta,
+    "kd": KD,
 }
 
 

@@ -8,8 +8,10 @@ from keras import ops
 
 from keras_delta import _arguments
 from keras_delta._compat import array
-from keras_delta._network.pairing import Pairing
+from keras_delta._network.networks import Networks
 from keras_delta.regularizers.distances import half_sum_of_squares
+
+MAPS = frozenset({"source_maps", "target_maps"})
 
 
 class Batch(NamedTuple):
@@ -18,12 +20,15 @@ class Batch(NamedTuple):
     Attributes:
         source_maps: dict tap -> `(B, ..., C)`, without gradient; None if the
             regularizer does not need maps.
-        target_maps: the same of the target.
+        target_maps: the same of the target; None if the regularizer does not need them.
         step: the optimizer's iteration, for schedules.
         share: this replica's share of the global batch, `B / sum of B`; 1 on one
             replica. A mean over the samples is to be multiplied by it.
         replicas: number of replicas. A term that has no samples is to be divided
             by it, because gradients are summed over replicas.
+        target_outputs: what the target predicts for the batch.
+        source_outputs: what the source's own head predicts, without gradient; None if
+            the regularizer does not need it.
     """
 
     source_maps: Any
@@ -31,6 +36,8 @@ class Batch(NamedTuple):
     step: Any
     share: Any = 1.0
     replicas: int = 1
+    target_outputs: Any = None
+    source_outputs: Any = None
 
 
 def _strength_property(name, doc):
@@ -50,9 +57,11 @@ class Regularizer(keras.layers.Layer):
 
     A new method is one file with a subclass and one import line in
     `regularizers/__init__.py`. A subclass says what `Omega` is by overriding
-    `feature_distance` (with `needs_maps = True`), `weight_distance`, or both.
-    `bind` runs once, when a model takes the regularizer; `prepare` runs at the
-    start of `fit`, with the training data.
+    `feature_distance` (with `needs = MAPS`), `weight_distance`, or both;
+    `batch_distance` for what compares anything else. `bind` runs once, when a model
+    takes the regularizer: layers and variables are made there, and trainable ones are
+    trained with the target. `prepare` runs at the start of `fit`, with the training
+    data, and `after_step` after each step.
 
     Args:
         alpha: strength of `Omega`: a float, or a Keras schedule of the step.
@@ -64,11 +73,18 @@ class Regularizer(keras.layers.Layer):
             and no schedule.
     """
 
-    needs_maps = False
-    """Whether `feature_distance` is to be called with feature maps."""
+    needs = frozenset()
+    """What a step is to compute: `"source_maps"`, `"target_maps"`, `"source_outputs"`.
+
+    The source does not run for a regularizer that needs nothing of it."""
 
     starts_at_source = True
-    """Whether the method supposes that the target begins with the source's weights."""
+    """Whether the method supposes that the target begins with the source's weights.
+
+    Source and target then have to be the same network, up to the last tap."""
+
+    task_weight = 1.0
+    """What the task loss is multiplied by."""
 
     trains_features = True
     """Whether parameters that the source has as well are trained."""
@@ -139,16 +155,25 @@ class Regularizer(keras.layers.Layer):
             return self
         return type(self).from_config(self.get_config())
 
-    def bind(self, pairing: Pairing, taps):
-        """Take up what belongs to one model; called once, in its strategy's scope.
+    def choose_taps(self, graph):
+        """Names of the layers to tap where `taps="auto"`; None: as DELTA does.
 
         Args:
-            pairing: which variables of target and source correspond.
-            taps: dict tap -> shape `(..., C)` without the batch.
+            graph: `Graph` of the source or of the target, each of which has its own.
+        """
+
+    def check(self, networks: Networks):
+        """Refuse networks that the method or its strengths make no sense for.
+
+        Args:
+            networks: see `bind`.
 
         Raises:
-            ValueError: if the strengths make no sense for this model.
+            ValueError: saying why, and what to do.
         """
+        pairing = networks.pairing
+        if self.starts_at_source and networks.mismatch:
+            raise ValueError(networks.mismatch)
         if self._strengths["beta"] != 0 and not pairing.new_layers:
             raise ValueError(
                 f"Invalid value for argument `beta`. Received: beta={self.beta!r}, but "
@@ -157,6 +182,18 @@ class Regularizer(keras.layers.Layer):
                 "with `keras_delta.attach_head`, or, where the source ends in a head "
                 "of the same shape, pass the source without it."
             )
+
+    def bind(self, networks: Networks):
+        """Take up what belongs to one model; called once, in its strategy's scope.
+
+        Args:
+            networks: source and target: their `pairing`, `source_map_shapes` and
+                `target_map_shapes`, dicts tap -> `(..., C)`.
+
+        Raises:
+            ValueError: see `check`.
+        """
+        self.check(networks)
         for name, value in self._strengths.items():
             if not callable(value):
                 self._strength_variables[name] = self.add_weight(
@@ -165,7 +202,7 @@ class Regularizer(keras.layers.Layer):
                     initializer=keras.initializers.Constant(value),
                     trainable=False,
                 )
-        self.pairing = pairing
+        self.pairing = networks.pairing
         self.built = True
 
     @property
@@ -182,6 +219,11 @@ class Regularizer(keras.layers.Layer):
                 `samples.batches(n)` as a list of such, for images of several sizes.
             verbose: whether to show progress.
         """
+
+    def batch_distance(self, batch: Batch):
+        """What depends on the batch, a scalar before alpha, as this replica's share."""
+        distance = self.feature_distance(batch.source_maps, batch.target_maps)
+        return distance * self.feature_share(batch)
 
     def feature_distance(self, source_maps, target_maps):
         """The method's distance of feature maps, a scalar before alpha."""
@@ -208,9 +250,8 @@ class Regularizer(keras.layers.Layer):
             `(feature_penalty, head_penalty)`, float32 scalars.
         """
         total = ops.zeros((), "float32")
-        if self.needs_maps:
-            distance = self.feature_distance(batch.source_maps, batch.target_maps)
-            total = total + distance * self.feature_share(batch)
+        if self.needs:
+            total = total + self.batch_distance(batch)
         weights = self.weight_distance()
         if weights is not None:
             total = total + weights / batch.replicas
@@ -224,7 +265,7 @@ class Regularizer(keras.layers.Layer):
         Times alpha and as this replica's share. Empty where the regularizer does not
         compare maps tap by tap.
         """
-        if not self.needs_maps:
+        if batch.source_maps is None or batch.target_maps is None:
             return {}
         distances = self.tap_distances(batch.source_maps, batch.target_maps)
         factor = self.strength("alpha", batch.step) * self.feature_share(batch)
@@ -233,6 +274,9 @@ class Regularizer(keras.layers.Layer):
     def tap_distances(self, source_maps, target_maps):
         """The parts of `feature_distance`: dict tap -> scalar; empty if it has none."""
         return {}
+
+    def after_step(self, batch: Batch):
+        """Called after each step of the optimizer: for queues, moving averages."""
 
     def get_config(self):
         """Arguments of `__init__`, with the strengths as they are now."""

@@ -70,11 +70,15 @@ class Delta(MapRegularizer):
     computed_attention = of_part("computed_attention")
     set_attention_weights = of_part("set_attention_weights")
 
-    def bind(self, pairing, taps):
+    def check(self, networks):
+        """See `Regularizer.check`; the attention has to be of the same taps."""
+        super().check(networks)
+        self.attention_weights.check(networks.target_map_shapes)
+
+    def bind(self, networks):
         """See `Regularizer.bind`; makes variables for scales and attention."""
-        self.attention_weights.check(taps)
-        super().bind(pairing, taps)
-        self.attention_weights.bind(taps, self.add_weight)
+        super().bind(networks)
+        self.attention_weights.bind(networks.target_map_shapes, self.add_weight)
 
     @property
     def ready(self):

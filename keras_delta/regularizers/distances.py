@@ -1,5 +1,6 @@
 """Distances between feature maps, per sample and channel. Pure functions."""
 
+import keras
 import tensorflow as tf
 from keras import ops
 
@@ -43,3 +44,31 @@ def half_sum_of_squares(tensors):
     # gradient.
     parts = [tf.nn.l2_loss(ops.cast(t, "float32")) for t in tensors]
     return tf.add_n(parts) if parts else ops.zeros((), "float32")
+
+
+def distillation_loss(source_logits, target_logits, temperature):
+    """`T^2 KL(softmax(source / T) || softmax(target / T))` of each sample.
+
+    Args:
+        source_logits, target_logits: `(B, classes)`.
+        temperature: T.
+
+    Returns:
+        `(B,)` float32.
+
+    Source: Hinton, Vinyals & Dean, 2015, arXiv 1503.02531.
+    """
+    p, q = (
+        ops.log_softmax(ops.cast(v, "float32") / temperature, axis=-1)
+        for v in (source_logits, target_logits)
+    )
+    return temperature**2 * ops.sum(ops.exp(p) * (p - q), axis=-1)
+
+
+def as_logits(outputs, activation):
+    """Predictions as logits, from an activation of `output_activation`."""
+    if activation != "softmax":
+        return outputs
+    # Of a softmax the logarithm will do: it differs from the logits by a constant.
+    smallest = keras.backend.epsilon()
+    return ops.log(ops.maximum(ops.cast(outputs, "float32"), smallest))

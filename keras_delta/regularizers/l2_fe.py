@@ -27,12 +27,12 @@ class L2FE(Regularizer):
     def __init__(self, alpha=0.0, beta=0.01, name=None, **kwargs):
         super().__init__(alpha, beta, name=name, **kwargs)
 
-    def bind(self, pairing, taps):
-        """See `Regularizer.bind`; there must be something left to train."""
-        if not pairing.new_layers:
+    def check(self, networks):
+        """See `Regularizer.check`; there must be something left to train."""
+        if not networks.pairing.new_layers:
             raise ValueError(
                 "The regularizer 'l2_fe' trains the target's own layers alone, but "
                 "the target has none: every layer has a counterpart in the source. "
                 "Give the target a new head with `keras_delta.attach_head`."
             )
-        super().bind(pairing, taps)
+        super().check(networks)

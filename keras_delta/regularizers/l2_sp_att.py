@@ -53,10 +53,15 @@ class L2SPAtt(Regularizer):
     computed_attention = of_part("computed_attention")
     set_attention_weights = of_part("set_attention_weights")
 
-    def bind(self, pairing, taps):
+    def check(self, networks):
+        """See `Regularizer.check`; the attention has to be of the same taps."""
+        super().check(networks)
+        self.attention_weights.check(networks.target_map_shapes)
+
+    def bind(self, networks):
         """See `Regularizer.bind`; finds the kernels of the tapped layers."""
-        self.attention_weights.check(taps)
-        super().bind(pairing, taps)
+        super().bind(networks)
+        pairing, taps = networks.pairing, networks.target_map_shapes
         self.attention_weights.bind(taps, self.add_weight)
         for tap in taps:
             operation = pairing.target.nodes[tap].operation

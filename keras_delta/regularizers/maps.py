@@ -7,9 +7,9 @@ from keras_delta import _arguments
 from keras_delta._compat import array
 from keras_delta._errors import invalid, warn
 from keras_delta._inputs.samples import length, regrouped
-from keras_delta._network.taps import no_maps
+from keras_delta._network.taps import check_pairs, no_maps
 from keras_delta.regularizers import distances
-from keras_delta.regularizers.base import Regularizer
+from keras_delta.regularizers.base import MAPS, Regularizer
 
 VARIANTS = ("relative", "code", "article")
 SCALE_SAMPLES = 256
@@ -28,7 +28,7 @@ class MapRegularizer(Regularizer):
         name: optional name.
     """
 
-    needs_maps = True
+    needs = MAPS
     default_alpha = {"relative": 5.0, "code": 0.01, "article": 0.01}
 
     def __init__(self, alpha=None, beta=0.01, variant="relative", name=None, **kwargs):
@@ -39,13 +39,18 @@ class MapRegularizer(Regularizer):
         self.head_factor = 2.0 if variant == "article" else 1.0
         self._scales = {}
 
-    def bind(self, pairing, taps):
+    def check(self, networks):
+        """See `Regularizer.check`; maps are compared in pairs of the same shape."""
+        super().check(networks)
+        if not networks.target_taps:
+            raise ValueError(no_maps(networks.target))
+        check_pairs(networks)
+
+    def bind(self, networks):
         """See `Regularizer.bind`; makes a variable for the scale of each tap."""
-        if not taps:
-            raise ValueError(no_maps(pairing.target))
-        super().bind(pairing, taps)
+        super().bind(networks)
         if self.variant == "relative":
-            for i, tap in enumerate(taps):
+            for i, tap in enumerate(networks.target_taps):
                 self._scales[tap] = self.add_weight(
                     name=f"scale_{i}", shape=(), initializer="zeros", trainable=False
                 )

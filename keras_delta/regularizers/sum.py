@@ -1,5 +1,7 @@
 """The sum of several regularizers."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -21,7 +23,8 @@ class Sum(Regularizer):
     def __init__(self, members, name=None, **kwargs):
         super().__init__(alpha=0.0, beta=0.0, name=name, **kwargs)
         self.members = list(members)
-        self.needs_maps = any(m.needs_maps for m in self.members)
+        self.needs = frozenset().union(*(m.needs for m in self.members))
+        self.task_weight = math.prod(m.task_weight for m in self.members)
         self.starts_at_source = any(m.starts_at_source for m in self.members)
         self.trains_features = all(m.trains_features for m in self.members)
 
@@ -32,15 +35,20 @@ class Sum(Regularizer):
             f"`model.regularizer.members[0].{name} = {value!r}`."
         )
 
-    def bind(self, pairing, taps):
+    def choose_taps(self, graph):
+        """See `Regularizer.choose_taps`: those of the first member that has its own."""
+        chosen = (member.choose_taps(graph) for member in self.members)
+        return next((names for names in chosen if names), None)
+
+    def bind(self, networks):
         """See `Regularizer.bind`."""
-        members = [m.for_model(pairing) for m in self.members]
+        members = [m.for_model(networks.pairing) for m in self.members]
         self.members.clear()  # assigned anew, Keras would track the old ones on
         self.members.extend(members)
         for member in self.members:
             if not member.bound:
-                member.bind(pairing, taps)
-        super().bind(pairing, taps)
+                member.bind(networks)
+        super().bind(networks)
 
     @property
     def ready(self):
@@ -63,6 +71,11 @@ class Sum(Regularizer):
         features, heads = zip(*parts, strict=True)
         zero = ops.zeros((), "float32")
         return sum(features, zero), sum(heads, zero)
+
+    def after_step(self, batch):
+        """See `Regularizer.after_step`."""
+        for member in self.members:
+            member.after_step(batch)
 
     def tap_penalties(self, batch):
         """See `Regularizer.tap_penalties`."""

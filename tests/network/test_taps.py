@@ -12,6 +12,7 @@ from keras_delta._network import auto_taps, taps
 from keras_delta._network.attach import attach_head
 from keras_delta._network.copies import copy_model
 from keras_delta._network.graph import Graph
+from keras_delta._network.networks import Networks
 from keras_delta._network.pairing import Pairing
 
 RESNET50 = [
@@ -24,7 +25,7 @@ RESNET50 = [
 
 def choose(asked, target, source):
     target, source = Graph(target), Graph(source)
-    return taps.choose(asked, target, source, Pairing(target, source))
+    return taps.choose(asked, None, target, source, Pairing(target, source)).pairs
 
 
 def application(name, size, **kwargs):
@@ -288,14 +289,15 @@ def test_a_tap_of_the_target_alone_is_refused(backbone):
 def test_maps_of_different_shapes_are_refused(new_backbone):
     target = attach_head(new_backbone(), 3)
     with pytest.raises(ValueError) as e:
-        choose({"conv1": "conv0"}, target, new_backbone())
+        taps.check_pairs(Networks(target, new_backbone(), {"conv1": "conv0"}))
     assert str(e.value) == (
         "Tap 'conv1' of the target has the shape (8, 8, 6), but 'conv0' of the source "
         "has (16, 16, 4). Both maps must have the same shape: give source and target "
         "the same `input_shape`, or tap other layers."
     )
+    smaller = Networks(attach_head(new_backbone(size=8), 3), new_backbone(), ["conv0"])
     with pytest.raises(ValueError, match=r"shape \(8, 8, 4\).*has \(16, 16, 4\)"):
-        choose(["conv0"], attach_head(new_backbone(size=8), 3), new_backbone())
+        taps.check_pairs(smaller)
 
 
 def test_open_positions_fit_everything(new_backbone):

@@ -1,4 +1,7 @@
-"""What every member of `ALL` promises. A new method adds its rows to CASES."""
+"""What every member of `ALL` promises. A new method adds its rows to CASES.
+
+Those between two networks of their own have a table in test_two_networks.py.
+"""
 
 import inspect
 import json
@@ -8,6 +11,8 @@ import numpy as np
 import pytest
 import reference as ref
 import tensorflow as tf
+
+from test_two_networks import CASES as OF_TWO_NETWORKS
 
 from keras_delta import regularizers
 from keras_delta.regularizers import Batch
@@ -146,14 +151,15 @@ def make(name, kwargs, /, **strengths):
 
 def batch_of(model, x, training=False, step=0):
     source_maps = target_maps = None
-    if model.regularizer.needs_maps:
+    if model.regularizer.needs:
         source_maps = model.source_maps(x)
         _, target_maps = model.outputs_and_maps(x, training=training)
     return Batch(source_maps, target_maps, tf.constant(step))
 
 
 def test_the_table_covers_all():
-    assert {name for name, *_ in CASES} == set(regularizers.ALL)
+    names = {name for name, *_ in (*CASES, *OF_TWO_NETWORKS)}
+    assert names == set(regularizers.ALL)
 
 
 @every_case
@@ -362,7 +368,7 @@ def test_a_second_model_gets_a_copy(bound, images, name, kwargs):
     assert copy.alpha == 0.75 and copy.pairing is second.pairing
     copy.alpha = 2.0
     assert regularizer.alpha == 0.75
-    if regularizer.needs_maps:
+    if regularizer.needs:
         assert not copy.ready  # the scales belong to the first model
         second.prepare(*images, verbose=0)
         assert copy.scales == pytest.approx(regularizer.scales)

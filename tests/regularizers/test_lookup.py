@@ -85,7 +85,10 @@ def test_the_sum_of_penalties(bound, images):
         logs = model.train_on_batch(*images, return_dict=True)
         expected += logs["feature_penalty"], logs["head_penalty"]
     model = bound([L2(0.1, 0.2), L2SP(0.3, 0.4), FeatureMap(0.5, 0.6)])
-    assert model.regularizer.needs_maps and model.regularizer.trains_features
+    assert (
+        model.regularizer.needs == regularizers.MAPS
+        and model.regularizer.trains_features
+    )
     assert not model.regularizer.ready
     model.prepare(*images, verbose=0)
     logs = model.train_on_batch(*images, return_dict=True)
