@@ -5,10 +5,12 @@ the sums nor the phases. The maps are real, so half of the frequencies determine
 other half, and only these are computed (`rfft2d`).
 """
 
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
 EPSILON = 1e-5
+PI = np.float32(np.pi)  # what `arctan2` returns
 
 
 def compute_phase(maps, epsilon=EPSILON):
@@ -18,22 +20,23 @@ def compute_phase(maps, epsilon=EPSILON):
     with `epsilon` in place of a real part between `-epsilon` and `epsilon`.
 
     Frequencies whose transform is real by symmetry (the mean, for one) have a phase of
-    exactly 0 or pi. Where rounding gives them a tiny imaginary part, `atan2` would
-    choose between pi and -pi by chance.
+    exactly 0 or pi. Without this rule, the sign of a rounding error would choose
+    between pi and -pi, the largest difference that phases can have.
 
     A frequency whose power is below `epsilon` passes no gradient. The derivative of
-    `atan2` reaches `1 / epsilon` there, and overflows in half precision.
+    `atan2` reaches `1 / epsilon` there, which overflows in half precision.
 
     Args:
         maps: `(B, H, W, C)`.
         epsilon: the smallest magnitude of a real part.
 
     Returns:
-        `(B, H, W, C)` float32, from -pi to pi. Position `[k, l]` belongs to the
+        `(B, H, W, C)` float32, above -pi and up to pi. Position `[k, l]` belongs to the
         frequency of `k` waves over the height and `l` over the width.
     """
     width = ops.shape(maps)[2]
-    return _channels_last(_all_columns(_phase(_transform(maps), width, epsilon), width))
+    phase = _phase(_transform(maps), width, epsilon)
+    return _channels_last(_all_columns(phase, width), maps)
 
 
 def blend_amplitudes(maps, adapted, weights, epsilon=EPSILON):
@@ -59,7 +62,8 @@ def blend_amplitudes(maps, adapted, weights, epsilon=EPSILON):
     amplitude += weights[1] * _amplitude(spectrum, epsilon)
     spectrum = tf.complex(amplitude * ops.cos(phase), amplitude * ops.sin(phase))
     output = tf.signal.irfft2d(spectrum, fft_length=[height, width])
-    return _channels_last(output), _channels_last(_all_columns(phase, width))
+    phase = _all_columns(phase, width)
+    return _channels_last(output, maps), _channels_last(phase, maps)
 
 
 def _transform(maps):
@@ -68,8 +72,9 @@ def _transform(maps):
     return tf.signal.rfft2d(maps)
 
 
-def _channels_last(x):
-    return ops.transpose(x, (0, 2, 3, 1))
+def _channels_last(x, maps):
+    """Transposes back, and restores known sizes, which `irfft2d` forgets."""
+    return ops.reshape(ops.transpose(x, (0, 2, 3, 1)), ops.shape(maps))
 
 
 def _power(spectrum):
@@ -95,6 +100,10 @@ def _is_real(spectrum, width):
 
 
 def _all_columns(phase, width):
-    """Completes `W // 2 + 1` columns to `W` by `phase[-k, -l] = -phase[k, l]`."""
+    """Completes `W // 2 + 1` columns to `W`: `phase[-k, -l] = -phase[k, l]`.
+
+    -pi becomes pi, so that a negative real number has one phase.
+    """
     mirrored = ops.flip(phase[..., 1 : (width + 1) // 2], axis=(2, 3))
-    return ops.concatenate([phase, -ops.roll(mirrored, 1, axis=2)], axis=3)
+    phase = ops.concatenate([phase, -ops.roll(mirrored, 1, axis=2)], axis=3)
+    return ops.where(phase <= -PI, phase + 2 * PI, phase)

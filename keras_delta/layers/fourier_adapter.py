@@ -121,8 +121,7 @@ class FourierAdapter(keras.layers.Layer):
         x = self.expand_bn(self.expand(ops.relu(x)), training=training)
         mixture = ops.cast(self.mixture, "float32") / self.temperature
         output, phase = blend_amplitudes(inputs, x, ops.softmax(mixture), self.epsilon)
-        shape = ops.shape(inputs)  # irfft2d forgets the known sizes
-        return ops.cast(ops.reshape(output, shape), self.compute_dtype), phase
+        return ops.cast(output, self.compute_dtype), phase
 
     def load_official(self, state):
         """Loads the weights of the authors' `Adapter_conv`.

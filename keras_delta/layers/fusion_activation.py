@@ -51,10 +51,10 @@ class FusionActivation(keras.layers.Layer):
     loss = mean((gate * (T - S))^2)
     ```
 
-    The mean is over all elements. The two networks need stages with the same numbers of channels. Differences do not
-    wrap around: phases of 3.1 and -3.1 are 6.2 apart. Nothing in the formula keeps the
-    gate from shrinking towards 0 where it is trained on this loss, as it is in the
-    authors' program. The layer passes gradients to both inputs; the authors detach S.
+    The mean is over all elements. The two networks need stages with the same numbers of
+    channels. Differences do not wrap around: phases of 3.1 and -3.1 are 6.2 apart. The
+    authors train the gate on this loss alone, and nothing in the formula keeps it from
+    shrinking towards 0. Gradients pass to both inputs, while the authors detach S.
 
     Everything is float32 under every dtype policy. Kernels start as in PyTorch,
     uniformly within `1 / sqrt(inputs)`. XLA compiles the layer.

@@ -159,6 +159,16 @@ def test_phases_of_real_frequencies_are_exactly_0_or_pi(size):
             np.testing.assert_array_equal(phase[:, k, l], expected)
 
 
+def test_phases_that_happen_to_be_pi():
+    """Both of a pair of mirrored frequencies, although `phase[-k] = -phase[k]`."""
+    wave = np.array([-1.0, 0, 1, 0], "float32")
+    for axis in (1, 2):
+        x = np.zeros((1, 4, 4, 1), "float32")
+        x += wave.reshape([4 if i == axis else 1 for i in range(4)])
+        phase = np.take(compute_phase(x), 0, axis=3 - axis)[0, :, 0]
+        np.testing.assert_array_equal(phase, np.float32([0, np.pi, 0, np.pi]))
+
+
 def test_a_map_of_zeros():
     """Every amplitude is sqrt(1e-5), every phase 0: one small peak in the corner."""
     adapter = loaded_adapter()
@@ -173,14 +183,17 @@ def test_a_map_of_zeros():
 # --- gradients -----------------------------------------------------------------------
 
 
-def gradients(adapter, x, loss=None, training=True):
+def cubes_and_squares(output, phase):
+    return ops.sum(output**3) + ops.sum(phase**2)
+
+
+def gradients(adapter, x, loss=cubes_and_squares, training=True):
     """Of the maps and of all trainable variables."""
     x = tf.convert_to_tensor(x)
     with tf.GradientTape() as tape:
         tape.watch(x)
         output, phase = adapter(x, training=training)
-        output, phase = ops.cast(output, "float32"), ops.cast(phase, "float32")
-        value = ops.sum(output**3) + ops.sum(phase**2) if loss is None else loss(phase)
+        value = loss(ops.cast(output, "float32"), phase)
     found = tape.gradient(value, [x, *(v.value for v in adapter.trainable_variables)])
     return [np.array(f) for f in found]
 
@@ -194,14 +207,18 @@ def test_constant_maps_give_no_nan(constant, training, policy):
     x[0, :, :, :4] = 0
     for values in adapter(x, training=training):
         assert np.isfinite(values).all()
-    for gradient in gradients(adapter, x, training=training):
+
+    def loss(output, phase):
+        return 100 * (ops.mean(output**2) + ops.mean((phase - 1) ** 2))
+
+    for gradient in gradients(adapter, x, loss, training):
         assert np.isfinite(gradient).all()
 
 
 def test_empty_frequencies_pass_no_gradient():
     """1 / epsilon is what atan2 would multiply by: too much for half precision."""
     x = np.zeros((1, 4, 5, CHANNELS), "float32")
-    (gradient, *_) = gradients(loaded_adapter(), x, ops.sum)
+    (gradient, *_) = gradients(loaded_adapter(), x, lambda _, phase: ops.sum(phase))
     np.testing.assert_array_equal(gradient, 0 * x)
 
 
@@ -264,7 +281,7 @@ def test_starts_as_the_authors_do():
 
 def test_statistics_move_in_training_only():
     x, adapter = random_maps(), loaded_adapter()
-    before = [np.array(v) for v in adapter.non_trainable_variables]
+    before = [np.asarray(v) for v in adapter.non_trainable_variables]
     adapter(x)
     adapter(x, training=False)
     for old, new in zip(before, adapter.non_trainable_variables, strict=True):

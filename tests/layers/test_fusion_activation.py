@@ -34,7 +34,7 @@ def gate_in_numpy(source, state):
 
 def loss_in_numpy(source, target, gate):
     total = 0.0
-    difference = np.asarray(target, "float64") - source
+    difference = np.asarray(target, "float64") - np.asarray(source, "float64")
     for b in range(len(difference)):
         for j in range(difference.shape[-1]):
             total += np.sum((gate[b, j] * difference[b, ..., j]) ** 2)
