@@ -10,6 +10,7 @@ from keras_delta import batch_norm as batch_norm
 from keras_delta import caching as caching
 from keras_delta import callbacks as callbacks
 from keras_delta import data as data
+from keras_delta import layers as layers
 from keras_delta import optimizers as optimizers
 from keras_delta import regularizers as regularizers
 from keras_delta._network.attach import attach_head as attach_head

@@ -1,0 +1,7 @@
+"""Layers of methods that train networks of their own beside the target."""
+
+from keras_delta.layers.fourier_adapter import FourierAdapter as FourierAdapter
+from keras_delta.layers.fusion_activation import FusionActivation as FusionActivation
+from keras_delta.layers.fusion_activation import (
+    concatenate_phases as concatenate_phases,
+)
