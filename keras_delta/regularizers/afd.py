@@ -27,8 +27,9 @@ class AFD(Regularizer):
       by its L2 norm. `psi_st` is the same of the target's map `h_s`, average-pooled to
       the grid of `h_t` before the division.
     - `attention[b, t] = softmax_s((<K_st, q_t> + <p_t, p_s>) / sqrt(dimension))`, where
-      `q_t = BN(Dense(GAP(h_t)))`, `k_s = ReLU(BN(Dense(GAP(h_s))))`, `K_s = BN(Dense(k_s))`
-      has one vector for each t, and `p_t`, `p_s` are learned vectors, one for each tap.
+      `q_t = BN(Dense(GAP(h_t)))`, `k_s = ReLU(BN(Dense(GAP(h_s))))`,
+      `K_s = BN(Dense(k_s))` has one vector for each t, and `p_t`, `p_s` are learned
+      vectors, one for each tap. GAP is the mean over positions.
 
     To `alpha * Omega` the method adds `kd` times the distance of the outputs,
     `mean_b temperature^2 * KL(softmax(source / temperature) ||
@@ -76,6 +77,13 @@ class AFD(Regularizer):
         outputs = {"source_outputs"} if self.kd else set()
         self.needs = frozenset({"source_maps", "target_maps"} | outputs)
         self.source_taps = self.target_taps = None
+        # A list: Keras keeps tracking a layer whose attribute is deleted.
+        self._networks = []
+
+    @property
+    def network(self):
+        """The `MetaNetwork`; None before `build_for`, `load_official` and `bind`."""
+        return self._networks[0] if self._networks else None
 
     def bind(self, networks):
         """See `Regularizer.bind`; makes the meta network for the model's taps.
@@ -84,11 +92,11 @@ class AFD(Regularizer):
         """
         super().bind(networks)
         values = None
-        if self._is_built():
+        if self.network is not None:
             # Variables made outside of the strategy's scope have no replicas.
             self._check_channels(networks.source_map_shapes, networks.target_map_shapes)
             values = self.network.get_weights()
-            del self.network
+            self._networks.clear()
         self.build_for(networks.source_map_shapes, networks.target_map_shapes)
         if values is not None:
             self.network.set_weights(values)
@@ -108,14 +116,15 @@ class AFD(Regularizer):
             ValueError: if there are no taps, if a shape is not that of a map of images,
                 or if the layers exist already for other channels.
         """
-        if self._is_built():
+        if self.network is not None:
             self._check_channels(source_shapes, target_shapes)
         else:
-            self.network = MetaNetwork(
+            network = MetaNetwork(
                 _channels("source_shapes", source_shapes),
                 _channels("target_shapes", target_shapes),
                 self.dimension,
             )
+            self._networks.append(network)
         self.source_taps, self.target_taps = tuple(source_shapes), tuple(target_shapes)
 
     def load_official(self, state):
@@ -140,11 +149,13 @@ class AFD(Regularizer):
             for name, value in state.items()
             if not name.endswith("num_batches_tracked")
         }
-        new = not self._is_built()
-        network = infer_network(state) if new else self.network
+        if self.network is not None:
+            self.network.set_official(state)
+            return
+        network = infer_network(state)
         network.set_official(state)
-        if new:
-            self.network, self.dimension = network, network.dimension
+        self._networks.append(network)
+        self.dimension = network.dimension
 
     def feature_distance(self, source_maps, target_maps, training=False):
         """The distance `Omega`, a scalar before alpha.
@@ -159,8 +170,8 @@ class AFD(Regularizer):
             float32 scalar; 0 for an empty batch.
 
         Raises:
-            ValueError: before `build_for`, and for maps that are not `(B, H, W, C)` with
-                the taps and channels of `build_for`.
+            ValueError: before `build_for`, and for maps that are not `(B, H, W, C)`
+                with the taps and channels of `build_for`.
         """
         maps = self._ordered_maps(source_maps, target_maps)
         attention = self.network.attend(*maps, training=training)
@@ -194,8 +205,8 @@ class AFD(Regularizer):
         """See `Regularizer.penalties`; the first one includes the term of the outputs.
 
         Raises:
-            ValueError: if `kd` is not 0 and the outputs are not logits `(B, classes)` of
-                the same two or more classes.
+            ValueError: if `kd` is not 0 and the outputs are not logits
+                `(B, classes)` of the same two or more classes.
         """
         feature, head = super().penalties(batch)
         if self.kd:
@@ -215,9 +226,6 @@ class AFD(Regularizer):
             "dimension": self.dimension,
         }
 
-    def _is_built(self):
-        return hasattr(self, "network")
-
     def _check_channels(self, source_shapes, target_shapes):
         """Refuse taps that the existing layers do not fit."""
         for argument, shapes, expected in (
@@ -231,10 +239,10 @@ class AFD(Regularizer):
 
     def _ordered_maps(self, source_maps, target_maps):
         """Two lists of float32 maps, in the order of the taps."""
-        if not self._is_built():
+        if self.network is None:
             raise ValueError(
-                "AFD has no layers yet. Call `build_for` with the shapes of the maps, or "
-                "`load_official`, or give the regularizer to a `DeltaModel`."
+                "AFD has no layers yet. Call `build_for` with the shapes of the maps "
+                "or `load_official`, or give the regularizer to a `DeltaModel`."
             )
         source_channels = self.network.source_channels
         target_channels = self.network.target_channels
@@ -283,9 +291,10 @@ def _check_outputs(source, target):
     fits = all(shape is not None and len(shape) == 2 for shape in shapes)
     if not fits or shapes[0][1] != shapes[1][1] or shapes[0][1] == 1:
         raise ValueError(
-            "AFD with `kd` above 0 compares the logits (B, classes) of source and target, "
-            "which must have the same two or more classes. Received: outputs of shape "
-            f"{shapes[0]} and {shapes[1]}. Use `kd=0` to compare feature maps only."
+            "AFD with `kd` above 0 compares the logits (B, classes) of source and "
+            "target, which must have the same two or more classes. Received: outputs "
+            f"of shape {shapes[0]} and {shapes[1]}. Use `kd=0` to compare feature maps "
+            "only."
         )
 
 
