@@ -54,8 +54,9 @@ class AFD(Regularizer):
     Source: Ji, Heo, Park, "Show, Attend and Distill: Knowledge Distillation via
     Attention-based Feature Matching", AAAI 2021; the authors' program at
     github.com/clovaai/attention-feature-distillation, whose means over positions and
-    squared distances are used here. Keras's moving variances differ from PyTorch's by
-    the factor `(n - 1) / n` for `n` samples, which matters only in inference mode.
+    squared distances are used here. Keras's moving variances are smaller than
+    PyTorch's by the factor `(n - 1) / n` for a batch of n rows, which matters only in
+    inference mode.
     """
 
     starts_at_source = False
@@ -90,14 +91,15 @@ class AFD(Regularizer):
 
         Weights loaded before by `load_official` are kept.
         """
+        shapes = networks.source_map_shapes, networks.target_map_shapes
+        self._check_shapes(*shapes)
         super().bind(networks)
         values = None
         if self.network is not None:
             # Variables made outside of the strategy's scope have no replicas.
-            self._check_channels(networks.source_map_shapes, networks.target_map_shapes)
             values = self.network.get_weights()
             self._networks.clear()
-        self.build_for(networks.source_map_shapes, networks.target_map_shapes)
+        self.build_for(*shapes)
         if values is not None:
             self.network.set_weights(values)
 
@@ -116,15 +118,9 @@ class AFD(Regularizer):
             ValueError: if there are no taps, if a shape is not that of a map of images,
                 or if the layers exist already for other channels.
         """
-        if self.network is not None:
-            self._check_channels(source_shapes, target_shapes)
-        else:
-            network = MetaNetwork(
-                _channels("source_shapes", source_shapes),
-                _channels("target_shapes", target_shapes),
-                self.dimension,
-            )
-            self._networks.append(network)
+        channels = self._check_shapes(source_shapes, target_shapes)
+        if self.network is None:
+            self._networks.append(MetaNetwork(*channels, self.dimension))
         self.source_taps, self.target_taps = tuple(source_shapes), tuple(target_shapes)
 
     def load_official(self, state):
@@ -226,16 +222,18 @@ class AFD(Regularizer):
             "dimension": self.dimension,
         }
 
-    def _check_channels(self, source_shapes, target_shapes):
-        """Refuse taps that the existing layers do not fit."""
-        for argument, shapes, expected in (
-            ("source_shapes", source_shapes, self.network.source_channels),
-            ("target_shapes", target_shapes, self.network.target_channels),
-        ):
-            if _channels(argument, shapes) != expected:
-                text = f"shapes with {list(expected)} channels, as the layers have them"
-                remedy = "Use a new `AFD` for other networks."
-                raise ValueError(invalid(argument, text, shapes, remedy))
+    def _check_shapes(self, source_shapes, target_shapes):
+        """Channels of the source's and target's taps; refuse what layers do not fit."""
+        shapes = {"source_shapes": source_shapes, "target_shapes": target_shapes}
+        channels = [_channels(name, each) for name, each in shapes.items()]
+        if self.network is not None:
+            built = self.network.source_channels, self.network.target_channels
+            for name, new, old in zip(shapes, channels, built, strict=True):
+                if new != old:
+                    text = f"maps with {list(old)} channels, as the layers have them"
+                    remedy = "Use a new `AFD` for other networks."
+                    raise ValueError(invalid(name, text, shapes[name], remedy))
+        return channels
 
     def _ordered_maps(self, source_maps, target_maps):
         """Two lists of float32 maps, in the order of the taps."""

@@ -21,17 +21,24 @@ class Projection(keras.layers.Layer):
     Args:
         inputs: length of the vectors that come in.
         outputs: length of those that go out.
-        name: optional name.
+        name: name of the layer, with which the names of its parts begin.
     """
 
-    def __init__(self, inputs, outputs, name=None):
+    def __init__(self, inputs, outputs, name):
         super().__init__(name=name, dtype="float32")
         uniform = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
         self.dense = keras.layers.Dense(
-            outputs, kernel_initializer=uniform, dtype="float32"
+            outputs,
+            kernel_initializer=uniform,
+            dtype="float32",
+            name=f"{name}_dense",
         )
         self.norm = keras.layers.BatchNormalization(
-            momentum=0.9, epsilon=1e-5, synchronized=True, dtype="float32"
+            momentum=0.9,
+            epsilon=1e-5,
+            synchronized=True,
+            dtype="float32",
+            name=f"{name}_norm",
         )
         self.dense.build((None, inputs))
         self.norm.build((None, outputs))

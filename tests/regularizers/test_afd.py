@@ -182,13 +182,14 @@ def test_an_empty_batch():
     assert all(np.isfinite(g).all() for g in by_weights)
 
 
-def test_two_replicas_equal_one(strategy):
-    """Three and two samples on two replicas: the same as five on one."""
+@pytest.mark.parametrize("first", [3, 5])
+def test_two_replicas_equal_one(strategy, first):
+    """Three and two samples on two replicas, or five and none: as five on one."""
     one = loaded()
     value, _, _, expected = gradients(one, SOURCE, TARGET)
     with strategy.scope():
         two = loaded()
-    parts = [slice(0, 3), slice(3, 5)]
+    parts = [slice(0, first), slice(first, 5)]
 
     def run(batch):
         with tf.GradientTape() as tape:

@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import afd_reference as ref
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -65,6 +66,15 @@ def test_bind_builds(monkeypatch):
     assert np.isfinite(regularizer.feature_distance(SOURCE, TARGET, training=True))
 
 
+def test_bind_refuses_maps_before_it_begins(monkeypatch):
+    regularizer = AFD()
+    monkeypatch.setattr(Regularizer, "bind", None)
+    networks = {"source_map_shapes": SOURCE_SHAPES, "target_map_shapes": {"x": (7, 4)}}
+    with pytest.raises(ValueError, match=r"AFD compares maps of images only"):
+        regularizer.bind(SimpleNamespace(**networks))
+    assert regularizer.network is None
+
+
 @pytest.mark.parametrize("build", [False, True])
 def test_weights_from_before_are_kept_and_replicated(monkeypatch, strategy, build):
     regularizer = built() if build else AFD()
@@ -79,6 +89,24 @@ def test_weights_from_before_are_kept_and_replicated(monkeypatch, strategy, buil
     assert float(value) == pytest.approx(twin(False), abs=1e-6)
 
 
+def test_the_meta_network_is_saved_with_a_model(tmp_path):
+    first, second = keras.Model(), keras.Model()
+    for model, regularizer in ((first, loaded()), (second, built())):
+        model.regularizer, model.built = regularizer, True
+    first.save_weights(tmp_path / "a.weights.h5")
+    second.load_weights(tmp_path / "a.weights.h5")
+    value = second.regularizer.feature_distance(SOURCE, TARGET)
+    assert float(value) == pytest.approx(twin(False), abs=1e-6)
+
+
+def test_names_of_variables():
+    variables = built().variables
+    assert [v.name for v in variables[:2]] == ["source_positions", "target_positions"]
+    layers = {v.path.split("/")[0] for v in variables[2:]}
+    names = ["query_0", "query_1", "query_2", "key_0", "key_1", "bilinear"]
+    assert layers == {f"{n}_{part}" for n in names for part in ("dense", "norm")}
+
+
 def test_build_for_twice():
     regularizer = loaded()
     shapes = {tap + "2": s for tap, s in SOURCE_SHAPES.items()}
@@ -86,7 +114,7 @@ def test_build_for_twice():
     renamed = {tap + "2": m for tap, m in SOURCE.items()}
     value = regularizer.feature_distance(renamed, TARGET)
     assert float(value) == pytest.approx(twin(False), abs=1e-6)
-    with pytest.raises(ValueError, match=r"Expected shapes with \[4, 6, 8\] ch"):
+    with pytest.raises(ValueError, match=r"Expected maps with \[4, 6, 8\] ch"):
         regularizer.build_for(TARGET_SHAPES, TARGET_SHAPES)
 
 
