@@ -103,7 +103,7 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
         self._task_loss = keras.metrics.Mean(name="task_loss")
         self._feature_penalty = keras.metrics.Mean(name="feature_penalty")
         self._head_penalty = keras.metrics.Mean(name="head_penalty")
-        self.regularizer = None
+        self._regularizers = []  # at most one; see `Saving`
         self.built = True
         if regularizer is not None:
             self.set_regularizer(regularizer)
@@ -132,6 +132,11 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
     def pairing(self):
         """Which layers of target and source correspond."""
         return self.networks.pairing
+
+    @property
+    def regularizer(self):
+        """The regularizer in use, or None."""
+        return self._regularizers[0] if self._regularizers else None
 
     @property
     def trains_features(self):
@@ -182,8 +187,8 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
             except Exception:
                 self.networks.serve(self.regularizer)
                 raise
-        del self.regularizer  # else Keras would track the old one on
-        self.regularizer = new
+        self._regularizers.clear()  # Keras would track an attribute's old value on
+        self._regularizers.extend([] if new is None else [new])
         self.train_function = None
 
     def compile(self, *args, regularizer=None, **kwargs):

@@ -62,6 +62,31 @@ def find(graph: Graph, among=None):
     return _spread(graph, maps, inside)
 
 
+def find_block_ends(graph: Graph):
+    """The sums of residual branches, behind their activation, and the ends of stages.
+
+    Args:
+        graph: the network's graph.
+
+    Returns:
+        List of names, in the order of computation.
+    """
+    ends = set(find(graph))
+    for name, node in graph.nodes.items():
+        if _is_map(node) and _is_sum(node):
+            ends.add(_activation_behind(graph, node.outputs[0]) or name)
+    return [name for name in graph.nodes if name in ends]
+
+
+def _activation_behind(graph, tensor):
+    """Name of the activation that takes a tensor, where it is the first that does."""
+    kinds = (keras.layers.Activation, keras.layers.ReLU)
+    for name, node in graph.nodes.items():
+        if any(t is tensor for t in node.inputs):
+            return name if isinstance(node.operation, kinds) else None
+    return None
+
+
 def published(graph, among):
     """The published taps of a known network, if all of them are `among`; else None."""
     for find_names in _published:

@@ -139,7 +139,8 @@ class Saving:
 
     def __dir__(self):
         # Keras saves and loads what it finds here.
-        return [name for name in super().__dir__() if name not in self._hidden]
+        hidden = (*self._hidden, "_regularizers")  # there is `regularizer`
+        return [name for name in super().__dir__() if name not in hidden]
 
     @property
     def source_fingerprint(self):

@@ -3,6 +3,7 @@
 import keras
 
 from keras_delta._errors import invalid, unknown_name
+from keras_delta.regularizers.afd import AFD as AFD
 from keras_delta.regularizers.base import MAPS as MAPS
 from keras_delta.regularizers.base import Batch as Batch
 from keras_delta.regularizers.base import Regularizer as Regularizer
@@ -23,6 +24,7 @@ ALL = {
     "feature_map": FeatureMap,
     "delta": Delta,
     "kd": KD,
+    "afd": AFD,
 }
 
 

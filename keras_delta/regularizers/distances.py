@@ -1,8 +1,9 @@
 """Distances between feature maps, per sample and channel. Pure functions."""
 
-import keras
 import tensorflow as tf
 from keras import ops
+
+from keras_delta.layers.pooling import adaptive_average_pool
 
 
 def channel_distances(source_map, target_map):
@@ -46,29 +47,44 @@ def half_sum_of_squares(tensors):
     return tf.add_n(parts) if parts else ops.zeros((), "float32")
 
 
-def distillation_loss(source_logits, target_logits, temperature):
-    """`T^2 KL(softmax(source / T) || softmax(target / T))` of each sample.
+def energy_map(feature_map):
+    """Mean over the channels of the squared map: `(B, H, W)` float32.
 
     Args:
-        source_logits, target_logits: `(B, classes)`.
-        temperature: T.
+        feature_map: `(B, H, W, C)`.
+    """
+    return ops.mean(ops.square(ops.cast(feature_map, "float32")), axis=-1)
+
+
+def energy_distances(source_maps, target_maps):
+    """Distances of each source map's energy to each target map's.
+
+    `D[b, t, s] = mean_hw (pool(E_s) / ||pool(E_s)|| - E_t / ||E_t||)^2`, where `E` is
+    the `energy_map`, `pool` brings it to the grid of source map t by adaptive average
+    pooling, and the norm is that over all positions. A map that is zero stays zero.
+
+    Args:
+        source_maps: list of T maps `(B, H, W, C)`; their sizes may differ.
+        target_maps: list of S maps; likewise.
 
     Returns:
-        `(B,)` float32.
-
-    Source: Hinton, Vinyals & Dean, 2015, arXiv 1503.02531.
+        `(B, T, S)` float32.
     """
-    p, q = (
-        ops.log_softmax(ops.cast(v, "float32") / temperature, axis=-1)
-        for v in (source_logits, target_logits)
-    )
-    return temperature**2 * ops.sum(ops.exp(p) * (p - q), axis=-1)
+    energies = [energy_map(m)[..., None] for m in target_maps]
+    pooled, rows = {}, []
+    for t, source_map in enumerate(source_maps):
+        source = energy_map(source_map)
+        grid = tuple(source.shape[1:])
+        key = t if None in grid else grid  # pooled once for all taps of a size
+        if key not in pooled:
+            size = ops.shape(source)[1:]
+            parts = [_unit(adaptive_average_pool(e, size)[..., 0]) for e in energies]
+            pooled[key] = ops.stack(parts, axis=1)
+        difference = pooled[key] - ops.expand_dims(_unit(source), 1)
+        rows.append(ops.mean(ops.square(difference), axis=(2, 3)))
+    return ops.stack(rows, axis=1)
 
 
-def as_logits(outputs, activation):
-    """Predictions as logits, from an activation of `output_activation`."""
-    if activation != "softmax":
-        return outputs
-    # Of a softmax the logarithm will do: it differs from the logits by a constant.
-    smallest = keras.backend.epsilon()
-    return ops.log(ops.maximum(ops.cast(outputs, "float32"), smallest))
+def _unit(energy):
+    # The square of PyTorch's 1e-12, under the root: no NaN in the gradient at zero.
+    return tf.math.l2_normalize(energy, axis=(1, 2), epsilon=1e-24)

@@ -3,9 +3,8 @@
 import keras
 
 from keras_delta import _arguments
-from keras_delta._network.heads import check_heads, output_activation
 from keras_delta.regularizers.base import Regularizer
-from keras_delta.regularizers.distances import as_logits, distillation_loss
+from keras_delta.regularizers.predictions import Predictions, distillation_loss, mean
 
 
 @keras.saving.register_keras_serializable("keras_delta")
@@ -53,27 +52,27 @@ class KD(Regularizer):
     ):
         alpha = alpha if kd_weight is None else kd_weight
         super().__init__(alpha, beta, name=name, **kwargs)
-        self.temperature = _arguments.number("temperature", temperature, above=0)
+        self.predictions = Predictions(temperature)
         self.task_weight = _arguments.number("task_weight", task_weight)
-        self._activations = {"source": "linear", "target": "linear"}
+
+    @property
+    def temperature(self):
+        """What outputs are softened by."""
+        return self.predictions.temperature
 
     def check(self, networks):
         """See `Regularizer.check`; both networks need a head for the same classes."""
         super().check(networks)
-        check_heads(networks.target, networks.source)
+        self.predictions.check(networks)
 
     def bind(self, networks):
         """See `Regularizer.bind`; looks at what the two heads end in."""
         super().bind(networks)
-        for name in self._activations:
-            graph = getattr(networks, name)
-            self._activations[name] = output_activation(graph)
+        self.predictions.bind(networks)
 
     def batch_distance(self, batch):
         """See `Regularizer.batch_distance`."""
-        source = as_logits(batch.source_outputs, self._activations["source"])
-        target = as_logits(batch.target_outputs, self._activations["target"])
-        return self.logit_distance(source, target) * batch.share
+        return self.predictions.distance(batch) * batch.share
 
     def logit_distance(self, source_logits, target_logits):
         """`Omega`, the mean over the batch, before its weight.
@@ -84,10 +83,7 @@ class KD(Regularizer):
         Returns:
             float32 scalar.
         """
-        losses = distillation_loss(source_logits, target_logits, self.temperature)
-        # Not a mean: a replica may get no sample of the last batch.
-        count = keras.ops.cast(keras.ops.shape(losses)[0], "float32")
-        return keras.ops.sum(losses) / keras.ops.maximum(count, 1.0)
+        return mean(distillation_loss(source_logits, target_logits, self.temperature))
 
     def get_config(self):
         """See `Regularizer.get_config`."""

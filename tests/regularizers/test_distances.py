@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import reference as ref
 import tensorflow as tf
+from afd_reference import kd
 from reference import KERNEL, SOURCE_MAP, STARTING_KERNEL, TARGET_MAP
 
 from keras_delta.regularizers import distances
+from keras_delta.regularizers.predictions import distillation_loss
 
 # Worked out by hand from the maps in `reference`.
 D = [
@@ -70,3 +72,27 @@ def test_half_sum_of_squares():
 def test_half_sum_of_nothing_is_a_scalar_zero():
     nothing = distances.half_sum_of_squares([])
     assert nothing.shape == () and nothing.dtype == "float32" and float(nothing) == 0
+
+
+def test_distillation_loss():
+    """Worked out elsewhere: at 4 .166773, at 2 .132364, as means of two samples."""
+    source, target = [[2, 1, -1], [0, 3, 1]], [[1, 0.5, 0], [-1, 2, 0.5]]
+    for temperature, expected in ((4.0, 0.166773), (2.0, 0.132364)):
+        loss = distillation_loss(source, target, temperature)
+        assert loss.shape == (2,) and loss.dtype == "float32"
+        np.testing.assert_allclose(
+            loss, kd(np.array(source), np.array(target), temperature), atol=1e-6
+        )
+        assert float(np.mean(loss)) == pytest.approx(expected, abs=1e-6)
+    same = distillation_loss(source, source, 3.0)
+    np.testing.assert_allclose(same, [0, 0], atol=1e-6)
+
+
+def test_distillation_loss_of_extreme_logits():
+    half = np.array([[6e4, -6e4, 0]], "float16")
+    with tf.GradientTape() as tape:
+        target = tf.constant(-half)
+        tape.watch(target)
+        loss = distillation_loss(half, target, 1.0)
+    assert float(loss[0]) == pytest.approx(2 * float(half[0, 0]), rel=1e-6)
+    assert np.isfinite(tape.gradient(loss, target)).all()

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import reference as ref
 import tensorflow as tf
-
 from test_two_networks import CASES as OF_TWO_NETWORKS
 
 from keras_delta import regularizers

@@ -1,0 +1,70 @@
+"""The part of a regularizer that compares what two heads predict."""
+
+import keras
+from keras import ops
+
+from keras_delta import _arguments
+from keras_delta._network.heads import check_heads, output_activation
+
+
+class Predictions:
+    """Distances of softened predictions, of heads that end in a softmax or in logits.
+
+    Args:
+        temperature: T, what logits are divided by.
+    """
+
+    def __init__(self, temperature):
+        self.temperature = _arguments.number("temperature", temperature, above=0)
+        self._activations = {}
+
+    def check(self, networks):
+        """Refuse networks whose heads cannot be compared; see `Regularizer.check`."""
+        check_heads(networks.target, networks.source)
+
+    def bind(self, networks):
+        """Look at what the two heads end in; see `Regularizer.bind`."""
+        for name in ("source", "target"):
+            self._activations[name] = output_activation(getattr(networks, name))
+
+    def distance(self, batch):
+        """`distillation_loss` of a `Batch`, its mean."""
+        source = _as_logits(batch.source_outputs, self._activations.get("source"))
+        target = _as_logits(batch.target_outputs, self._activations.get("target"))
+        return mean(distillation_loss(source, target, self.temperature))
+
+
+def distillation_loss(source_logits, target_logits, temperature):
+    """Distance of softened predictions: `T^2 KL(softmax(s / T) || softmax(t / T))`.
+
+    Args:
+        source_logits: `(B, classes)`.
+        target_logits: the same shape.
+        temperature: T, positive.
+
+    Returns:
+        `(B,)` float32, summed over the classes.
+
+    Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network",
+    arXiv 1503.02531.
+    """
+    source, target = (
+        ops.log_softmax(ops.cast(logits, "float32") / temperature, axis=-1)
+        for logits in (source_logits, target_logits)
+    )
+    divergence = ops.sum(ops.exp(source) * (source - target), axis=-1)
+    return temperature**2 * divergence
+
+
+def mean(per_sample):
+    """Mean over the batch; 0 for an empty one, as a replica may get at the end."""
+    count = ops.cast(ops.shape(per_sample)[0], "float32")
+    return ops.sum(per_sample) / ops.maximum(count, 1.0)
+
+
+def _as_logits(outputs, activation):
+    if activation != "softmax":
+        return outputs
+    # The logarithm will do: it differs from the logits by a constant.
+    smallest = keras.backend.epsilon()
+    return ops.log(ops.maximum(ops.cast(outputs, "float32"), smallest))
