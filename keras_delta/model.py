@@ -6,10 +6,11 @@ import inspect
 
 import keras
 
-from keras_delta import _compat, caching, regularizers
+from keras_delta import _compat, caching
 from keras_delta._inputs import outputs, replay, samples
 from keras_delta._network.networks import Networks
 from keras_delta._training import beginning, checks, hosts, loop, session
+from keras_delta._training.regularized import Regularized
 from keras_delta._training.saving import Saving
 from keras_delta._training.step import (
     Pass,
@@ -23,7 +24,9 @@ from keras_delta._training.watching import Watching
 
 
 @keras.saving.register_keras_serializable("keras_delta")
-class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
+class DeltaModel(
+    Regularized, Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model
+):
     """Fine-tunes `target`, kept close to a frozen `source` by a regularizer.
 
     `fit`, `evaluate`, `predict`, `save` and callbacks are Keras's own. In each
@@ -103,7 +106,6 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
         self._task_loss = keras.metrics.Mean(name="task_loss")
         self._feature_penalty = keras.metrics.Mean(name="feature_penalty")
         self._head_penalty = keras.metrics.Mean(name="head_penalty")
-        self._regularizers = []  # at most one; see `Saving`
         self.built = True
         if regularizer is not None:
             self.set_regularizer(regularizer)
@@ -134,24 +136,6 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
         return self.networks.pairing
 
     @property
-    def regularizer(self):
-        """The regularizer in use, or None."""
-        return self._regularizers[0] if self._regularizers else None
-
-    @property
-    def trains_features(self):
-        """Whether more than the target's own new layers is trained."""
-        return self.regularizer is None or self.regularizer.trains_features
-
-    @property
-    def variables_to_train(self):
-        """The variables that a step moves."""
-        if self.trains_features:
-            return self.trainable_variables
-        own = [] if self.regularizer is None else self.regularizer.trainable_variables
-        return self.pairing.new_variables + own
-
-    @property
     def sharing(self):
         """Names of the target's calls that a step computes for the source as well.
 
@@ -163,33 +147,6 @@ class DeltaModel(Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model):
     def interrupted(self):
         """Whether Ctrl-C has ended the last `fit`, or is ending this one."""
         return self._session is not None and self._session.interrupted
-
-    def set_regularizer(self, regularizer):
-        """Use a regularizer from now on; `"none"` or None for none.
-
-        One that another model uses is copied, without what was computed for that. A
-        name or config of the current one keeps it, and sets the strengths.
-        """
-        new = regularizers.get(regularizer)
-        if new is not regularizer and regularizers.alike(new, self.regularizer):
-            if new is not None:
-                self.regularizer.take_strengths(new)
-            return
-        if new is not None:
-            new = new.for_model(self.pairing)
-        if new is self.regularizer:
-            return
-        self.networks.serve(new)
-        if new is not None and not new.bound:
-            try:
-                with self.distribute_strategy.scope():
-                    new.bind(self.networks)
-            except Exception:
-                self.networks.serve(self.regularizer)
-                raise
-        self._regularizers.clear()  # Keras would track an attribute's old value on
-        self._regularizers.extend([] if new is None else [new])
-        self.train_function = None
 
     def compile(self, *args, regularizer=None, **kwargs):
         """As `keras.Model.compile`, and `regularizer`; no optimizer: the recipe's."""

@@ -70,7 +70,8 @@ def choose(taps, of_source, target: Graph, source: Graph, pairing: Pairing):
 def _mismatch(pairing, pairs):
     """Why two networks do not correspond up to their taps; None if they do."""
     ends = [pairing.source.output_of(name) for name in pairs.values()]
-    if not pairs and not pairing.variables:
+    both = pairing.target, pairing.source
+    if not pairs and (not pairing.variables or all(map(auto_taps.find, both))):
         ends = pairing.source.outputs
     try:
         pairing.check(ends)

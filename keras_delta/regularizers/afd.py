@@ -110,7 +110,8 @@ class AFD(Regularizer):
         """
         shapes = networks.source_map_shapes, networks.target_map_shapes
         super().bind(networks)
-        self.predictions.bind(networks)
+        if self.kd:
+            self.predictions.bind(networks)
         values = None
         if self.network is not None:
             # Variables made outside of the strategy's scope have no replicas.

@@ -1,0 +1,56 @@
+"""The regularizer of a `DeltaModel`, and what it makes the model train."""
+
+from keras_delta import regularizers
+
+
+class Regularized:
+    """Mix-in for `DeltaModel`: one regularizer at a time."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        # A list: Keras goes on tracking a layer whose attribute is deleted.
+        self._regularizers = []
+
+    @property
+    def regularizer(self):
+        """The regularizer in use, or None."""
+        return self._regularizers[0] if self._regularizers else None
+
+    @property
+    def trains_features(self):
+        """Whether more than the target's own new layers is trained."""
+        return self.regularizer is None or self.regularizer.trains_features
+
+    @property
+    def variables_to_train(self):
+        """The variables that a step moves."""
+        if self.trains_features:
+            return self.trainable_variables
+        return self.pairing.new_variables + self.regularizer.trainable_variables
+
+    def set_regularizer(self, regularizer):
+        """Use a regularizer from now on; `"none"` or None for none.
+
+        One that another model uses is copied, without what was computed for that. A
+        name or config of the current one keeps it, and sets the strengths.
+        """
+        new = regularizers.get(regularizer)
+        if new is not regularizer and regularizers.alike(new, self.regularizer):
+            if new is not None:
+                self.regularizer.take_strengths(new)
+            return
+        if new is not None:
+            new = new.for_model(self.pairing)
+        if new is self.regularizer:
+            return
+        self.networks.serve(new)
+        if new is not None and not new.bound:
+            try:
+                with self.distribute_strategy.scope():
+                    new.bind(self.networks)
+            except Exception:
+                self.networks.serve(self.regularizer)
+                raise
+        self._regularizers.clear()  # Keras would track an attribute's old value on
+        self._regularizers.extend([] if new is None else [new])
+        self.train_function = None

@@ -1,0 +1,312 @@
+"""What methods between two networks of their own promise. A new one adds its row.
+
+The source is wider and deeper than the target, and has a head for the same classes.
+"""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from networks import make_backbone
+
+import keras_delta as kd
+from keras_delta import regularizers
+
+CLASSES, COUNT = 3, 24
+# name in ALL, arguments
+CASES = [
+    ("kd", {"temperature": 2.0, "task_weight": 0.3}),
+    ("afd", {"dimension": 8}),
+    ("afd", {"dimension": 8, "kd": 0.0}),
+]
+IDS = ["kd", "afd", "afd without kd"]
+every_case = pytest.mark.parametrize(("name", "kwargs"), CASES, ids=IDS)
+
+
+def make_networks(activation=None):
+    """A source with four convolutions and a target with three."""
+    source = make_backbone(True, widths=(8, 12, 16, 20), seed=3, name="wide")
+    target = make_backbone(True, seed=1)
+    keras.utils.set_random_seed(0)
+    return [
+        kd.attach_head(net, CLASSES, activation=activation) for net in (source, target)
+    ]
+
+
+def make_model(regularizer, optimizer="adam", activation=None, **options):
+    source, target = make_networks(activation)
+    model = kd.DeltaModel(target, source, regularizer=regularizer)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=activation is None)
+    model.compile(optimizer, loss, metrics=["accuracy"], **options)
+    return model
+
+
+def make(name, kwargs, /, **strengths):
+    return regularizers.ALL[name](**kwargs, **strengths)
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(COUNT, 16, 16, 3)).astype("float32")
+    return images, np.arange(COUNT) % CLASSES
+
+
+def weights_of(model):
+    return [v.numpy() for v in model.variables]
+
+
+def softened(logits, temperature):
+    e = np.exp(np.asarray(logits, "float64") / temperature)
+    return e / e.sum(-1, keepdims=True)
+
+
+def twin_kd(source_logits, target_logits, temperature):
+    p, q = (softened(v, temperature) for v in (source_logits, target_logits))
+    return temperature**2 * (p * np.log(p / q)).sum(-1).mean()
+
+
+def test_kd_in_a_step(data):
+    """(1 - a) task + a T^2 KL, a = 0.7: each part as it is logged."""
+    x, y = data
+    model = make_model(regularizers.KD(0.7, temperature=2.0, task_weight=0.3))
+    source, target = model.source.predict(x, verbose=0), model.target(x, training=True)
+    task = keras.losses.sparse_categorical_crossentropy(y, target, from_logits=True)
+    logs = model.train_on_batch(x, y, return_dict=True)
+    distilled = 0.7 * twin_kd(source, target, 2.0)
+    assert logs["feature_penalty"] == pytest.approx(distilled, rel=1e-4)
+    assert logs["task_loss"] == pytest.approx(0.3 * np.mean(task), rel=1e-4)
+    total = distilled + 0.3 * np.mean(task)
+    assert logs["loss"] == pytest.approx(total, rel=1e-4)
+
+
+def test_kd_of_known_logits():
+    """Where Keras's `LogitsDistillation` gives 0.693147: it leaves out softmax, T^2."""
+    target, source = [[1, 0.5, 0], [-1, 2, 0.5]], [[2, 1, -1], [0, 3, 1]]
+    found = regularizers.KD(temperature=2.0).logit_distance(source, target)
+    assert float(found) == pytest.approx(0.132364, abs=1e-6)
+    found = regularizers.KD().logit_distance(source, target)
+    assert float(found) == pytest.approx(0.166773, abs=1e-6)
+    assert regularizers.KD(kd_weight=0.5).alpha == 0.5
+
+
+@pytest.mark.parametrize("activation", [None, "softmax"])
+def test_kd_of_a_softmax(data, activation):
+    model = make_model("kd", activation=activation)
+    logs = model.train_on_batch(*data, return_dict=True)
+    plain = make_model("kd").train_on_batch(*data, return_dict=True)
+    assert logs["feature_penalty"] == pytest.approx(plain["feature_penalty"], rel=1e-4)
+
+
+@every_case
+def test_what_a_step_moves(data, name, kwargs):
+    """Target and own layers; the source and its statistics stay."""
+    model = make_model(make(name, kwargs))
+    before = {v.path: v.numpy() for v in model.source.variables}
+    own = [v.numpy() for v in model.regularizer.trainable_variables]
+    assert bool(own) == (name == "afd")
+    model.fit(*data, verbose=0)
+    for v in model.source.variables:
+        np.testing.assert_array_equal(v, before[v.path])
+    after = [v.numpy() for v in model.regularizer.trainable_variables]
+    moved = [not np.array_equal(a, b) for a, b in zip(own, after, strict=True)]
+    # Adam moves all that has a gradient; biases in front of BatchNorm have none.
+    assert sum(moved) >= 0.6 * len(moved)
+
+
+@every_case
+def test_only_what_is_needed_is_computed(name, kwargs):
+    model = make_model(make(name, kwargs))
+    fetched = set(model.networks.fetched)
+    assert ("/outputs" in fetched) == (kwargs.get("kd") != 0.0)
+    assert (len(fetched) > 1) == (name == "afd")
+    model.set_regularizer("l2")
+    assert model.networks.fetched == {} and model.taps == ["conv0", "conv1", "conv2"]
+
+
+@every_case
+def test_a_file_goes_on_identically(data, tmp_path, name, kwargs):
+    model = make_model(make(name, kwargs))
+    model.fit(*data, 8, epochs=2, verbose=0, shuffle=False)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    logs = [m.fit(*data, 8, verbose=0, shuffle=False).history for m in (model, again)]
+    assert logs[0] == logs[1]
+    for a, b in zip(weights_of(model), weights_of(again), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@every_case
+def test_weights_alone_go_on(data, tmp_path, name, kwargs):
+    model = make_model(make(name, kwargs))
+    model.fit(*data, 8, verbose=0, shuffle=False)
+    model.save_weights(tmp_path / "one.weights.h5")
+    again = make_model(make(name, kwargs))
+    again.load_weights(tmp_path / "one.weights.h5")
+    for a, b in zip(weights_of(model), weights_of(again), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_regularizers_follow_each_other(data):
+    """Layers come and go; momenta of the target stay."""
+    model = make_model("l2")
+    model.fit(*data, 8, verbose=0)
+    slots = {v.name: v.numpy() for v in model.optimizer.variables}
+    iterations = int(model.optimizer.iterations)
+    plain, trained = len(model.variables), len(model.trainable_variables)
+    model.set_regularizer(make(*CASES[1]))
+    model.make_train_function()
+    assert int(model.optimizer.iterations) == iterations
+    for v in model.optimizer.variables[: len(slots)]:
+        np.testing.assert_array_equal(v, slots[v.name])
+    model.fit(*data, 8, verbose=0)
+    model.fit(*data, 8, regularizer="kd", verbose=0)
+    model.fit(*data, 8, regularizer=make(*CASES[2]), verbose=0)
+    model.fit(*data, 8, regularizer="l2", verbose=0)
+    assert (plain, trained) == (len(model.variables), len(model.trainable_variables))
+
+
+@every_case
+def test_two_replicas_equal_one(strategy, data, name, kwargs):
+    x, y = (v[:19] for v in data)  # the last batch is uneven
+    logs, weights = [], []
+    for used in (tf.distribute.get_strategy(), strategy):
+        with used.scope():
+            made = make(name, kwargs)
+            model = make_model(made, keras.optimizers.SGD(0.01), jit_compile=False)
+            freeze_statistics(model)
+            for i, v in enumerate(model.regularizer.trainable_variables):
+                v.assign(0.1 * np.random.default_rng(i).normal(size=v.shape))
+        found = model.fit(x, y, 8, epochs=2, shuffle=False, verbose=0)
+        logs.append(found.history)
+        weights.append([v.numpy() for v in model.trainable_variables])
+    for key in logs[0]:
+        np.testing.assert_allclose(logs[0][key], logs[1][key], rtol=1e-3, err_msg=key)
+    for a, b in zip(*weights, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4)
+
+
+def freeze_statistics(model):
+    """Those of the target are of each replica's images, as always."""
+    for layer in model.target.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
+
+
+@every_case
+@pytest.mark.parametrize("option", ["mixed_float16", "jit", "three steps", "cache"])
+def test_ways_to_run(data, name, kwargs, option):
+    if option == "mixed_float16":
+        keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = make_model(
+            make(name, kwargs),
+            jit_compile=option == "jit",
+            steps_per_execution=3 if option == "three steps" else 1,
+        )
+        given = {"source_maps": "cache"} if option == "cache" else {}
+        logs = model.fit(*data, 8, epochs=2, shuffle=False, verbose=0, **given).history
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert np.isfinite(logs["loss"]).all()
+    if option == "mixed_float16":
+        # A step or two in which the loss scale was too large are left out.
+        assert int(model.optimizer.inner_optimizer.iterations) >= 4
+        return
+    plain = make_model(make(name, kwargs))
+    for a, b in zip(
+        plain.regularizer.variables, model.regularizer.variables, strict=True
+    ):
+        assert a.shape == b.shape
+    if name == "kd":  # AFD's own layers begin at random
+        expected = plain.fit(*data, 8, epochs=2, shuffle=False, verbose=0).history
+        np.testing.assert_allclose(logs["loss"], expected["loss"], rtol=1e-3)
+
+
+@every_case
+def test_an_export_holds_the_target_alone(data, tmp_path, name, kwargs):
+    model = make_model(make(name, kwargs))
+    model.fit(*data, 8, verbose=0)
+    model.export(tmp_path / "served", verbose=False)
+    served = tf.saved_model.load(str(tmp_path / "served"))
+    expected = model.target.predict(data[0], verbose=0)
+    np.testing.assert_allclose(served.serve(data[0]), expected, atol=1e-5)
+    count = len({id(v) for v in served.variables})
+    assert count == len(model.target.variables)
+
+
+@every_case
+def test_configs(name, kwargs):
+    made = make(name, kwargs, alpha=0.7, beta=0.4, name="mine")
+    config = json.loads(json.dumps(regularizers.serialize(made)))
+    again = regularizers.deserialize(config)
+    assert again.get_config() == made.get_config()
+    assert again.needs == made.needs
+    assert (again.alpha, again.beta, again.name) == (0.7, 0.4, "mine")
+
+
+# --- what cannot work ---
+
+
+def test_a_source_without_a_head():
+    source, target = make_networks()
+    body = keras.Model(source.input, source.get_layer("relu3").output)
+    with pytest.raises(ValueError, match=r"the source puts out \[\(2, 2, 20\)\]"):
+        kd.DeltaModel(target, body, regularizer="kd")
+    with pytest.raises(ValueError, match=r"the source puts out .*fine-tune it on the"):
+        kd.DeltaModel(target, regularizer="kd")  # its snapshot ends before the head
+
+
+def test_a_source_with_other_classes():
+    source, _ = make_networks()
+    other = kd.attach_head(make_backbone(True, seed=1), 4)
+    for name in ("kd", "afd"):
+        with pytest.raises(ValueError, match=r"has 3 classes, the target's 4\. Both"):
+            kd.DeltaModel(other, source, regularizer=name)
+    model = kd.DeltaModel(other, source, regularizer=regularizers.AFD(kd=0.0))
+    assert model.regularizer.bound
+
+
+def test_methods_that_begin_at_the_source_are_refused():
+    """And the model stays as it was."""
+    model = make_model("kd")
+    fetched = model.networks.fetched
+    for name in ("l2_sp", "feature_map", "delta", "l2_fe"):
+        with pytest.raises(ValueError, match="Source and target do not match"):
+            model.set_regularizer(name)
+    assert isinstance(model.regularizer, regularizers.KD)
+    assert model.networks.fetched.keys() == fetched.keys()
+
+
+def test_two_lists_are_no_pairs(new_backbone):
+    source = new_backbone()
+    target = kd.attach_head(source, 3)
+    lists = {"taps": ["conv0", "conv1"], "source_taps": ["conv1", "conv2", "conv0"]}
+    model = kd.DeltaModel(target, source, **lists)
+    assert list(model.networks.source_taps) == lists["source_taps"]
+    with pytest.raises(ValueError, match="are two lists, and this regularizer comp"):
+        model.set_regularizer("delta")
+    model.set_regularizer(regularizers.AFD(kd=0.0, dimension=4))
+    assert len(model.regularizer.network.source_channels) == 3
+    with pytest.raises(TypeError, match=r"`source_taps`\. Expected a list of layer"):
+        kd.DeltaModel(target, source, taps=["conv0"], source_taps="conv1")
+
+
+def test_images_of_another_size():
+    source, _ = make_networks()
+    target = kd.attach_head(make_backbone(True, size=24, seed=1), CLASSES)
+    with pytest.raises(ValueError, match=r"takes images of the shape \(16, 16, 3\)"):
+        kd.DeltaModel(target, source, regularizer="kd")
+
+
+def test_both_see_the_same_flip(data):
+    """Augmentation in the target is in front of the source, too."""
+    source, target = make_networks()
+    inputs = keras.Input((16, 16, 3))
+    flipped = keras.layers.RandomFlip("horizontal", seed=1)(inputs)
+    whole = keras.Model(inputs, target(flipped))
+    model = kd.DeltaModel(whole, source, regularizer="kd")
+    (entering,) = model.networks.entry.tensors
+    assert model.networks.target.name_of(entering).startswith("random_flip")
