@@ -58,12 +58,14 @@ def choose(model, asked):
         model.set_regularizer(recipe.regularizer)
     if recipe is asked:
         return recipe
-    if done or model.regularizer is None or not start.begins_at_source(model.networks):
+    if done or model.regularizer is None or not start.is_untrained(model):
         return None
     head = _last_layers(model)
     if not head:
         return None
     new = {id(v) for v in model.pairing.new_variables}
+    if "source_outputs" in model.regularizer.needs:  # the source has a head as well
+        new = {id(layer.bias) for layer in head}
     if all(id(v.bias) in new and not array(v.bias).any() for v in head):
         return recipe
     return recipe.replace(fit_head=False, batch_norm=0.0)
@@ -254,13 +256,15 @@ def fix_statistics(model, recipe):
     """Freeze the BatchNormalization layers whose statistics a recipe fixes.
 
     Returns:
-        List of these: the target's that the source has, and that trained so far.
+        List of these: the target's that the source has, and that trained so far; all
+        that trained where the source is another network.
     """
     if recipe.batch_norm == "training" or not model.trains_features:
         return []
-    paired = {id(v) for v, _ in model.pairing.weights}
     layers = [layer for layer in batch_norm.layers(model) if layer.trainable]
-    layers = [layer for layer in layers if id(layer.moving_mean) in paired]
+    if model.networks.mismatch is None:
+        paired = {id(v) for v, _ in model.pairing.weights}
+        layers = [layer for layer in layers if id(layer.moving_mean) in paired]
     for layer in layers:
         layer.trainable = False
     return layers

@@ -50,8 +50,14 @@ def check(model, inputs=None):
             _in_order.add(networks)
 
 
-def begins_at_source(networks):
-    """Whether what target and source have in common has equal weights."""
+def is_untrained(model):
+    """Whether the target is a pretrained network as it was loaded, as far as is known.
+
+    That is what the source is, or else what a source that teaches cannot tell.
+    """
+    networks = model.networks
+    if networks.mismatch is not None or "source_outputs" in model.regularizer.needs:
+        return not _is_initial(networks.target)
     return not _other_weights(networks)
 
 

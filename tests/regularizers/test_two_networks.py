@@ -310,3 +310,41 @@ def test_both_see_the_same_flip(data):
     model = kd.DeltaModel(whole, source, regularizer="kd")
     (entering,) = model.networks.entry.tensors
     assert model.networks.target.name_of(entering).startswith("random_flip")
+
+
+# --- the recipe ---
+
+
+def test_a_new_head_is_fitted(data):
+    """Where the source is another network, and where it is the same one, trained."""
+    same = kd.DeltaModel(kd.attach_head(make_backbone(True, seed=1), CLASSES))
+    same.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    same.fit(*data, verbose=0)
+    for source in (make_networks()[0], same.target):
+        model = kd.DeltaModel(make_networks()[1], source)
+        model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        model.fit(*data, regularizer="kd", recipe=kd.Recipe(epochs=1), verbose=0)
+        assert model.probe is not None and model.recipe.batch_norm == 0.0
+        norms = [n for n in model.target.layers if n.name.startswith("bn")]
+        assert len(norms) == 3 and not any(n.trainable for n in norms)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_what_begins_by_the_recipe_unasked(monkeypatch, data, trained):
+    monkeypatch.setattr(kd.DeltaModel, "default_recipe", "auto")
+    source, target = make_networks()
+    if not trained:  # a network from scratch: there is nothing to fit a head on
+        for layer in target.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                pairs = zip(START, layer.weights, strict=True)
+                layer.set_weights([make(v.shape) for make, v in pairs])
+            elif layer.weights:
+                kernel, bias = layer.get_weights()
+                layer.set_weights([kernel, 0 * bias])
+    model = kd.DeltaModel(target, source)
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(*data, regularizer="kd", verbose=0)
+    assert (model.probe is not None) == trained
+
+
+START = (np.ones, np.zeros, np.zeros, np.ones)
