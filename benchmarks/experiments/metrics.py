@@ -36,10 +36,10 @@ class Metric(FeatureMap):
         self.kind = _arguments.choice("kind", kind, KINDS)
         self._metrics_of_taps = {}
 
-    def bind(self, pairing, taps):
+    def bind(self, networks):
         """See `Regularizer.bind`; makes a variable for each `M`."""
-        super().bind(pairing, taps)
-        for i, (tap, shape) in enumerate(taps.items()):
+        super().bind(networks)
+        for i, (tap, shape) in enumerate(networks.target_map_shapes.items()):
             self._metrics_of_taps[tap] = self.add_weight(
                 name=f"metric_{i}",
                 shape=(shape[-1], shape[-1]),
@@ -194,9 +194,10 @@ class SomeTaps(FeatureMap):
         super().__init__(**kwargs)
         self.which, self._shares = _arguments.choice("which", which, TAPS), {}
 
-    def bind(self, pairing, taps):
+    def bind(self, networks):
         """See `Regularizer.bind`."""
-        super().bind(pairing, taps)
+        super().bind(networks)
+        taps = networks.target_taps
         place = np.arange(1, len(taps) + 1)
         weights = {"first": place == 1, "last": place == len(taps), "rising": place}
         shares = weights[self.which] * len(taps) / weights[self.which].sum()
