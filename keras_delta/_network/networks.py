@@ -95,10 +95,8 @@ class Networks:
         self.fetched = dict(self.source_taps) if "source_maps" in needs else {}
         if "source_outputs" in needs:
             self.fetched[OUTPUTS] = self.source.outputs
-        self.entry = self._enter(self.fetched)
-
-    def _enter(self, fetches):
-        return Entry(self.target, self.source, self.pairing, fetches)
+        wanted = {**self.source_taps, **self.fetched}
+        self.entry = Entry(self.target, self.source, self.pairing, wanted)
 
     @property
     def target_map_shapes(self):
@@ -210,20 +208,22 @@ class Networks:
 
     def run_source(self, inputs):
         """`fetched`, of what the target takes, in inference mode."""
-        return self._run_source(inputs, self.entry, self.fetched)
+        return self._run_source(inputs, self.fetched)
 
     def run_source_maps(self, inputs):
         """Dict tap -> the source's map of what the target takes, in inference mode."""
-        return self._run_source(inputs, self._enter(self.source_taps), self.source_taps)
+        return self._run_source(inputs, self.source_taps)
 
-    def _run_source(self, inputs, entry, fetches):
-        graph = self.target
-        values = graph.run(entry.tensors, graph.inputs, graph.feed(inputs), False)
-        return self.go_on_in_source(entry.feeds, values, fetches)
-
-    def go_on_in_source(self, feeds, values, fetches=None):
+    def go_on_in_source(self, feeds, values):
         """As `run_source`, from some of the source's tensors on; no gradient."""
-        fetches = self.fetched if fetches is None else fetches
+        return self._go_on(feeds, values, self.fetched)
+
+    def _run_source(self, inputs, fetches):
+        graph, entry = self.target, self.entry
+        values = graph.run(entry.tensors, graph.inputs, graph.feed(inputs), False)
+        return self._go_on(entry.feeds, values, fetches)
+
+    def _go_on(self, feeds, values, fetches):
         computed = self.source.run(fetches, feeds, values, training=False)
         return tree.map_structure(tf.stop_gradient, computed)
 

@@ -155,14 +155,9 @@ class Step:
 
     def _forward(self, x, tape):
         """(outputs, target's maps, what the source gives); the tape sees the target."""
-        model, shared, strategy = (
-            self._model,
-            self.shared,
-            self._model.distribute_strategy,
-        )
-        networks = model.networks
         if not self._needs:
-            return model(x, training=True), {}, {}
+            return self._model(x, training=True), {}, {}
+        networks, strategy = self._model.networks, self._model.distribute_strategy
         y_pred, (target_maps, entering) = self._pass(x, training=True)
         if not networks.fetched:
             return y_pred, target_maps, {}
@@ -174,7 +169,7 @@ class Step:
             else:
                 from_source = run_on_samples(
                     strategy,
-                    lambda v: networks.go_on_in_source(shared.feeds, v),
+                    lambda v: networks.go_on_in_source(self.shared.feeds, v),
                     entering,
                 )
         return y_pred, target_maps, dict(from_source)
