@@ -67,9 +67,12 @@ def delta_model(name, target, source, args, x, y):
     method, _, way = name.partition("-")
     # How the weights of attention were found does not matter for the time of a step.
     attended = {"attention": "uniform"} if method in ("delta", "l2_sp_att") else {}
+    regularizer = kd.regularizers.ALL[method](**attended)
+    if "source_outputs" in regularizer.needs:
+        source = kd.attach_head(source, CLASSES)
     source_maps = "cache" if way == "cached" else "compute"
     model = kd.DeltaModel(target, source=source, source_maps=source_maps)
-    compiled(model, args, regularizer=kd.regularizers.ALL[method](**attended))
+    compiled(model, args, regularizer=regularizer)
     # A head, fitted or not, does not matter either.
     fixed = kd.Recipe(batch_norm=0.0, fit_head=False)
     model.prepare(x, y, verbose=0, recipe=fixed if way == "recipe" else "none")
