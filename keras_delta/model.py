@@ -36,9 +36,9 @@ class DeltaModel(
 
         task loss + alpha * feature penalty + beta * head penalty,
 
-    logged as `loss`, `task_loss`, `feature_penalty` and `head_penalty` (the
-    penalties already times alpha and beta). `evaluate`, `predict` and `export`
-    never touch the source.
+    logged as `loss`, `task_loss`, `feature_penalty` and `head_penalty` (each as it
+    counts in `loss`: times alpha, beta, or a regularizer's `task_weight`). `evaluate`,
+    `predict` and `export` never touch the source.
 
     Args:
         target: Functional or Sequential model to train, as `attach_head` makes it.

@@ -61,15 +61,14 @@ class Graph:
 
     def __init__(self, model, argument="model"):
         if not is_container(model):
-            raise TypeError(
-                invalid(
-                    argument,
-                    "a Functional or Sequential keras.Model",
-                    model,
-                    "The graph of a subclassed model cannot be read: build it with "
-                    "`keras.Model(inputs, outputs)`.",
-                )
+            remedy = (
+                "The graph of a subclassed model cannot be read: build it with "
+                "`keras.Model(inputs, outputs)`."
             )
+            if is_container(getattr(model, "target", None)):  # a DeltaModel
+                remedy = f"Pass its target: `{argument}=model.target`."
+            expected = "a Functional or Sequential keras.Model"
+            raise TypeError(invalid(argument, expected, model, remedy))
         if isinstance(model, keras.Sequential) and not model.built:
             raise ValueError(
                 invalid(

@@ -93,12 +93,12 @@ def check_heads(target, source):
     for name, graph in {"source": source, "target": target}.items():
         outputs = keras.tree.flatten(graph.outputs)
         shapes[name] = [tuple(t.shape[1:]) for t in outputs]
-        if len(outputs) > 1 or len(shapes[name][0]) != 1:
+        if len(outputs) > 1 or len(shapes[name][0]) != 1 or shapes[name][0][0] == 1:
             raise ValueError(
-                f"The predictions of source and target cannot be compared: the {name} "
-                f"puts out {shapes[name]}, where one vector of classes is expected. "
-                "A source that is to teach has a head of its own: fine-tune it on the "
-                "task first, and pass `source=teacher.target`."
+                "The predictions of source and target cannot be compared class by "
+                f"class: the outputs of the {name} have the shapes {shapes[name]}, and "
+                "one vector with a number for each of two or more classes is expected. "
+                + _REMEDIES[name]
             )
         if output_activation(graph) == "sigmoid":
             raise ValueError(
@@ -110,6 +110,13 @@ def check_heads(target, source):
         classes = [shape[0][0] for shape in shapes.values()]
         raise ValueError(
             f"The source's head has {classes[0]} classes, the target's {classes[1]}. "
-            "Both need the same classes, in the same order: fine-tune the source on "
-            "the target's task first, and pass `source=teacher.target`."
+            "Both need the same classes, in the same order. " + _REMEDIES["source"]
         )
+
+
+_REMEDIES = {
+    "source": "Fine-tune the source on the target's task first, "
+    "`teacher = kd.fine_tune(network, train)`, and pass "
+    "`kd.DeltaModel(target, source=teacher.target)`.",
+    "target": "Make the target with `kd.attach_head(network, classes)`.",
+}

@@ -208,20 +208,20 @@ class Networks:
 
     def run_source(self, inputs):
         """`fetched`, of what the target takes, in inference mode."""
-        return self._run_source(inputs, self.fetched)
+        return self.go_on_in_source(self.entry.feeds, self._enter(inputs))
 
     def run_source_maps(self, inputs):
         """Dict tap -> the source's map of what the target takes, in inference mode."""
-        return self._run_source(inputs, self.source_taps)
+        return self._go_on(self.entry.feeds, self._enter(inputs), self.source_taps)
 
     def go_on_in_source(self, feeds, values):
         """As `run_source`, from some of the source's tensors on; no gradient."""
         return self._go_on(feeds, values, self.fetched)
 
-    def _run_source(self, inputs, fetches):
-        graph, entry = self.target, self.entry
-        values = graph.run(entry.tensors, graph.inputs, graph.feed(inputs), False)
-        return self._go_on(entry.feeds, values, fetches)
+    def _enter(self, inputs):
+        """What the source begins with, of what the target takes."""
+        graph = self.target
+        return graph.run(self.entry.tensors, graph.inputs, graph.feed(inputs), False)
 
     def _go_on(self, feeds, values, fetches):
         computed = self.source.run(fetches, feeds, values, training=False)

@@ -90,7 +90,8 @@ def _choose_pairs(taps, target, source, pairing):
                 raise ValueError(
                     f"Tap '{name}' of the target has no counterpart in the source. "
                     "Choose a layer that both have, or say which one is meant with "
-                    f"`taps={{'{name}': <layer of the source>}}`."
+                    f"`taps={{'{name}': <layer of the source>}}`. Taps that are no "
+                    "pairs are two lists, `taps` and `source_taps`."
                 )
             chosen[name] = pairing.names[name]
     elif isinstance(taps, dict) and taps:
@@ -135,8 +136,9 @@ def check_pairs(networks):
 def _check_list(names, graph, whose):
     if not isinstance(names, (list, tuple)) or not names:
         argument = "taps" if whose == "target" else "source_taps"
-        expected = "a list of layer names, in both `taps` and `source_taps`"
-        raise TypeError(invalid(argument, expected, names))
+        remedy = "`source_taps` goes with a list of the target's layers as `taps`; a "
+        remedy += "dict as `taps` has those of both already."
+        raise TypeError(invalid(argument, "a list of layer names", names, remedy))
     for name in names:
         check(name, graph, whose)
 

@@ -146,6 +146,21 @@ def has_loss(model):
         )
 
 
+def predictions_fit(model):
+    """Refuse to compare softened predictions of what are no classes."""
+    regularizer, graph = model.regularizer, model.networks.target
+    if regularizer is None or "source_outputs" not in regularizer.needs:
+        return
+    for task in outputs.tasks(model.loss, graph):
+        if task not in (None, _tasks.MULTICLASS):
+            raise ValueError(
+                f"The regularizer '{regularizer.name}' compares probabilities of "
+                "classes that exclude each other, and the loss of the model is for "
+                f"another task ({task}). Use a cross-entropy over the classes, or a "
+                "regularizer of feature maps."
+            )
+
+
 def cache_can_be_read(model):
     """Refuse a cache where XLA was asked for, or the source takes what changes."""
     networks = model.networks

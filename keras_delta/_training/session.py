@@ -96,6 +96,7 @@ class Session:
         checks.strategy_supports(model)
         checks.built_in_scope(model, "target", model.target.variables)
         checks.has_loss(model)
+        checks.predictions_fit(model)
         checks.trains_in_floats(model)
         for callback in tree.flatten(given.get("callbacks")):
             if not getattr(callback, "save_weights_only", True):

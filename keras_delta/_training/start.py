@@ -15,6 +15,12 @@ SAMPLES = 2
 TOLERANCE = {"float32": 1e-3, "float64": 1e-3}  # of a map's size; 0.05 for others
 NOISE = 0.25  # of a map's size, that random layers may change; stochastic depth: 0.05
 
+UNTRAINED = (
+    "The source looks as if it had never been trained: all its biases are zero and its "
+    "BatchNormalization is as it was made. A model that is built from a config has no "
+    "weights: load them before it becomes the source."
+)
+
 # Networks that were found in order: a search trains one model hundreds of times.
 _in_order = weakref.WeakSet()
 
@@ -34,7 +40,11 @@ def check(model, inputs=None):
         inputs: a batch as the model takes it; None for noise.
     """
     regularizer, networks = model.regularizer, model.networks
-    if regularizer is None or not regularizer.starts_at_source:
+    if regularizer is None:
+        return
+    if "source_outputs" in regularizer.needs and _is_initial(networks.source):
+        warn(UNTRAINED)
+    if not regularizer.starts_at_source:
         return
     moved = _other_weights(networks)
     begun = int(ops.convert_to_numpy(model.optimizer.iterations))
@@ -81,11 +91,7 @@ def _other_weights(networks):
 
 def _check_weights(networks, moved):
     if _is_initial(networks.source):
-        warn(
-            "The source looks as if it had never been trained: all its biases are zero "
-            "and its BatchNormalization is as it was made. A model that is built from "
-            "a config has no weights: load them before it becomes the source."
-        )
+        warn(UNTRAINED)
     elif moved:
         paired = [
             name

@@ -1,5 +1,6 @@
 """Distances between feature maps, per sample and channel. Pure functions."""
 
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
@@ -70,19 +71,29 @@ def energy_distances(source_maps, target_maps):
     Returns:
         `(B, T, S)` float32.
     """
-    energies = [energy_map(m)[..., None] for m in target_maps]
+    # Maps of a size are pooled together, and once for all source maps of a size.
+    places, stacks = {}, {}
+    for s, target_map in enumerate(target_maps):
+        places.setdefault(_grid(target_map, s), []).append(s)
+    for grid, members in places.items():
+        stacks[grid] = ops.stack([energy_map(target_maps[s]) for s in members], -1)
     pooled, rows = {}, []
     for t, source_map in enumerate(source_maps):
-        source = energy_map(source_map)
-        grid = tuple(source.shape[1:])
-        key = t if None in grid else grid  # pooled once for all taps of a size
-        if key not in pooled:
+        source, grid = energy_map(source_map), _grid(source_map, t)
+        if grid not in pooled:
             size = ops.shape(source)[1:]
-            parts = [_unit(adaptive_average_pool(e, size)[..., 0]) for e in energies]
-            pooled[key] = ops.stack(parts, axis=1)
-        difference = pooled[key] - ops.expand_dims(_unit(source), 1)
-        rows.append(ops.mean(ops.square(difference), axis=(2, 3)))
-    return ops.stack(rows, axis=1)
+            parts = [_unit(adaptive_average_pool(v, size)) for v in stacks.values()]
+            pooled[grid] = ops.concatenate(parts, axis=-1)
+        difference = pooled[grid] - ops.expand_dims(_unit(source), -1)
+        rows.append(ops.mean(ops.square(difference), axis=(1, 2)))
+    order = [s for members in places.values() for s in members]
+    return ops.take(ops.stack(rows, axis=1), np.argsort(order), axis=-1)
+
+
+def _grid(feature_map, number):
+    """The size of a map; its number, where that is not known."""
+    grid = tuple(feature_map.shape[1:3])
+    return number if None in grid else grid
 
 
 def _unit(energy):

@@ -29,8 +29,13 @@ class Predictions:
 
     def distance(self, batch):
         """`distillation_loss` of a `Batch`, its mean."""
-        source = _as_logits(batch.source_outputs, self._activations.get("source"))
-        target = _as_logits(batch.target_outputs, self._activations.get("target"))
+        (source,), (target,) = (
+            map(_as_logits, keras.tree.flatten(outputs), [self._activations[name]])
+            for name, outputs in (
+                ("source", batch.source_outputs),
+                ("target", batch.target_outputs),
+            )
+        )
         return mean(distillation_loss(source, target, self.temperature))
 
 

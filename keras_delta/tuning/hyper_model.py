@@ -294,7 +294,7 @@ class DeltaHyperModel(keras_tuner.HyperModel):
         pairing = Pairing(target, source)
         for taps in self._taps.values():
             if not isinstance(taps, dict):  # of layer names, which DeltaModel reads
-                tapping.choose(taps, target, source, pairing)
+                tapping.choose(taps, None, target, source, pairing)
 
     def _fresh(self, argument, value):
         if value is None:

@@ -282,7 +282,7 @@ def test_a_tap_of_the_target_alone_is_refused(backbone):
     assert str(e.value) == (
         "Tap 'new' of the target has no counterpart in the source. Choose a layer that "
         "both have, or say which one is meant with `taps={'new': <layer of the "
-        "source>}`."
+        "source>}`. Taps that are no pairs are two lists, `taps` and `source_taps`."
     )
 
 

@@ -253,9 +253,13 @@ def test_configs(name, kwargs):
 def test_a_source_without_a_head():
     source, target = make_networks()
     body = keras.Model(source.input, source.get_layer("relu3").output)
-    with pytest.raises(ValueError, match=r"the source puts out \[\(2, 2, 20\)\]"):
+    with pytest.raises(
+        ValueError, match=r"of the source have the shapes \[\(2, 2, 20\)\]"
+    ):
         kd.DeltaModel(target, body, regularizer="kd")
-    with pytest.raises(ValueError, match=r"the source puts out .*fine-tune it on the"):
+    with pytest.raises(
+        ValueError, match=r"of the source have the shapes .*Fine-tune the so"
+    ):
         kd.DeltaModel(target, regularizer="kd")  # its snapshot ends before the head
 
 
@@ -265,8 +269,39 @@ def test_a_source_with_other_classes():
     for name in ("kd", "afd"):
         with pytest.raises(ValueError, match=r"has 3 classes, the target's 4\. Both"):
             kd.DeltaModel(other, source, regularizer=name)
+    one = [kd.attach_head(make_backbone(True, seed=s), 1) for s in (1, 2)]
+    with pytest.raises(ValueError, match=r"have the shapes \[\(1,\)\], and one vector"):
+        kd.DeltaModel(*one, regularizer="kd")
+    with pytest.raises(TypeError, match=r"Pass its target: `source=model\.target`"):
+        kd.DeltaModel(other, source=make_model("kd"))
     model = kd.DeltaModel(other, source, regularizer=regularizers.AFD(kd=0.0))
     assert model.regularizer.bound
+
+
+@pytest.mark.parametrize("loss", ["mse", keras.losses.BinaryCrossentropy(True)])
+def test_tasks_without_classes(data, loss):
+    model = make_model("kd")
+    model.compile("sgd", loss)
+    labels = np.eye(CLASSES)[data[1]]
+    with pytest.raises(ValueError, match=r"the loss of the model is for another task"):
+        model.fit(data[0], labels, verbose=0)
+
+
+def test_a_source_that_was_never_trained(data):
+    source = keras.models.clone_model(make_networks()[0])
+    model = kd.DeltaModel(make_networks()[1], source, regularizer="kd")
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    with pytest.warns(UserWarning, match="looks as if it had never been trained"):
+        model.fit(*data, verbose=0)
+
+
+def test_outputs_in_a_dict(data):
+    source, target = make_networks()
+    source, target = (keras.Model(m.input, {"y": m.output}) for m in (source, target))
+    model = kd.DeltaModel(target, source, regularizer="kd")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", {"y": loss})
+    assert model.fit(data[0], {"y": data[1]}, verbose=0).history["feature_penalty"][0]
 
 
 def test_methods_that_begin_at_the_source_are_refused():
