@@ -30,7 +30,7 @@ class Predictions:
     def distance(self, batch):
         """`distillation_loss` of a `Batch`, its mean."""
         (source,), (target,) = (
-            map(_as_logits, keras.tree.flatten(outputs), [self._activations[name]])
+            map(_as_logits, keras.tree.flatten(outputs), [self._activations.get(name)])
             for name, outputs in (
                 ("source", batch.source_outputs),
                 ("target", batch.target_outputs),

@@ -23,6 +23,7 @@ CASES = [
 ]
 IDS = ["kd", "afd", "afd without kd"]
 every_case = pytest.mark.parametrize(("name", "kwargs"), CASES, ids=IDS)
+every_method = pytest.mark.parametrize(("name", "kwargs"), CASES[:2], ids=IDS[:2])
 
 
 def make_networks(activation=None):
@@ -126,7 +127,7 @@ def test_only_what_is_needed_is_computed(name, kwargs):
     assert model.networks.fetched == {} and model.taps == ["conv0", "conv1", "conv2"]
 
 
-@every_case
+@every_method
 def test_a_file_goes_on_identically(data, tmp_path, name, kwargs):
     model = make_model(make(name, kwargs))
     model.fit(*data, 8, epochs=2, verbose=0, shuffle=False)
@@ -138,7 +139,7 @@ def test_a_file_goes_on_identically(data, tmp_path, name, kwargs):
         np.testing.assert_array_equal(a, b)
 
 
-@every_case
+@every_method
 def test_weights_alone_go_on(data, tmp_path, name, kwargs):
     model = make_model(make(name, kwargs))
     model.fit(*data, 8, verbose=0, shuffle=False)
@@ -168,7 +169,7 @@ def test_regularizers_follow_each_other(data):
     assert (plain, trained) == (len(model.variables), len(model.trainable_variables))
 
 
-@every_case
+@every_method
 def test_two_replicas_equal_one(strategy, data, name, kwargs):
     x, y = (v[:19] for v in data)  # the last batch is uneven
     logs, weights = [], []
@@ -195,7 +196,7 @@ def freeze_statistics(model):
             layer.trainable = False
 
 
-@every_case
+@every_method
 @pytest.mark.parametrize("option", ["mixed_float16", "jit", "three steps", "cache"])
 def test_ways_to_run(data, name, kwargs, option):
     if option == "mixed_float16":
@@ -225,7 +226,7 @@ def test_ways_to_run(data, name, kwargs, option):
         np.testing.assert_allclose(logs["loss"], expected["loss"], rtol=1e-3)
 
 
-@every_case
+@every_method
 def test_an_export_holds_the_target_alone(data, tmp_path, name, kwargs):
     model = make_model(make(name, kwargs))
     model.fit(*data, 8, verbose=0)
