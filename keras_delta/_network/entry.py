@@ -3,6 +3,7 @@
 from keras import tree
 
 from keras_delta import _compat
+from keras_delta._network.graph import shapes_fit
 
 
 class Entry:
@@ -106,10 +107,7 @@ def _behind_augmentation(tensor, target, source):
             continue
         if draws_at_random(node.operation) and not node.operation.weights:
             entering = node.outputs[0]
-    if any(
-        None not in (a, b) and a != b
-        for a, b in zip(entering.shape[1:], tensor.shape[1:], strict=True)
-    ):
+    if not shapes_fit(entering.shape[1:], tensor.shape[1:]):
         raise ValueError(
             f"The source takes images of the shape {tuple(tensor.shape[1:])}, and the "
             f"target has {tuple(entering.shape[1:])} for it. Build both with the same "

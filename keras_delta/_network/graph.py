@@ -306,6 +306,13 @@ def takes_training(operation):
     return _compat.takes_training(operation)
 
 
+def shapes_fit(a, b):
+    """Whether two shapes are the same, as far as both are known."""
+    return len(a) == len(b) and all(
+        m == n or None in (m, n) for m, n in zip(a, b, strict=True)
+    )
+
+
 def _fitting(v, tensor):
     """As Keras: `(B,)` will do for `(B, 1)`, and vice versa; else shapes must agree."""
     shape = tensor.shape
@@ -313,11 +320,7 @@ def _fitting(v, tensor):
         v = keras.ops.expand_dims(v, -1)
     elif len(v.shape) == len(shape) + 1 and v.shape[-1] == 1:
         v = keras.ops.squeeze(v, -1)
-    if len(v.shape) != len(shape) or any(
-        a != b
-        for a, b in zip(v.shape[1:], shape[1:], strict=True)
-        if None not in (a, b)
-    ):
+    if not shapes_fit(v.shape, (None, *shape[1:])):
         raise ValueError(
             f"Invalid shape for the input '{tensor.name}'. Expected {tuple(shape)}. "
             f"Received: {tuple(v.shape)}. Resize the images to the model's "

@@ -95,17 +95,22 @@ class Pairing:
         Raises:
             ValueError: naming the layers without a counterpart.
         """
+        if text := self.find_mismatch(source_taps):
+            raise ValueError(text)
+
+    def find_mismatch(self, source_taps):
+        """The text of the error that `check` raises; None where it does not."""
         needed = self.source.ancestors(source_taps)
         missing = [name for name in self.unmatched if name in needed]
         if not missing:
-            return
+            return None
         listed = ", ".join(
             f"'{n}' ({_describe(self._source_layers[n])})" for n in missing[:5]
         )
         extra = ", ".join(
             f"'{n}' ({_describe(self._layers[n])})" for n in self.new_layers[:5]
         )
-        raise ValueError(
+        return (
             "Source and target do not match: these layers of the source, on the way "
             f"to its taps, have no counterpart in the target: {listed}"
             f"{' and more' if len(missing) > 5 else ''}. Layers that only the target "

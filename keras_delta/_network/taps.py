@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from keras_delta._errors import invalid, unknown_name, warn
 from keras_delta._network import auto_taps
-from keras_delta._network.graph import Graph
+from keras_delta._network.graph import Graph, shapes_fit
 from keras_delta._network.pairing import Pairing
 
 MUCH = 0.5  # of the parameters in common behind the last tap is worth a word
@@ -73,10 +73,7 @@ def _mismatch(pairing, pairs):
     both = pairing.target, pairing.source
     if not pairs and (not pairing.variables or all(map(auto_taps.find, both))):
         ends = pairing.source.outputs
-    try:
-        pairing.check(ends)
-    except ValueError as e:
-        return str(e)
+    return pairing.find_mismatch(ends)
 
 
 def _choose_pairs(taps, target, source, pairing):
@@ -122,9 +119,7 @@ def check_pairs(networks):
     target, source = networks.target, networks.source
     for ours, theirs in networks.taps.items():
         a, b = target.output_of(ours).shape[1:], source.output_of(theirs).shape[1:]
-        if len(a) != len(b) or any(
-            m != n for m, n in zip(a, b, strict=False) if None not in (m, n)
-        ):
+        if not shapes_fit(a, b):
             raise ValueError(
                 f"Tap '{ours}' of the target has the shape {tuple(a)}, but "
                 f"'{theirs}' of the source has {tuple(b)}. Both maps must have the "
@@ -220,7 +215,4 @@ def _fit(mine, theirs):
     """Whether the outputs of two calls can be compared."""
     if len(mine.outputs) != 1 or len(theirs.outputs) != 1:
         return False
-    a, b = mine.outputs[0].shape[1:], theirs.outputs[0].shape[1:]
-    return len(a) == len(b) and all(
-        m == n or None in (m, n) for m, n in zip(a, b, strict=True)
-    )
+    return shapes_fit(mine.outputs[0].shape[1:], theirs.outputs[0].shape[1:])

@@ -48,7 +48,7 @@ class Regularized:
             try:
                 with self.distribute_strategy.scope():
                     new.bind(self.networks)
-            except Exception:
+            except Exception:  # whatever it is: the model goes on as it was
                 self.networks.serve(self.regularizer)
                 raise
         self._regularizers.clear()  # Keras would track an attribute's old value on

@@ -29,13 +29,8 @@ class Predictions:
 
     def distance(self, batch):
         """`distillation_loss` of a `Batch`, its mean."""
-        (source,), (target,) = (
-            map(_as_logits, keras.tree.flatten(outputs), [self._activations.get(name)])
-            for name, outputs in (
-                ("source", batch.source_outputs),
-                ("target", batch.target_outputs),
-            )
-        )
+        source = _as_logits(batch.source_outputs, self._activations.get("source"))
+        target = _as_logits(batch.target_outputs, self._activations.get("target"))
         return mean(distillation_loss(source, target, self.temperature))
 
 
@@ -68,6 +63,7 @@ def mean(per_sample):
 
 
 def _as_logits(outputs, activation):
+    (outputs,) = keras.tree.flatten(outputs)  # they may be in a dict
     if activation != "softmax":
         return outputs
     # The logarithm will do: it differs from the logits by a constant.

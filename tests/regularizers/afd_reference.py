@@ -9,6 +9,8 @@ import math
 
 import numpy as np
 
+from keras_delta.regularizers.afd import AFD
+
 QUERY = "attention.linear_trans_t.query_layer"
 KEY = "attention.linear_trans_s.key_layer"
 BILINEAR = "attention.linear_trans_s.bilinear"
@@ -157,3 +159,17 @@ STATE = random_state(*CHANNELS, D)
 def twin(training, source=SOURCE, target=TARGET, state=STATE):
     """The distance of dicts of maps, before alpha."""
     return afd([*source.values()], [*target.values()], state, training)
+
+
+def built(**kwargs):
+    """An `AFD` with layers for these maps."""
+    regularizer = AFD(dimension=D, **kwargs)
+    regularizer.build_for(SOURCE_SHAPES, TARGET_SHAPES)
+    return regularizer
+
+
+def loaded(**kwargs):
+    """The same with the weights of `STATE`."""
+    regularizer = built(**kwargs)
+    regularizer.load_official(STATE)
+    return regularizer

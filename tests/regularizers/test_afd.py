@@ -7,24 +7,22 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from afd_reference import SOURCE, SOURCE_SHAPES, STATE, TARGET, TARGET_SHAPES, D, twin
+from afd_reference import (
+    SOURCE,
+    SOURCE_SHAPES,
+    STATE,
+    TARGET,
+    TARGET_SHAPES,
+    D,
+    built,
+    loaded,
+    twin,
+)
 from reference import SOURCE_MAP, TARGET_MAP, p
 
 from keras_delta.regularizers import Regularizer, distances
 from keras_delta.regularizers.afd import AFD
 from keras_delta.regularizers.afd_network import attend
-
-
-def built(**kwargs):
-    regularizer = AFD(dimension=D, **kwargs)
-    regularizer.build_for(SOURCE_SHAPES, TARGET_SHAPES)
-    return regularizer
-
-
-def loaded(**kwargs):
-    regularizer = built(**kwargs)
-    regularizer.load_official(STATE)
-    return regularizer
 
 
 def test_distances_of_energies():

@@ -8,22 +8,20 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from afd_reference import SOURCE, SOURCE_SHAPES, STATE, TARGET, TARGET_SHAPES, D, twin
+from afd_reference import (
+    SOURCE,
+    SOURCE_SHAPES,
+    STATE,
+    TARGET,
+    TARGET_SHAPES,
+    D,
+    built,
+    loaded,
+    twin,
+)
 
 from keras_delta.regularizers import Regularizer, deserialize, serialize
 from keras_delta.regularizers.afd import AFD
-
-
-def built(**kwargs):
-    regularizer = AFD(dimension=D, **kwargs)
-    regularizer.build_for(SOURCE_SHAPES, TARGET_SHAPES)
-    return regularizer
-
-
-def loaded(**kwargs):
-    regularizer = built(**kwargs)
-    regularizer.load_official(STATE)
-    return regularizer
 
 
 def test_defaults_and_config():
