@@ -282,7 +282,8 @@ class DeltaModel(
     @property
     def training_only_metrics(self):
         """The means of the parts of the objective, which `evaluate` leaves out."""
-        return self._task_loss, self._feature_penalty, self._head_penalty
+        parts = self._task_loss, self._feature_penalty, self._head_penalty
+        return (*parts, *(self.regularizer.metrics if self.regularizer else ()))
 
     def before_epochs(self, iterator, batch):
         """See `FitHooks`. On several replicas, Keras builds from a batch of zeros.

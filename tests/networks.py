@@ -21,8 +21,8 @@ def make_backbone(batch_norm=False, size=SIZE, widths=WIDTHS, seed=0, name="tiny
     that are not 0 and 1.
     """
     rng = np.random.default_rng(seed)
-    inputs = keras.Input((size, size, 3), name="image")
-    x = inputs
+    sizes = size if isinstance(size, tuple) else (size, size)
+    x = inputs = keras.Input((*sizes, 3), name="image")
     for i, width in enumerate(widths):
         x = keras.layers.Conv2D(
             width, 3, strides=1 if i == 0 else 2, padding="same", name=f"conv{i}"
@@ -47,4 +47,23 @@ def make_backbone(batch_norm=False, size=SIZE, widths=WIDTHS, seed=0, name="tiny
                 for w in layer.weights
             ]
             layer.set_weights(new)
+    return model
+
+
+def make_deeper(size=SIZE, widths=WIDTHS, seed=0, name="deeper"):
+    """As `make_backbone(True)`, with a second convolution in front of each `relu`."""
+    rng = np.random.default_rng(seed)
+    sizes = size if isinstance(size, tuple) else (size, size)
+    x = inputs = keras.Input((*sizes, 3), name="image")
+    for i, filters in enumerate(widths):
+        for part, strides in (("a", min(i, 1) + 1), ("b", 1)):
+            convolution = keras.layers.Conv2D(
+                filters, 3, strides, "same", name=f"conv{i}{part}"
+            )
+            x = convolution(x)
+        x = keras.layers.BatchNormalization(name=f"bn{i}")(x)
+        x = keras.layers.ReLU(name=f"relu{i}")(x)
+    model = keras.Model(inputs, x, name=name)
+    for v in model.trainable_variables:
+        v.assign(rng.normal(size=v.shape) * (2 / max(1, np.prod(v.shape[:-1]))) ** 0.5)
     return model

@@ -78,6 +78,45 @@ def find_block_ends(graph: Graph):
     return [name for name in graph.nodes if name in ends]
 
 
+def find_stage_ends(graph: Graph, count=4):
+    """The last block of each of the last `count` resolutions.
+
+    Behind its BatchNormalization and activation, where these follow.
+
+    Args:
+        graph: the network's graph.
+        count: the largest number of names.
+
+    Returns:
+        List of names, in the order of computation.
+    """
+    sizes = _sizes(graph)
+    last = {sizes[n]: n for n in find_block_ends(graph) if n in sizes}
+    ends = [_behind(graph, name) for name in list(last.values())[-count:]]
+    return [name for name in graph.nodes if name in ends]
+
+
+def _behind(graph, name):
+    """Name of the last of the BatchNormalization and activation that follow a call."""
+    kinds = (
+        keras.layers.BatchNormalization,
+        keras.layers.Activation,
+        keras.layers.ReLU,
+    )
+    while True:
+        output = graph.nodes[name].outputs[0]
+        takers = [
+            n
+            for n, node in graph.nodes.items()
+            if any(t is output for t in node.inputs)
+        ]
+        if len(takers) != 1:
+            return name
+        if not isinstance(graph.nodes[takers[0]].operation, kinds):
+            return name
+        name = takers[0]
+
+
 def _activation_behind(graph, tensor):
     """Name of the activation that takes a tensor, where it is the first that does."""
     kinds = (keras.layers.Activation, keras.layers.ReLU)

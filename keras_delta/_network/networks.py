@@ -79,9 +79,11 @@ class Networks:
 
         Without a regularizer, the maps of both can be had.
         """
-        chosen, needs = self._chosen, {"source_maps"}
+        chosen, needs, self._call_source = self._chosen, {"source_maps"}, None
         if regularizer is not None:
             needs = regularizer.needs
+            if adapting := regularizer.find_adapting():
+                self._call_source = adapting.call_source
             both = [regularizer.choose_taps(g) for g in (self.target, self.source)]
             if self._is_auto and all(both):
                 chosen = taps.Taps(*both)
@@ -160,7 +162,8 @@ class Networks:
 
     def find_shared(self):
         """The calls that source and target compute alike as they are now."""
-        return Shared(self.target, self.source, self.pairing, self.fetched, self.entry)
+        graphs, is_constant = (self.target, self.source), self._call_source is None
+        return Shared(*graphs, self.pairing, self.fetched, self.entry, is_constant)
 
     def trained_batch_norms(self):
         """The target's BatchNormalization layers whose statistics move."""
@@ -217,6 +220,22 @@ class Networks:
     def go_on_in_source(self, feeds, values):
         """As `run_source`, from some of the source's tensors on; no gradient."""
         return self._go_on(feeds, values, self.fetched)
+
+    def run_adapted_source(self, feeds, values):
+        """As `go_on_in_source`, with the regularizer's layers in it, and gradients."""
+        calls = {self.source.name_of(t): tap for tap, t in self.source_taps.items()}
+        names = {id(node): name for name, node in self.source.nodes.items()}
+        compared = {}
+
+        def call(node, *args, **kwargs):
+            tap = calls.get(names[id(node)])
+            passed_on, kept = self._call_source(node.operation, tap, *args, **kwargs)
+            if tap is not None:
+                compared[tap] = kept
+            return passed_on
+
+        computed = self.source.run(self.fetched, feeds, values, False, call)
+        return {**computed, **compared}
 
     def _enter(self, inputs):
         """What the source begins with, of what the target takes."""

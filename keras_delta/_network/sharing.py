@@ -43,6 +43,7 @@ class Shared:
         pairing: their `Pairing`.
         taps: the source's KerasTensors that are wanted.
         entry: the `Entry`.
+        is_constant: whether the source's calls run as they are; else none is shared.
 
     Attributes:
         names: dict, shared call of the target -> call of the source.
@@ -53,7 +54,7 @@ class Shared:
         feeds: the source's KerasTensors in their place.
     """
 
-    def __init__(self, target, source, pairing, taps, entry):
+    def __init__(self, target, source, pairing, taps, entry, is_constant=True):
         taps = tree.flatten(taps)
         tensors = {id(s): t for s, t in zip(entry.feeds, entry.tensors, strict=True)}
         shared = {}
@@ -61,7 +62,8 @@ class Shared:
         for name, node in source.nodes.items():
             ours = theirs.get(name)
             if (
-                name in entry.names
+                is_constant
+                and name in entry.names
                 and ours is not None
                 and _alike(target.nodes[ours], node, tensors)
             ):

@@ -162,8 +162,13 @@ def predictions_fit(model):
 
 
 def cache_can_be_read(model):
-    """Refuse a cache where XLA was asked for, or the source takes what changes."""
+    """Refuse a cache where XLA was asked for, or the source gives what changes."""
     networks = model.networks
+    if adapting := model.regularizer.find_adapting():
+        raise ValueError(
+            f"{type(adapting).__name__} trains layers inside the source, whose maps "
+            'change with each step. Train with `source_maps="compute"`.'
+        )
     changing = networks.entry.changing(networks.target) or networks.find_shared().random
     if changing:
         raise ValueError(

@@ -22,11 +22,22 @@ class Regularized:
         return self.regularizer is None or self.regularizer.trains_features
 
     @property
+    def trainable_variables(self):
+        """See `keras.Model`; without what an optimizer of the regularizer's trains."""
+        return self._without_source(super().trainable_variables)
+
+    @property
     def variables_to_train(self):
         """The variables that a step moves."""
         if self.trains_features:
             return self.trainable_variables
-        return self.pairing.new_variables + self.regularizer.trainable_variables
+        own = self._without_source(self.regularizer.trainable_variables)
+        return self.pairing.new_variables + own
+
+    def _without_source(self, variables):
+        adapting = self.regularizer and self.regularizer.find_adapting()
+        apart = {id(v) for v in adapting.source_variables} if adapting else ()
+        return [v for v in variables if id(v) not in apart]
 
     def set_regularizer(self, regularizer):
         """Use a regularizer from now on; `"none"` or None for none.

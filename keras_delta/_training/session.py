@@ -206,7 +206,10 @@ class Session:
             model.stop_training = True
         first_epoch = _compat.initial_epoch(model)  # Keras's own backup sets it too
         begins = first_epoch or self.arguments.get("initial_epoch", 0)
-        beginning.renew_schedule(model, self._count_steps(begins))
+        steps, verbose = self._count_steps(begins), self.arguments.get("verbose")
+        beginning.renew_schedule(model, steps)
+        if model.regularizer is not None:
+            model.regularizer.begin_training(steps, verbose != 0)
         model.renew_step()  # a backup may have changed what it takes for alike
         if first_epoch and not model.stop_training:
             done = first_epoch - self.arguments.get("initial_epoch", 0)

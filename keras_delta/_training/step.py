@@ -112,24 +112,29 @@ class Step:
         model, regularizer = self._model, self._model.regularizer
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         replica = _replica(model.distribute_strategy, x)
-        with tf.GradientTape(persistent=watch) as tape:
+        adapting = regularizer and regularizer.find_adapting()
+        with tf.GradientTape(persistent=watch or bool(adapting)) as tape:
             y_pred, target_maps, from_source = self._forward(x, tape)
-            task = _task_loss(model, x, y, y_pred, sample_weight, replica)
-            feature = head = ops.zeros((), "float32")
+
+            def task_loss(outputs):
+                return _task_loss(model, x, y, outputs, sample_weight, replica)
+
+            task, feature, head = task_loss(y_pred), *[ops.zeros((), "float32")] * 2
             if regularizer is not None:
-                source_outputs = from_source.pop(OUTPUTS, None)
-                batch = Batch(
-                    *(from_source or None, target_maps or None),
-                    *(model.optimizer.iterations, replica.share, replica.count),
-                    *(y_pred, source_outputs),
-                )
-                feature, head = regularizer.penalties(batch)
+                batch = self._make_batch(replica, y_pred, target_maps, from_source)
+                feature, head = regularizer.penalties(batch.without_gradient("source"))
                 task = task * ops.cast(regularizer.task_weight, task.dtype)
             loss = task + ops.cast(feature + head, task.dtype)
             scaled = model.optimizer.scale_loss(loss)
+            if adapting:
+                of_source = _source_loss(adapting, batch, task_loss, replica)
 
         variables = model.variables_to_train
         gradients = tape.gradient(scaled, variables)
+        if adapting:
+            own = adapting.source_variables
+            pairs = zip(tape.gradient(of_source, own), own, strict=True)
+            adapting.source_optimizer.apply_gradients(pairs)
         if self._clip is not None:
             limit = model.optimizer.scale_loss(tf.constant(self._clip, "float32"))
             gradients = _clipped(gradients, limit, replica)
@@ -146,12 +151,19 @@ class Step:
         if regularizer is not None:
             regularizer.after_step(batch)
 
-        trackers = _compat.loss_tracker(model), *model.training_only_metrics
+        trackers = _compat.loss_tracker(model), *model.training_only_metrics[:3]
         for tracker, part in zip(trackers, (loss, task, feature, head), strict=True):
             whole = ops.cast(part, "float32") * replica.count
             tracker.update_state(whole, sample_weight=replica.total / replica.count)
         logs = model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
         return logs, watched
+
+    def _make_batch(self, replica, y_pred, target_maps, from_source):
+        from_source = dict(from_source)
+        source_outputs = from_source.pop(OUTPUTS, None)
+        maps = from_source or None, target_maps or None
+        step = self._model.optimizer.iterations
+        return Batch(*maps, step, replica.share, replica.count, y_pred, source_outputs)
 
     def _forward(self, x, tape):
         """(outputs, target's maps, what the source gives); the tape sees the target."""
@@ -161,6 +173,16 @@ class Step:
         y_pred, (target_maps, entering) = self._pass(x, training=True)
         if not networks.fetched:
             return y_pred, target_maps, {}
+        if self._model.regularizer.find_adapting():
+            return (
+                y_pred,
+                target_maps,
+                run_on_samples(
+                    strategy,
+                    lambda v: networks.run_adapted_source(self.shared.feeds, v),
+                    entering,
+                ),
+            )
         with tape.stop_recording():
             if self.cache is not None and self.cache.is_open:
                 from_source = self.cache.maps(
@@ -172,7 +194,7 @@ class Step:
                     lambda v: networks.go_on_in_source(self.shared.feeds, v),
                     entering,
                 )
-        return y_pred, target_maps, dict(from_source)
+        return y_pred, target_maps, from_source
 
 
 def build_optimizer(model):
@@ -253,6 +275,15 @@ def _replica(strategy, x):
         return Replica(size, ops.ones((), "float32"), 1)
     total = tf.distribute.get_replica_context().all_reduce("sum", size)
     return Replica(total, size / total, count)
+
+
+def _source_loss(adapting, batch, task_loss, replica):
+    """What the layers inside the source minimise, scaled for their optimizer."""
+    loss = adapting.source_loss(batch.without_gradient("target"), task_loss)
+    adapting.source_loss_tracker.update_state(
+        loss * replica.count, sample_weight=replica.total / replica.count
+    )
+    return adapting.source_optimizer.scale_loss(loss)
 
 
 def _task_loss(model, x, y, y_pred, sample_weight, replica):

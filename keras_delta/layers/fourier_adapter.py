@@ -57,6 +57,8 @@ class FourierAdapter(keras.layers.Layer):
         temperature: divides `mixture` before the softmax, positive. Defaults to 0.1.
         epsilon: smallest power, and smallest magnitude of a real part, positive.
             Defaults to 1e-5.
+        synchronized: whether the BatchNorms use the statistics of all replicas
+            together, as Keras's argument of that name. Defaults to False.
         **kwargs: `name`, `dtype` and the like, as for every Keras layer.
 
     Call arguments:
@@ -77,8 +79,16 @@ class FourierAdapter(keras.layers.Layer):
         (arXiv:2401.06826); `Adapter_conv` in github.com/tangjialiang97/4Ds.
     """
 
-    def __init__(self, reduction=4, temperature=0.1, epsilon=EPSILON, **kwargs):
+    def __init__(
+        self,
+        reduction=4,
+        temperature=0.1,
+        epsilon=EPSILON,
+        synchronized=False,
+        **kwargs,
+    ):
         super().__init__(autocast=False, **kwargs)
+        self.synchronized = synchronized
         self.reduction = _arguments.integer("reduction", reduction)
         self.temperature = _arguments.number("temperature", temperature, above=0)
         self.epsilon = _arguments.number("epsilon", epsilon, above=0)
@@ -112,7 +122,11 @@ class FourierAdapter(keras.layers.Layer):
 
     def _batch_norm(self, name):
         return keras.layers.BatchNormalization(
-            momentum=0.9, epsilon=1e-5, dtype=self.dtype_policy, name=name
+            momentum=0.9,
+            epsilon=1e-5,
+            synchronized=self.synchronized,
+            dtype=self.dtype_policy,
+            name=name,
         )
 
     def call(self, inputs, training=None):
@@ -168,6 +182,7 @@ class FourierAdapter(keras.layers.Layer):
             "reduction": self.reduction,
             "temperature": self.temperature,
             "epsilon": self.epsilon,
+            "synchronized": self.synchronized,
         }
 
 

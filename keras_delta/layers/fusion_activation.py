@@ -117,7 +117,9 @@ class FusionActivation(keras.layers.Layer):
         source_phases = ops.cast(source_phases, "float32")
         difference = ops.cast(target_phases, "float32") - source_phases
         gate = self.gate(source_phases)[:, None, None, :]
-        return ops.mean(ops.square(gate * difference))
+        squares = ops.square(gate * difference)
+        count = ops.cast(ops.size(squares), "float32")
+        return ops.sum(squares) / ops.maximum(count, 1.0)  # a replica may have none
 
     def gate(self, source_phases):
         """Computes the weight of each channel from the phases of the source.

@@ -5,10 +5,11 @@ import keras
 from keras_delta._errors import invalid, unknown_name
 from keras_delta.regularizers.afd import AFD as AFD
 from keras_delta.regularizers.base import MAPS as MAPS
-from keras_delta.regularizers.base import Batch as Batch
 from keras_delta.regularizers.base import Regularizer as Regularizer
+from keras_delta.regularizers.batch import Batch as Batch
 from keras_delta.regularizers.delta import Delta as Delta
 from keras_delta.regularizers.feature_map import FeatureMap as FeatureMap
+from keras_delta.regularizers.four_ds import FourDs as FourDs
 from keras_delta.regularizers.kd import KD as KD
 from keras_delta.regularizers.l2 import L2 as L2
 from keras_delta.regularizers.l2_fe import L2FE as L2FE
@@ -25,6 +26,7 @@ ALL = {
     "delta": Delta,
     "kd": KD,
     "afd": AFD,
+    "four_ds": FourDs,
 }
 
 

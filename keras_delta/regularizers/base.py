@@ -1,7 +1,5 @@
 """What every regularizer promises: the class to extend for a new one."""
 
-from typing import Any, NamedTuple
-
 import keras
 import numpy as np
 from keras import ops
@@ -9,35 +7,10 @@ from keras import ops
 from keras_delta import _arguments
 from keras_delta._compat import array
 from keras_delta._network.networks import Networks
+from keras_delta.regularizers.batch import Batch
 from keras_delta.regularizers.distances import half_sum_of_squares
 
 MAPS = frozenset({"source_maps", "target_maps"})
-
-
-class Batch(NamedTuple):
-    """What a regularizer may look at in one training step, on one replica.
-
-    Attributes:
-        source_maps: dict tap -> `(B, ..., C)`, without gradient; None if the
-            regularizer does not need maps.
-        target_maps: the same of the target; None if the regularizer does not need them.
-        step: the optimizer's iteration, for schedules.
-        share: this replica's share of the global batch, `B / sum of B`; 1 on one
-            replica. A mean over the samples is to be multiplied by it.
-        replicas: number of replicas. A term that has no samples is to be divided
-            by it, because gradients are summed over replicas.
-        target_outputs: what the target predicts for the batch.
-        source_outputs: what the source's own head predicts, without gradient; None if
-            the regularizer does not need it.
-    """
-
-    source_maps: Any
-    target_maps: Any
-    step: Any
-    share: Any = 1.0
-    replicas: int = 1
-    target_outputs: Any = None
-    source_outputs: Any = None
 
 
 def _strength_property(name, doc):
@@ -205,6 +178,9 @@ class Regularizer(keras.layers.Layer):
         self.pairing = networks.pairing
         self.built = True
 
+    def find_adapting(self):
+        """The `SourceAdapting` in it, whose layers run inside the source; or None."""
+
     @property
     def ready(self):
         """Whether `prepare` has run, or is not needed."""
@@ -218,6 +194,14 @@ class Regularizer(keras.layers.Layer):
             samples: `samples(n)` gives up to n training samples as `(x, y)`;
                 `samples.batches(n)` as a list of such, for images of several sizes.
             verbose: whether to show progress.
+        """
+
+    def begin_training(self, steps, verbose=True):
+        """Called when `fit` begins, backups put back.
+
+        Args:
+            steps: number of steps to come; None if it is not known.
+            verbose: whether to print anything.
         """
 
     def batch_distance(self, batch: Batch):

@@ -27,11 +27,27 @@ class Predictions:
         for name in ("source", "target"):
             self._activations[name] = output_activation(getattr(networks, name))
 
-    def distance(self, batch):
-        """`distillation_loss` of a `Batch`, its mean."""
+    def distance(self, batch, towards="source"):
+        """`distillation_loss` of a `Batch`, its mean.
+
+        Args:
+            batch: the `Batch`.
+            towards: `"source"` where the target follows the source; or `"target"`.
+        """
         source = _as_logits(batch.source_outputs, self._activations.get("source"))
         target = _as_logits(batch.target_outputs, self._activations.get("target"))
-        return mean(distillation_loss(source, target, self.temperature))
+        pair = (source, target) if towards == "source" else (target, source)
+        return mean(distillation_loss(*pair, self.temperature))
+
+    def as_target(self, batch):
+        """The source's predictions in the form of the target's: what its loss takes."""
+        (outputs,) = keras.tree.flatten(batch.source_outputs)
+        source, target = (self._activations.get(n) for n in ("source", "target"))
+        if target == "softmax" != source:
+            outputs = ops.softmax(outputs)
+        elif target != "softmax":
+            outputs = _as_logits(outputs, source)
+        return keras.tree.pack_sequence_as(batch.target_outputs, [outputs])
 
 
 def distillation_loss(source_logits, target_logits, temperature):

@@ -40,6 +40,24 @@ class Sum(Regularizer):
         chosen = (member.choose_taps(graph) for member in self.members)
         return next((names for names in chosen if names), None)
 
+    def find_adapting(self):
+        """See `Regularizer.find_adapting`."""
+        return next((m for m in self.members if m.find_adapting()), None)
+
+    def check(self, networks):
+        """See `Regularizer.check`; one alone may look at a source that is adapted."""
+        super().check(networks)
+        looking = [m for m in self.members if m.needs - {"target_maps"}]
+        adapting = self.find_adapting()
+        if adapting and len(looking) > 1:
+            other = next(m for m in looking if m is not adapting)
+            raise ValueError(
+                f"{type(adapting).__name__} changes the source while training, "
+                f"and {type(other).__name__} compares with the source as it was. Use "
+                "one of the two; those that look at parameters alone can be added, "
+                'such as "l2".'
+            )
+
     def bind(self, networks):
         """See `Regularizer.bind`."""
         members = [m.for_model(networks.pairing) for m in self.members]
@@ -59,6 +77,11 @@ class Sum(Regularizer):
         """See `Regularizer.prepare`."""
         for member in self.members:
             member.prepare(model, samples, verbose)
+
+    def begin_training(self, steps, verbose=True):
+        """See `Regularizer.begin_training`."""
+        for member in self.members:
+            member.begin_training(steps, verbose)
 
     def take_strengths(self, other):
         """See `Regularizer.take_strengths`."""

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from fourier_reference import adapt_in_numpy, blend_in_numpy
 from keras import ops
 from reference import g, p
 
@@ -12,64 +13,6 @@ from keras_delta.layers.fourier import blend_amplitudes, compute_phase
 
 SIZES = [(4, 4), (5, 7), (7, 7), (6, 9), (9, 6), (2, 3), (1, 1)]
 CHANNELS = 8
-
-# --- the layer again, in NumPy: slow, float64 --------------------------------------
-
-
-def dft(x):
-    """`X[k, l] = sum_hw x[h, w] e^(-2 pi i (k h / H + l w / W))` of (B, H, W, C)."""
-    _, height, width, _ = x.shape
-    found = np.zeros(x.shape, "complex128")
-    for k in range(height):
-        for l in range(width):  # noqa: E741
-            for h in range(height):
-                for w in range(width):
-                    turn = k * h / height + l * w / width
-                    found[:, k, l] += x[:, h, w] * np.exp(-2j * np.pi * turn)
-    found.imag[np.abs(found.imag) < 1e-9] = 0.0  # rounding
-    return found
-
-
-def inverse_dft(spectrum):
-    conjugate = np.conj(dft_of_complex(np.conj(spectrum)))
-    return conjugate.real / (spectrum.shape[1] * spectrum.shape[2])
-
-
-def dft_of_complex(x):
-    return dft(x.real) + 1j * dft(x.imag)
-
-
-def decompose(x):
-    spectrum = dft(np.asarray(x, "float64"))
-    real, imag = spectrum.real.copy(), spectrum.imag
-    power = real**2 + imag**2
-    power[power < 1e-5] = 1e-5
-    real[np.abs(real) < 1e-5] = 1e-5
-    return np.sqrt(power), np.arctan2(imag, real)
-
-
-def blend_in_numpy(x, adapted, mixture):
-    amplitude, phase = decompose(x)
-    exps = np.exp(np.asarray(mixture) / 0.1)
-    share = exps / exps.sum()
-    amplitude = share[0] * decompose(adapted)[0] + share[1] * amplitude
-    return inverse_dft(amplitude * np.exp(1j * phase)), phase
-
-
-def batch_norm(x, state, name, training):
-    mean, variance = state[f"{name}.running_mean"], state[f"{name}.running_var"]
-    if training:
-        mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
-    x = (x - mean) / np.sqrt(variance + 1e-5)
-    return x * state[f"{name}.weight"] + state[f"{name}.bias"]
-
-
-def adapt_in_numpy(x, state, training):
-    """The convolutions: (C_out, C_in, 1, 1) as PyTorch has them."""
-    x = np.einsum("bhwc,dc->bhwd", x, state["fc.0.weight"][:, :, 0, 0])
-    x = np.maximum(batch_norm(x, state, "fc.1", training), 0)
-    x = np.einsum("bhwc,dc->bhwd", x, state["fc.3.weight"][:, :, 0, 0])
-    return batch_norm(x, state, "fc.4", training)
 
 
 def official_state(channels=CHANNELS, reduction=4, seed=0):

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from fourier_reference import gate_in_numpy, loss_in_numpy, pool_in_numpy
 from keras import ops
 from reference import SOURCE_MAP, TARGET_MAP
 
@@ -11,34 +12,6 @@ import keras_delta as kd
 from keras_delta.layers.pooling import adaptive_average_pool
 
 CHANNELS = 32
-
-
-def pool_in_numpy(x, size):
-    """As PyTorch's AdaptiveAvgPool2d: from floor(i n / m) up to ceil((i + 1) n / m)."""
-    x = np.asarray(x, "float64")
-    height, width = x.shape[1:3]
-    found = np.zeros((len(x), *size, x.shape[-1]))
-    for i in range(size[0]):
-        top, bottom = i * height // size[0], -(-(i + 1) * height // size[0])
-        for j in range(size[1]):
-            left, right = j * width // size[1], -(-(j + 1) * width // size[1])
-            found[:, i, j] = x[:, top:bottom, left:right].mean((1, 2))
-    return found
-
-
-def gate_in_numpy(source, state):
-    pooled = np.asarray(source, "float64").mean((1, 2))
-    inner = np.maximum(pooled @ state["fc.0.weight"].T, 0)
-    return 1 / (1 + np.exp(-inner @ state["fc.2.weight"].T))
-
-
-def loss_in_numpy(source, target, gate):
-    total = 0.0
-    difference = np.asarray(target, "float64") - np.asarray(source, "float64")
-    for b in range(len(difference)):
-        for j in range(difference.shape[-1]):
-            total += np.sum((gate[b, j] * difference[b, ..., j]) ** 2)
-    return total / difference.size
 
 
 def official_state(channels=CHANNELS, reduction=16):

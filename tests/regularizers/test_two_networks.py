@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from networks import make_backbone
+from networks import make_backbone, make_deeper
 
 import keras_delta as kd
 from keras_delta import regularizers
@@ -19,16 +19,19 @@ CLASSES, COUNT = 3, 24
 CASES = [
     ("kd", {"temperature": 2.0, "task_weight": 0.3}),
     ("afd", {"dimension": 8}),
+    ("four_ds", {"temperature": 2.0}),
     ("afd", {"dimension": 8, "kd": 0.0}),
 ]
-IDS = ["kd", "afd", "afd without kd"]
+IDS = ["kd", "afd", "four_ds", "afd without kd"]
 every_case = pytest.mark.parametrize(("name", "kwargs"), CASES, ids=IDS)
-every_method = pytest.mark.parametrize(("name", "kwargs"), CASES[:2], ids=IDS[:2])
+every_method = pytest.mark.parametrize(("name", "kwargs"), CASES[:3], ids=IDS[:3])
 
 
-def make_networks(activation=None):
-    """A source with four convolutions and a target with three."""
+def make_networks(activation=None, name="kd"):
+    """A source with four convolutions, or with six of the target's channels."""
     source = make_backbone(True, widths=(8, 12, 16, 20), seed=3, name="wide")
+    if name == "four_ds":
+        source = make_deeper(seed=3)
     target = make_backbone(True, seed=1)
     keras.utils.set_random_seed(0)
     return [
@@ -37,7 +40,8 @@ def make_networks(activation=None):
 
 
 def make_model(regularizer, optimizer="adam", activation=None, **options):
-    source, target = make_networks(activation)
+    adapts = isinstance(regularizer, regularizers.FourDs)
+    source, target = make_networks(activation, "four_ds" if adapts else "kd")
     model = kd.DeltaModel(target, source, regularizer=regularizer)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=activation is None)
     model.compile(optimizer, loss, metrics=["accuracy"], **options)
@@ -107,7 +111,7 @@ def test_what_a_step_moves(data, name, kwargs):
     model = make_model(make(name, kwargs))
     before = {v.path: v.numpy() for v in model.source.variables}
     own = [v.numpy() for v in model.regularizer.trainable_variables]
-    assert bool(own) == (name == "afd")
+    assert bool(own) == (name != "kd")
     model.fit(*data, verbose=0)
     for v in model.source.variables:
         np.testing.assert_array_equal(v, before[v.path])
@@ -122,7 +126,7 @@ def test_only_what_is_needed_is_computed(name, kwargs):
     model = make_model(make(name, kwargs))
     fetched = set(model.networks.fetched)
     assert ("/outputs" in fetched) == (kwargs.get("kd") != 0.0)
-    assert (len(fetched) > 1) == (name == "afd")
+    assert (len(fetched) > 1) == (name != "kd")
     model.set_regularizer("l2")
     assert model.networks.fetched == {} and model.taps == ["conv0", "conv1", "conv2"]
 
@@ -164,7 +168,7 @@ def test_regularizers_follow_each_other(data):
         np.testing.assert_array_equal(v, slots[v.name])
     model.fit(*data, 8, verbose=0)
     model.fit(*data, 8, regularizer="kd", verbose=0)
-    model.fit(*data, 8, regularizer=make(*CASES[2]), verbose=0)
+    model.fit(*data, 8, regularizer=make(*CASES[3]), verbose=0)
     model.fit(*data, 8, regularizer="l2", verbose=0)
     assert (plain, trained) == (len(model.variables), len(model.trainable_variables))
 
@@ -208,6 +212,10 @@ def test_ways_to_run(data, name, kwargs, option):
             steps_per_execution=3 if option == "three steps" else 1,
         )
         given = {"source_maps": "cache"} if option == "cache" else {}
+        if given and name == "four_ds":
+            with pytest.raises(ValueError, match="maps change with each step"):
+                model.fit(*data, 8, verbose=0, **given)
+            return
         logs = model.fit(*data, 8, epochs=2, shuffle=False, verbose=0, **given).history
     finally:
         keras.config.set_dtype_policy("float32")
@@ -221,7 +229,7 @@ def test_ways_to_run(data, name, kwargs, option):
         plain.regularizer.variables, model.regularizer.variables, strict=True
     ):
         assert a.shape == b.shape
-    if name == "kd":  # AFD's own layers begin at random
+    if name == "kd":  # others have own layers, which begin at random
         expected = plain.fit(*data, 8, epochs=2, shuffle=False, verbose=0).history
         np.testing.assert_allclose(logs["loss"], expected["loss"], rtol=1e-3)
 

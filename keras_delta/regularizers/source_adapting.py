@@ -1,0 +1,82 @@
+"""What a regularizer promises that has layers of its own inside the source."""
+
+import keras
+
+from keras_delta.regularizers.base import Regularizer
+from keras_delta.regularizers.batch import Batch
+
+
+class SourceAdapting(Regularizer):
+    """Base class of methods that train the source's layers-in-between as well.
+
+    Each step runs the source through `call_source` and has two objectives. The model's
+    optimizer moves the target, and whatever trainable layers the regularizer has
+    besides, for `task loss + penalties`, in which the source is held constant.
+    `source_optimizer` moves `source_variables` for `source_loss`, in which the target
+    is held constant. Both are of the weights before the step.
+
+    A subclass makes its layers in `bind`, and lists in `source_layers` those that are
+    inside the source.
+    """
+
+    source_optimizer = source_loss_tracker = None
+    """The optimizer of `source_variables`, and the metric that logs their loss."""
+
+    source_layers = ()
+    """List of the layers inside the source."""
+
+    def find_adapting(self):
+        """See `Regularizer.find_adapting`."""
+        return self
+
+    @property
+    def source_variables(self):
+        """The variables inside the source that `source_optimizer` trains."""
+        return [v for layer in self.source_layers for v in layer.trainable_variables]
+
+    def make_source_optimizer(self):
+        """The Keras optimizer of `source_variables`."""
+        raise NotImplementedError
+
+    def bind(self, networks):
+        """See `Regularizer.bind`; call it when `source_layers` are there."""
+        super().bind(networks)
+        optimizer = self.make_source_optimizer()
+        if networks.frozen_source.compute_dtype == "float16":
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        optimizer.build(self.source_variables)
+        self.source_optimizer = optimizer
+        self.source_loss_tracker = keras.metrics.Mean(name="source_loss")
+
+    def call_source(self, operation, tap, *args, **kwargs):
+        """Run one of the source's calls.
+
+        Args:
+            operation: the source's layer or operation, which does not train.
+            tap: the name under which its output is tapped; None if it is not.
+            *args, **kwargs: what it is called with.
+
+        Returns:
+            `(what the calls behind it take, what goes into source_maps[tap])`.
+        """
+        raise NotImplementedError
+
+    def source_loss(self, batch: Batch, task_loss):
+        """What the layers inside the source minimise, as this replica's share.
+
+        Args:
+            batch: a `Batch` in which the target is held constant.
+            task_loss: function of predictions such as the target makes, which gives
+                this replica's share of the task loss.
+
+        Returns:
+            float32 scalar.
+        """
+        raise NotImplementedError
+
+    @property
+    def variables(self):
+        """As of every layer, and those of the optimizer: all that a file is to hold."""
+        if self.source_optimizer is None:
+            return super().variables
+        return super().variables + self.source_optimizer.variables
