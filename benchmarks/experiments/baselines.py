@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_delta import Recipe, _compat, attach_head, callbacks, fine_tune
+from keras_delta import DeltaModel, Recipe, _compat, attach_head, callbacks, fine_tune
 from keras_delta._runs.models import set_seeds
 from experiments.clock import Clock
 
@@ -38,17 +38,19 @@ class Trained(NamedTuple):
     training_accuracy: float | None
 
 
-def run(cell, source, classes, train, images, verbose=0):
+def run(cell, source, classes, train, images, verbose=0, teacher=None):
     """Train a cell whose method is one of `methods.TRAINERS`, to a `Trained`."""
     gc.collect()  # the model before it
+    if cell.method == "teacher":
+        return Trained(teacher, 0.0, 0.0, 0, None)
     set_seeds(cell.seed)
     if cell.method == "keras_guide":
         return keras_guide(source, classes, train, verbose=verbose)
     if cell.method == "fastai":
         epochs = cell.protocol.epochs(images)
         return fastai(source, classes, train, epochs=epochs, verbose=verbose)
-    parts = Recipe(**cell.recipe or {})
-    return recipe(source, classes, train, parts, seed=cell.seed, verbose=verbose)
+    options = {"parts": Recipe(**cell.recipe or {}), "teacher": teacher}
+    return recipe(source, classes, train, seed=cell.seed, verbose=verbose, **options)
 
 
 def keras_guide(source, classes, train, *, head_epochs=20, epochs=10, verbose=0):
@@ -123,18 +125,27 @@ def fastai(source, classes, train, *, epochs=15, verbose=0):
     return Trained(model, first[0] + second[0], 0.0, 1 + epochs, second[1])
 
 
-def recipe(source, classes, train, parts=None, *, seed=0, verbose=0):
-    """`keras_delta.fine_tune`.
+def recipe(source, classes, train, parts=None, *, teacher=None, seed=0, verbose=0):
+    """`keras_delta.fine_tune`, or the same with another network as the source.
 
     Args:
         source, classes, train: see the module.
         parts: a `Recipe`; default: that of `keras_delta.fine_tune`.
+        teacher: the source that the recipe's regularizer looks at, where that is not
+            the network that training begins at.
         seed, verbose: as for `keras_delta.fine_tune`.
     """
     clock, began = Clock(), time.process_time()
     stop = callbacks.TerminateOnNaN(raise_error=True)
-    options = {"recipe": parts, "seed": seed, "callbacks": [clock, stop]}
-    model = fine_tune(source, train(), classes=classes, verbose=verbose, **options)
+    options = {"recipe": parts, "callbacks": [clock, stop], "verbose": verbose}
+    if teacher is None:
+        model = fine_tune(source, train(), classes=classes, seed=seed, **options)
+    else:
+        keras.utils.set_random_seed(seed)
+        model = DeltaModel(attach_head(source, classes), teacher)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(loss=loss, metrics=["accuracy"])
+        model.fit(train(), shuffle=False, **options)
     if model.interrupted:
         raise KeyboardInterrupt
     whole = time.process_time() - began

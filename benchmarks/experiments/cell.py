@@ -63,6 +63,10 @@ class Cell:
         curve: whether to test after each epoch as well.
         recipe: dict of what differs from `keras_delta.Recipe()`, for the method
             `"recipe"`.
+        teacher: dict with `network`, and perhaps `dataset` and `per_class`: the network
+            that is fine-tuned by the recipe first, with the same seed, on these images
+            or on the cell's own, and is then the source, for the methods `"recipe"`
+            and `"teacher"`. None: the pretrained network is.
         factor, label: of a table's row.
 
     Raises:
@@ -91,6 +95,7 @@ class Cell:
     corruptions: tuple = ()
     curve: bool = False
     recipe: dict | None = None
+    teacher: dict | None = None
     factor: str = ""
     label: str = ""
 
@@ -122,6 +127,8 @@ class Cell:
         del found["protocol"]["strengths"], found["protocol"]["strengths_of"]
         if self.head == "random":  # as before there were others
             del found["head"]
+        if self.teacher is None:
+            del found["teacher"]
         del found["recipe"]
         if self.method == "recipe":  # all of it: a new default is another cell
             from keras_delta import Recipe  # not light: keys are made everywhere
@@ -136,6 +143,13 @@ class Cell:
     def key(self):
         """A short name of the settings, the same in every process: 16 digits."""
         return digest(self.settings())
+
+    def of_teacher(self):
+        """The cell whose training gives the source; None where nothing trains it."""
+        if self.teacher is None:
+            return None
+        alone = {"recipe": None, "teacher": None, "corruptions": (), "label": ""}
+        return self.replace(method="recipe", **{**alone, **self.teacher})
 
     def __eq__(self, other):
         return isinstance(other, Cell) and self.key == other.key

@@ -13,7 +13,9 @@ from experiments.plan import Plan
 from experiments.store import ResultStore
 from keras_delta._runs import devices, launch, status
 
-OF_BENCH = ("bench", "recipe", "distances", "search", "averages")  # in its protocol
+OF_BENCH = (  # in its protocol
+    *("bench", "recipe", "distances", "search", "averages", "distillation", "domains"),
+)
 STUDIES = ("few-shot", "why", "robustness", "start", *OF_BENCH)
 # Which options go with one kind of experiment alone.
 GOES_WITH = {
@@ -31,6 +33,8 @@ SMOKE = {
     "distances": {"parts": studies.DISTANCES[3:4]},
     "search": {"parts": studies.CANDIDATES[-1:]},
     "averages": {"conditions": studies.AVERAGES[:2]},
+    "distillation": {"conditions": studies.DISTILLED[::2]},
+    "domains": {"conditions": studies.DISTILLED[::2]},
     "robustness": {
         "methods": ("delta",),
         "noises": (0.0, 0.2),

@@ -65,7 +65,8 @@ TRAINERS = {
     "fastai": Method("fastai's fine_tune", None, ()),
     "recipe": Method("recipe", None, ()),
 }
-KNOWN = {**PROBE, **ALL, **TRAINERS}
+OF_TEACHER = {"teacher": Method("the teacher itself", None, ())}  # of another training
+KNOWN = {**PROBE, **ALL, **TRAINERS, **OF_TEACHER}
 ARTICLE = ("l2_fe", "l2", "l2_sp", "l2_sp_att", "feature_map", "delta")
 BENCH = (*PROBE, "l2_fe", "l2", "l2_sp", "feature_map", *TRAINERS)
 

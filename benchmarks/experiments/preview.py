@@ -31,6 +31,7 @@ def check_data(plan, store, data_dir, download=False, only_sizes=False):
     """
     cells = [entry.cell for entry in plan.entries]
     cells += [entry.choice.one_fold for entry in plan.entries if entry.choice]
+    cells += [cell.of_teacher() for cell in cells if cell.teacher]
     sizes, absent = {}, []
     for name in dict.fromkeys(cell.dataset for cell in cells):
         published = data.DATA_SETS.get(name)
@@ -91,6 +92,7 @@ def check_sources(plan, store):
     """Build the source networks of what is not done, so that weights fail first."""
     resolved = [(entry.cell, entry.resolved(store)) for entry in plan.entries]
     todo = [cell for cell, final in resolved if final is None or final not in store]
+    todo += [cell.of_teacher() for cell in todo if cell.teacher]
     for network, size, weights in {(c.network, c.image_size, c.weights) for c in todo}:
         side = size or backbones.ALL[network].size
         backbones.get(network)(weights=weights, input_shape=(side, side, 3))

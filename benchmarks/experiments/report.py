@@ -28,6 +28,12 @@ PARTS = {  # of each experiment: (stem, what makes it, which method it needs)
         ("parts", lambda f: tables.ablation_table(f, studies.AS_IT_IS[1]), None)
     ],
     "distances": [("parts", lambda f: tables.ablation_table(f, studies.EVEN[1]), None)],
+    "distillation": [
+        ("students", lambda f: tables.ablation_table(f, studies.ALONE[1]), None)
+    ],
+    "domains": [
+        ("students", lambda f: tables.ablation_table(f, studies.ALONE[1]), None)
+    ],
     "search": [
         ("choice", lambda f: searched.search_table(f, studies.AS_IT_IS[1]), None),
         ("candidates", searched.candidates_table, None),

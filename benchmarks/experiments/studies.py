@@ -8,7 +8,7 @@ from keras_delta._errors import invalid
 from experiments import methods, metrics, protocols
 from experiments.cell import Cell
 from experiments.plan import Choice, Entry
-from keras_delta.regularizers import Delta
+from keras_delta.regularizers import Delta, FourDs
 from keras_delta.tuning import ARTICLE_GRID
 
 ARTICLE_DATA = (
@@ -179,6 +179,43 @@ AVERAGES = tuple(
     ("", name + ending, {**AS_IT_IS[2], "recipe": {**parts, "average": average}})
     for name, parts in (("recipe", {}), ("L2", {"regularizer": "l2"}))
     for ending, average in (("", 0.0), (", a quarter", 0.25), (", half", 0.5))
+)
+
+# A larger network of the same task teaches a smaller one, and one of another domain.
+TASKS = tuple((f"folder:{name}", 10) for name in ("flowers12", "trash6"))
+TASKS += (("folder:pacs/sketch", 20),)
+LARGER = {"network": "efficientnet_lite2"}
+DOMAINS = tuple((f"folder:pacs/{style}", 20) for style in ("cartoon", "sketch"))
+# Not Lite2: 4Ds wants the student's channels.
+OF_PHOTOS = {
+    "network": "efficientnet_lite1",
+    "dataset": "folder:pacs/photo",
+    "per_class": None,
+}
+
+
+def _taught(teacher, *names, **regularizer):
+    """Conditions in which a teacher is the source of regularizers."""
+    method = {**AS_IT_IS[2], "teacher": teacher}
+    each = [(name, {"recipe": {"regularizer": name}, **method}) for name in names]
+    each += [(k, {"recipe": _with(v), **method}) for k, v in regularizer.items()]
+    return tuple(("teacher", label, changes) for label, changes in each)
+
+
+ALONE = (
+    "reference",
+    "no teacher: L2",
+    {**AS_IT_IS[2], "recipe": {"regularizer": "l2"}},
+)
+OWN_SOURCE = ("no teacher", "the recipe as it is", AS_IT_IS[2])
+DISTILLED = (
+    *(ALONE, OWN_SOURCE, *_taught(LARGER, "kd", "afd")),
+    ("teacher", "itself", {"method": "teacher", "teacher": LARGER}),
+)
+ADAPTED = (
+    *(ALONE, OWN_SOURCE, *_taught(OF_PHOTOS, "kd", "four_ds")),
+    *_taught(OF_PHOTOS, **{"four_ds, as the code": FourDs(variant="code", name="a")}),
+    ("teacher", "itself", {"method": "teacher", "teacher": OF_PHOTOS}),
 )
 
 
@@ -398,6 +435,22 @@ def averages(settings=RECIPE, *, conditions=AVERAGES, noises=NOISES[::2], **opti
         for factor, label, changes in conditions
     ]
     return why(settings, conditions=changed, **{"protocol": "bench", **options})
+
+
+def distillation(settings=TASKS, *, conditions=DISTILLED, **options):
+    """A larger network, fine-tuned on the same images, teaches; arguments as of `why`.
+
+    The protocol is `"bench"` by default.
+    """
+    return why(settings, conditions=conditions, **{"protocol": "bench", **options})
+
+
+def domains(settings=DOMAINS, *, conditions=ADAPTED, **options):
+    """A network that was fine-tuned on photographs teaches one for drawings.
+
+    Arguments as of `why`; the protocol is `"bench"` by default.
+    """
+    return why(settings, conditions=conditions, **{"protocol": "bench", **options})
 
 
 def bench(settings=START, *, methods=methods.BENCH, repeats=None, stage=0, **options):

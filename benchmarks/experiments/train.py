@@ -1,5 +1,6 @@
 """`Trainer`: runs a `Cell` and gives its record."""
 
+import functools
 import os
 import time
 
@@ -7,9 +8,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_delta import backbones, callbacks, data
+from keras_delta import _disk, backbones, callbacks, data
 from keras_delta._network import memory
 from keras_delta._errors import invalid
+from keras_delta._runs.store import once
 from experiments import baselines, methods
 from experiments.bench import Bench
 from experiments.clock import Clock
@@ -22,15 +24,15 @@ class Trainer:
     """Trains cells, one after another, and shares what they have in common.
 
     Args:
-        once: `Path` of a folder for what is computed once.
+        once_in: `Path` of a folder for what is computed once.
         data_dir: folder of the data sets; None: their usual places.
         progress: whether to show the epochs.
     """
 
-    def __init__(self, once, data_dir=None, progress=False):
-        self._bench = Bench(once)
+    def __init__(self, once_in, data_dir=None, progress=False):
+        self._bench = Bench(once_in)
         self._data_dir, self._progress = data_dir, progress
-        self._pools = {}
+        self._once, self._pools, self._teachers = once_in, {}, {}
 
     def warm(self, cell):
         """Whether a cell can begin without a model being built and traced."""
@@ -75,8 +77,9 @@ class Trainer:
         def test(model):
             return self._test(model, test_batches, test_set, protocol)
 
-        if cell.method in methods.TRAINERS:
-            model, trained = self._baseline(cell, train_set, train)
+        if cell.method in methods.TRAINERS | methods.OF_TEACHER:
+            teacher = cell.teacher and self._teacher(cell.of_teacher())
+            model, trained = self._baseline(cell, train_set, train, teacher)
         else:
             model, trained = self._fit(cell, train_set, train, test)
         corrupted = {
@@ -90,12 +93,38 @@ class Trainer:
             "corrupted": corrupted or None,
         }
 
-    def _baseline(self, cell, train_set, train):
+    def _teacher(self, cell):
+        """The trained network of a cell, from a file that processes share."""
+        path = self._once / f"teacher_{cell.key}.keras"
+
+        def train():
+            size = cell.image_size or backbones.ALL[cell.network].size
+            images, _ = self._sets(cell, size)
+            options = {"image_size": size, "protocol": cell.protocol.augmentation}
+            options |= {"batch_size": cell.protocol.batch_size, "seed": cell.seed}
+            its = functools.partial(images.batches, training=True, **options)
+            return self._baseline(cell, images, its)[0]
+
+        def save(model):
+            with _disk.replace_file(path) as temporary:
+                model.save(temporary)
+
+        if cell.key not in self._teachers:
+            self._teachers.clear()
+            self._teachers[cell.key] = once(
+                path.with_suffix(".lock"),
+                lambda: keras.models.load_model(path) if path.exists() else None,
+                *(train, save),
+            )
+        return self._teachers[cell.key]
+
+    def _baseline(self, cell, train_set, train, teacher=None):
         """(model, part of the record) of a method that trains in its own way."""
         trained = baselines.run(
             *(cell, self._bench.source(cell), len(train_set.class_names), train),
             images=len(train_set),
             verbose="auto" if self._progress else 0,
+            teacher=teacher,
         )
         record = {"feature_penalty": None, "curve": None, **trained._asdict()}
         return record.pop("model"), record

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 from keras_delta._errors import invalid, unknown_name, warn
 from keras_delta._network import auto_taps
 from keras_delta._network.graph import Graph, shapes_fit
+from keras_delta._network.heads import body_outputs
 from keras_delta._network.pairing import Pairing
 
+LITTLE = 0.5  # of the parameters of both networks in common: they do not correspond
 MUCH = 0.5  # of the parameters in common behind the last tap is worth a word
 
 
@@ -57,6 +59,9 @@ def choose(taps, of_source, target: Graph, source: Graph, pairing: Pairing):
     if isinstance(taps, str) and taps == "auto":
         pairs = _choose_auto(target, source, pairing)
         mismatch = _mismatch(pairing, pairs)
+        if mismatch is None and _share_paired(pairing) < LITTLE:
+            # Two members of a family have their first layers in the same shape.
+            mismatch = pairing.find_mismatch(source.outputs)
         if mismatch is not None:
             return Taps(*map(auto_taps.find, (target, source)), None, mismatch)
         _warn_of_other_calls(pairs, target, source)
@@ -74,6 +79,24 @@ def _mismatch(pairing, pairs):
     if not pairs and (not pairing.variables or all(map(auto_taps.find, both))):
         ends = pairing.source.outputs
     return pairing.find_mismatch(ends)
+
+
+def _share_paired(pairing):
+    """Share of the parameters before the head that both have; the larger of two."""
+    shares = []
+    for graph, paired in (
+        (pairing.target, set(pairing.names)),
+        (pairing.source, set(pairing.names.values())),
+    ):
+        body = graph.ancestors(body_outputs(graph) or graph.outputs)
+        counts = {
+            name: layer.count_params()
+            for name, layer in graph.layers().items()
+            if name in body
+        }
+        common = sum(count for name, count in counts.items() if name in paired)
+        shares.append(common / max(1, sum(counts.values())))
+    return max(shares)
 
 
 def _choose_pairs(taps, target, source, pairing):

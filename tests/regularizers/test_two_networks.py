@@ -392,3 +392,12 @@ def test_what_begins_by_the_recipe_unasked(monkeypatch, data, trained):
 
 
 START = (np.ones, np.zeros, np.zeros, np.ones)
+
+
+def test_members_of_a_family_do_not_correspond(data):
+    """They have their first layers alike, and what they compute is another thing."""
+    source = kd.attach_head(make_backbone(True, widths=(4, 6, 12, 16), seed=3), CLASSES)
+    target = kd.attach_head(make_backbone(True, seed=1), CLASSES)
+    model = kd.DeltaModel(target, source, regularizer="kd")
+    assert model.pairing.names == {} and model.networks.mismatch is not None
+    assert model.taps == ["conv0", "conv1", "conv2"]
