@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_delta import DeltaModel, Recipe, _compat, attach_head, callbacks, fine_tune
+from keras_delta import Recipe, _compat, attach_head, callbacks, fine_tune
 from keras_delta._runs.models import set_seeds
 from experiments.clock import Clock
 
@@ -126,26 +126,18 @@ def fastai(source, classes, train, *, epochs=15, verbose=0):
 
 
 def recipe(source, classes, train, parts=None, *, teacher=None, seed=0, verbose=0):
-    """`keras_delta.fine_tune`, or the same with another network as the source.
+    """`keras_delta.fine_tune`.
 
     Args:
         source, classes, train: see the module.
         parts: a `Recipe`; default: that of `keras_delta.fine_tune`.
-        teacher: the source that the recipe's regularizer looks at, where that is not
-            the network that training begins at.
-        seed, verbose: as for `keras_delta.fine_tune`.
+        teacher, seed, verbose: as for `keras_delta.fine_tune`.
     """
     clock, began = Clock(), time.process_time()
     stop = callbacks.TerminateOnNaN(raise_error=True)
-    options = {"recipe": parts, "callbacks": [clock, stop], "verbose": verbose}
-    if teacher is None:
-        model = fine_tune(source, train(), classes=classes, seed=seed, **options)
-    else:
-        keras.utils.set_random_seed(seed)
-        model = DeltaModel(attach_head(source, classes), teacher)
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(loss=loss, metrics=["accuracy"])
-        model.fit(train(), shuffle=False, **options)
+    options = {"recipe": parts, "teacher": teacher, "callbacks": [clock, stop]}
+    options |= {"classes": classes, "seed": seed, "verbose": verbose}
+    model = fine_tune(source, train(), **options)
     if model.interrupted:
         raise KeyboardInterrupt
     whole = time.process_time() - began

@@ -116,7 +116,7 @@ def check_heads(target, source):
 
 _REMEDIES = {
     "source": "Fine-tune the source on the target's task first, "
-    "`teacher = kd.fine_tune(network, train)`, and pass "
-    "`kd.DeltaModel(target, source=teacher.target)`.",
+    "`teacher = kd.fine_tune(network, train)`, and pass `teacher.target`, to "
+    "`kd.DeltaModel` as `source` or to `kd.fine_tune` as `teacher`.",
     "target": "Make the target with `kd.attach_head(network, classes)`.",
 }

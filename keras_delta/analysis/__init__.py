@@ -1,5 +1,9 @@
 """What training has changed in a `DeltaModel`: filters that moved, maps that differ."""
 
+from keras_delta.analysis.attention_matrix import attention_matrix as attention_matrix
+from keras_delta.analysis.attention_matrix import (
+    plot_attention_matrix as plot_attention_matrix,
+)
 from keras_delta.analysis.distances import (
     compare_filter_distances as compare_filter_distances,
 )

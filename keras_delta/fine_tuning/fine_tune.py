@@ -33,6 +33,7 @@ def fine_tune(
     *,
     method=None,
     recipe=None,
+    teacher=None,
     classes=None,
     task=_tasks.MULTICLASS,
     image_size=None,
@@ -60,6 +61,9 @@ def fine_tune(
             nothing; None: what the folder holds.
         method: in place of the recipe's `regularizer`: `"delta"`, `"l2_sp"`, ...
         recipe: a `Recipe`; default: `Recipe()`.
+        teacher: another network that the method compares with, trained for the same
+            classes, as `"kd"`, `"afd"` and `"four_ds"` need it: a Keras model, such as
+            `model.target` of another training. Default: `source` itself.
         classes: units of the head; None: as many as the data have, where they tell.
         task: as for `attach_head`; decides the loss.
         image_size: side in pixels or (height, width), for folders and `ImageSet`;
@@ -98,7 +102,7 @@ def fine_tune(
     source, size = _source(source, train, image_size)
     data = images.for_training(train, size, recipe, seed, task)
     target = attach_head(source, _units(classes, data), task=task)
-    model = DeltaModel(target)
+    model = DeltaModel(target, source=teacher)
     model.compile(**{name: make() for name, make in COMPILED[task].items()})
     model.fit(
         data.x,

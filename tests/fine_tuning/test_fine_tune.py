@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from networks import make_backbone, make_deeper
 
 import keras_delta as kd
 
@@ -190,6 +191,28 @@ def test_what_it_says_before_it_starts(source, capsys):
     assert "cross-validated" in said and "batch_norm" in said
     assert "2 steps, about 0:00" in said
     assert said.index("about") < said.index("Epoch 1/2")
+
+
+@pytest.mark.parametrize("method", ["kd", "four_ds"])
+def test_a_teacher(source, method):
+    """Another network teaches; the target begins at the source."""
+    wide = make_deeper(widths=(16, 16, 16), seed=3)
+    options = {"recipe": PLAIN, "verbose": 0}
+    teacher = kd.fine_tune(wide, (X, Y), **options).target
+    began = make_backbone(True, widths=(16, 16, 16), seed=1)
+    options |= {"method": method, "teacher": teacher}
+    model = kd.fine_tune(began, (X, Y), **options)
+    assert model.probe is not None and len(model.source.weights) == len(teacher.weights)
+    for a, b in zip(model.source.weights, teacher.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+    statistics = [n.moving_mean for n in normalizers(model)]
+    for a, b in zip(statistics, normalizers(began), strict=True):
+        np.testing.assert_array_equal(a, b.moving_mean)
+
+
+def test_no_teacher(source):
+    with pytest.raises(ValueError, match="`teacher`"):
+        kd.fine_tune(source, (X, Y), method="kd", recipe=PLAIN, verbose=0)
 
 
 def test_wrong_arguments(source):

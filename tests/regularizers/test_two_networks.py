@@ -3,6 +3,7 @@
 The source is wider and deeper than the target, and has a head for the same classes.
 """
 
+import contextlib
 import json
 
 import keras
@@ -401,3 +402,33 @@ def test_members_of_a_family_do_not_correspond(data):
     model = kd.DeltaModel(target, source, regularizer="kd")
     assert model.pairing.names == {} and model.networks.mismatch is not None
     assert model.taps == ["conv0", "conv1", "conv2"]
+
+
+@every_method
+def test_a_backup_goes_on_bit_for_bit(data, tmp_path, name, kwargs):
+    """Own layers and own optimizer as well."""
+
+    def train(*callbacks):
+        keras.utils.set_random_seed(4)
+        model = make_model(make(name, kwargs), run_eagerly=True)
+        given = {"epochs": 3, "verbose": 0, "callbacks": list(callbacks)}
+        with contextlib.suppress(KeyboardInterrupt):
+            model.fit(*data, 8, **given)
+        return model
+
+    def stop(epoch, logs):
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    straight = train()
+    train(
+        kd.callbacks.BackupAndRestore(tmp_path),
+        keras.callbacks.LambdaCallback(on_epoch_begin=stop),
+    )
+    again = train(kd.callbacks.BackupAndRestore(tmp_path))
+    adapting = again.regularizer.find_adapting()
+    if adapting is not None:
+        assert int(adapting.source_optimizer.iterations) == 9
+    parts = [[*m.variables, *m.optimizer.variables] for m in (straight, again)]
+    for v, w in zip(*parts, strict=True):
+        np.testing.assert_array_equal(v, w, err_msg=v.path)
