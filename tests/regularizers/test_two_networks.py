@@ -106,6 +106,22 @@ def test_kd_of_a_softmax(data, activation):
     assert logs["feature_penalty"] == pytest.approx(plain["feature_penalty"], rel=1e-4)
 
 
+def test_images_without_labels(data):
+    """They count in the distance of predictions, and a weight of 0 in nothing else."""
+    x, y = data
+    weights = (np.arange(COUNT) < 8).astype("float32")
+    logs = []
+    for labels in (y, np.where(weights > 0, y, 0)):
+        model = make_model("kd")
+        found = model.train_on_batch(x, labels, weights, return_dict=True)
+        found.pop("accuracy")  # `metrics` are not weighted, `weighted_metrics` are
+        logs.append(found)
+    assert logs[0] == logs[1]
+    plain = make_model("kd").train_on_batch(x, y, return_dict=True)
+    assert logs[0]["feature_penalty"] == plain["feature_penalty"]
+    assert logs[0]["task_loss"] != pytest.approx(plain["task_loss"])
+
+
 @every_case
 def test_what_a_step_moves(data, name, kwargs):
     """Target and own layers; the source and its statistics stay."""
