@@ -91,7 +91,10 @@ class FourDs(SourceAdapting):
         self.kd = _arguments.number("kd", kd)
         self.predictions = Predictions(temperature)
         self.variant = _arguments.choice("variant", variant, VARIANTS)
-        self._optimizer = optimizer and keras.optimizers.get(optimizer)
+        # Not the optimizer: Keras would save it, beside the one that is used.
+        self.optimizer = optimizer and keras.optimizers.serialize(
+            keras.optimizers.get(optimizer)
+        )
         self.target_taps = ()
         # Containers: Keras goes on tracking a layer whose attribute is deleted.
         self.adapters, self._norms, self._fusions = {}, {}, []
@@ -121,7 +124,7 @@ class FourDs(SourceAdapting):
         self.predictions.check(networks)
         shapes = networks.source_map_shapes, networks.target_map_shapes
         for whose, found in zip(("source", "target"), shapes, strict=True):
-            for tap, shape in found.items():
+            for tap, shape in found.items() or [("nothing", ())]:
                 if len(shape) != 3:
                     expected = "layers with maps (height, width, channels)"
                     received = f"'{tap}' of the {whose}, with {shape}"
@@ -183,8 +186,8 @@ class FourDs(SourceAdapting):
 
     def make_source_optimizer(self):
         """See `SourceAdapting.make_source_optimizer`."""
-        if self._optimizer is not None:
-            return type(self._optimizer).from_config(self._optimizer.get_config())
+        if self.optimizer is not None:
+            return keras.optimizers.deserialize(self.optimizer)
         rate = _Cosine(RATE, self._begin, self._end)
         return keras.optimizers.AdamW(rate, weight_decay=0.01, epsilon=1e-4)
 
@@ -255,9 +258,8 @@ class FourDs(SourceAdapting):
 
     def get_config(self):
         """See `Regularizer.get_config`."""
-        own = {name: getattr(self, name) for name in ("kd", "temperature", "variant")}
-        optimizer = self._optimizer and keras.optimizers.serialize(self._optimizer)
-        return {**super().get_config(), **own, "optimizer": optimizer}
+        own = ("kd", "temperature", "variant", "optimizer")
+        return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
 
 class _Cosine(keras.optimizers.schedules.LearningRateSchedule):

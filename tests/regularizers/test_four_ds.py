@@ -298,6 +298,22 @@ def test_it_says_how_large_the_adapters_are(data, capsys):
     assert capsys.readouterr().out.count(expected) == 1
 
 
+def test_another_optimizer_is_kept(data, tmp_path):
+    model = make_model(optimizer=keras.optimizers.SGD(0.5, momentum=0.9))
+    model.fit(*data, 2, verbose=0)
+    optimizer = model.regularizer.source_optimizer
+    assert float(optimizer.learning_rate) == 0.5
+    model.save_weights(tmp_path / "one.weights.h5")
+    model.save(tmp_path / "model.keras")
+    again = make_model(optimizer=keras.optimizers.SGD(0.5, momentum=0.9))
+    again.load_weights(tmp_path / "one.weights.h5")
+    for other in (again, keras.models.load_model(tmp_path / "model.keras")):
+        found = other.regularizer.source_optimizer
+        assert found.momentum == 0.9 and int(found.iterations) == 3
+        for v, w in zip(optimizer.variables, found.variables, strict=True):
+            np.testing.assert_array_equal(v, w)
+
+
 def test_odd_sizes_and_constant_images():
     source = kd.attach_head(make_deeper((23, 17), WIDTHS, seed=3), CLASSES)
     target = kd.attach_head(make_backbone(True, (23, 17), WIDTHS, seed=1), CLASSES)
@@ -322,6 +338,15 @@ def test_taps_that_do_not_fit():
     lists = {"taps": ["relu0", "relu1"], "source_taps": ["relu0", "relu1"]}
     model = kd.DeltaModel(target, source, regularizer="four_ds", **lists)
     assert list(model.regularizer.adapters) == ["relu0", "relu1"]
+
+
+def test_networks_without_maps():
+    source, target = (
+        keras.Sequential([keras.Input((4,)), *map(keras.layers.Dense, (8, CLASSES))])
+        for _ in range(2)
+    )
+    with pytest.raises(ValueError, match=r"maps \(height, width, ch.*'nothing' of the"):
+        kd.DeltaModel(target, source, regularizer="four_ds")
 
 
 def test_beside_others(data):
