@@ -12,7 +12,7 @@ from experiments import baselines, methods
 from experiments.cell import Cell, from_settings
 from experiments.clock import Clock
 from experiments.train import Trainer
-from toys import PROTOCOL
+from toys import PROTOCOL, lasting
 
 import keras_delta as kd
 
@@ -251,6 +251,35 @@ def test_through_the_trainer(method, tmp_path, short):
     assert record["seconds"] > 0 and 0 < record["loss"] < 5
     assert record["curve"] is record["corrupted"] is None
     assert not trainer.warm(cell)
+
+
+def test_a_teacher(tmp_path, short, monkeypatch):
+    """It is trained once, by the recipe on its own images, and tested as it is."""
+    teacher = {"network": "toy", "per_class": 5}
+    options = {"protocol": short, "network": "toy", "teacher": teacher}
+    itself = Cell("toy", "teacher", **options)
+    student = Cell("toy", "recipe", recipe={**SHORT, "regularizer": "kd"}, **options)
+    assert from_settings(student.settings()) == student
+    assert student.replace(teacher=None).key != student.key
+    monkeypatch.setattr(kd.Recipe, "epochs_for", lambda self, _: self.epochs or 1)
+    runs, fine_tune = [], baselines.fine_tune
+
+    def watched(source, data, *, teacher=None, **options):
+        runs.append((sum(len(y) for _, y in data), teacher))
+        return fine_tune(source, data, teacher=teacher, **options)
+
+    monkeypatch.setattr(baselines, "fine_tune", watched)
+    records = [Trainer(tmp_path).run(cell) for cell in (itself, student, itself)]
+    assert [images for images, _ in runs] == [15, 24]
+    alone = Trainer(tmp_path).run(student.of_teacher())
+    assert lasting(records[0]) == lasting(records[2])
+    assert records[0]["correct"] == alone["correct"] != records[1]["correct"]
+    assert records[0]["epochs"] == 0 and records[1]["epochs"] == 2
+    trained = keras.models.load_model(
+        tmp_path / f"teacher_{student.of_teacher().key}.keras"
+    )
+    for a, b in zip(runs[1][1].weights, trained.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_seeds(short):

@@ -42,6 +42,7 @@ OTHER = {
     "label_noise": 0.2,
     "corruptions": ("blur 3",),
     "curve": True,
+    "teacher": {"network": "resnet50"},
     "factor": "attention",
     "label": "uniform",
 }
@@ -122,7 +123,7 @@ def test_probe_has_a_head_alone():
     assert from_settings(probe.settings()) == probe
     assert probe.key != Cell("cub", "l2_fe", head="only").key
     with_training = [n for n in methods.KNOWN if Cell("cub", n).head != "only"]
-    assert with_training == [*methods.ALL, *methods.TRAINERS]
+    assert with_training == [*methods.ALL, *methods.TRAINERS, *methods.OF_TEACHER]
 
 
 def test_key_is_sixteen_digits_of_the_settings(cell):

@@ -40,7 +40,7 @@ def assert_same_logs(one, two, rtol=1e-5):
 
 def test_every_registered_regularizer_is_a_case():
     names = {name.split("-")[0] for name in reference.CASES}
-    elsewhere = {"kd", "afd"}  # tests/regularizers/test_two_networks.py
+    elsewhere = {"kd", "afd", "four_ds"}  # tests/regularizers/test_two_networks.py
     assert set(kd.regularizers.ALL) <= names | elsewhere
 
 
