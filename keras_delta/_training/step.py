@@ -170,19 +170,15 @@ class Step:
         if not self._needs:
             return self._model(x, training=True), {}, {}
         networks, strategy = self._model.networks, self._model.distribute_strategy
+        feeds, from_source = self.shared.feeds, {}
         y_pred, (target_maps, entering) = self._pass(x, training=True)
         if not networks.fetched:
-            return y_pred, target_maps, {}
+            return y_pred, target_maps, from_source
         if self._model.regularizer.find_adapting():
-            return (
-                y_pred,
-                target_maps,
-                run_on_samples(
-                    strategy,
-                    lambda v: networks.run_adapted_source(self.shared.feeds, v),
-                    entering,
-                ),
+            from_source = run_on_samples(
+                strategy, lambda v: networks.run_adapted_source(feeds, v), entering
             )
+            return y_pred, target_maps, from_source
         with tape.stop_recording():
             if self.cache is not None and self.cache.is_open:
                 from_source = self.cache.maps(
@@ -190,9 +186,7 @@ class Step:
                 )
             else:
                 from_source = run_on_samples(
-                    strategy,
-                    lambda v: networks.go_on_in_source(self.shared.feeds, v),
-                    entering,
+                    strategy, lambda v: networks.go_on_in_source(feeds, v), entering
                 )
         return y_pred, target_maps, from_source
 

@@ -7,7 +7,7 @@ from keras_delta.regularizers.batch import Batch
 
 
 class SourceAdapting(Regularizer):
-    """Base class of methods that train the source's layers-in-between as well.
+    """Base class of methods with layers of their own between those of the source.
 
     Each step runs the source through `call_source` and has two objectives. The model's
     optimizer moves the target, and whatever trainable layers the regularizer has
