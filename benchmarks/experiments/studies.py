@@ -8,7 +8,7 @@ from keras_delta._errors import invalid
 from experiments import methods, metrics, protocols
 from experiments.cell import Cell
 from experiments.plan import Choice, Entry
-from keras_delta.regularizers import Delta, FourDs
+from keras_delta.regularizers import KD, Delta, FourDs
 from keras_delta.tuning import ARTICLE_GRID
 
 ARTICLE_DATA = (
@@ -213,7 +213,10 @@ DISTILLED = (
     ("teacher", "itself", {"method": "teacher", "teacher": LARGER}),
 )
 ADAPTED = (
-    *(ALONE, OWN_SOURCE, *_taught(OF_PHOTOS, "kd", "four_ds")),
+    *(ALONE, OWN_SOURCE, *_taught(OF_PHOTOS, "kd")),
+    # 4Ds' own weights, without what it adds.
+    *_taught(OF_PHOTOS, **{"kd, both weights 1": KD(1.0, task_weight=1.0, name="a")}),
+    *_taught(OF_PHOTOS, "four_ds"),
     *_taught(OF_PHOTOS, **{"four_ds, as the code": FourDs(variant="code", name="a")}),
     ("teacher", "itself", {"method": "teacher", "teacher": OF_PHOTOS}),
 )
