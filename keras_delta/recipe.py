@@ -15,6 +15,7 @@ from keras_delta._errors import invalid, unknown_name
 VERSION = 1  # of the files
 SHARES = (0.0, 0.25, 0.5)  # of the target's statistics, that "auto" tries
 FEWEST_STEPS, LEAST_EPOCHS, MOST_EPOCHS = 60, 10, 40
+AVERAGE = 0.5  # of the source's weights and the trained ones
 OWN_CLIP = 1.0  # of a gradient's norm, for the optimizer that a model was compiled with
 # For images like the source's, and unlike.
 NEAR_RATE, FAR_RATE = 3e-4, 6e-4  # of Adam
@@ -100,13 +101,15 @@ class Recipe:
             `"auto"`: 1 with the model's own optimizer, as with fixed statistics SGD
             comes apart at rates that are usual; else None.
         average: share of the source's weights in the result, of all layers but the
-            head, see `keras_delta.averaging.interpolate`.
+            head, see `keras_delta.averaging.interpolate`. `"auto"`: a half where the
+            regularizer lets feature maps go where they like; else none, as it keeps
+            near the source by itself.
 
     Raises:
         TypeError, ValueError: for values that a part cannot have.
     """
 
-    regularizer: object = "feature_map"
+    regularizer: object = "l2"
     fit_head: bool = True
     optimizer: object = "adamw"
     learning_rate: float | str = "auto"
@@ -117,7 +120,7 @@ class Recipe:
     batch_norm: float | str = "auto"
     freeze: float = 0.0
     clip: float | str | None = "auto"
-    average: float = 0.0
+    average: float | str = "auto"
 
     def __post_init__(self):
         regularizers.get(self.regularizer)
@@ -140,7 +143,8 @@ class Recipe:
         if self.clip != "auto":
             also = '"auto"'
             _arguments.number("clip", self.clip, above=0, optional=True, also=also)
-        _arguments.number("average", self.average, below=1)
+        if self.average != "auto":
+            _arguments.number("average", self.average, below=1, also='"auto"')
 
     def replace(self, **changes):
         """The same recipe but for some parts."""
@@ -158,7 +162,11 @@ class Recipe:
         clip = self.clip
         if clip == "auto":
             clip = OWN_CLIP if self.optimizer is None else None
-        return self.replace(batch_norm=batch_norm, learning_rate=rate, clip=clip)
+        average = self.average
+        if average == "auto":
+            average = 0.0 if regularizers.get(self.regularizer).needs else AVERAGE
+        chosen = {"learning_rate": rate, "clip": clip, "average": average}
+        return self.replace(batch_norm=batch_norm, **chosen)
 
     def epochs_for(self, steps):
         """Number of epochs for so many steps in each; None: not known."""

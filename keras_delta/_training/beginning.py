@@ -21,7 +21,7 @@ from keras_delta._training import start
 from keras_delta.recipe import SHARES, Recipe, WarmUpCosine
 
 # In what `fit` has defaults for, it stays with them.
-DEFAULT = {"epochs": 1, "batch_size": 32}
+DEFAULT = {"epochs": 1, "batch_size": 32, "average": 0.0}
 # What sets the learning rate, which it cannot where that is a schedule.
 SETS_RATE = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)
 FORMS = '"auto", "none" or a keras_delta.Recipe'
