@@ -196,6 +196,10 @@ def _of_source(model):
         expected = "a model of the same architecture or a list of arrays"
         remedy = "None is for a DeltaModel, and means its source."
         raise TypeError(invalid("start", expected, None, remedy))
+    if not model.pairing.weights:
+        expected = "what the weights were before training"
+        remedy = "The source is another network, which it cannot be interpolated with."
+        raise ValueError(invalid("start", expected, None, remedy))
     return [(v, _compat.array(w)) for v, w in model.pairing.weights]
 
 

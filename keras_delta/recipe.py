@@ -101,9 +101,8 @@ class Recipe:
             `"auto"`: 1 with the model's own optimizer, as with fixed statistics SGD
             comes apart at rates that are usual; else None.
         average: share of the source's weights in the result, of all layers but the
-            head, see `keras_delta.averaging.interpolate`. `"auto"`: a half where the
-            regularizer lets feature maps go where they like; else none, as it keeps
-            near the source by itself.
+            head, see `keras_delta.averaging.interpolate`. `"auto"`: a half with
+            `"l2"`, which holds on to nothing of the source; else none.
 
     Raises:
         TypeError, ValueError: for values that a part cannot have.
@@ -164,7 +163,8 @@ class Recipe:
             clip = OWN_CLIP if self.optimizer is None else None
         average = self.average
         if average == "auto":
-            average = 0.0 if regularizers.get(self.regularizer).needs else AVERAGE
+            held = regularizers.get(self.regularizer)
+            average = 0.0 if held.needs or held.starts_at_source else AVERAGE
         chosen = {"learning_rate": rate, "clip": clip, "average": average}
         return self.replace(batch_norm=batch_norm, **chosen)
 

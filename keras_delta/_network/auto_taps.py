@@ -63,7 +63,9 @@ def find(graph: Graph, among=None):
 
 
 def find_block_ends(graph: Graph):
-    """The sums of residual branches, behind their activation, and the ends of stages.
+    """The sums of residual branches, and the ends of stages without one.
+
+    Behind their BatchNormalization and activation, where these follow.
 
     Args:
         graph: the network's graph.
@@ -71,17 +73,16 @@ def find_block_ends(graph: Graph):
     Returns:
         List of names, in the order of computation.
     """
-    ends = set(find(graph))
-    for name, node in graph.nodes.items():
-        if _is_map(node) and _is_sum(node):
-            ends.add(_activation_behind(graph, node.outputs[0]) or name)
+    maps = [n for n, node in graph.nodes.items() if _is_map(node)]
+    ends = {_behind(graph, n) for n in maps if _is_sum(graph.nodes[n])}
+    for name in map(lambda n: _behind(graph, n), find(graph)):
+        if not any(_is_sum(node) for node in _takers(graph, name)):
+            ends.add(name)
     return [name for name in graph.nodes if name in ends]
 
 
 def find_stage_ends(graph: Graph, count=4):
     """The last block of each of the last `count` resolutions.
-
-    Behind its BatchNormalization and activation, where these follow.
 
     Args:
         graph: the network's graph.
@@ -92,8 +93,15 @@ def find_stage_ends(graph: Graph, count=4):
     """
     sizes = _sizes(graph)
     last = {sizes[n]: n for n in find_block_ends(graph) if n in sizes}
-    ends = [_behind(graph, name) for name in list(last.values())[-count:]]
-    return [name for name in graph.nodes if name in ends]
+    return list(last.values())[-count:]
+
+
+def _takers(graph, name):
+    """The calls that take the output of one."""
+    output = graph.nodes[name].outputs[0]
+    return [
+        node for node in graph.nodes.values() if any(t is output for t in node.inputs)
+    ]
 
 
 def _behind(graph, name):
@@ -104,26 +112,10 @@ def _behind(graph, name):
         keras.layers.ReLU,
     )
     while True:
-        output = graph.nodes[name].outputs[0]
-        takers = [
-            n
-            for n, node in graph.nodes.items()
-            if any(t is output for t in node.inputs)
-        ]
-        if len(takers) != 1:
+        takers = _takers(graph, name)
+        if len(takers) != 1 or not isinstance(takers[0].operation, kinds):
             return name
-        if not isinstance(graph.nodes[takers[0]].operation, kinds):
-            return name
-        name = takers[0]
-
-
-def _activation_behind(graph, tensor):
-    """Name of the activation that takes a tensor, where it is the first that does."""
-    kinds = (keras.layers.Activation, keras.layers.ReLU)
-    for name, node in graph.nodes.items():
-        if any(t is tensor for t in node.inputs):
-            return name if isinstance(node.operation, kinds) else None
-    return None
+        name = graph.name_of(takers[0].outputs[0])
 
 
 def published(graph, among):

@@ -5,6 +5,10 @@ from keras import tree
 from keras_delta import _compat
 from keras_delta._network.graph import shapes_fit
 
+# What a layer's config may say otherwise without computing otherwise, while frozen.
+WITHOUT_EFFECT = ("name", "trainable", "momentum", "build_config", "seed")
+WITHOUT_EFFECT_ENDS = ("_initializer", "_regularizer", "_constraint")
+
 
 class Entry:
     """The tensors of the target that the source is fed with.
@@ -14,9 +18,12 @@ class Entry:
     are pairs, and there the source takes what the target computed: the same crop, flip
     and scale. What the source has in front of them does not run.
 
+    Without pairs the source runs from its inputs on, and both preprocess for
+    themselves.
+
     Args:
         target, source: `Graph`s.
-        pairing: their `Pairing`.
+        pairs: dict, call of the target -> its counterpart in the source.
         taps: the source's KerasTensors that are wanted.
 
     Attributes:
@@ -29,8 +36,8 @@ class Entry:
         ValueError: for an input of the source that nothing in the target stands for.
     """
 
-    def __init__(self, target, source, pairing, taps):
-        theirs = {theirs: ours for ours, theirs in pairing.names.items()}
+    def __init__(self, target, source, pairs, taps):
+        theirs = {theirs: ours for ours, theirs in pairs.items()}
         taps = tree.flatten(taps)
         wanted = source.ancestors(taps)
         first = [
@@ -49,6 +56,24 @@ class Entry:
         ]
         self.front = target.ancestors(self.tensors)
 
+    def is_alike(self, target, source):
+        """Whether both networks do the same in front of the tensors, but at random."""
+        shapes = [[t.shape[1:] for t in g.inputs] for g in (target, source)]
+        if len(shapes[0]) != len(shapes[1]) or not all(map(shapes_fit, *shapes)):
+            return False
+        fronts = self.front, source.ancestors(self.feeds)
+        did = []
+        for graph, names in zip((target, source), fronts, strict=True):
+            nodes = [node for name, node in graph.nodes.items() if name in names]
+            did.append(
+                [
+                    (settings(node), [w.tolist() for w in _weights(node)])
+                    for node in nodes
+                    if not node.is_layer or not draws_at_random(node.operation)
+                ]
+            )
+        return did[0] == did[1]
+
     def changing(self, target):
         """Names of the calls in front that give other tensors in each step."""
         return [
@@ -58,6 +83,25 @@ class Entry:
             and node.is_layer
             and (node.operation.trainable_variables or draws_at_random(node.operation))
         ]
+
+
+def settings(node):
+    """What a call computes besides its weights, for comparing."""
+    operation = node.operation
+    if node.is_layer:
+        config = {
+            key: value
+            for key, value in operation.get_config().items()
+            if key not in WITHOUT_EFFECT and not key.endswith(WITHOUT_EFFECT_ENDS)
+        }
+    else:
+        config = {k: v for k, v in vars(operation).items() if k[0] != "_"}
+        config.pop("name", None)
+    return type(operation), repr(config)
+
+
+def _weights(node):
+    return [v.numpy() for v in node.operation.weights] if node.is_layer else []
 
 
 def draws_at_random(layer):
@@ -102,11 +146,23 @@ def _behind_augmentation(tensor, target, source):
             f"{len(target.inputs)}. Give both the same."
         )
     entering = target.inputs[place]
-    for node in target.nodes.values():
-        if [id(t) for t in node.inputs] != [id(entering)] or not node.is_layer:
+    for name, node in target.nodes.items():
+        if not node.is_layer or node.operation.weights:
             continue
-        if draws_at_random(node.operation) and not node.operation.weights:
+        if not draws_at_random(node.operation):
+            continue
+        if [id(t) for t in node.inputs] == [id(entering)]:
             entering = node.outputs[0]
+        elif not any(
+            target.nodes[n].is_layer and target.nodes[n].operation.weights
+            for n in target.ancestors(node.outputs)
+        ):
+            raise ValueError(
+                f"The target changes its images at random in '{name}', behind other "
+                "layers. The source is another network that preprocesses for itself, "
+                "and would not see the same. Put augmentation first in the target, or "
+                "into the data."
+            )
     if not shapes_fit(entering.shape[1:], tensor.shape[1:]):
         raise ValueError(
             f"The source takes images of the shape {tuple(tensor.shape[1:])}, and the "

@@ -80,11 +80,12 @@ _ACTIVATED = (
 _TRANSPARENT = (keras.layers.Flatten, keras.layers.Reshape, keras.layers.Dropout)
 
 
-def check_heads(target, source):
+def check_heads(target, source, instead=""):
     """Refuse networks whose predictions cannot be compared class by class.
 
     Args:
         target, source: `Graph`s.
+        instead: a sentence for the error, what can be done otherwise.
 
     Raises:
         ValueError: naming the output that does not fit.
@@ -99,6 +100,7 @@ def check_heads(target, source):
                 f"class: the outputs of the {name} have the shapes {shapes[name]}, and "
                 "one vector with a number for each of two or more classes is expected. "
                 + _REMEDIES[name]
+                + instead
             )
         if output_activation(graph) == "sigmoid":
             raise ValueError(
@@ -110,7 +112,9 @@ def check_heads(target, source):
         classes = [shape[0][0] for shape in shapes.values()]
         raise ValueError(
             f"The source's head has {classes[0]} classes, the target's {classes[1]}. "
-            "Both need the same classes, in the same order. " + _REMEDIES["source"]
+            "Both need the same classes, in the same order. "
+            + _REMEDIES["source"]
+            + instead
         )
 
 

@@ -6,11 +6,11 @@ from keras import tree
 
 from keras_delta._network import fingerprint, taps
 from keras_delta._network.copies import copy_model
-from keras_delta._network.entry import Entry
+from keras_delta._network.entry import Entry, settings
 from keras_delta._network.graph import Graph, check_channels_last
 from keras_delta._network.heads import body_outputs
 from keras_delta._network.pairing import Pairing
-from keras_delta._network.sharing import Shared, settings
+from keras_delta._network.sharing import Shared
 
 OUTPUTS = "/outputs"  # no layer has such a name
 
@@ -98,7 +98,11 @@ class Networks:
         if "source_outputs" in needs:
             self.fetched[OUTPUTS] = self.source.outputs
         wanted = {**self.source_taps, **self.fetched}
-        self.entry = Entry(self.target, self.source, self.pairing, wanted)
+        graphs = self.target, self.source
+        self.entry = Entry(*graphs, self.pairing.names, wanted)
+        teaches = regularizer is not None and not regularizer.starts_at_source
+        if teaches and self.fetched and not self.entry.is_alike(*graphs):
+            self.entry = Entry(*graphs, {}, wanted)
 
     @property
     def target_map_shapes(self):

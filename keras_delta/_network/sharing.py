@@ -9,12 +9,8 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_delta._network.entry import draws_at_random
+from keras_delta._network.entry import draws_at_random, settings
 from keras_delta._network.graph import takes_training
-
-# What a layer's config may say otherwise without computing otherwise, while frozen.
-WITHOUT_EFFECT = ("name", "trainable", "momentum", "build_config", "seed")
-WITHOUT_EFFECT_ENDS = ("_initializer", "_regularizer", "_constraint")
 
 # Noise that is off where it is frozen. Not random augmentation, which frozen layers
 # behind it are still meant to see.
@@ -123,21 +119,6 @@ def _is_random(layer):
     if isinstance(layer, NOISE) and not layer.trainable:
         return False
     return not layer.weights and draws_at_random(layer)
-
-
-def settings(node):
-    """What a call computes besides its weights, for comparing."""
-    operation = node.operation
-    if node.is_layer:
-        config = {
-            key: value
-            for key, value in operation.get_config().items()
-            if key not in WITHOUT_EFFECT and not key.endswith(WITHOUT_EFFECT_ENDS)
-        }
-    else:
-        config = {k: v for k, v in vars(operation).items() if k[0] != "_"}
-        config.pop("name", None)
-    return type(operation), repr(config)
 
 
 def _constants(node):

@@ -147,7 +147,9 @@ class Beginning:
                 "The recipe's `optimizer` is None, the one that the model is compiled "
                 "with, and `compile` was given none. Pass one to either."
             )
-        self._recipe = recipe.replace(regularizer=model.regularizer)
+        self._recipe = recipe.replace(
+            regularizer=model.regularizer, average=_average(model, recipe)
+        )
         self._normalizers = fix_statistics(model, recipe)
         if recipe.freeze:
             last = max(1, round(recipe.freeze * len(model.taps))) - 1
@@ -250,6 +252,21 @@ class Beginning:
         batch_norm.estimate_statistics(self._model, x, max_samples=most, frozen=False)
         self._let_train(False)
         return _values(self._statistics)
+
+
+def _average(model, recipe):
+    """The recipe's share of the source, in which the target has to begin."""
+    if recipe.average == "auto":
+        return "auto" if start.is_untrained(model) else 0.0
+    teaches = "source_outputs" in model.regularizer.needs or model.networks.mismatch
+    if recipe.average and teaches:
+        raise ValueError(
+            f"The recipe's `average` of {recipe.average:g} mixes in weights of the "
+            f"source, and that of '{model.regularizer.name}' is a network that teaches "
+            "and not the one that the target began as. Use `average=0`, and "
+            "`keras_delta.averaging.interpolate(model, start)` with what it began as."
+        )
+    return recipe.average
 
 
 def fix_statistics(model, recipe):

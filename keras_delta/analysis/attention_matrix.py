@@ -3,12 +3,12 @@
 import numpy as np
 from keras import ops
 
-from keras_delta import _plotting, regularizers
+from keras_delta import _arguments, _plotting, regularizers
 from keras_delta._errors import invalid
 from keras_delta._inputs import replay, samples
 
 BATCH = 32
-LIGHT_FROM = 0.5  # of the largest value, from where digits are white
+LIGHT_FROM = 0.6  # of the darkest grey, from where digits are white
 MOST_DIGITS = 200  # cells that still have room for them
 
 
@@ -24,15 +24,17 @@ def attention_matrix(model, x, max_samples=256):
         `(source taps, target taps)` float32; each row sums to 1.
 
     Raises:
-        ValueError: for a model without AFD.
+        ValueError: for a model without AFD, and for no images.
     """
     afd = _find(model)
-    found = []
+    max_samples, found = _arguments.integer("max_samples", max_samples), []
     with replay.unmoved(x):
         for images in samples.inputs(x, BATCH, max_samples):
             _, target_maps = model.outputs_and_maps(images)
             attention = afd.attention_matrix(model.source_maps(images), target_maps)
             found.append(ops.convert_to_numpy(attention))
+    if not found:
+        raise ValueError(invalid("x", "at least one image", "none"))
     return np.concatenate(found).mean(0)
 
 
@@ -53,30 +55,33 @@ def plot_attention_matrix(model, x, path=None, max_samples=256):
 
     values, afd = attention_matrix(model, x, max_samples), _find(model)
     rows, columns = values.shape
-    size = 2.4 + 0.45 * columns, 1.8 + 0.32 * rows
-    figure = Figure(figsize=size, layout="constrained")
+    longest = [max(map(len, taps)) for taps in (afd.target_taps, afd.source_taps)]
+    width = 1.6 + 0.36 * columns + 0.06 * longest[1]
+    height = 0.8 + 0.3 * rows + 0.06 * longest[0]
+    figure = Figure(figsize=(width, height), layout="constrained")
     axis = figure.subplots()
-    picture = axis.imshow(values, cmap="Greys", vmin=0, aspect="auto")
-    names = {"labelsize": 7, "length": 0}
+    darkest = max(values.max(), 2 / columns)  # what is alike is half as dark
+    picture = axis.imshow(values, cmap="Greys", vmin=0, vmax=darkest, aspect="auto")
     axis.set_xticks(range(columns), afd.target_taps, rotation=90)
     axis.set_yticks(range(rows), afd.source_taps)
-    axis.tick_params(**names)
-    axis.set_xlabel("target", fontsize=9)
-    axis.set_ylabel("source", fontsize=9)
+    axis.tick_params(labelsize=7, length=0)
+    axis.set_xlabel("maps of the target", fontsize=8)
+    axis.set_ylabel("maps of the source", fontsize=8)
     if values.size <= MOST_DIGITS:
         for (row, column), value in np.ndenumerate(values):
-            color = "white" if value > LIGHT_FROM * values.max() else "black"
+            color = "white" if value > LIGHT_FROM * darkest else "black"
             text = f"{value:.2f}".removeprefix("0")
             axis.text(
-                column, row, text, ha="center", va="center", color=color, fontsize=7
+                column, row, text, ha="center", va="center", color=color, fontsize=6
             )
-    bar = figure.colorbar(picture, ax=axis, shrink=0.8)
-    bar.ax.tick_params(labelsize=7)
+    bar = figure.colorbar(picture, ax=axis)
+    bar.set_label("attention, rows sum to 1", fontsize=7)
+    bar.ax.tick_params(labelsize=6)
     return _plotting.save_figure(figure, path)
 
 
 def _find(model):
-    members = regularizers.members(model.regularizer)
+    members = regularizers.members(getattr(model, "regularizer", None))
     found = [m for m in members if isinstance(m, regularizers.AFD)]
     if not found:
         expected = "a DeltaModel with the regularizer AFD"

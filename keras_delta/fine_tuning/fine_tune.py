@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_delta import _arguments, _tasks, backbones
+from keras_delta import _arguments, _tasks, backbones, regularizers
 from keras_delta._errors import invalid
 from keras_delta._network.attach import attach_head
 from keras_delta._network.graph import Graph
@@ -46,8 +46,9 @@ def fine_tune(
     The network gets a new head, which is fitted on the frozen network (the *linear
     probe*), with the source's BatchNorm statistics and with mixtures of these and the
     target's. What does best on images held out is where training begins. All
-    layers but BatchNorm are trained with a warm-up and a cosine decay, their feature
-    maps kept near the source's. Each part can be changed, see `Recipe`. It is short for
+    layers but BatchNorm are trained with a warm-up and a cosine decay, and the result
+    is half way between the trained weights and the source's: what is logged meanwhile
+    is of the former. Each part can be changed, see `Recipe`. It is short for
     `attach_head`, `compile` without an optimizer, and `fit` with the recipe.
 
     Args:
@@ -59,11 +60,13 @@ def fine_tune(
             are mirrored and cropped at random; all else comes as it is.
         validation: the same, for `val_accuracy` after each epoch, which decides
             nothing; None: what the folder holds.
-        method: in place of the recipe's `regularizer`: `"delta"`, `"l2_sp"`, ...
+        method: in place of the recipe's `regularizer`: `"delta"`, `"l2_sp"`, ...; with
+            a teacher and without a recipe, `"kd"`.
         recipe: a `Recipe`; default: `Recipe()`.
         teacher: another network that the method compares with, trained for the same
             classes, as `"kd"`, `"afd"` and `"four_ds"` need it: a Keras model, such as
-            `model.target` of another training. Default: `source` itself.
+            `model.target` of another training. Default: `source` as it is, which
+            `"delta"` and the like compare with.
         classes: units of the head; None: as many as the data have, where they tell.
         task: as for `attach_head`; decides the loss.
         image_size: side in pixels or (height, width), for folders and `ImageSet`;
@@ -87,6 +90,9 @@ def fine_tune(
         model.export("served/1")
         ```
     """
+    if teacher is not None:
+        Graph(teacher, argument="teacher")  # or it is refused
+        method = "kd" if method is None and recipe is None else method
     recipe = Recipe() if recipe is None else recipe
     if not isinstance(recipe, Recipe):
         raise TypeError(invalid("recipe", "a keras_delta.Recipe", recipe))
@@ -95,6 +101,11 @@ def fine_tune(
         raise ValueError(invalid("recipe.optimizer", expected, None))
     if method is not None:
         recipe = recipe.replace(regularizer=method)
+    compared = regularizers.get(recipe.regularizer)
+    if teacher is not None and (compared.starts_at_source or not compared.needs):
+        expected = 'a method that compares with it: "kd", "afd" or "four_ds"'
+        remedy = "Other methods begin at the source, and leave a teacher aside."
+        raise ValueError(invalid("method", expected, recipe.regularizer, remedy))
     _arguments.choice("task", task, _tasks.TASKS)
     keras.utils.set_random_seed(_arguments.seed("seed", seed))
     train, of_folder = images.read(train)

@@ -147,6 +147,8 @@ class Regularizer(keras.layers.Layer):
         pairing = networks.pairing
         if self.starts_at_source and networks.mismatch:
             raise ValueError(networks.mismatch)
+        if not self.starts_at_source:
+            return
         if self._strengths["beta"] != 0 and not pairing.new_layers:
             raise ValueError(
                 f"Invalid value for argument `beta`. Received: beta={self.beta!r}, but "

@@ -9,6 +9,7 @@ from keras_delta import _arguments
 from keras_delta._compat import array
 from keras_delta._errors import invalid
 from keras_delta._network import auto_taps
+from keras_delta._network.graph import shapes_fit
 from keras_delta.layers.fourier import compute_phase
 from keras_delta.layers.fourier_adapter import FourierAdapter
 from keras_delta.layers.fusion_activation import FusionActivation, concatenate_phases
@@ -131,7 +132,7 @@ class FourDs(SourceAdapting):
                     raise ValueError(invalid("taps", expected, received))
         channels = [[shape[-1] for shape in found.values()] for found in shapes]
         grids = [list(found.values())[-1][:2] for found in shapes]
-        if channels[0] != channels[1] or grids[0] != grids[1]:
+        if channels[0] != channels[1] or not shapes_fit(*grids):
             raise ValueError(
                 "4Ds compares phases channel by channel, so the taps of source and "
                 "target need the same channels, one by one, and the last ones the same "
@@ -193,7 +194,7 @@ class FourDs(SourceAdapting):
 
     def begin_training(self, steps, verbose=True):
         """See `Regularizer.begin_training`; the adapters' rate falls until the end."""
-        done = int(array(self.source_optimizer.iterations))
+        done = int(ops.convert_to_numpy(self.source_optimizer.iterations))
         if verbose and not done:
             print(
                 f"4Ds trains {len(self.adapters)} adapters inside the source, with "

@@ -18,9 +18,14 @@ class Predictions:
         self.temperature = _arguments.number("temperature", temperature, above=0)
         self._activations = {}
 
-    def check(self, networks):
-        """Refuse networks whose heads cannot be compared; see `Regularizer.check`."""
-        check_heads(networks.target, networks.source)
+    def check(self, networks, instead=""):
+        """Refuse networks whose heads cannot be compared; see `Regularizer.check`.
+
+        Args:
+            networks: source and target.
+            instead: a sentence for the error, what can be done otherwise.
+        """
+        check_heads(networks.target, networks.source, instead)
 
     def bind(self, networks):
         """Look at what the two heads end in; see `Regularizer.bind`."""
@@ -83,5 +88,6 @@ def _as_logits(outputs, activation):
     if activation != "softmax":
         return outputs
     # The logarithm will do: it differs from the logits by a constant.
-    smallest = keras.backend.epsilon()
+    kind = keras.backend.standardize_dtype(outputs.dtype)
+    smallest = 6e-8 if kind == "float16" else 1e-37  # above 0 in these types
     return ops.log(ops.maximum(ops.cast(outputs, "float32"), smallest))

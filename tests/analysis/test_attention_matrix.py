@@ -60,3 +60,12 @@ def test_a_model_without_it():
     model = kd.DeltaModel(kd.attach_head(make_backbone(), 3), regularizer="l2")
     with pytest.raises(ValueError, match=r"regularizer AFD\. Received: .*\['L2'\]"):
         attention_matrix(model, images(2))
+
+
+def test_no_images(model):
+    with pytest.raises(ValueError, match=r"`x`\. Expected at least one image"):
+        attention_matrix(model, images(0))
+    with pytest.raises(ValueError, match="`max_samples`"):
+        attention_matrix(model, images(2), max_samples=0)
+    with pytest.raises(ValueError, match="Expected a DeltaModel with the regularizer"):
+        attention_matrix(model.target, images(2))

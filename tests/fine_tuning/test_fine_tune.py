@@ -210,6 +210,18 @@ def test_a_teacher(source, method):
         np.testing.assert_array_equal(a, b.moving_mean)
 
 
+def test_a_teacher_by_default_is_followed(source):
+    teacher = kd.attach_head(make_deeper(seed=3), 3)
+    short = {"teacher": teacher, "verbose": 0}
+    with pytest.raises(ValueError, match=r"`method`\. Expected a method that compares"):
+        kd.fine_tune(source, (X, Y), recipe=PLAIN, **short)
+    with pytest.raises(ValueError, match=r"`method`\. .* Received: method='l2_sp'"):
+        kd.fine_tune(source, (X, Y), method="l2_sp", recipe=PLAIN, **short)
+    for wrong in ("efficientnet_lite2", kd.DeltaModel(teacher)):
+        with pytest.raises(TypeError, match="`teacher"):
+            kd.fine_tune(source, (X, Y), teacher=wrong, recipe=PLAIN)
+
+
 def test_no_teacher(source):
     with pytest.raises(ValueError, match="`teacher`"):
         kd.fine_tune(source, (X, Y), method="kd", recipe=PLAIN, verbose=0)

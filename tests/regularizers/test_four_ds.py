@@ -314,6 +314,18 @@ def test_another_optimizer_is_kept(data, tmp_path):
             np.testing.assert_array_equal(v, w)
 
 
+def test_gradients_that_are_accumulated(data):
+    """Of two steps each, as Keras does it with a model's own optimizer."""
+    optimizer = keras.optimizers.SGD(0.5, gradient_accumulation_steps=2)
+    model = make_model(optimizer=optimizer)
+    adapter = model.regularizer.source_layers[0]
+    before, moved = adapter.reduce.kernel.numpy(), []
+    for _ in range(2):
+        model.fit(*data, verbose=0)
+        moved.append((adapter.reduce.kernel.numpy() != before).any())
+    assert moved == [False, True]
+
+
 def test_odd_sizes_and_constant_images():
     source = kd.attach_head(make_deeper((23, 17), WIDTHS, seed=3), CLASSES)
     target = kd.attach_head(make_backbone(True, (23, 17), WIDTHS, seed=1), CLASSES)

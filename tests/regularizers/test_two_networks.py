@@ -448,3 +448,123 @@ def test_a_backup_goes_on_bit_for_bit(data, tmp_path, name, kwargs):
     parts = [[*m.variables, *m.optimizer.variables] for m in (straight, again)]
     for v, w in zip(*parts, strict=True):
         np.testing.assert_array_equal(v, w, err_msg=v.path)
+
+
+# --- each preprocesses for itself ---
+
+SIZE = 24
+
+
+def flat(front, seed=1, size=SIZE, channels=3):
+    """Layers in front of three convolutions and a head, in one functional model."""
+    keras.utils.set_random_seed(seed)
+    x = inputs = keras.Input((size, size, channels))
+    for layer in front:
+        x = layer(x)
+    for i, width in enumerate((8, 16, 16)):
+        convolution = keras.layers.Conv2D(width, 3, 2, "same", name=f"net{seed}_{i}")
+        x = keras.layers.ReLU()(convolution(x))
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    head = keras.layers.Dense(3, name=f"net{seed}_head", bias_initializer="normal")
+    return keras.Model(inputs, head(x))
+
+
+def raw_images():
+    x = np.random.default_rng(0).uniform(0, 255, (12, SIZE, SIZE, 3))
+    return x.astype("float32"), np.arange(12) % 3
+
+
+def normalization():
+    return keras.layers.Normalization(mean=[120.0] * 3, variance=[900.0] * 3)
+
+
+FRONTS = {
+    "the same": lambda: [keras.layers.Rescaling(1 / 255)],
+    "another scale": lambda: [keras.layers.Rescaling(1 / 127.5, -1)],
+    "none": list,
+    "its own mean": lambda: [normalization()],
+    "another size": lambda: [keras.layers.Resizing(32, 32), normalization()],
+}
+
+
+@pytest.mark.parametrize("name", FRONTS)
+def test_a_teacher_preprocesses_for_itself(name):
+    """Also where the two networks are of one structure."""
+    x, y = raw_images()
+    source = flat(FRONTS[name]())
+    target = flat([keras.layers.Rescaling(1 / 255)], seed=2)
+    model = kd.DeltaModel(target, source, regularizer=regularizers.KD(1.0))
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    expected = twin_kd(source(x), target(x), 4.0)
+    logs = model.train_on_batch(x, y, return_dict=True)
+    assert logs["feature_penalty"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_teacher_for_other_images():
+    target = flat([keras.layers.Rescaling(1 / 255)], seed=2)
+    for other in ({"size": 32}, {"channels": 1}):
+        front = [keras.layers.Rescaling(1 / 255)]
+        if "channels" in other:
+            front.append(keras.layers.Conv2D(3, 1, name="color"))
+        with pytest.raises(ValueError, match=r"takes images of the shape \("):
+            kd.DeltaModel(target, flat(front, **other), regularizer="kd")
+
+
+def test_a_flip_that_the_teacher_would_not_see():
+    def flip():
+        return keras.layers.RandomFlip(name="flip")
+
+    def scale():
+        return keras.layers.Rescaling(1 / 255)
+
+    def entering(target, source):
+        networks = kd.DeltaModel(target, source, regularizer="kd").networks
+        return networks.target.name_of(networks.entry.tensors[0])
+
+    source, other = flat([scale()]), flat([normalization()])
+    behind, first = flat([scale(), flip()], seed=2), flat([flip(), scale()], seed=2)
+    assert entering(behind, source) == "flip"
+    assert entering(first, other) == "flip"
+    with pytest.raises(ValueError, match="at random in 'flip', behind other layers"):
+        entering(behind, other)
+
+
+# --- what a teacher is not ---
+
+
+def test_a_teacher_is_no_start(data):
+    source, target = make_networks()
+    model = kd.DeltaModel(target, source, regularizer="kd")
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    with pytest.raises(
+        ValueError, match=r"`average` of 0\.5 mixes in weights of the so"
+    ):
+        model.fit(*data, recipe=kd.Recipe(average=0.5), verbose=0)
+    with pytest.raises(ValueError, match="The source is another network, which it ca"):
+        kd.averaging.interpolate(model)
+
+
+def test_l2_beside_a_teacher_of_the_same_structure(data):
+    """It needs no parameters of the target's own."""
+    source, target = (kd.attach_head(make_backbone(True, seed=s), 3) for s in (3, 1))
+    assert kd.DeltaModel(target, source, regularizer=["kd", "l2"]).regularizer.bound
+    model = kd.DeltaModel(target, source)
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(*data, regularizer="l2", recipe=kd.Recipe(epochs=1), verbose=0)
+    assert model.recipe.average == 0.0  # the target did not begin at the teacher
+
+
+@pytest.mark.parametrize("spread", [8, 83])
+def test_a_confident_softmax(data, spread):
+    found = []
+    for activation in (None, "softmax"):
+        source, target = make_networks()
+        logits = keras.layers.Rescaling(spread)(source.output)
+        source = keras.Model(source.input, keras.layers.Activation(activation)(logits))
+        model = kd.DeltaModel(target, source, regularizer="kd")
+        model.compile("sgd", SPARSE)
+        found.append(model.train_on_batch(*data, return_dict=True)["feature_penalty"])
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+SPARSE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
