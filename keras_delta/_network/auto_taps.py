@@ -105,12 +105,9 @@ def _takers(graph, name):
 
 
 def _behind(graph, name):
-    """Name of the last of the BatchNormalization and activation that follow a call."""
-    kinds = (
-        keras.layers.BatchNormalization,
-        keras.layers.Activation,
-        keras.layers.ReLU,
-    )
+    """Name of the last of what follows a call and has no convolution."""
+    layers = keras.layers
+    kinds = (layers.BatchNormalization, layers.Activation, layers.ReLU, layers.Dropout)
     while True:
         takers = _takers(graph, name)
         if len(takers) != 1 or not isinstance(takers[0].operation, kinds):

@@ -377,6 +377,9 @@ def test_a_second_model_gets_a_copy(bound, images, name, kwargs):
 def test_a_head_is_needed_for_beta(new_backbone, name, kwargs):
     import keras_delta as kd
 
+    if name == "l2":  # it holds on to nothing, and has nothing to leave out
+        kd.DeltaModel(new_backbone(), new_backbone(), regularizer=make(name, kwargs))
+        return
     with pytest.raises(ValueError) as e:
         kd.DeltaModel(new_backbone(), new_backbone(), regularizer=make(name, kwargs))
     if name == "l2_fe":
