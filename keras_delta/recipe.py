@@ -15,7 +15,6 @@ from keras_delta._errors import invalid, unknown_name
 VERSION = 1  # of the files
 SHARES = (0.0, 0.25, 0.5)  # of the target's statistics, that "auto" tries
 FEWEST_STEPS, LEAST_EPOCHS, MOST_EPOCHS = 60, 10, 40
-AVERAGE = 0.5  # of the source's weights and the trained ones
 OWN_CLIP = 1.0  # of a gradient's norm, for the optimizer that a model was compiled with
 # For images like the source's, and unlike.
 NEAR_RATE, FAR_RATE = 3e-4, 6e-4  # of Adam
@@ -101,14 +100,13 @@ class Recipe:
             `"auto"`: 1 with the model's own optimizer, as with fixed statistics SGD
             comes apart at rates that are usual; else None.
         average: share of the source's weights in the result, of all layers but the
-            head, see `keras_delta.averaging.interpolate`. `"auto"`: a half with
-            `"l2"`, which holds on to nothing of the source; else none.
+            head, see `keras_delta.averaging.interpolate`.
 
     Raises:
         TypeError, ValueError: for values that a part cannot have.
     """
 
-    regularizer: object = "l2"
+    regularizer: object = "feature_map"
     fit_head: bool = True
     optimizer: object = "adamw"
     learning_rate: float | str = "auto"
@@ -119,7 +117,7 @@ class Recipe:
     batch_norm: float | str = "auto"
     freeze: float = 0.0
     clip: float | str | None = "auto"
-    average: float | str = "auto"
+    average: float = 0.0
 
     def __post_init__(self):
         regularizers.get(self.regularizer)
@@ -142,8 +140,7 @@ class Recipe:
         if self.clip != "auto":
             also = '"auto"'
             _arguments.number("clip", self.clip, above=0, optional=True, also=also)
-        if self.average != "auto":
-            _arguments.number("average", self.average, below=1, also='"auto"')
+        _arguments.number("average", self.average, below=1)
 
     def replace(self, **changes):
         """The same recipe but for some parts."""
@@ -161,12 +158,7 @@ class Recipe:
         clip = self.clip
         if clip == "auto":
             clip = OWN_CLIP if self.optimizer is None else None
-        average = self.average
-        if average == "auto":
-            held = regularizers.get(self.regularizer)
-            average = 0.0 if held.needs or held.starts_at_source else AVERAGE
-        chosen = {"learning_rate": rate, "clip": clip, "average": average}
-        return self.replace(batch_norm=batch_norm, **chosen)
+        return self.replace(batch_norm=batch_norm, learning_rate=rate, clip=clip)
 
     def epochs_for(self, steps):
         """Number of epochs for so many steps in each; None: not known."""

@@ -108,24 +108,27 @@ AS_IT_IS = ("reference", "the recipe as it is", {"method": "recipe"})
 
 
 def _with(regularizer):
-    """In place of the recipe's regularizer, without an average of weights."""
-    return {"regularizer": regularizers.serialize(regularizer), "average": 0.0}
+    return {"regularizer": regularizers.serialize(regularizer)}
 
 
-# What keeps near the source's feature maps instead of an average of weights.
-MAPS = {"regularizer": "feature_map", "average": 0.0}
 PARTS = (
     ("head", "random", {"fit_head": False}),
     ("BatchNorm", "statistics of each batch", {"batch_norm": "training"}),
     ("BatchNorm", "the source's", {"batch_norm": 0.0}),
     ("BatchNorm", "half of the target's", {"batch_norm": 0.5}),
-    *(
-        ("average", f"{name} of the source", {"average": share})
-        for name, share in (("none", 0.0), ("a quarter", 0.25), ("3/4", 0.75))
-    ),
-    ("regularizer", "feature maps, no average", MAPS),
-    ("regularizer", "feature maps", {**MAPS, "average": 0.5}),
+    ("regularizer", "none: L2", {"regularizer": "l2"}),
     ("regularizer", "L2-SP", {"regularizer": "l2_sp"}),
+    ("regularizer", "with attention", {"regularizer": "delta"}),
+    *(
+        (
+            *("alpha", f"{alpha:g}, not 5"),
+            _with(regularizers.FeatureMap(alpha=alpha, name="feature_map")),
+        )
+        for alpha in (0.5, 1.6, 16, 50)
+    ),
+    ("average", "a quarter of the source", {"average": 0.25}),
+    ("average", "half of the source", {"average": 0.5}),
+    ("average", "half of it, no penalty: L2", {"average": 0.5, "regularizer": "l2"}),
     ("rate", "1e-4", {"learning_rate": 1e-4}),
     ("rate", "1e-3", {"learning_rate": 1e-3}),
     (
@@ -142,9 +145,9 @@ PARTS = (
 )
 
 # What could make channels, taps or directions count differently; all in the recipe.
-EVEN = ("reference", "all channels alike", {**AS_IT_IS[2], "recipe": MAPS})
+EVEN = ("reference", "all channels alike", AS_IT_IS[2])
 DISTANCES = (
-    ("channels", "attention (DELTA)", {**MAPS, "regularizer": "delta"}),
+    ("channels", "attention (DELTA)", {"regularizer": "delta"}),
     ("channels", "attention, temperature 1", _with(Delta(temperature=1.0, name="a"))),
     *(
         (factor, kind, _with(metrics.Metric(kind, name="metric")))
@@ -166,22 +169,16 @@ DISTANCES = (
 )
 
 # What could be chosen for each data set: the method, its strength, how much is frozen.
+OF_SEARCH = ("regularizer", "alpha", "freeze")
 CANDIDATES = (
-    ("average", "none of the source", {"average": 0.0}),
-    ("average", "a quarter of the source", {"average": 0.25}),
-    ("average", "3/4 of the source", {"average": 0.75}),
-    *(
-        ("maps", f"alpha {alpha:g}", _with(regularizers.FeatureMap(alpha, name="maps")))
-        for alpha in (0.5, 5.0, 50.0)
-    ),
-    ("freeze", "half of the taps", {"freeze": 0.5}),
+    *(part for part in PARTS if part[0] in OF_SEARCH),
     ("freeze", "all but the head", {"regularizer": "l2_fe"}),
 )
 
 # The average with the source (WiSE-FT), with the penalty and without.
 AVERAGES = tuple(
     ("", name + ending, {**AS_IT_IS[2], "recipe": {**parts, "average": average}})
-    for name, parts in (("L2", {}), ("feature maps", {"regularizer": "feature_map"}))
+    for name, parts in (("recipe", {}), ("L2", {"regularizer": "l2"}))
     for ending, average in (("", 0.0), (", a quarter", 0.25), (", half", 0.5))
 )
 
@@ -201,9 +198,7 @@ OF_PHOTOS = {
 def _taught(teacher, *names, **regularizer):
     """Conditions in which a teacher is the source of regularizers."""
     method = {**AS_IT_IS[2], "teacher": teacher}
-    each = [
-        (name, {"recipe": {**MAPS, "regularizer": name}, **method}) for name in names
-    ]
+    each = [(name, {"recipe": {"regularizer": name}, **method}) for name in names]
     each += [(k, {"recipe": _with(v), **method}) for k, v in regularizer.items()]
     return tuple(("teacher", label, changes) for label, changes in each)
 

@@ -21,7 +21,7 @@ from keras_delta._training import start
 from keras_delta.recipe import SHARES, Recipe, WarmUpCosine
 
 # In what `fit` has defaults for, it stays with them.
-DEFAULT = {"epochs": 1, "batch_size": 32, "average": 0.0}
+DEFAULT = {"epochs": 1, "batch_size": 32}
 # What sets the learning rate, which it cannot where that is a schedule.
 SETS_RATE = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)
 FORMS = '"auto", "none" or a keras_delta.Recipe'
@@ -147,9 +147,8 @@ class Beginning:
                 "The recipe's `optimizer` is None, the one that the model is compiled "
                 "with, and `compile` was given none. Pass one to either."
             )
-        self._recipe = recipe.replace(
-            regularizer=model.regularizer, average=_average(model, recipe)
-        )
+        self._recipe = recipe.replace(regularizer=model.regularizer)
+        _check_average(model, recipe)
         self._normalizers = fix_statistics(model, recipe)
         if recipe.freeze:
             last = max(1, round(recipe.freeze * len(model.taps))) - 1
@@ -254,10 +253,8 @@ class Beginning:
         return _values(self._statistics)
 
 
-def _average(model, recipe):
-    """The recipe's share of the source, in which the target has to begin."""
-    if recipe.average == "auto":
-        return "auto" if start.is_untrained(model) else 0.0
+def _check_average(model, recipe):
+    """Refuse an average with a source that the target did not begin as."""
     teaches = "source_outputs" in model.regularizer.needs or model.networks.mismatch
     if recipe.average and teaches:
         raise ValueError(
@@ -266,7 +263,6 @@ def _average(model, recipe):
             "and not the one that the target began as. Use `average=0`, and "
             "`keras_delta.averaging.interpolate(model, start)` with what it began as."
         )
-    return recipe.average
 
 
 def fix_statistics(model, recipe):

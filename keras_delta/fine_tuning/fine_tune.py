@@ -46,9 +46,8 @@ def fine_tune(
     The network gets a new head, which is fitted on the frozen network (the *linear
     probe*), with the source's BatchNorm statistics and with mixtures of these and the
     target's. What does best on images held out is where training begins. All
-    layers but BatchNorm are trained with a warm-up and a cosine decay, and the result
-    is half way between the trained weights and the source's: what is logged meanwhile
-    is of the former. Each part can be changed, see `Recipe`. It is short for
+    layers but BatchNorm are trained with a warm-up and a cosine decay, their feature
+    maps kept near the source's. Each part can be changed, see `Recipe`. It is short for
     `attach_head`, `compile` without an optimizer, and `fit` with the recipe.
 
     Args:

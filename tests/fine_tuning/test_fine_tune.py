@@ -49,28 +49,6 @@ def test_photographs_in_memory(source):
         np.testing.assert_array_equal(was, now)
 
 
-def test_the_result_is_half_way_to_the_source(source):
-    end = []
-    remember = keras.callbacks.LambdaCallback(
-        on_train_end=lambda logs: end.append(
-            remember.model.target.get_layer("conv1").get_weights()[0]
-        )
-    )
-
-    options = {"recipe": PLAIN, "verbose": 0, "callbacks": [remember]}
-    model = kd.fine_tune(source, (X, Y), **options)
-    assert model.recipe.average == 0.5
-    start = source.get_layer("conv1").get_weights()[0]
-    found = model.target.get_layer("conv1").get_weights()[0]
-    assert np.abs(end[0] - start).max() > 1e-4
-    np.testing.assert_allclose(found, (start + end[0]) / 2, atol=1e-6)
-    # Trained on, as `fit` does by itself, the weights stay those that were trained.
-    model = kd.DeltaModel(kd.attach_head(source, 3), source=source)
-    model.compile(loss=SPARSE)
-    model.fit(X, Y, regularizer="l2", verbose=0)
-    assert model.recipe is None or model.recipe.average == 0.0
-
-
 def test_half_of_the_network_and_all_statistics_stay(source):
     recipe = SHORT.replace(batch_norm=0.5, freeze=0.5)
     model = kd.fine_tune(source, (X, Y), recipe=recipe, verbose=0)

@@ -125,11 +125,3 @@ def test_an_unknown_part_is_named():
 def test_it_prints_each_part_with_its_value():
     shown = str(kd.Recipe(epochs=4, regularizer=kd.regularizers.L2()))
     assert "epochs         4" in shown and "regularizer    L2" in shown
-
-
-def test_average_by_the_regularizer():
-    """Half of the source where nothing else holds on to it."""
-    for name, share in (("l2", 0.5), ("l2_sp", 0.0), ("delta", 0.0), ("kd", 0.0)):
-        assert kd.Recipe(regularizer=name).settled(0.0).average == share
-    given = kd.Recipe(regularizer="delta", average=0.25)
-    assert given.settled(0.0).average == 0.25

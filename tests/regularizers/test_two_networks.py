@@ -544,14 +544,10 @@ def test_a_teacher_is_no_start(data):
         kd.averaging.interpolate(model)
 
 
-def test_l2_beside_a_teacher_of_the_same_structure(data):
+def test_l2_beside_a_teacher_of_the_same_structure():
     """It needs no parameters of the target's own."""
     source, target = (kd.attach_head(make_backbone(True, seed=s), 3) for s in (3, 1))
     assert kd.DeltaModel(target, source, regularizer=["kd", "l2"]).regularizer.bound
-    model = kd.DeltaModel(target, source)
-    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    model.fit(*data, regularizer="l2", recipe=kd.Recipe(epochs=1), verbose=0)
-    assert model.recipe.average == 0.0  # the target did not begin at the teacher
 
 
 @pytest.mark.parametrize("spread", [8, 83])
