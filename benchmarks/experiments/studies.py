@@ -111,6 +111,7 @@ def _with(regularizer):
     return {"regularizer": regularizers.serialize(regularizer)}
 
 
+NO_PENALTY = {"regularizer": "l2", "average": 0.5}
 PARTS = (
     ("head", "random", {"fit_head": False}),
     ("BatchNorm", "statistics of each batch", {"batch_norm": "training"}),
@@ -128,7 +129,7 @@ PARTS = (
     ),
     ("average", "a quarter of the source", {"average": 0.25}),
     ("average", "half of the source", {"average": 0.5}),
-    ("average", "half of it, no penalty: L2", {"average": 0.5, "regularizer": "l2"}),
+    ("average", "half of the source, no penalty: L2", NO_PENALTY),
     ("rate", "1e-4", {"learning_rate": 1e-4}),
     ("rate", "1e-3", {"learning_rate": 1e-3}),
     (
