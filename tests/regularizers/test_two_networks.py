@@ -238,8 +238,8 @@ def test_ways_to_run(data, name, kwargs, option):
         keras.config.set_dtype_policy("float32")
     assert np.isfinite(logs["loss"]).all()
     if option == "mixed_float16":
-        # A step or two in which the loss scale was too large are left out.
-        assert int(model.optimizer.inner_optimizer.iterations) >= 4
+        # The first steps, in which the loss scale was too large, are left out.
+        assert int(model.optimizer.inner_optimizer.iterations) >= 2
         return
     plain = make_model(make(name, kwargs))
     for a, b in zip(
