@@ -103,9 +103,8 @@ class DeltaModel(
         self._source_maps = source_maps, caching.get(source_maps)
         self._step = self._session = self.recipe = self.probe = None
         self.optimizer_given = self.jit_compile_asked = False
-        self._task_loss = keras.metrics.Mean(name="task_loss")
-        self._feature_penalty = keras.metrics.Mean(name="feature_penalty")
-        self._head_penalty = keras.metrics.Mean(name="head_penalty")
+        parts = "task_loss", "feature_penalty", "head_penalty"
+        self.part_means = [keras.metrics.Mean(name=name) for name in parts]
         self.built = True
         if regularizer is not None:
             self.set_regularizer(regularizer)
@@ -282,8 +281,8 @@ class DeltaModel(
     @property
     def training_only_metrics(self):
         """The means of the parts of the objective, which `evaluate` leaves out."""
-        parts = self._task_loss, self._feature_penalty, self._head_penalty
-        return (*parts, *(self.regularizer.metrics if self.regularizer else ()))
+        of_regularizer = self.regularizer.metrics if self.regularizer else []
+        return [*self.part_means, *of_regularizer]
 
     def before_epochs(self, iterator, batch):
         """See `FitHooks`. On several replicas, Keras builds from a batch of zeros.

@@ -145,9 +145,7 @@ class Cell:
         return digest(self.settings())
 
     def of_teacher(self):
-        """The cell whose training gives the source; None where nothing trains it."""
-        if self.teacher is None:
-            return None
+        """The cell whose training gives the source, of one that has a teacher."""
         alone = {"recipe": None, "teacher": None, "corruptions": (), "label": ""}
         return self.replace(method="recipe", **{**alone, **self.teacher})
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from experiments import figures, searched, studies, tables
 from keras_delta._plotting import save_figure
 
+STUDENTS = [("students", lambda f: tables.ablation_table(f, studies.ALONE[1]), None)]
 PARTS = {  # of each experiment: (stem, what makes it, which method it needs)
     "table-1": [("article", tables.article_table, None)],
     "table-2": [("article", lambda frame: tables.article_table(frame, 2), None)],
@@ -28,12 +29,8 @@ PARTS = {  # of each experiment: (stem, what makes it, which method it needs)
         ("parts", lambda f: tables.ablation_table(f, studies.AS_IT_IS[1]), None)
     ],
     "distances": [("parts", lambda f: tables.ablation_table(f, studies.EVEN[1]), None)],
-    "distillation": [
-        ("students", lambda f: tables.ablation_table(f, studies.ALONE[1]), None)
-    ],
-    "domains": [
-        ("students", lambda f: tables.ablation_table(f, studies.ALONE[1]), None)
-    ],
+    "distillation": STUDENTS,
+    "domains": STUDENTS,
     "search": [
         ("choice", lambda f: searched.search_table(f, studies.AS_IT_IS[1]), None),
         ("candidates", searched.candidates_table, None),

@@ -75,7 +75,7 @@ def find_block_ends(graph: Graph):
     """
     maps = [n for n, node in graph.nodes.items() if _is_map(node)]
     ends = {_behind(graph, n) for n in maps if _is_sum(graph.nodes[n])}
-    for name in map(lambda n: _behind(graph, n), find(graph)):
+    for name in (_behind(graph, n) for n in find(graph)):
         if not any(_is_sum(node) for node in _takers(graph, name)):
             ends.add(name)
     return [name for name in graph.nodes if name in ends]
@@ -126,13 +126,13 @@ def published(graph, among):
 
 def share_behind(graph, name, among):
     """Share of the parameters of some calls that lie behind the call `name`."""
-    counts = _parameters(graph, among)
+    counts = count_parameters(graph, among)
     before = graph.ancestors(graph.nodes[name].outputs)
     total = sum(counts.values())
     return 1 - sum(counts[n] for n in before if n in counts) / total if total else 0.0
 
 
-def _parameters(graph, among):
+def count_parameters(graph, among):
     """Dict name -> number of parameters, of calls; a shared layer counts once."""
     return {n: x.count_params() for n, x in graph.layers().items() if n in among}
 
@@ -196,7 +196,7 @@ def _sizes(graph):
 
 def _spread(graph, maps, among):
     """Layers at even steps of the parameters, the last as late as can be."""
-    counts = _parameters(graph, among)
+    counts = count_parameters(graph, among)
     share, seen = {}, 0
     for name in graph.nodes:
         seen += counts.get(name, 0)

@@ -3,6 +3,7 @@
 from keras import tree
 
 from keras_delta import _compat
+from keras_delta._compat import array
 from keras_delta._network.graph import shapes_fit
 
 # What a layer's config may say otherwise without computing otherwise, while frozen.
@@ -62,17 +63,7 @@ class Entry:
         if len(shapes[0]) != len(shapes[1]) or not all(map(shapes_fit, *shapes)):
             return False
         fronts = self.front, source.ancestors(self.feeds)
-        did = []
-        for graph, names in zip((target, source), fronts, strict=True):
-            nodes = [node for name, node in graph.nodes.items() if name in names]
-            did.append(
-                [
-                    (settings(node), [w.tolist() for w in _weights(node)])
-                    for node in nodes
-                    if not node.is_layer or not draws_at_random(node.operation)
-                ]
-            )
-        return did[0] == did[1]
+        return _describe(target, fronts[0]) == _describe(source, fronts[1])
 
     def changing(self, target):
         """Names of the calls in front that give other tensors in each step."""
@@ -100,8 +91,15 @@ def settings(node):
     return type(operation), repr(config)
 
 
-def _weights(node):
-    return [v.numpy() for v in node.operation.weights] if node.is_layer else []
+def _describe(graph, names):
+    """What calls compute, weights included, but for what they draw at random."""
+    found = []
+    for name, node in graph.nodes.items():
+        if name not in names or (node.is_layer and draws_at_random(node.operation)):
+            continue
+        weights = node.operation.weights if node.is_layer else []
+        found.append((settings(node), [array(v).tolist() for v in weights]))
+    return found
 
 
 def draws_at_random(layer):

@@ -80,12 +80,11 @@ _ACTIVATED = (
 _TRANSPARENT = (keras.layers.Flatten, keras.layers.Reshape, keras.layers.Dropout)
 
 
-def check_heads(target, source, instead=""):
+def check_heads(target, source):
     """Refuse networks whose predictions cannot be compared class by class.
 
     Args:
         target, source: `Graph`s.
-        instead: a sentence for the error, what can be done otherwise.
 
     Raises:
         ValueError: naming the output that does not fit.
@@ -100,7 +99,6 @@ def check_heads(target, source, instead=""):
                 f"class: the outputs of the {name} have the shapes {shapes[name]}, and "
                 "one vector with a number for each of two or more classes is expected. "
                 + _REMEDIES[name]
-                + instead
             )
         if output_activation(graph) == "sigmoid":
             raise ValueError(
@@ -112,15 +110,14 @@ def check_heads(target, source, instead=""):
         classes = [shape[0][0] for shape in shapes.values()]
         raise ValueError(
             f"The source's head has {classes[0]} classes, the target's {classes[1]}. "
-            "Both need the same classes, in the same order. "
-            + _REMEDIES["source"]
-            + instead
+            "Both need the same classes, in the same order. " + _REMEDIES["source"]
         )
 
 
 _REMEDIES = {
     "source": "Fine-tune the source on the target's task first, "
     "`teacher = kd.fine_tune(network, train)`, and pass `teacher.target`, to "
-    "`kd.DeltaModel` as `source` or to `kd.fine_tune` as `teacher`.",
+    "`kd.DeltaModel` as `source` or to `kd.fine_tune` as `teacher`; "
+    "`kd.regularizers.AFD(kd=0.0)` compares maps alone.",
     "target": "Make the target with `kd.attach_head(network, classes)`.",
 }

@@ -89,11 +89,7 @@ def _share_paired(pairing):
         (pairing.source, set(pairing.names.values())),
     ):
         body = graph.ancestors(body_outputs(graph) or graph.outputs)
-        counts = {
-            name: layer.count_params()
-            for name, layer in graph.layers().items()
-            if name in body
-        }
+        counts = auto_taps.count_parameters(graph, body)
         common = sum(count for name, count in counts.items() if name in paired)
         shares.append(common / max(1, sum(counts.values())))
     return max(shares)

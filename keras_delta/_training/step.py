@@ -151,7 +151,7 @@ class Step:
         if regularizer is not None:
             regularizer.after_step(batch)
 
-        trackers = _compat.loss_tracker(model), *model.training_only_metrics[:3]
+        trackers = _compat.loss_tracker(model), *model.part_means
         for tracker, part in zip(trackers, (loss, task, feature, head), strict=True):
             whole = ops.cast(part, "float32") * replica.count
             tracker.update_state(whole, sample_weight=replica.total / replica.count)

@@ -27,7 +27,8 @@ def attention_matrix(model, x, max_samples=256):
         ValueError: for a model without AFD, and for no images.
     """
     afd = _find(model)
-    max_samples, found = _arguments.integer("max_samples", max_samples), []
+    max_samples = _arguments.integer("max_samples", max_samples)
+    found = []
     with replay.unmoved(x):
         for images in samples.inputs(x, BATCH, max_samples):
             _, target_maps = model.outputs_and_maps(images)

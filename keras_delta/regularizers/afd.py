@@ -101,7 +101,7 @@ class AFD(Regularizer):
         super().check(networks)
         self._check_shapes(networks.source_map_shapes, networks.target_map_shapes)
         if self.kd:
-            self.predictions.check(networks, " Or use `AFD(kd=0.0)`: maps alone.")
+            self.predictions.check(networks)
 
     def bind(self, networks):
         """See `Regularizer.bind`; makes the meta network for the model's taps.

@@ -143,17 +143,14 @@ class FourDs(SourceAdapting):
                 'such as EfficientNet-Lite1 and Lite0; "afd" compares any maps.'
             )
 
-    def bind(self, networks):
-        """See `Regularizer.bind`; makes adapters and gate.
+    def make_layers(self, networks):
+        """See `SourceAdapting.make_layers`: adapters and gate.
 
         Weights that they had before are kept.
         """
-        self.check(networks)
         self.predictions.bind(networks)
         layers = [*self.source_layers, *self._fusions]
         values = [layer.get_weights() for layer in layers]
-        self.adapters.clear()  # made outside of the strategy's scope, perhaps
-        self._fusions.clear()
         self.build_for(networks.source_map_shapes, networks.target_map_shapes)
         layers = [*self.source_layers, *self._fusions] if values else []
         for layer, value in zip(layers, values, strict=True):
@@ -164,18 +161,19 @@ class FourDs(SourceAdapting):
             self.add_weight(name=name, shape=(), initializer="zeros", trainable=False)
             for name in ("schedule_begin", "schedule_end")
         )
-        super().bind(networks)
         whole = networks.frozen_source.count_params()
         own = sum(layer.count_params() for layer in self.source_layers)
         self.adapter_share = own / whole
 
     def build_for(self, source_shapes, target_shapes):
-        """Make adapters and gate, in a model or outside of any.
+        """Make adapters and gate anew, in a model or outside of any.
 
         Args:
             source_shapes: dict tap -> `(height, width, channels)`, in their order.
             target_shapes: the same of the target.
         """
+        self.adapters.clear()
+        self._fusions.clear()
         for i, (tap, shape) in enumerate(source_shapes.items()):
             options = {"synchronized": True, "dtype": "float32", "name": f"adapter{i}"}
             self.adapters[tap] = FourierAdapter(**options)

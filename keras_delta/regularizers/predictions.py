@@ -18,14 +18,9 @@ class Predictions:
         self.temperature = _arguments.number("temperature", temperature, above=0)
         self._activations = {}
 
-    def check(self, networks, instead=""):
-        """Refuse networks whose heads cannot be compared; see `Regularizer.check`.
-
-        Args:
-            networks: source and target.
-            instead: a sentence for the error, what can be done otherwise.
-        """
-        check_heads(networks.target, networks.source, instead)
+    def check(self, networks):
+        """Refuse networks whose heads cannot be compared; see `Regularizer.check`."""
+        check_heads(networks.target, networks.source)
 
     def bind(self, networks):
         """Look at what the two heads end in; see `Regularizer.bind`."""

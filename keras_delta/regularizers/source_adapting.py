@@ -15,8 +15,8 @@ class SourceAdapting(Regularizer):
     `source_optimizer` moves `source_variables` for `source_loss`, in which the target
     is held constant. Both are of the weights before the step.
 
-    A subclass makes its layers in `bind`, and lists in `source_layers` those that are
-    inside the source.
+    A subclass makes its layers in `make_layers`, and lists those that are inside the
+    source in `source_layers`.
     """
 
     source_optimizer = source_loss_tracker = None
@@ -34,13 +34,18 @@ class SourceAdapting(Regularizer):
         """The variables inside the source that `source_optimizer` trains."""
         return [v for layer in self.source_layers for v in layer.trainable_variables]
 
+    def make_layers(self, networks):
+        """Make the method's layers for two networks that `check` has let through."""
+        raise NotImplementedError
+
     def make_source_optimizer(self):
         """The Keras optimizer of `source_variables`."""
         raise NotImplementedError
 
     def bind(self, networks):
-        """See `Regularizer.bind`; call it when `source_layers` are there."""
+        """See `Regularizer.bind`; makes the layers and their optimizer."""
         super().bind(networks)
+        self.make_layers(networks)
         optimizer = self.make_source_optimizer()
         if networks.frozen_source.compute_dtype == "float16":
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)

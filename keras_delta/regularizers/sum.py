@@ -18,6 +18,9 @@ class Sum(Regularizer):
     Args:
         members: list of regularizers.
         name: optional name.
+
+    Raises:
+        ValueError: for one that changes the source beside others that look at it.
     """
 
     def __init__(self, members, name=None, **kwargs):
@@ -27,6 +30,19 @@ class Sum(Regularizer):
         self.task_weight = math.prod(m.task_weight for m in self.members)
         self.starts_at_source = any(m.starts_at_source for m in self.members)
         self.trains_features = all(m.trains_features for m in self.members)
+        self._check_source()
+
+    def _check_source(self):
+        adapting = self.find_adapting()
+        looking = [m for m in self.members if m.needs - {"target_maps"}]
+        if adapting and len(looking) > 1:
+            other = next(m for m in looking if m is not adapting)
+            raise ValueError(
+                f"{type(adapting).__name__} changes the source while training, "
+                f"and {type(other).__name__} compares with the source as it was. Use "
+                "one of the two; those that look at parameters alone can be added, "
+                'such as "l2".'
+            )
 
     def _set_strength(self, name, value):
         raise ValueError(
@@ -43,20 +59,6 @@ class Sum(Regularizer):
     def find_adapting(self):
         """See `Regularizer.find_adapting`."""
         return next((m for m in self.members if m.find_adapting()), None)
-
-    def check(self, networks):
-        """See `Regularizer.check`; one alone may look at a source that is adapted."""
-        super().check(networks)
-        looking = [m for m in self.members if m.needs - {"target_maps"}]
-        adapting = self.find_adapting()
-        if adapting and len(looking) > 1:
-            other = next(m for m in looking if m is not adapting)
-            raise ValueError(
-                f"{type(adapting).__name__} changes the source while training, "
-                f"and {type(other).__name__} compares with the source as it was. Use "
-                "one of the two; those that look at parameters alone can be added, "
-                'such as "l2".'
-            )
 
     def bind(self, networks):
         """See `Regularizer.bind`."""

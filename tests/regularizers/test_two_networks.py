@@ -16,6 +16,7 @@ import keras_delta as kd
 from keras_delta import regularizers
 
 CLASSES, COUNT = 3, 24
+SPARSE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 # name in ALL, arguments
 CASES = [
     ("kd", {"temperature": 2.0, "task_weight": 0.3}),
@@ -561,6 +562,3 @@ def test_a_confident_softmax(data, spread):
         model.compile("sgd", SPARSE)
         found.append(model.train_on_batch(*data, return_dict=True)["feature_penalty"])
     assert found[0] == pytest.approx(found[1], rel=1e-4)
-
-
-SPARSE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
