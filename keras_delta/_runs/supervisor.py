@@ -61,6 +61,7 @@ class Supervisor:
                 self._notes.add(note)
                 self.say(note)
             if mistake := self._mistake(process):
+                self._wait([process], CLOSING)  # it writes why to its log
                 self._stop()
                 self.say(process.log_end())
                 self.say(mistake)
@@ -151,7 +152,6 @@ class Supervisor:
             self._end([self.chief], CLOSING)
 
     def _end(self, group, patience):
-        asked = len(self.signals)
         steps = (
             (signal.SIGINT, patience),
             (signal.SIGTERM, TERMINATING),
@@ -160,12 +160,17 @@ class Supervisor:
         for number, seconds in steps:
             for process in group:
                 process.signal(number)
-            until = time.monotonic() + seconds
-            while any([p.look() or p.running for p in group]):
-                if len(self.signals) > asked:  # Ctrl-C again
-                    for process in self.processes:
-                        process.kill()
-                if time.monotonic() > until:
-                    break
-                self.display.show(self.workers)
-                time.sleep(POLL)
+            self._wait(group, seconds)
+
+    def _wait(self, group, seconds):
+        """Until all of a group have ended; Ctrl-C kills everything."""
+        asked = len(self.signals)
+        until = time.monotonic() + seconds
+        while any([p.look() or p.running for p in group]):
+            if len(self.signals) > asked:
+                for process in self.processes:
+                    process.kill()
+            if time.monotonic() > until:
+                break
+            self.display.show(self.workers)
+            time.sleep(POLL)

@@ -57,8 +57,9 @@ def fatal():
     """Makes a mistake while worker-1 sleeps."""
     while not (folder / "worker-1.ready").exists():
         time.sleep(0.02)
-    print("Traceback of the mistake")
     status.report(fatal="alpha must be positive")
+    time.sleep(0.5)  # longer than the launcher takes to see it
+    print("Traceback of the mistake")
     sys.exit(1)
 
 
