@@ -241,10 +241,7 @@ class Recipe:
             shown["batch_norm"] = "fixed, the source's"
             if self.batch_norm:
                 shown["batch_norm"] = f"fixed, {self.batch_norm:.0%} of the images' own"
-        shown["runs"] = str(len(self.runs))
-        if set(self.runs) != {1.0}:
-            shares = " and ".join(f"{share:g}" for share in self.runs)
-            shown["runs"] += f", with {shares} times alpha"
+        shown["runs"] = ", ".join(f"{share:g} alpha" for share in self.runs)
         if self.augmentation is None:
             shown["augmentation"] = "none here"
         if self.optimizer is None:

@@ -61,8 +61,6 @@ class Runs(SessionHooks, keras.callbacks.Callback):
         else:
             return
         self._set_alphas(self._shares[self._ended])
-        if self._ended:
-            self._say(f"Run {self._ended + 1} of {len(self._shares)}, from the start.")
 
     def on_epoch_end(self, epoch, logs=None):
         """Take in where a run ends."""
@@ -78,11 +76,6 @@ class Runs(SessionHooks, keras.callbacks.Callback):
         if self._mean is not None:
             for v, value in zip(self._averaged(), self._mean, strict=True):
                 v.assign(value.astype(array(v).dtype))
-        if self._ended > 1:
-            self._say(
-                f"The weights are now the mean of {self._ended} runs' ends. What was "
-                "logged is of each alone; `evaluate` tells how good the mean is."
-            )
 
     def after_fit(self, session):
         """Let go of the weights."""
@@ -102,10 +95,6 @@ class Runs(SessionHooks, keras.callbacks.Callback):
         """Go on as of a backup."""
         self._start, self._mean = state["start"], state["mean"]
         self._ended, self._alphas = state["ended"], state["alphas"]
-
-    def _say(self, text):
-        if self.params.get("verbose"):
-            print(text, flush=True)
 
     def _set_alphas(self, share):
         for member, alpha in zip(self._members(), self._alphas, strict=True):

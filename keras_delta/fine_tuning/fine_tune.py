@@ -45,10 +45,9 @@ def fine_tune(
 
     The network gets a new head, which is fitted on the frozen network (the *linear
     probe*), with the source's BatchNorm statistics and with mixtures of these and the
-    target's. What does best on images held out is where training begins, twice: all
-    layers but BatchNorm are trained with a warm-up and a cosine decay, in the first run
-    with their feature maps kept near the source's. The result is the mean of the two
-    runs' weights. Each part can be changed, see `Recipe`. It is short for
+    target's. What does best on images held out is where training begins. All
+    layers but BatchNorm are trained with a warm-up and a cosine decay, their feature
+    maps kept near the source's. Each part can be changed, see `Recipe`. It is short for
     `attach_head`, `compile` without an optimizer, and `fit` with the recipe.
 
     Args:
@@ -62,7 +61,7 @@ def fine_tune(
             nothing; None: what the folder holds.
         method: in place of the recipe's `regularizer`: `"delta"`, `"l2_sp"`, ...; with
             a teacher and without a recipe, `"kd"`.
-        recipe: a `Recipe`; default: `Recipe()`, with a teacher `Recipe(runs=1)`.
+        recipe: a `Recipe`; default: `Recipe()`.
         teacher: another network that the method compares with, trained for the same
             classes, as `"kd"`, `"afd"` and `"four_ds"` need it: a Keras model, such as
             `model.target` of another training. Default: `source` as it is, which
@@ -93,9 +92,7 @@ def fine_tune(
     if teacher is not None:
         Graph(teacher, argument="teacher")  # or it is refused
         method = "kd" if method is None and recipe is None else method
-    if recipe is None:
-        # A run without the penalty would have no teacher.
-        recipe = Recipe() if teacher is None else Recipe(runs=1)
+    recipe = Recipe() if recipe is None else recipe
     if not isinstance(recipe, Recipe):
         raise TypeError(invalid("recipe", "a keras_delta.Recipe", recipe))
     if recipe.optimizer is None:

@@ -128,4 +128,3 @@ def test_an_unknown_part_is_named():
 def test_it_prints_each_part_with_its_value():
     shown = str(kd.Recipe(epochs=4, regularizer=kd.regularizers.L2()))
     assert "epochs         4" in shown and "regularizer    L2" in shown
-    assert "runs           2, with 1 and 0 times alpha" in shown

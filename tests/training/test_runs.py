@@ -176,6 +176,4 @@ def test_two_replicas_equal_one(strategy):
 def test_what_is_told(capsys):
     train(make(), verbose=2)
     said = capsys.readouterr().out
-    assert "\nruns           2\n12 steps, about 0:00:" in said
-    assert "\nRun 2 of 2, from the start.\nEpoch 3/4\n" in said
-    assert "mean of 2 runs' ends" in said.splitlines()[-1]
+    assert "\nruns           1 alpha, 1 alpha\n12 steps, about 0:00:" in said
