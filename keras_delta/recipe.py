@@ -84,8 +84,8 @@ class Recipe:
             weights have further to go.
         warm_up: share of the steps in which the rate rises, in a straight line from
             zero; after that it falls to zero along half a cosine.
-        epochs: passes over the images, in each run; None: 10, and more where that would
-            be less than 60 steps, up to 40.
+        epochs: passes over the images; None: 10, and more where that would be less than
+            60 steps, up to 40.
         batch_size: images a step.
         augmentation: `protocol` of `ImageSet.batches`: mirrored random crops. None: the
             images as they come.
@@ -101,10 +101,6 @@ class Recipe:
             comes apart at rates that are usual; else None.
         average: share of the source's weights in the result, of all layers but the
             head, see `keras_delta.averaging.interpolate`.
-        runs: how many trainings there are, each from the same start and of so many
-            epochs, in one `fit`; or a tuple of the share of the regularizer's alpha in
-            each. The result is the mean of their weights, see
-            `keras_delta.averaging.soup`. A `fit` that is given `epochs` is one run.
 
     Raises:
         TypeError, ValueError: for values that a part cannot have.
@@ -122,7 +118,6 @@ class Recipe:
     freeze: float = 0.0
     clip: float | str | None = "auto"
     average: float = 0.0
-    runs: int | tuple = (1.0, 0.0)
 
     def __post_init__(self):
         regularizers.get(self.regularizer)
@@ -146,13 +141,6 @@ class Recipe:
             also = '"auto"'
             _arguments.number("clip", self.clip, above=0, optional=True, also=also)
         _arguments.number("average", self.average, below=1)
-        runs = self.runs
-        if not isinstance(runs, (tuple, list)):
-            runs = [1.0] * _arguments.integer("runs", runs)
-        shares = tuple(_arguments.number("runs", share) for share in runs)
-        if not shares:
-            raise ValueError(invalid("runs", "a share of alpha for each run", shares))
-        object.__setattr__(self, "runs", shares)
 
     def replace(self, **changes):
         """The same recipe but for some parts."""
@@ -241,7 +229,6 @@ class Recipe:
             shown["batch_norm"] = "fixed, the source's"
             if self.batch_norm:
                 shown["batch_norm"] = f"fixed, {self.batch_norm:.0%} of the images' own"
-        shown["runs"] = ", ".join(f"{share:g} alpha" for share in self.runs)
         if self.augmentation is None:
             shown["augmentation"] = "none here"
         if self.optimizer is None:

@@ -134,8 +134,6 @@ class Cell:
             from keras_delta import Recipe  # not light: keys are made everywhere
 
             found["recipe"] = Recipe(**self.recipe or {}).get_config()
-            if found["recipe"]["runs"] == [1.0]:  # as before there were more
-                del found["recipe"]["runs"]
         if not methods.get(self.method).attended:
             for name in ("attention", "attention_samples", "temperature"):
                 del found[name]
@@ -148,7 +146,7 @@ class Cell:
 
     def of_teacher(self):
         """The cell whose training gives the source, of one that has a teacher."""
-        alone = {"recipe": {"runs": 1}, "teacher": None, "corruptions": (), "label": ""}
+        alone = {"recipe": None, "teacher": None, "corruptions": (), "label": ""}
         return self.replace(method="recipe", **{**alone, **self.teacher})
 
     def __eq__(self, other):
@@ -189,8 +187,6 @@ def from_settings(settings):
     for name in ("fold", "corruptions", "taps"):
         if isinstance(given.get(name), list):
             given[name] = tuple(given[name])
-    if "recipe" in given:
-        given["recipe"] = {"runs": 1, **given["recipe"]}
     known = [f.name for f in dataclasses.fields(Cell)]
     for name in given:
         if name not in known:

@@ -104,14 +104,7 @@ RECIPE = (
     *((f"folder:{name}", 10) for name in ("flowers12", "trash6", "dtd10")),
     ("folder:pacs/sketch", 20),
 )
-
-
-def _recipe(**parts):
-    """A condition: the recipe in one run, with some parts changed."""
-    return {"method": "recipe", "recipe": {"runs": 1, **parts}}
-
-
-AS_IT_IS = ("reference", "the recipe, one run", _recipe())
+AS_IT_IS = ("reference", "the recipe as it is", {"method": "recipe"})
 
 
 def _with(regularizer):
@@ -150,8 +143,6 @@ PARTS = (
     ("clip", "1", {"clip": 1.0}),
     ("epochs", "20", {"epochs": 20}),
     ("freeze", "half of the taps", {"freeze": 0.5}),
-    ("runs", "two, the second at alpha 0", {"runs": (1.0, 0.0)}),
-    ("runs", "two", {"runs": 2}),
 )
 
 # What could make channels, taps or directions count differently; all in the recipe.
@@ -187,7 +178,7 @@ CANDIDATES = (
 
 # The average with the source (WiSE-FT), with the penalty and without.
 AVERAGES = tuple(
-    ("", name + ending, _recipe(**parts, average=average))
+    ("", name + ending, {**AS_IT_IS[2], "recipe": {**parts, "average": average}})
     for name, parts in (("recipe", {}), ("L2", {"regularizer": "l2"}))
     for ending, average in (("", 0.0), (", a quarter", 0.25), (", half", 0.5))
 )
@@ -207,13 +198,18 @@ OF_PHOTOS = {
 
 def _taught(teacher, *names, **regularizer):
     """Conditions in which a teacher is the source of regularizers."""
-    each = [(name, _recipe(regularizer=name)) for name in names]
-    each += [(label, _recipe(**_with(v))) for label, v in regularizer.items()]
-    return tuple(("teacher", label, {**c, "teacher": teacher}) for label, c in each)
+    method = {**AS_IT_IS[2], "teacher": teacher}
+    each = [(name, {"recipe": {"regularizer": name}, **method}) for name in names]
+    each += [(k, {"recipe": _with(v), **method}) for k, v in regularizer.items()]
+    return tuple(("teacher", label, changes) for label, changes in each)
 
 
-ALONE = ("reference", "no teacher: L2", _recipe(regularizer="l2"))
-OWN_SOURCE = ("no teacher", "feature maps of the own source", AS_IT_IS[2])
+ALONE = (
+    "reference",
+    "no teacher: L2",
+    {**AS_IT_IS[2], "recipe": {"regularizer": "l2"}},
+)
+OWN_SOURCE = ("no teacher", "the recipe as it is", AS_IT_IS[2])
 DISTILLED = (
     *(ALONE, OWN_SOURCE, *_taught(LARGER, "kd", "afd")),
     ("teacher", "itself", {"method": "teacher", "teacher": LARGER}),
@@ -365,7 +361,7 @@ def recipe(settings=RECIPE, *, parts=PARTS, reference=AS_IT_IS, **options):
         parts: (factor, label, changes) each: `changes` are arguments of `Recipe`.
         reference: the recipe as it is, as a condition of `why`.
     """
-    changed = [(f, label, _recipe(**c)) for f, label, c in parts]
+    changed = [(f, label, {**AS_IT_IS[2], "recipe": c}) for f, label, c in parts]
     options = {"protocol": "bench", **options}
     return why(settings, conditions=(reference, *changed), **options)
 

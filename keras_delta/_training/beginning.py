@@ -18,11 +18,10 @@ from keras_delta._errors import invalid
 from keras_delta._inputs import outputs
 from keras_delta._network.freeze import freeze_until
 from keras_delta._training import start
-from keras_delta._training.runs import Runs
 from keras_delta.recipe import SHARES, Recipe, WarmUpCosine
 
 # In what `fit` has defaults for, it stays with them.
-DEFAULT = {"epochs": 1, "batch_size": 32, "runs": 1}
+DEFAULT = {"epochs": 1, "batch_size": 32}
 # What sets the learning rate, which it cannot where that is a schedule.
 SETS_RATE = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)
 FORMS = '"auto", "none" or a keras_delta.Recipe'
@@ -79,7 +78,7 @@ def renew_schedule(model, steps):
 
     Args:
         model: the `DeltaModel`.
-        steps: that the training (or its run) still has to go; None if not known.
+        steps: that the training still has to go; None if not known.
     """
     schedule, done = _compat.learning_rate(model.optimizer), _steps_done(model)
     if isinstance(schedule, WarmUpCosine) and steps and done + steps > schedule.end:
@@ -109,15 +108,12 @@ def complete(recipe, arguments, data):
         data: the `TrainingData`.
 
     Returns:
-        (the recipe with what is the case, steps of a run or None).
+        (the recipe with what is the case, steps of the training or None).
     """
     per_epoch = arguments.get("steps_per_epoch")
     if arguments.get("epochs") is None:
-        epochs = recipe.epochs_for(data.count_steps(1, per_epoch))
-        arguments["epochs"] = epochs * len(recipe.runs)
-    else:
-        epochs, recipe = arguments["epochs"], recipe.replace(runs=1)
-    epochs -= arguments.get("initial_epoch", 0)
+        arguments["epochs"] = recipe.epochs_for(data.count_steps(1, per_epoch))
+    epochs = arguments["epochs"] - arguments.get("initial_epoch", 0)
     size = data.first_size or recipe.batch_size
     recipe = recipe.replace(epochs=max(1, epochs), batch_size=size)
     if not hasattr(data.x, "as_tested"):  # no ImageSet's
@@ -136,7 +132,7 @@ class Beginning:
     Args:
         model: the `DeltaModel`.
         recipe: the `Recipe`, with the epochs and the batch size of this training.
-        steps: of a run; None if not known: the rate then stays as it is.
+        steps: of the training; None if not known: the rate then stays as it is.
 
     Attributes:
         is_settled: whether nothing is left to choose.
@@ -181,23 +177,15 @@ class Beginning:
             print(self._model.probe, flush=True)
         print(self._model.recipe, flush=True)
         if self._steps and seconds:
-            steps = self._steps * len(self._recipe.runs)
-            seconds *= steps * self._recipe.batch_size * FORWARD_PASSES
+            seconds *= self._steps * self._recipe.batch_size * FORWARD_PASSES
             about = datetime.timedelta(seconds=round(seconds))
-            print(f"{steps} steps, about {about}", flush=True)
+            print(f"{self._steps} steps, about {about}", flush=True)
 
     def follow(self, recipe):
         """Train as was settled."""
         self._model.recipe, self.is_settled = recipe, True
         if recipe.optimizer is not None:
             self._model.optimizer.learning_rate = recipe.make_schedule(self._steps)
-
-    def make_runs(self, first):
-        """The `Runs` of the training from an epoch on; None for a single one."""
-        recipe = self._recipe
-        if recipe.runs != (1.0,):
-            return Runs(recipe.runs, recipe.epochs, first)
-        return None
 
     def end(self):
         """Average with the source; statistics that stayed fixed stay."""

@@ -46,7 +46,7 @@ class Session:
 
     def __init__(self, model, arguments, cache=None, keep_cache=False, recipe=None):
         self.model, self.arguments, self._recipe = model, dict(arguments), recipe
-        self._beginning = self._runs = None
+        self._beginning = None
         self.cache, self._asked_cache, self._keep_cache = None, cache, keep_cache
         self.data = self._epoch_iterator = None
         self.looks, self.interrupted = [], False
@@ -122,7 +122,6 @@ class Session:
         if self._recipe is not None:
             completed = beginning.complete(self._recipe, given, self.data)
             self._beginning = beginning.Beginning(model, *completed)
-            self._runs = self._beginning.make_runs(given.get("initial_epoch", 0))
         steps = self._count_steps(given.get("initial_epoch", 0))
         checks.batch_norm_keeps_up(model, steps)
         if self._cache is not None:
@@ -131,10 +130,8 @@ class Session:
                 self._cache.check_data(self.data.x, self.data.y, self.data.first_size)
 
     def _count_steps(self, first_epoch):
-        """Steps of a run from an epoch on; None where it is not known."""
+        """Steps from an epoch on; None where it is not known."""
         epochs = self.arguments.get("epochs", 1) - first_epoch
-        if self._runs is not None and epochs:
-            epochs = self._runs.epochs_left(first_epoch)
         return self.data.count_steps(epochs, self.arguments.get("steps_per_epoch"))
 
     def _look_at_validation_data(self, given):
@@ -166,11 +163,8 @@ class Session:
         self.arguments["callbacks"] = callbacks
         callbacks = getattr(callbacks, "callbacks", callbacks)
         begin = _Begin(self)
-        ours = [begin] if self._runs is None else [self._runs, begin]
-        for callback in ours:
-            callback.set_model(self.model)
+        begin.set_model(self.model)
         _compat.set_initial_epoch(self.model, None)
-        callbacks[:0] = ours[:-1]  # a run ends before others see the epoch's end
         try:
             for hooks in _with_hooks(callbacks):
                 hooks.arrange(callbacks)
@@ -179,11 +173,10 @@ class Session:
             callbacks.append(begin)
             yield
         finally:
+            if begin in callbacks:
+                callbacks.remove(begin)
             for hooks in _with_hooks(callbacks):
                 hooks.after_fit(self)
-            for callback in ours:
-                if callback in callbacks:
-                    callbacks.remove(callback)
 
     def repeat_looks(self, numbers):
         """Read the data before training as an earlier `fit` did: shuffles go on."""
@@ -214,8 +207,7 @@ class Session:
         first_epoch = _compat.initial_epoch(model)  # Keras's own backup sets it too
         begins = first_epoch or self.arguments.get("initial_epoch", 0)
         steps, verbose = self._count_steps(begins), self.arguments.get("verbose")
-        if self._runs is None:  # else each begins where the schedule does
-            beginning.renew_schedule(model, steps)
+        beginning.renew_schedule(model, steps)
         if model.regularizer is not None:
             model.regularizer.begin_training(steps, verbose != 0)
         model.renew_step()  # a backup may have changed what it takes for alike

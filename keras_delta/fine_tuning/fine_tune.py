@@ -115,10 +115,13 @@ def fine_tune(
     model = DeltaModel(target, source=teacher)
     model.compile(**{name: make() for name, make in COMPILED[task].items()})
     model.fit(
-        data.batches,
+        data.x,
+        data.y,
+        batch_size=None if data.y is None else recipe.batch_size,
+        epochs=recipe.epochs_for(data.steps),
         validation_data=images.for_validation(validation, size, recipe),
-        shuffle=False,
-        recipe=recipe.replace(epochs=recipe.epochs_for(data.steps)),
+        shuffle=data.y is not None,
+        recipe=recipe,
         callbacks=callbacks,
         verbose=verbose,
     )

@@ -4,7 +4,6 @@ import os
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow as tf
 from keras import tree
 
 from keras_delta import _tasks, data
@@ -20,14 +19,17 @@ class Images(NamedTuple):
     """Training data.
 
     Attributes:
-        batches: as `fit` takes them, with labels.
+        x, y: as `fit` takes them; `y` is None where `x` holds both.
         steps: batches of a pass.
+        batch_size: samples of a batch, where `x` are arrays.
         class_names: tuple of names, None where they are not known.
         units: of the head that the labels ask for; None where they do not tell.
     """
 
-    batches: Any
+    x: Any
+    y: Any
     steps: int
+    batch_size: int
     class_names: tuple | None
     units: int | None
 
@@ -76,7 +78,8 @@ def for_training(given, size, recipe, seed, task):
             cache=_fits(given, size),
         )
         names = given.class_names
-        return Images(batches, len(batches), names, len(names))
+        size = recipe.batch_size
+        return Images(batches, None, len(batches), size, names, len(names))
     pair = isinstance(given, (tuple, list))
     if pair and len(given) != 2:
         raise TypeError(invalid("train", FORMS, given))
@@ -85,11 +88,7 @@ def for_training(given, size, recipe, seed, task):
     names = getattr(given, "class_names", None)
     units = len(names) if names else _units(seen, task)
     names = names and tuple(names)
-    steps = _steps(x, seen)
-    if y is not None:  # Keras has the order of the first epoch in all, given a seed
-        x = tf.data.Dataset.from_tensor_slices((x, y))
-        x = x.shuffle(seen.count, seed=seed).batch(recipe.batch_size)
-    return Images(x, steps, names, units)
+    return Images(x, y, _steps(x, seen), recipe.batch_size, names, units)
 
 
 def for_validation(given, size, recipe):

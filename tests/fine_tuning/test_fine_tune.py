@@ -16,7 +16,7 @@ X = RNG.integers(0, 60, (36, 16, 16, 3))
 X[np.arange(36), :, :, Y] += 120
 X = X.astype("uint8")
 SPARSE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-SHORT = kd.Recipe(epochs=2, batch_size=36, runs=1)
+SHORT = kd.Recipe(epochs=2, batch_size=36)
 PLAIN = SHORT.replace(batch_norm=0.0)  # nothing to choose
 
 

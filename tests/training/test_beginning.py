@@ -428,7 +428,7 @@ def test_gradients_that_are_accumulated(normalized):
 def test_what_fit_is_not_told_is_the_recipes(normalized):
     normalized.compile(loss=SPARSE)
     given = {"regularizer": "l2", "verbose": 0}
-    recipe = kd.Recipe(epochs=3, batch_size=6, clip=3, runs=1)
+    recipe = kd.Recipe(epochs=3, batch_size=6, clip=3)
     history = normalized.fit(X, Y, recipe=recipe, **given)
     assert len(history.history["loss"]) == 3
     assert normalized.optimizer.iterations == 12
