@@ -115,12 +115,10 @@ def fine_tune(
     model = DeltaModel(target, source=teacher)
     model.compile(**{name: make() for name, make in COMPILED[task].items()})
     model.fit(
-        data.x,
-        data.y,
-        batch_size=None if data.y is None else recipe.batch_size,
+        data.batches,
         epochs=recipe.epochs_for(data.steps),
         validation_data=images.for_validation(validation, size, recipe),
-        shuffle=data.y is not None,
+        shuffle=False,
         recipe=recipe,
         callbacks=callbacks,
         verbose=verbose,

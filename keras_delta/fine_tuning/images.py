@@ -4,6 +4,7 @@ import os
 from typing import Any, NamedTuple
 
 import numpy as np
+import tensorflow as tf
 from keras import tree
 
 from keras_delta import _tasks, data
@@ -19,17 +20,14 @@ class Images(NamedTuple):
     """Training data.
 
     Attributes:
-        x, y: as `fit` takes them; `y` is None where `x` holds both.
+        batches: as `fit` takes them, with labels.
         steps: batches of a pass.
-        batch_size: samples of a batch, where `x` are arrays.
         class_names: tuple of names, None where they are not known.
         units: of the head that the labels ask for; None where they do not tell.
     """
 
-    x: Any
-    y: Any
+    batches: Any
     steps: int
-    batch_size: int
     class_names: tuple | None
     units: int | None
 
@@ -78,8 +76,7 @@ def for_training(given, size, recipe, seed, task):
             cache=_fits(given, size),
         )
         names = given.class_names
-        size = recipe.batch_size
-        return Images(batches, None, len(batches), size, names, len(names))
+        return Images(batches, len(batches), names, len(names))
     pair = isinstance(given, (tuple, list))
     if pair and len(given) != 2:
         raise TypeError(invalid("train", FORMS, given))
@@ -88,7 +85,11 @@ def for_training(given, size, recipe, seed, task):
     names = getattr(given, "class_names", None)
     units = len(names) if names else _units(seen, task)
     names = names and tuple(names)
-    return Images(x, y, _steps(x, seen), recipe.batch_size, names, units)
+    steps = _steps(x, seen)
+    if y is not None:  # Keras has the order of the first epoch in all, given a seed
+        x = tf.data.Dataset.from_tensor_slices((x, y))
+        x = x.shuffle(seen.count, seed=seed).batch(recipe.batch_size)
+    return Images(x, steps, names, units)
 
 
 def for_validation(given, size, recipe):

@@ -49,6 +49,26 @@ def test_photographs_in_memory(source):
         np.testing.assert_array_equal(was, now)
 
 
+def test_arrays_come_in_another_order_each_epoch(source):
+    """Keras would repeat that of the first, as there is a seed."""
+    x, seen = X.astype("float32"), []
+
+    class Seen(keras.layers.Layer):
+        def call(self, inputs, training=False):
+            if training:
+                seen.append(inputs.numpy()[:, 0, 0, 0].tolist())
+            return inputs
+
+    inputs = keras.Input(source.input_shape[1:])
+    network = keras.Model(inputs, source(Seen()(inputs)))
+    for _ in range(2):
+        recipe = PLAIN.replace(batch_size=12, fit_head=False)
+        kd.fine_tune(network, (x, Y), recipe=recipe, verbose=0)
+    first, second = sum(seen[:3], []), sum(seen[3:6], [])
+    assert first != second and sorted(first) == sorted(second)
+    assert seen[6:] == seen[:6]
+
+
 def test_half_of_the_network_and_all_statistics_stay(source):
     recipe = SHORT.replace(batch_norm=0.5, freeze=0.5)
     model = kd.fine_tune(source, (X, Y), recipe=recipe, verbose=0)
