@@ -13,7 +13,7 @@ from keras_delta._network.lora import arrays, own_weights
 
 SAMPLES = 2
 TOLERANCE = {"float32": 1e-3, "float64": 1e-3}  # of a map's size; 0.05 for others
-NOISE = 0.3  # of a map's size, that random layers may change; stochastic depth: 0.26
+NOISE = 0.3  # of a map's size, by random layers; stochastic depth makes less
 
 UNTRAINED = (
     "The source looks as if it had never been trained: all its biases are zero and its "

@@ -87,8 +87,7 @@ def for_training(given, size, recipe, seed, task):
     names = names and tuple(names)
     steps = _steps(x, seen)
     if y is not None:  # Keras has the order of the first epoch in all, given a seed
-        x = tf.data.Dataset.from_tensor_slices((x, y))
-        x = x.shuffle(seen.count, seed=seed).batch(recipe.batch_size)
+        x = _shuffled((x, y), seen.count, recipe.batch_size, seed)
     return Images(x, steps, names, units)
 
 
@@ -101,6 +100,13 @@ def for_validation(given, size, recipe):
     return given.batches(
         size, 64, protocol=recipe.augmentation or "default", cache=cache
     )
+
+
+def _shuffled(arrays, count, batch_size, seed):
+    """Batches in a new order each epoch; what is shuffled are indices, not images."""
+    arrays = tree.map_structure(tf.convert_to_tensor, arrays)
+    order = tf.data.Dataset.range(count).shuffle(count, seed=seed).batch(batch_size)
+    return order.map(lambda i: tree.map_structure(lambda v: tf.gather(v, i), arrays))
 
 
 def size_of(given, source_shape):

@@ -86,8 +86,8 @@ def test_a_plain_model_is_refused(name, new_backbone, tmp_path):
 
 def test_they_change_nothing(new_backbone, tmp_path):
     """All but those that are there to; dropout and shuffling would show a trace."""
-    steering = ("Rifle", "StrengthScheduler", "WeightAverage")
-    given = [MAKE[n](tmp_path) for n in MAKE if n not in steering]
+    changing = ("Rifle", "StrengthScheduler", "WeightAverage")
+    given = [MAKE[n](tmp_path) for n in MAKE if n not in changing]
     a, b = make(new_backbone), make(new_backbone)
     for model, more in ((a, []), (b, given)):
         keras.utils.set_random_seed(1)
