@@ -183,6 +183,30 @@ class Fitting:
     def fit(self, verbose="auto"):
         """Fit the head for the weights that the network has now: a `Probe`."""
         began = time.perf_counter()
+        rows = self.read(verbose)
+        fits = []
+        for one, own in zip(self._last, rows, strict=True):
+            fits.append(linear.fit(own, one.task, one.layer.units, **self._options))
+            one.layer.set_weights([fits[-1].kernel, fits[-1].bias])
+        result = _summary(fits, self._last, rows[0], time.perf_counter() - began)
+        if verbose != 0:
+            print(result, flush=True)
+        return result
+
+    def find_held_out(self, verbose=0):
+        """Outputs `(images, units)` of heads that have not seen the image, one each.
+
+        That is of the first head; NaN for an image that is alone in its class. Weights
+        stay as they are.
+        """
+        (rows, *_), (one, *_) = self.read(verbose), self._last
+        width = one.layer.units
+        found = linear.fit(rows, one.task, width, every_fold=True, **self._options)
+        return found.outputs
+
+    def read(self, verbose=0):
+        """List of `Rows` of the features, one for each layer that is fitted."""
+        began = time.perf_counter()
         bar = _bar() if verbose != 0 and sys.stdout.isatty() else None
         with replay.unmoved(self._x):
             passes = self._passes or [self._read(view) for view in self._views]
@@ -198,14 +222,7 @@ class Fitting:
         self.image_seconds = (time.perf_counter() - began) / len(rows[0].groups)
         if bar:
             bar.update(len(rows[0].groups), finalize=True)
-        fits = []
-        for one, own in zip(self._last, rows, strict=True):
-            fits.append(linear.fit(own, one.task, one.layer.units, **self._options))
-            one.layer.set_weights([fits[-1].kernel, fits[-1].bias])
-        result = _summary(fits, self._last, rows[0], time.perf_counter() - began)
-        if verbose != 0:
-            print(result, flush=True)
-        return result
+        return rows
 
 
 def _options(strengths, folds, seed):

@@ -51,6 +51,8 @@ class Fit(NamedTuple):
             held out; empty where there were too few images.
         losses: array `(views held out,)` of the losses with that strength; in the same
             order for other features of the same images. Empty likewise.
+        outputs: array `(views of a test, K)`, of the models that have not seen the
+            image, with that strength, in the order of the rows; NaN for those of none.
     """
 
     kernel: np.ndarray
@@ -58,9 +60,10 @@ class Fit(NamedTuple):
     strength: float
     scores: dict
     losses: np.ndarray
+    outputs: np.ndarray
 
 
-def fit(rows, task, width, strengths=STRENGTHS, folds=5, seed=0):
+def fit(rows, task, width, strengths=STRENGTHS, folds=5, seed=0, every_fold=False):
     """Fit a linear model with the strength that does best on images held out.
 
     Minimised is `1/2 ||kernel||^2 + C * sum_i w_i loss_i`, on features divided by their
@@ -76,6 +79,7 @@ def fit(rows, task, width, strengths=STRENGTHS, folds=5, seed=0):
         folds: parts for the cross-validation; only some of them are held out, one at
             least, where there are very many images and classes.
         seed: of the parts.
+        every_fold: whether to hold out all parts, whatever the work.
 
     Returns:
         A `Fit`, for the features as they are.
@@ -86,19 +90,29 @@ def fit(rows, task, width, strengths=STRENGTHS, folds=5, seed=0):
     rows = rows._replace(features=features)
     work = features.size * width
     most = max(1, int(MOST_WORK / (work * len(strengths))))
-    parts = split(rows, task, folds, seed)[:most]
-    losses, scores = {}, {}
+    parts = split(rows, task, folds, seed)[: None if every_fold else most]
+    losses, scores, outputs = {}, {}, {}
     # On little work the threads of BLAS do nothing but wait for each other.
     with threadpool_limits(1 if work < LITTLE_WORK else None, "blas"):
         for strength in strengths if parts else ():
             held = [_held_out(rows, part, task, width, strength) for part in parts]
-            losses[strength] = np.concatenate([each for each, _ in held])
-            scores[strength] = float(np.mean([score for _, score in held]))
+            losses[strength] = np.concatenate([each for _, each, _ in held])
+            scores[strength] = float(np.mean([score for _, _, score in held]))
+            outputs[strength] = np.full((len(rows.groups), width), np.nan)
+            for part, (found, _, _) in zip(parts, held, strict=True):
+                outputs[strength][part & rows.tested] = found
         usual = USUAL_STRENGTH if USUAL_STRENGTH in strengths else strengths[0]
         best = min(losses, key=lambda s: losses[s].mean(), default=usual)
         kernel, bias = solve(rows, task, width, best)
-    held_out = losses.get(best, np.zeros(0))
-    return Fit(back @ kernel / scale, bias, best, scores, held_out)
+    missing = np.full((len(rows.groups), width), np.nan)
+    return Fit(
+        kernel=back @ kernel / scale,
+        bias=bias,
+        strength=best,
+        scores=scores,
+        losses=losses.get(best, np.zeros(0)),
+        outputs=outputs.get(best, missing)[rows.tested],
+    )
 
 
 def _rotated(features):
@@ -137,10 +151,11 @@ def split(rows, task, folds, seed):
 
 
 def _held_out(rows, mask, task, width, strength):
-    """Losses and score of the views held out, of a model of the other images."""
+    """Outputs, losses and score of the views held out, of a model of the others."""
     kernel, bias = solve(rows.take(~mask), task, width, strength)
     held = rows.take(mask & rows.tested)
-    return evaluate(held.features @ kernel + bias, held.labels, task)
+    outputs = held.features @ kernel + bias
+    return outputs, *evaluate(outputs, held.labels, task)
 
 
 def evaluate(outputs, labels, task):

@@ -7,12 +7,13 @@ thuml/Transfer-Learning-Library,
 examples/task_adaptation/image_classification/utils.py.
 """
 
+import numpy as np
 import tensorflow as tf
 
 from keras_delta import _arguments
 from keras_delta._errors import invalid
 from keras_delta.data.random_box import random_box
-from keras_delta.data.ten_crop import height_width, ten_crop
+from keras_delta.data.ten_crop import crop_places, height_width, ten_crop
 
 # How images are prepared for a test: all other protocols do it as "improved".
 PROTOCOLS = ("default", "improved")
@@ -121,6 +122,30 @@ S × S, mirror | shorter edge to R, centre crop S |
             image = self._recipe.settle(image, self.size)
         return tf.ensure_shape(image, [*self.size, 3])
 
+    def move_points(self, points, shape):
+        """Where points of an image are in what a test shows of it.
+
+        Args:
+            points: `(P, 2)`, x from the left and y from the top, in pixels: pixel
+                (0, 0) covers what is from 0 to 1.
+            shape: (height, width) of the image.
+
+        Returns:
+            `(crops, P, 2)` float64, one or ten crops in the order of `ten_crop`; points
+            that a crop leaves out are outside of it. A mirrored pixel is where its left
+            edge comes to lie.
+        """
+        height, width = self.size
+        full_height, full_width = self._recipe.test_shape(shape, self.size)
+        scale = np.array([full_width, full_height]) / np.array([shape[1], shape[0]])
+        moved = np.asarray(points, "float64") * scale
+        mirrored = moved * [-1, 1] + [full_width - scale[0], 0]
+        places = crop_places(full_height - height, full_width - width)
+        if not self.ten_crop:
+            places = places[-1:]  # the centre
+        views = (moved, mirrored) if self.ten_crop else (moved,)
+        return np.stack([view - [x, y] for view in views for y, x in places])
+
 
 class Default:
     """Ignores the aspect; see `Protocol` for this and the other recipes."""
@@ -142,6 +167,10 @@ class Default:
         """The one view for a test, of the result of `resize`."""
         return image
 
+    def test_shape(self, shape, size):
+        """(height, width) of the result of `resize` for a test."""
+        return size
+
 
 class Improved(Default):
     """Keeps the aspect."""
@@ -151,6 +180,10 @@ class Improved(Default):
     def resize(self, image, size, training):
         """The image with its shorter edge at R."""
         return _resized(image, _cover(tf.shape(image)[:2], _full(size)))
+
+    def test_shape(self, shape, size):
+        """See `Default`."""
+        return tuple(_cover(shape, _full(size)).numpy().tolist())
 
     def settle(self, image, size):
         """The centre."""

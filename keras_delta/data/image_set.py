@@ -92,6 +92,11 @@ class ImageSet:
         return self._labels
 
     @property
+    def source(self):
+        """Where the pixels come from, see `keras_delta.data.sources`."""
+        return self._source
+
+    @property
     def paths(self):
         """Paths of the files, a tuple, or None where there are no files."""
         return self._source.paths

@@ -52,9 +52,7 @@ def ten_crop(images, size):
         expected = f"at most the images' height and width {full_height, full_width}"
         raise ValueError(invalid("size", expected, size))
     shape = tf.shape(images)
-    bottom, right = shape[-3] - height, shape[-2] - width
-    places = [(0, 0), (0, right), (bottom, 0), (bottom, right)]
-    places.append((bottom // 2, right // 2))
+    places = crop_places(shape[-3] - height, shape[-2] - width)
     crops = [
         view[..., top : top + height, left : left + width, :]
         for view in (images, tf.reverse(images, axis=[-2]))
@@ -64,6 +62,12 @@ def ten_crop(images, size):
     return tf.ensure_shape(
         crops, [*images.shape[:-3], 10, height, width, images.shape[-1]]
     )
+
+
+def crop_places(bottom, right):
+    """(top, left) of the four corners and the centre; the last of either is given."""
+    corners = [(0, 0), (0, right), (bottom, 0), (bottom, right)]
+    return [*corners, (bottom // 2, right // 2)]
 
 
 def average_ten_crop(predictions, of="logits", *, from_logits=True):

@@ -8,8 +8,8 @@ from importlib import metadata
 import keras
 import tensorflow as tf
 
+from keras_delta._answers import calibration
 from keras_delta._errors import invalid, unknown_name
-from keras_delta.serving import calibration
 
 MARKDOWN, JSON = "MODEL_CARD.md", "model_card.json"
 GIVEN = ("description", "data", "license", "author", "limits", "intended_use")

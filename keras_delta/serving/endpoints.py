@@ -23,7 +23,7 @@ class Endpoints:
     Attributes:
         class_names, network, options, target: what is served.
         logits: `tf.function` of prepared images.
-        task: what is answered, see `keras_delta.serving.tasks`.
+        task: what is answered, see `keras_delta._answers.tasks`.
         temperature: what logits are divided by before scores are made of them.
         thresholds: list, from which score on each of several labels is on; None for
             other tasks.

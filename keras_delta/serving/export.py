@@ -7,22 +7,20 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_delta import _arguments
+from keras_delta._answers import calibration, figures, tasks
+from keras_delta._answers.network import Network
 from keras_delta._errors import invalid
 from keras_delta.model import DeltaModel
 from keras_delta.serving import (
-    calibration,
     card,
     conversion,
-    figures,
     folders,
     held_out,
     litert,
-    tasks,
     warmup,
 )
 from keras_delta.serving import class_names as naming
 from keras_delta.serving.endpoints import Endpoints
-from keras_delta.serving.network import Network
 from keras_delta.serving.options import Options, check_data, check_formats
 
 

@@ -13,7 +13,8 @@ import tensorflow as tf
 from served_models import MODELS
 
 import keras_delta as kd
-from keras_delta.serving import card, figures
+from keras_delta._answers import figures
+from keras_delta.serving import card
 from keras_delta.serving.export import Measured
 from keras_delta.serving.options import Options
 

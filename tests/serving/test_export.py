@@ -28,9 +28,10 @@ from served_models import (
 )
 
 import keras_delta as kd
+from keras_delta._answers import calibration
 from keras_delta.data import ImageSet
 from keras_delta.data.ten_crop import predict_ten_crop
-from keras_delta.serving import calibration, warmup
+from keras_delta.serving import warmup
 from keras_delta.serving.endpoints import Endpoints
 
 CHILD = Path(__file__).with_name("fresh_child.py")

@@ -15,10 +15,11 @@ from networks import make_backbone
 from PIL import Image
 
 import keras_delta as kd
+from keras_delta._answers import calibration, figures, tasks
+from keras_delta._answers.network import Network
 from keras_delta._network.graph import Graph
-from keras_delta.serving import calibration, classifier, figures, held_out, tasks
+from keras_delta.serving import classifier, held_out
 from keras_delta.serving.classifier import Classifier
-from keras_delta.serving.network import Network
 from keras_delta.serving.options import Options
 from keras_delta.serving.server import answers
 from keras_delta.serving.server.model import Model

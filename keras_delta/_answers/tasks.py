@@ -10,10 +10,10 @@ import tensorflow as tf
 from keras import tree
 
 from keras_delta import _tasks
+from keras_delta._answers import figures
 from keras_delta._errors import invalid
 from keras_delta._inputs import labels as labelling
 from keras_delta._network.heads import output_activation
-from keras_delta.serving import figures
 
 TINY = 1.1754944e-38  # smallest normal float32; its logarithm is finite
 CROSSENTROPY = {
@@ -102,12 +102,12 @@ class Multiclass:
         """How many names an answer has."""
         return min(int(top_k), names)
 
-    def labels(self, y, names):
+    def labels(self, y, names, argument="validation_data"):
         """Labels of held-out images as the figures take them, checked."""
         if y.ndim == 2 and y.shape[-1] == names > 1:
             if np.isin(y, (0, 1)).all() and (y.sum(-1) != 1).any():
                 raise ValueError(
-                    "Images of `validation_data` have no label or several, and the "
+                    f"Images of `{argument}` have no label or several, and the "
                     "model is taken to tell one of several classes. Pass the model as "
                     'it is compiled, or `task="multilabel"`.'
                 )
@@ -183,14 +183,14 @@ class Multilabel(Multiclass):
         """All: any of them may be on."""
         return names
 
-    def labels(self, y, names):
+    def labels(self, y, names, argument="validation_data"):
         """See `Multiclass`."""
         labelling.check(y, (None, names), CROSSENTROPY["multilabel"])
         if not np.isin(y, (0, 1)).all():
             expected = "labels of 0 and 1, which figures are made of"
             found = y[~np.isin(y, (0, 1))][:3].tolist()
             remedy = "Of shares of annotators, for example, pass `y > 0.5`."
-            raise ValueError(invalid("validation_data", expected, found, remedy))
+            raise ValueError(invalid(argument, expected, found, remedy))
         return y.reshape(len(y), names).astype("int64")
 
     def evaluate(self, logits, labels, names, temperature, thresholds):
@@ -229,7 +229,7 @@ class Regression(Multiclass):
         """All."""
         return names
 
-    def labels(self, y, names):
+    def labels(self, y, names, argument="validation_data"):
         """See `Multiclass`."""
         y = y[:, None] if y.ndim == 1 else y
         labelling.check(y, (None, names), "mse")

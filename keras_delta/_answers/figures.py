@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_delta.serving import calibration
+from keras_delta._answers import calibration
 from keras_delta.statistics import wilson_interval
 
 

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from keras_delta.serving import calibration
+from keras_delta._answers import calibration
 
 
 def twin_loss(logits, labels, temperature=1.0):

@@ -3,12 +3,12 @@
 import tensorflow as tf
 from keras import tree
 
+from keras_delta._answers import tasks
 from keras_delta._errors import invalid
 from keras_delta._network import auto_taps
 from keras_delta._network import taps as tapping
 from keras_delta._network.graph import Graph, check_channels_last
 from keras_delta._network.heads import body_output, head_layers, output_activation
-from keras_delta.serving import tasks
 
 POOLED = "pooled"
 
@@ -31,7 +31,7 @@ class Network:
         graph: `Graph` of the model.
         image_size: (height, width) of the input, None where any will do.
         target: the model.
-        task: see `keras_delta.serving.tasks`.
+        task: see `keras_delta._answers.tasks`.
 
     Raises:
         TypeError, ValueError: for other models, unknown taps, and an activation that

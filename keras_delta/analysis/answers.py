@@ -1,0 +1,120 @@
+"""What a model says of images, and how well: recall, mistakes, reliability."""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import special  # scikit-learn brings it
+
+from keras_delta._answers.calibration import expected_calibration_error
+from keras_delta.statistics import wilson_interval
+
+BINS = 10
+
+
+class Answers(NamedTuple):
+    """Answers of a classifier.
+
+    Attributes:
+        logits: `(N, classes)` float32.
+        labels: `(N,)` int64.
+        class_names: tuple.
+    """
+
+    logits: np.ndarray
+    labels: np.ndarray
+    class_names: tuple
+
+    @property
+    def probabilities(self):
+        """Softmax of the logits, float64."""
+        return special.softmax(self.logits.astype("float64"), axis=1)
+
+    @property
+    def said(self):
+        """The likeliest class of each image."""
+        return self.logits.argmax(axis=1)
+
+    @property
+    def right(self):
+        """Whether that is the label."""
+        return self.said == self.labels
+
+    @property
+    def accuracy(self):
+        """(accuracy, low and high end of Wilson's interval of 95 %)."""
+        right = int(self.right.sum())
+        return right / len(self.labels), *wilson_interval(right, len(self.labels))
+
+    @property
+    def calibration_error(self):
+        """Expected calibration error, of 15 bins."""
+        return expected_calibration_error(self.logits, self.labels)
+
+
+class Recall(NamedTuple):
+    """How many images of a class are recognised; `share` None without images."""
+
+    name: str
+    images: int
+    right: int
+    share: float | None
+    low: float | None
+    high: float | None
+
+
+class Bin(NamedTuple):
+    """Images of about the same confidence; see `reliability`."""
+
+    confidence: float
+    accuracy: float
+    low: float
+    high: float
+    images: int
+
+
+def confusion(answers):
+    """Counts `(label, said)`, int64."""
+    k = len(answers.class_names)
+    numbers = answers.labels * k + answers.said
+    return np.bincount(numbers, minlength=k * k).reshape(k, k)
+
+
+def recalls(answers):
+    """List of `Recall`, one a class, with Wilson's intervals of 95 %."""
+    found = []
+    for number, name in enumerate(answers.class_names):
+        right = answers.right[answers.labels == number]
+        hits, count = int(right.sum()), len(right)
+        interval = wilson_interval(hits, count) if count else (None, None)
+        share = hits / count if count else None
+        found.append(Recall(name, count, hits, share, *interval))
+    return found
+
+
+def confused_pairs(answers, most=10):
+    """List of (label, said, count), the most frequent confusions first."""
+    counts = confusion(answers)
+    np.fill_diagonal(counts, 0)
+    order = np.argsort(-counts, axis=None, kind="stable")[:most]
+    pairs = [np.unravel_index(i, counts.shape) for i in order]
+    return [(int(a), int(b), int(counts[a, b])) for a, b in pairs if counts[a, b]]
+
+
+def confident_mistakes(answers, most=24):
+    """Numbers of the images that are wrong with the largest probability."""
+    confidence = answers.probabilities.max(axis=1)
+    wrong = np.flatnonzero(~answers.right)
+    return wrong[np.argsort(-confidence[wrong], kind="stable")][:most]
+
+
+def reliability(answers, bins=BINS):
+    """Accuracy by confidence: list of `Bin`, of equal width, empty ones left out."""
+    confidence = answers.probabilities.max(axis=1)
+    number = np.minimum((confidence * bins).astype(int), bins - 1)
+    found = []
+    for b in np.unique(number):
+        right = answers.right[number == b]
+        interval = wilson_interval(int(right.sum()), len(right))
+        mean = float(confidence[number == b].mean())
+        found.append(Bin(mean, float(right.mean()), *interval, len(right)))
+    return found

@@ -1,0 +1,95 @@
+"""Images with concepts for each pixel, in folders like Broden (Network Dissection)."""
+
+import csv
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from keras_delta._errors import invalid
+from keras_delta.data.decode import read_image
+
+
+class Concept(NamedTuple):
+    """Something that images show: its number in the labels, name, and category."""
+
+    number: int
+    name: str
+    category: str
+
+
+class Broden:
+    """A folder of images with concepts.
+
+    `index.csv` has a row an image: `image`, a file in `images/`; `sh` and `sw`, height
+    and width of the labels; and a column for each category. That holds files of labels
+    in `images/` (several are parted by ";"), whose pixels are numbers of concepts,
+    red + 256 green, 0 for none; or the numbers of what the whole image shows; or
+    nothing, where the category was not looked for. `label.csv` has the `number` and
+    `name` of the concepts, `category.csv` the `name` of the categories.
+
+    Args:
+        folder: its path.
+        split: of `index.csv`, such as "train"; None for all.
+
+    Attributes:
+        categories: list of names.
+        concepts: dict number -> name.
+        rows: list of dicts, one an image.
+
+    Raises:
+        ValueError: for a folder without these files, and for no images.
+
+    Source: Bau et al., "Network Dissection", CVPR 2017, arXiv:1704.05796.
+    """
+
+    def __init__(self, folder, split=None):
+        self.folder = Path(folder)
+        for name in ("index.csv", "label.csv", "category.csv"):
+            if not (self.folder / name).is_file():
+                expected = "a folder with index.csv, label.csv and category.csv"
+                remedy = f"There is no {name} in it."
+                raise ValueError(invalid("data", expected, str(folder), remedy))
+        self.categories = [row["name"] for row in self._table("category.csv")]
+        self.concepts = {
+            int(row["number"]): row["name"] for row in self._table("label.csv")
+        }
+        rows = self._table("index.csv")
+        self.rows = [r for r in rows if split in (None, r.get("split"))]
+        if not self.rows:
+            found = sorted({r.get("split") or "" for r in rows})
+            raise ValueError(invalid("split", f"one of {found} or None", split))
+
+    def __len__(self):
+        return len(self.rows)
+
+    def image(self, row):
+        """The image of a row, `(height, width, 3)` uint8."""
+        return read_image(self.folder / "images" / row["image"])
+
+    def size(self, row):
+        """(height, width) of the labels of a row."""
+        return int(row["sh"]), int(row["sw"])
+
+    def labels(self, row):
+        """Dict category -> list of concept numbers: arrays `(sh, sw)` or integers.
+
+        Categories that were not looked for are left out.
+        """
+        found = {}
+        for category in self.categories:
+            parts = [p for p in (row.get(category) or "").split(";") if p]
+            if parts:
+                found[category] = [
+                    int(p) if p.isdigit() else self._segments(p) for p in parts
+                ]
+        return found
+
+    def _segments(self, name):
+        rgb = np.asarray(Image.open(self.folder / "images" / name).convert("RGB"))
+        return rgb[..., 0].astype("int32") + 256 * rgb[..., 1].astype("int32")
+
+    def _table(self, name):
+        with open(self.folder / name, newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))

@@ -1,0 +1,132 @@
+"""Images to look at: as a model takes them, in batches or some of them, by name."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from keras_delta import _arguments
+from keras_delta._errors import invalid
+from keras_delta._inputs import replay, samples
+from keras_delta.data import ImageSet, from_directory
+
+BATCH = 32
+FORMS = "a folder of class folders, an ImageSet, arrays `(x, y)`, or batches of them"
+
+
+class Images:
+    """Images with what is known of them.
+
+    Files and an `ImageSet` are read when they are needed; what comes in batches is kept
+    in memory, up to `max_images`.
+
+    Args:
+        given: see `FORMS`.
+        argument: its name, for messages.
+        image_size: (height, width) that the model takes; None where any will do, which
+            files need `size` for.
+        max_images: look at no more; of an `ImageSet` random ones, of all classes.
+        seed: of these.
+
+    Attributes:
+        size: `image_size`.
+        labels: array, as given; None where there are none.
+        class_names: tuple, None where they are not known.
+        names: list of strings, one for each image: its file or its number.
+        left_out: how many images are not looked at; None where that is not known.
+    """
+
+    def __init__(self, given, argument, image_size, max_images=None, seed=0):
+        most = _arguments.integer("max_images", max_images, optional=True)
+        self.size, self._set, self._x = image_size, None, None
+        if isinstance(given, (str, os.PathLike)):
+            given = from_directory(given, on_error="skip")
+        if isinstance(given, ImageSet):
+            self._read_set(given, argument, most, seed)
+        elif isinstance(given, dict) and given and _are_sets(given):
+            remedy = f"Pass one of them, as `{next(iter(given))}`."
+            raise ValueError(invalid(argument, "one set of images", [*given], remedy))
+        else:
+            self._read_batches(given, argument, most)
+
+    def __len__(self):
+        return len(self.names)
+
+    def batches(self):
+        """Iterate over arrays of images, as the model takes them, in order."""
+        if self._set is not None:
+            for batch in self._set.batches(self.size, BATCH).as_numpy_iterator():
+                yield batch[0] if isinstance(batch, tuple) else batch
+            return
+        for start in range(0, len(self._x), BATCH):
+            yield self._x[start : start + BATCH]
+
+    def take(self, indices):
+        """An array of the images with these numbers."""
+        if self._set is not None:
+            return self._set.subset(indices).arrays(self.size)[0]
+        return self._x[np.asarray(indices, int)]
+
+    @property
+    def image_set(self):
+        """The images as an `ImageSet`; None where they are none."""
+        return self._set
+
+    def _read_set(self, given, argument, most, seed):
+        if self.size is None or None in self.size:
+            expected = "a size: this model takes images of any"
+            raise ValueError(invalid("image_size", expected, None))
+        count, self.left_out = len(given), 0
+        if most is not None and count > most:
+            chosen = np.random.default_rng(seed).permutation(count)[:most]
+            given, self.left_out = given.subset(np.sort(chosen)), count - most
+        self._set, self.class_names = given, given.class_names or None
+        self.labels = given.labels
+        self.names = _file_names(given)
+
+    def _read_batches(self, given, argument, most):
+        xs, ys = [], []
+        try:
+            with replay.unmoved(given):
+                for x, y in samples.batches(given, max_samples=most):
+                    xs.append(_checked(x, argument, self.size))
+                    ys.append(np.asarray(y))
+        except TypeError as error:
+            raise TypeError(invalid(argument, FORMS, given)) from error
+        if not xs:
+            raise ValueError(invalid(argument, "at least one image", "none"))
+        self._x, self.labels = np.concatenate(xs), np.concatenate(ys)
+        names = getattr(given, "class_names", None)
+        self.class_names = tuple(map(str, names)) if names else None
+        self.left_out = None if most is not None and len(self._x) == most else 0
+        self.names = [f"image {i}" for i in range(len(self._x))]
+
+
+def _are_sets(given):
+    return all(isinstance(v, ImageSet) for v in given.values())
+
+
+def _checked(x, argument, size):
+    """Images of a batch; small where they are whole numbers up to 255."""
+    shape = getattr(x, "shape", None)
+    wanted = (None, None) if size is None else size
+    fits = shape is not None and len(shape) == 4 and shape[-1] in (1, 3)
+    sides = zip(wanted, shape[1:3], strict=True) if fits else ()
+    if not fits or any(w not in (None, n) for w, n in sides):
+        sides = "height, width" if None in wanted else f"{wanted[0]}, {wanted[1]}"
+        expected = f"images ({sides}, 1 or 3) as the model takes them"
+        raise ValueError(invalid(argument, expected, shape if shape else x))
+    x = np.asarray(x)
+    whole = x.astype("uint8")
+    return whole if (whole == x).all() else x.astype("float32")
+
+
+def _file_names(images):
+    """Paths from the folder that all of them share."""
+    if images.paths is None:
+        return [f"image {i}" for i in range(len(images))]
+    folders = [os.path.dirname(p) for p in images.paths]
+    common = os.path.commonpath(folders) if folders else ""
+    if len(set(folders)) == 1:
+        common = os.path.dirname(common)
+    return [Path(os.path.relpath(p, common)).as_posix() for p in images.paths]

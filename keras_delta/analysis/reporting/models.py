@@ -1,0 +1,104 @@
+"""A model of a report: what it says of images, by its task."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_delta._answers import tasks
+from keras_delta._answers.network import Network
+from keras_delta._errors import invalid
+from keras_delta.analysis.answers import Answers
+from keras_delta.data.ten_crop import height_width
+from keras_delta.model import DeltaModel
+
+
+class Reported:
+    """A model of a report.
+
+    Args:
+        label: its name in the report; "" for the only one.
+        model: a `DeltaModel` or Keras model.
+        class_names, image_size, task: see `report`.
+
+    Attributes:
+        delta: the `DeltaModel`; None for another model.
+        network: `Network`, what is computed.
+        task: name of the task.
+        class_names: tuple of names.
+        image_size: (height, width), None where it is not known.
+        title: what the report calls it.
+    """
+
+    def __init__(self, label, model, class_names, image_size, task):
+        if not isinstance(model, keras.Model):
+            expected = "a DeltaModel, a Keras model, or a dict of them"
+            raise TypeError(invalid("models", expected, model))
+        self.delta = model if isinstance(model, DeltaModel) else None
+        target = getattr(model, "target", model)
+        self.network = Network(
+            target, task=lambda graph: tasks.choose(model, graph, task)
+        )
+        self.task = self.network.task.name
+        self.model, self.label = model, label
+        self.title = label or target.name
+        self.image_size = self.network.image_size
+        if None in self.image_size:
+            self.image_size = image_size and height_width(image_size, "image_size")
+        self.class_names = class_names and tuple(map(str, class_names))
+        self._known = {}
+        if class_names is not None and len(self.class_names) != self.network.classes:
+            expected = f"{self.network.classes} names, one for each output"
+            raise ValueError(invalid("class_names", expected, list(class_names)))
+
+    def name_classes(self, *sets):
+        """Take the names of the classes from data, if they were not given.
+
+        Raises:
+            ValueError: for data with another number of classes.
+        """
+        units = self.network.classes
+        for images in sets:
+            names = images and images.class_names
+            if names and len(names) != units:
+                expected = f"images of the model's {units} classes"
+                received = f"{len(names)}: {', '.join(names[:6])}"
+                remedy = "Empty folders keep the numbers of classes without images."
+                raise ValueError(invalid("test or train", expected, received, remedy))
+            self.class_names = self.class_names or names
+        self.class_names = self.class_names or tuple(f"class {i}" for i in range(units))
+
+    def check_like(self, first):
+        """Refuse a model that cannot be compared; takes over the names."""
+        if (self.task, self.network.classes) != (first.task, first.network.classes):
+            expected = f"models for the same {first.network.classes} classes"
+            raise ValueError(invalid("models", expected, f"'{self.title}'"))
+        self.class_names = first.class_names
+
+    def logits(self, images):
+        """`(N, classes)` float32 of `Images`; computed once."""
+        if id(images) not in self._known:
+            parts = [self.network.logits(batch).numpy() for batch in images.batches()]
+            self._known[id(images)] = np.concatenate(parts)
+        return self._known[id(images)]
+
+    def labels(self, images, argument):
+        """Labels of images as the task has them, checked."""
+        task, count = self.network.task, self.network.classes
+        return task.labels(np.asarray(images.labels), count, argument)
+
+    def answers(self, images, argument="test"):
+        """`Answers` for images with class numbers."""
+        labels = self.labels(images, argument)
+        return Answers(self.logits(images), labels, self.class_names)
+
+    def figures(self, images, argument="test"):
+        """Figures of images, a dict; see `keras_delta._answers.figures`."""
+        labels, count = self.labels(images, argument), self.network.classes
+        options = {"temperature": 1.0, "thresholds": [0.5] * count}
+        logits = self.logits(images)
+        return self.network.task.evaluate(logits, labels, self.class_names, **options)
+
+    def grad_cam(self, images, classes):
+        """Where the network sees these classes: `(N, h, w)` from 0 to 1."""
+        classes = np.asarray(classes, "int64")
+        return self.network.activation_maps(tf.constant(images), classes)[0].numpy()

@@ -1,0 +1,131 @@
+"""`report`: one page that says what a fine-tuning came to."""
+
+import os
+import sys
+from importlib import metadata, resources
+from pathlib import Path
+
+from keras_delta import _arguments, _disk
+from keras_delta._errors import import_optional, invalid
+from keras_delta.analysis.images import Images
+from keras_delta.analysis.reporting import sections
+from keras_delta.analysis.reporting.models import Reported
+
+TEMPLATE = "page.html"
+MOST_IMAGES = 2000
+
+
+def report(
+    models,
+    train=None,
+    test=None,
+    path="report.html",
+    *,
+    title=None,
+    class_names=None,
+    image_size=None,
+    task=None,
+    max_images=MOST_IMAGES,
+    seed=0,
+    verbose="auto",
+):
+    """Write one page about fine-tuned models: what people want to look at first.
+
+    Accuracy with its interval, recall of each class, confusions, the most confident
+    mistakes with where the network looked (Grad-CAM), whether confidence can be
+    trusted; labels of the training data that are probably wrong, and images that are in
+    training and test; what fine-tuning changed in filters, maps and attention; how it
+    was trained. What does not apply is left out, and listed with the reason.
+
+    The page is one HTML file that needs nothing else, opens offline and prints well.
+
+    Args:
+        models: a `DeltaModel` or Keras model, or a dict label -> model. The first is
+            looked at in detail, the others are compared with it.
+        train, test: images: a folder of class folders, an `ImageSet`, arrays `(x, y)`,
+            or batches of them.
+        path: of the HTML file.
+        title: of the page; default: the model's name.
+        class_names: in the order of the model's outputs; default: those of the data.
+        image_size: side in pixels or (height, width), where the model takes any.
+        task: where the model does not tell, as for `attach_head`.
+        max_images: look at no more images of each set, drawn at random; None: all.
+        seed: of these and of the cross-validation.
+        verbose: 0 for silence.
+
+    Returns:
+        The path of the file, a `Path`.
+
+    Raises:
+        ImportError: where Jinja2 is missing.
+        TypeError, ValueError: for models that are none, classes that do not fit, and
+            a path that cannot be written.
+
+    Example:
+        ```python
+        model = kd.fine_tune("efficientnet_lite0", "photos/train")
+        kd.analysis.report(model, train="photos/train", test="photos/test")
+        ```
+    """
+    import_optional("jinja2", "report", "report")
+    path = _arguments.file("path", path)
+    named = models if isinstance(models, dict) else {"": models}
+    if not named:
+        raise ValueError(invalid("models", "at least one model", "none"))
+    reported = [
+        Reported(label, model, class_names, image_size, task)
+        for label, model in named.items()
+    ]
+    first = reported[0]
+    options = {"image_size": first.image_size, "max_images": max_images, "seed": seed}
+    train = None if train is None else Images(train, "train", **options)
+    test = None if test is None else Images(test, "test", **options)
+    first.name_classes(test, train)
+    for other in reported[1:]:
+        other.check_like(first)
+    found, left_out = [], []
+    for make in sections.ALL:
+        if verbose != 0:
+            _say(f"report: {make.__doc__.splitlines()[0].rstrip('.').lower()}")
+        try:
+            section = make(reported, train, test, seed)
+        except sections.LeftOut as reason:
+            left_out.append(str(reason))
+        else:
+            found.append(section)
+    title = title or f"{first.title}: report"
+    _write(path, found, left_out, title)
+    if verbose != 0:
+        _say(f"report: {path}")
+    return path
+
+
+def _say(line):
+    print(line, file=sys.stdout, flush=True)
+
+
+def _write(path, found, left_out, title):
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["shown"] = shown
+    environment.filters["percent"] = lambda v: f"{100 * v:.1f} %"
+    text = resources.files(__package__).joinpath(TEMPLATE).read_text("utf-8")
+    version = metadata.version("keras_delta")
+    page = environment.from_string(text).render(
+        title=title, sections=found, left_out=left_out, version=version
+    )
+    _disk.make_folder(Path(os.path.abspath(path)).parent)
+    with _disk.replace_file(path) as temporary:
+        Path(temporary).write_text(page, "utf-8")
+
+
+def shown(name):
+    """A name that may hold anything, on one line: what is not printable as its code."""
+    name = str(name)
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in name)

@@ -1,0 +1,199 @@
+"""Labels that are probably wrong: confident learning on answers of unseen images."""
+
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from scipy import special  # scikit-learn brings it
+
+from keras_delta import _arguments, backbones, regularizers
+from keras_delta._errors import import_optional, invalid
+from keras_delta._network.attach import attach_head
+from keras_delta._network.graph import Graph
+from keras_delta._network.heads import body_output
+from keras_delta._probe.fit import Fitting
+from keras_delta.analysis.images import Images
+from keras_delta.data.ten_crop import height_width
+from keras_delta.fine_tuning import fine_tune
+from keras_delta.model import DeltaModel
+
+PROBE = "probe"
+
+
+class Suspect(NamedTuple):
+    """An image whose label is probably wrong.
+
+    Attributes:
+        index: number of the image in the data.
+        name: its file, or its number in words.
+        label, suggestion: names of the class that it has and of the likeliest one.
+        label_probability, suggestion_probability: what a model that has not seen the
+            image gives to them.
+    """
+
+    index: int
+    name: str
+    label: str
+    suggestion: str
+    label_probability: float
+    suggestion_probability: float
+
+
+def suspect_labels(
+    source,
+    train,
+    *,
+    method=PROBE,
+    folds=5,
+    recipe=None,
+    image_size=None,
+    max_images=None,
+    seed=0,
+    verbose=0,
+):
+    """Images of the training data whose label is probably wrong, worst first.
+
+    Each image is judged by a model that was trained without it (cross-validation).
+    *Confident learning* then counts, for each pair of classes, the images of the one
+    that the model is as sure to be of the other as it is, on average, of that one's own
+    images, and takes so many of the least likely ones as wrong. Look at what it lists:
+    hard and odd images are among them.
+
+    Args:
+        source: name in `keras_delta.backbones.ALL`, a pretrained network, or a
+            `DeltaModel`, whose source is taken. Never the fine-tuned network: that has
+            learned the wrong labels.
+        train: a folder with a folder a class, an `ImageSet`, arrays `(x, y)` with class
+            numbers, or batches of them.
+        method: `"probe"`, a linear head on the source's features, in seconds; or a
+            regularizer (`"delta"`, `"l2"`, ...): the network is fine-tuned for each
+            fold, by the recipe.
+        folds: of the cross-validation.
+        recipe: a `Recipe` for fine-tuning; default: `Recipe()`.
+        image_size: side in pixels or (height, width); default: the network's.
+        max_images: judge no more, drawn at random.
+        seed: of folds, order and augmentation.
+        verbose: as for `fit`, of each fold.
+
+    Returns:
+        List of `Suspect`, with the lowest probability of the label first.
+
+    Raises:
+        ImportError: where cleanlab is missing.
+        TypeError, ValueError: for data without class numbers, and for a single class.
+
+    Source: Northcutt, Jiang and Chuang, "Confident Learning", JAIR 70, 2021,
+        doi 10.1613/jair.1.12125; its program cleanlab does the counting.
+
+    Example:
+        ```python
+        for s in kd.analysis.suspect_labels("efficientnet_lite0", "photos/train"):
+            print(s.name, s.label, "->", s.suggestion)
+        ```
+    """
+    filtering = import_optional("cleanlab.filter", "suspect_labels", "report")
+    _arguments.integer("folds", folds, least=2)
+    if method != PROBE:
+        regularizers.get(method)  # or it is refused
+    source, size = _network(source, image_size)
+    images = train
+    if not isinstance(train, Images):
+        images = Images(train, "train", size, max_images, seed)
+    classes = _classes(images)
+    if method == PROBE:
+        outputs = _probe(source, images, len(classes), folds, seed, verbose)
+    else:
+        options = {"method": method, "recipe": recipe, "seed": seed, "verbose": verbose}
+        outputs = _fine_tuned(source, images, len(classes), folds, options)
+    return judge(outputs, images.labels, classes, images.names, filtering)
+
+
+def judge(outputs, labels, classes, names, filtering):
+    """List of `Suspect` from logits of models that have not seen the images.
+
+    Args:
+        outputs: `(N, classes)`; rows of NaN are not judged.
+        labels: `(N,)` class numbers.
+        classes, names: of classes and images.
+        filtering: the module `cleanlab.filter`.
+    """
+    known = np.flatnonzero(np.isfinite(outputs).all(axis=1))
+    shown, given = np.unique(labels[known], return_inverse=True)
+    classes = [classes[c] for c in shown]
+    p = special.softmax(outputs[known][:, shown].astype("float64"), axis=1)
+    worst = filtering.find_label_issues(
+        given, p, return_indices_ranked_by="self_confidence", n_jobs=1
+    )
+    found = []
+    for i in worst:
+        other = int(p[i].argmax())
+        if other != given[i]:
+            row, shares = int(known[i]), (p[i, given[i]], p[i, other])
+            pair = classes[given[i]], classes[other]
+            found.append(Suspect(row, names[row], *pair, *map(float, shares)))
+    return found
+
+
+def _network(source, image_size):
+    """(network that puts out maps, (height, width) or None)"""
+    if isinstance(source, str):
+        side = (
+            image_size or backbones.ALL[source].size if source in backbones.ALL else 0
+        )
+        height, width = (side, side) if np.ndim(side) == 0 else side
+        source = backbones.get(source)(input_shape=(height, width, 3))
+    elif isinstance(source, DeltaModel):
+        source = source.source
+    graph = Graph(source, argument="source")
+    body = body_output(graph)
+    if body is not None:
+        source = keras.Model(source.inputs, body)
+    size = tuple(graph.inputs[0].shape[1:3])
+    if None in size and image_size is not None:
+        size = height_width(image_size, "image_size")
+    return source, None if None in size else size
+
+
+def _classes(images):
+    """Names of the classes; refuses labels that are no class numbers."""
+    labels = images.labels
+    if labels is not None and labels.ndim == 2 and labels.shape[1] == 1:
+        labels = images.labels = labels[:, 0]
+    if labels is None or labels.ndim != 1 or labels.dtype.kind not in "iu":
+        expected = "images with a class number each"
+        received = "none" if labels is None else f"labels {labels.dtype} {labels.shape}"
+        raise ValueError(invalid("train", expected, received))
+    count = len(images.class_names or ()) or int(labels.max(initial=0)) + 1
+    shown = np.bincount(labels, minlength=count)
+    if (shown > 0).sum() < 2:
+        received = f"{int((shown > 0).sum())} class"
+        raise ValueError(invalid("train", "images of two classes or more", received))
+    return images.class_names or tuple(map(str, range(count)))
+
+
+def _probe(source, images, classes, folds, seed, verbose):
+    if images.image_set is None:
+        x, y = images.take(range(len(images))), images.labels
+    else:
+        x, y = images.image_set.batches(images.size), None
+    options = {"views": 0, "folds": folds, "seed": seed, "max_samples": len(images)}
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    fitting = Fitting(attach_head(source, classes), x, y, loss=loss, **options)
+    return fitting.find_held_out(verbose)
+
+
+def _fine_tuned(source, images, classes, folds, options):
+    """Logits of networks that were fine-tuned without the images."""
+    from sklearn.model_selection import StratifiedKFold
+
+    outputs = np.full((len(images), classes), np.nan, "float32")
+    parts = StratifiedKFold(folds, shuffle=True, random_state=options["seed"])
+    for rest, held_out in parts.split(images.labels, images.labels):
+        if images.image_set is not None:
+            train = images.image_set.subset(rest)
+        else:
+            train = images.take(rest), images.labels[rest]
+        size = images.size
+        model = fine_tune(source, train, classes=classes, image_size=size, **options)
+        outputs[held_out] = model.predict(images.take(held_out), verbose=0)
+    return outputs
