@@ -1,4 +1,4 @@
-"""The command `keras_delta`: `predict` and `serve`.
+"""The command `keras_delta`: `predict`, `report` and `serve`.
 
 It lies beside the package and not in it, because importing anything of `keras_delta`
 imports TensorFlow, which takes seconds and writes notes to the terminal. This file
@@ -16,7 +16,7 @@ from importlib import metadata
 
 PROGRAM = "keras_delta"
 DESCRIPTION = """
-Uses models that keras_delta.export_for_serving has written.
+Uses and looks at fine-tuned models.
 """
 EPILOG = """
 `keras_delta COMMAND --help` explains a command. Exit codes: 0; 1 if it failed; 2 for a
@@ -25,6 +25,7 @@ command line that cannot be understood; 130 after Ctrl-C (`serve` ends with 0).
 # What has `add_arguments(parser)` and `run(args)`, and its line in the help.
 COMMANDS = {
     "predict": ("keras_delta.serving.predict", "label the images of a folder"),
+    "report": ("keras_delta.analysis.reporting.command", "write a page about a model"),
     "serve": ("keras_delta.serving.server", "start an HTTP server for a model"),
 }
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it

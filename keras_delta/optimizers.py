@@ -99,8 +99,8 @@ class LayerwiseSGD(_compat.NoCommonDecay, keras.optimizers.SGD):
         return {**super().get_config(), "multipliers": dict(self.multipliers)}
 
 
-def extend(optimizer, variables):
-    """A copy of an optimizer that trains other variables as well, and goes on.
+def adapt(optimizer, variables):
+    """A copy of an optimizer that trains other variables, and goes on.
 
     Keras builds an optimizer for the variables that there are at first. What it keeps
     for a variable that both train is copied, its iterations and learning rate too.
@@ -112,12 +112,12 @@ def extend(optimizer, variables):
     Returns:
         A new, built optimizer of the same settings.
     """
-    extended = type(optimizer).from_config(optimizer.get_config())
-    extended.build(variables)
+    adapted = type(optimizer).from_config(optimizer.get_config())
+    adapted.build(variables)
     state = collections.defaultdict(list)
     for v in optimizer.variables:
         state[v.name, tuple(v.shape)].append(v)
-    for v in extended.variables:
+    for v in adapted.variables:
         if before := state[v.name, tuple(v.shape)]:
             v.assign(before.pop(0))
-    return extended
+    return adapted

@@ -331,6 +331,9 @@ EXCEPTIONS = {
     "_probe/fit.py:fit_head": "documents twelve arguments",
     "fine_tuning/fine_tune.py:fine_tune": "documents eleven arguments",
     "serving/export.py:export_for_serving": "documents eighteen arguments",
+    "analysis/dissection.py:dissect": "documents ten arguments",
+    "analysis/reporting/report.py:report": "documents ten arguments",
+    "analysis/suspect_labels.py:suspect_labels": "documents nine arguments",
 }
 """Name -> why it may be longer."""
 

@@ -163,8 +163,8 @@ def _behind_augmentation(tensor, target, source):
             )
     if not shapes_fit(entering.shape[1:], tensor.shape[1:]):
         raise ValueError(
-            f"The source takes images of the shape {tuple(tensor.shape[1:])}, and the "
-            f"target has {tuple(entering.shape[1:])} for it. Build both with the same "
-            "`input_shape`."
+            f"The source, or teacher, takes images of {tuple(tensor.shape[1:])}, and "
+            f"the target passes {tuple(entering.shape[1:])} on to it. Build both with "
+            "the same `input_shape`."
         )
     return entering

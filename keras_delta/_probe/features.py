@@ -68,8 +68,9 @@ def read(run, last, losses, passes, most, tell=None):
             for one, seen, found in zip(last, run(x, view > 0), parts, strict=True):
                 own, shape = targets[one.index], (None, one.layer.units)
                 labels.check(own, shape, one.loss, output=one.name)
-                of_samples = weights[one.index].ravel()
                 matrix, tested = as_matrix(own, one), np.full(size, view == 0)
+                # No label: `ignore_class` of the loss, and no share of any class.
+                of_samples = weights[one.index].ravel() * ~np.isnan(matrix).any(1)
                 found.append(Rows(seen, matrix, of_samples, np.array(groups), tested))
             done += size
             if tell:
@@ -98,16 +99,29 @@ class _Images:
 
 
 def as_matrix(y, last):
-    """Labels of an output as `Rows` has them."""
+    """Labels of an output as `Rows` has them; NaN where the loss ignores one."""
     y = np.asarray(y)
     width = last.layer.units
     if _tasks.of_loss(last.loss).labels == _tasks.INTEGERS:
-        return np.eye(width)[y.reshape(-1).astype(int)]
+        y = y.reshape(-1).astype(int)
+        ignored = y == getattr(last.loss, "ignore_class", None)
+        rows = np.eye(width)[np.where(ignored, 0, y)]
+        rows[ignored] = np.nan
+        return rows
     return y.reshape(len(y), width).astype("float64")
 
 
 def _joined(parts, last):
     rows = Rows(*(np.concatenate(v) for v in zip(*parts, strict=True)))
+    counted = rows.weights > 0
+    if not counted.any():
+        raise ValueError(
+            f"No image has a label that counts for the layer '{last.layer.name}': all "
+            "weights are 0, or `ignore_class` is all labels. A head cannot be fitted "
+            'on them: pass `recipe="none"`, or `recipe=Recipe(fit_head=False)`, to '
+            "begin at the head as it is."
+        )
+    rows = rows.take(counted)
     if not np.isfinite(rows.features).all():
         count = int((~np.isfinite(rows.features)).any(axis=1).sum())
         raise ValueError(

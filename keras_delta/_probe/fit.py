@@ -36,7 +36,7 @@ class Probe(NamedTuple):
         metric: what `score` is, in words.
         strengths: dict from the head's layer to its C, one for each output.
         scores: dict from the head's layer to a dict from each C to its score.
-        samples: number of images.
+        samples: number of images with a label that counts.
         views: number of times that each was seen.
         seconds: that it took.
     """
@@ -258,13 +258,19 @@ def _last_layers(graph, losses):
     return last
 
 
+def _mean_losses(each):
+    """Mean over the heads, image by image; all of them where images differ."""
+    alike = len({len(losses) for losses in each}) == 1
+    return np.mean(each, axis=0) if alike else np.concatenate(each)
+
+
 def _summary(fits, last, rows, seconds):
     metrics = {METRICS[one.task] for one in last}
     images = len(np.unique(rows.groups))
     scores = [fit.scores.get(fit.strength) for fit in fits]
     return Probe(
         score=None if None in scores else float(np.mean(scores)),
-        losses=np.mean([fit.losses for fit in fits], axis=0),
+        losses=_mean_losses([fit.losses for fit in fits]),
         metric=metrics.pop() if len(metrics) == 1 else "score",
         strengths={
             one.layer.name: f.strength for one, f in zip(last, fits, strict=True)

@@ -343,8 +343,8 @@ def batch_norm_keeps_up(model, steps):
         warn(
             f"BatchNormalization has momentum {momentum:g}: after the {steps} steps "
             f"of this training, {momentum**steps:.0%} of its moving statistics are "
-            "still the source's, and `evaluate` and `predict` use them with weights "
-            "that have moved on. On few images this costs much accuracy. Give the "
-            f"layers the momentum {USUAL_MOMENTUM}, as `attach_head` does, or train "
-            "for more steps."
+            "still those of the start, and `evaluate` and `predict` use them with "
+            "weights that have moved on. On few images this costs much accuracy. Give "
+            f"the layers the momentum {USUAL_MOMENTUM}, as `attach_head` does, or "
+            "train for more steps."
         )

@@ -22,7 +22,7 @@ from keras_delta import _compat
 from keras_delta._errors import warn
 from keras_delta._network.networks import OUTPUTS
 from keras_delta._training import checks, watching
-from keras_delta.optimizers import extend
+from keras_delta.optimizers import adapt
 from keras_delta.regularizers import Batch
 
 
@@ -204,11 +204,14 @@ def build_optimizer(model):
             model.optimizer.build(model.trainable_variables)
     known = _compat.known_variables(model.optimizer)
     own = [] if model.regularizer is None else model.regularizer.trainable_variables
-    if any(id(v) not in known for v in own):
+    new = {id(v) for v in own} - known
+    # Of a regularizer of before; a file would be read into an optimizer without them.
+    gone = known - {id(v) for v in model.variables}
+    to_train = [v for v in model.variables_to_train if id(v) not in new]
+    unknown = [v.path for v in to_train if id(v) not in known]
+    if (new or gone) and not unknown:
         with model.distribute_strategy.scope():
-            model.optimizer = extend(model.optimizer, model.trainable_variables)
-        known = _compat.known_variables(model.optimizer)
-    unknown = [v.path for v in model.variables_to_train if id(v) not in known]
+            model.optimizer = adapt(model.optimizer, model.trainable_variables)
     if unknown:
         raise ValueError(
             f"The optimizer was built before {len(unknown)} variables began to train, "

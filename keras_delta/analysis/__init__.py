@@ -4,6 +4,10 @@ from keras_delta.analysis.attention_matrix import attention_matrix as attention_
 from keras_delta.analysis.attention_matrix import (
     plot_attention_matrix as plot_attention_matrix,
 )
+from keras_delta.analysis.compared_maps import (
+    compare_activation_maps as compare_activation_maps,
+)
+from keras_delta.analysis.compared_maps import plot_compared_maps as plot_compared_maps
 from keras_delta.analysis.dissection import dissect as dissect
 from keras_delta.analysis.distances import (
     compare_filter_distances as compare_filter_distances,

@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras_delta import _arguments
 from keras_delta._errors import invalid
 from keras_delta.analysis.broden import Broden
-from keras_delta.analysis.key_points import to_map
+from keras_delta.analysis.reading import to_map
 from keras_delta.data.augment import Protocol
 
 BATCH = 16

@@ -32,6 +32,7 @@ class Images:
         size: `image_size`.
         labels: array, as given; None where there are none.
         class_names: tuple, None where they are not known.
+        numbers: array, which of the given images each is.
         names: list of strings, one for each image: its file or its number.
         left_out: how many images are not looked at; None where that is not known.
     """
@@ -77,29 +78,34 @@ class Images:
             expected = "a size: this model takes images of any"
             raise ValueError(invalid("image_size", expected, None))
         count, self.left_out = len(given), 0
+        self.numbers = np.arange(count)
         if most is not None and count > most:
             chosen = np.random.default_rng(seed).permutation(count)[:most]
-            given, self.left_out = given.subset(np.sort(chosen)), count - most
+            self.numbers, self.left_out = np.sort(chosen), count - most
+            given = given.subset(self.numbers)
         self._set, self.class_names = given, given.class_names or None
         self.labels = given.labels
-        self.names = _file_names(given)
+        self.names = _file_names(given) or _in_words(self.numbers)
 
     def _read_batches(self, given, argument, most):
         xs, ys = [], []
-        try:
-            with replay.unmoved(given):
-                for x, y in samples.batches(given, max_samples=most):
-                    xs.append(_checked(x, argument, self.size))
-                    ys.append(np.asarray(y))
-        except TypeError as error:
-            raise TypeError(invalid(argument, FORMS, given)) from error
+        pair = isinstance(given, tuple) and len(given) == 2
+        if not (
+            pair or hasattr(given, "element_spec") or hasattr(given, "__getitem__")
+        ):
+            raise TypeError(invalid(argument, FORMS, given))
+        with replay.unmoved(given):
+            for x, y in samples.batches(given, max_samples=most):
+                xs.append(_checked(x, argument, self.size))
+                ys.append(np.asarray(y))
         if not xs:
             raise ValueError(invalid(argument, "at least one image", "none"))
         self._x, self.labels = np.concatenate(xs), np.concatenate(ys)
         names = getattr(given, "class_names", None)
         self.class_names = tuple(map(str, names)) if names else None
         self.left_out = None if most is not None and len(self._x) == most else 0
-        self.names = [f"image {i}" for i in range(len(self._x))]
+        self.numbers = np.arange(len(self._x))
+        self.names = _in_words(self.numbers)
 
 
 def _are_sets(given):
@@ -121,10 +127,14 @@ def _checked(x, argument, size):
     return whole if (whole == x).all() else x.astype("float32")
 
 
+def _in_words(numbers):
+    return [f"image {i}" for i in numbers]
+
+
 def _file_names(images):
-    """Paths from the folder that all of them share."""
+    """Paths from the folder that all of them share; None without files."""
     if images.paths is None:
-        return [f"image {i}" for i in range(len(images))]
+        return None
     folders = [os.path.dirname(p) for p in images.paths]
     common = os.path.commonpath(folders) if folders else ""
     if len(set(folders)) == 1:

@@ -6,12 +6,10 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_delta._errors import invalid, unknown_name
-from keras_delta._network.graph import Graph
-from keras_delta.analysis.maps import normalized
+from keras_delta._errors import invalid
+from keras_delta.analysis.reading import aggregate, to_map
 from keras_delta.data import ImageSet
 from keras_delta.data.augment import Protocol
-from keras_delta.model import DeltaModel
 
 BATCH = 32
 
@@ -108,7 +106,7 @@ def cub_points(folder, images):
         ValueError: for images that are not in the list.
     """
     folder = Path(folder)
-    numbers = dict(reversed(_lines(folder / "images.txt", 1)))
+    numbers = {name: number for number, name in _lines(folder / "images.txt", 1)}
     names = [name for _, name in _lines(folder / "parts" / "parts.txt", 1)]
     table = np.loadtxt(folder / "parts" / "part_locs.txt", ndmin=2)
     points = {}
@@ -139,49 +137,6 @@ def _checked_points(points, count):
     return points
 
 
-def to_map(model, tap, image_size, label):
-    """(`ToMap` of a model, (height, width)), or a message."""
-    if isinstance(model, DeltaModel):
-        tap, model = model.taps[-1] if tap is None else tap, model.target
-    graph = Graph(model, argument=f"models[{label!r}]" if label else "models")
-    if tap is None:
-        remedy = "A plain Keras model does not say which of its layers to look at."
-        raise ValueError(invalid("tap", "the name of a layer", None, remedy))
-    if tap not in graph.nodes:
-        raise ValueError(unknown_name("tap", tap, graph.nodes))
-    output = graph.output_of(tap)
-    if len(output.shape) != 4:
-        expected = "a layer with a map (B, H, W, C)"
-        raise ValueError(invalid("tap", expected, f"'{tap}' {output.shape}"))
-    if image_size is None:
-        image_size = model.input_shape[1:3]
-    if np.ndim(image_size) and None in image_size:
-        expected = f"a size: '{model.name}' takes images of any"
-        raise ValueError(invalid("image_size", expected, None))
-    return ToMap(graph, output), image_size
-
-
-class ToMap:
-    """A network up to one of its maps, which may be inside of a nested model.
-
-    Args:
-        graph: the network's `Graph`.
-        output: its tensor.
-    """
-
-    def __init__(self, graph, output):
-        self._graph, self._output = graph, output
-        self._run = tf.function(self._compute, reduce_retracing=True)
-
-    def __call__(self, images):
-        """The map of these images in inference mode, a float32 array."""
-        return self._run(self._graph.feed(images)).numpy().astype("float32")
-
-    def _compute(self, feeds):
-        inputs = self._graph.inputs
-        return self._graph.run(self._output, inputs, feeds, training=False)
-
-
 def _read(network, images, points, prepare):
     """`(N, P)` activations; NaN where a point is not to be seen."""
     found = np.full(points.shape[:2], np.nan)
@@ -199,11 +154,6 @@ def _read(network, images, points, prepare):
             found[start + i] = _at(maps[i], moved, prepare.size)
         start += len(x)
     return found
-
-
-def aggregate(maps):
-    """Mean over the channels, normalised to 0..1: `(N, H, W, C)` -> `(N, H, W)`."""
-    return normalized(np.asarray(maps, "float32").mean(-1, keepdims=True))[..., 0]
 
 
 def _at(maps, points, size):

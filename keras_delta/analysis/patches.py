@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_delta.analysis.key_points import to_map
+from keras_delta.analysis.reading import to_map
 
 SHARE = 0.35  # of the image's side that a patch has
 

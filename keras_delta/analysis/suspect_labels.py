@@ -105,7 +105,8 @@ def suspect_labels(
     else:
         options = {"method": method, "recipe": recipe, "seed": seed, "verbose": verbose}
         outputs = _fine_tuned(source, images, len(classes), folds, options)
-    return judge(outputs, images.labels, classes, images.names, filtering)
+    found = judge(outputs, images.labels, classes, images.names, filtering)
+    return [s._replace(index=int(images.numbers[s.index])) for s in found]
 
 
 def judge(outputs, labels, classes, names, filtering):

@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_delta._arguments import flag
 from keras_delta.regularizers import members, with_attention
+from keras_delta.regularizers.maps import MapRegularizer
 
 PEAKED = 0.5  # of the channels, that the weights are spread over
 PARTS = ("task_loss", "feature_penalty", "head_penalty")
@@ -76,7 +77,7 @@ def explanation(model, batch, logs):
 
 
 def _causes(regularizer):
-    variant = getattr(regularizer, "variant", None)
+    variant = regularizer.variant if isinstance(regularizer, MapRegularizer) else None
     alpha = regularizer.alpha
     shown = "a schedule" if callable(alpha) else f"{alpha:g}"
     if variant == "relative":

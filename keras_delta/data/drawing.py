@@ -56,7 +56,7 @@ def leave_out_class(images, name):
     rest = images.subset(np.flatnonzero(images.labels != label))
     labels = rest.labels - (rest.labels > label)
     names = [known for i, known in enumerate(images.class_names) if i != label]
-    return ImageSet(rest._source, labels, names, rest.skipped)
+    return ImageSet(rest.source, labels, names, rest.skipped)
 
 
 def _order(members, lead, label, seed):

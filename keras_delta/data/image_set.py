@@ -35,13 +35,16 @@ class ImageSet:
         skipped: (path, reason) of the files that were left out when the set
             was made.
 
+    Attributes:
+        source: as given.
+
     Raises:
         ValueError: when labels and images differ in number, or a label has no
             name.
     """
 
     def __init__(self, source, labels, class_names, skipped=()):
-        self._source = source
+        self.source = source
         if labels is not None:
             labels = check_labels(labels, len(source), len(class_names))
         self._labels = labels
@@ -92,14 +95,9 @@ class ImageSet:
         return self._labels
 
     @property
-    def source(self):
-        """Where the pixels come from, see `keras_delta.data.sources`."""
-        return self._source
-
-    @property
     def paths(self):
         """Paths of the files, a tuple, or None where there are no files."""
-        return self._source.paths
+        return self.source.paths
 
     @property
     def skipped(self):
@@ -115,7 +113,7 @@ class ImageSet:
         return dict(zip(self._class_names, counts.tolist(), strict=True))
 
     def __len__(self):
-        return len(self._source)
+        return len(self.source)
 
     def __repr__(self):
         return f"ImageSet({_described(self)})"
@@ -134,7 +132,7 @@ class ImageSet:
         """
         indices = check_indices(indices, len(self))
         labels = None if self._labels is None else self._labels[indices]
-        source = self._source.take(indices)
+        source = self.source.take(indices)
         return ImageSet(source, labels, self._class_names, self._skipped)
 
     def split(self, fraction, seed=0):
@@ -197,7 +195,7 @@ class ImageSet:
         prepares = [Protocol(protocol, image_size, each) for each in trainings]
         sets = tuple(
             ImageSet(source, self._labels, self._class_names, self._skipped)
-            for source in resized(self._source, *prepares)
+            for source in resized(self.source, *prepares)
         )
         return sets if several else sets[0]
 
@@ -237,7 +235,7 @@ class ImageSet:
         there the drawn label may be the right one.
         """
         labels = wrong_labels(needed(self._labels), self._class_names, fraction, seed)
-        return ImageSet(self._source, labels, self._class_names, self._skipped)
+        return ImageSet(self.source, labels, self._class_names, self._skipped)
 
     def batches(
         self,
@@ -292,9 +290,7 @@ class ImageSet:
         shuffle = training if shuffle is None else shuffle
         options = {"seed": seed, "shuffle": shuffle, "views": views, "cache": cache}
         options["drop_remainder"] = drop_remainder
-        return stream_batches(
-            self._source, self._labels, prepare, batch_size, **options
-        )
+        return stream_batches(self.source, self._labels, prepare, batch_size, **options)
 
     def arrays(
         self, image_size, *, protocol="default", ten_crop=False, dtype="float32"

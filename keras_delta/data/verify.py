@@ -152,4 +152,4 @@ def _without(images, bad):
                 f"the first, {first}: {bad[first]}. Repair the files or leave the "
                 "class out."
             )
-    return ImageSet(rest._source, rest.labels, rest.class_names, skipped)
+    return ImageSet(rest.source, rest.labels, rest.class_names, skipped)

@@ -102,9 +102,10 @@ def fine_tune(
         recipe = recipe.replace(regularizer=method)
     compared = regularizers.get(recipe.regularizer)
     if teacher is not None and (compared.starts_at_source or not compared.needs):
-        expected = 'a method that compares with it: "kd", "afd" or "four_ds"'
+        expected = 'one that compares with the teacher: "kd", "afd" or "four_ds"'
         remedy = "Other methods begin at the source, and leave a teacher aside."
-        raise ValueError(invalid("method", expected, recipe.regularizer, remedy))
+        argument = "recipe.regularizer" if method is None else "method"
+        raise ValueError(invalid(argument, expected, recipe.regularizer, remedy))
     _arguments.choice("task", task, _tasks.TASKS)
     keras.utils.set_random_seed(_arguments.seed("seed", seed))
     train, of_folder = images.read(train)

@@ -12,7 +12,7 @@ from keras_delta._network import auto_taps
 from keras_delta.regularizers import distances
 from keras_delta.regularizers.afd_network import MetaNetwork, infer_network
 from keras_delta.regularizers.base import MAPS, Regularizer
-from keras_delta.regularizers.predictions import Predictions, mean
+from keras_delta.regularizers.predictions import Predictions, check_maps, mean
 
 
 @keras.saving.register_keras_serializable("keras_delta")
@@ -99,6 +99,7 @@ class AFD(Regularizer):
     def check(self, networks):
         """See `Regularizer.check`; maps of images, and heads of the same classes."""
         super().check(networks)
+        check_maps(networks)
         self._check_shapes(networks.source_map_shapes, networks.target_map_shapes)
         if self.kd:
             self.predictions.check(networks)
@@ -155,9 +156,11 @@ class AFD(Regularizer):
                 (`num_batches_tracked`) are ignored.
 
         Raises:
-            ValueError: for names that are missing or unknown, and for wrong shapes; no
-                weight is changed then.
+            TypeError, ValueError: for no dict, names that are missing or unknown, and
+                wrong shapes; no weight is changed then.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(invalid("state", "a dict from names to arrays", state))
         state = {
             name: np.asarray(value)
             for name, value in state.items()

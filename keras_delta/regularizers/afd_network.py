@@ -203,7 +203,9 @@ def attend(queries, keys, source_positions, target_positions):
     """
     positions = ops.matmul(source_positions, ops.transpose(target_positions))
     logits = ops.einsum("bstd,btd->bts", keys, queries) + positions
-    return ops.softmax(logits / math.sqrt(queries.shape[-1]), axis=-1)
+    logits = logits / math.sqrt(queries.shape[-1])
+    # Keras's softmax warns where there is a single tap to choose from.
+    return ops.exp(logits - ops.logsumexp(logits, axis=-1, keepdims=True))
 
 
 def _global_pool(feature_map):

@@ -14,11 +14,12 @@ from keras_delta.layers.fourier import compute_phase
 from keras_delta.layers.fourier_adapter import FourierAdapter
 from keras_delta.layers.fusion_activation import FusionActivation, concatenate_phases
 from keras_delta.regularizers.base import MAPS
-from keras_delta.regularizers.predictions import Predictions
+from keras_delta.regularizers.predictions import Predictions, check_maps
 from keras_delta.regularizers.source_adapting import SourceAdapting
 
 VARIANTS = ("article", "code")
 RATE = 1e-3
+REDUCTIONS = 4, 16  # of channels inside of an adapter, and of the gate
 
 
 @keras.saving.register_keras_serializable("keras_delta")
@@ -124,8 +125,9 @@ class FourDs(SourceAdapting):
         super().check(networks)
         self.predictions.check(networks)
         shapes = networks.source_map_shapes, networks.target_map_shapes
+        check_maps(networks)
         for whose, found in zip(("source", "target"), shapes, strict=True):
-            for tap, shape in found.items() or [("nothing", ())]:
+            for tap, shape in found.items():
                 if len(shape) != 3:
                     expected = "layers with maps (height, width, channels)"
                     received = f"'{tap}' of the {whose}, with {shape}"
@@ -142,6 +144,11 @@ class FourDs(SourceAdapting):
                 "`source_taps`, or use a source and a target of one family and width, "
                 'such as EfficientNet-Lite1 and Lite0; "afd" compares any maps.'
             )
+
+        each, total = REDUCTIONS
+        if min(channels[0]) < each or sum(channels[0]) < total:
+            expected = f"layers of {each} channels or more, and {total} in all"
+            raise ValueError(invalid("taps", expected, f"{channels[0]} channels"))
 
     def make_layers(self, networks):
         """See `SourceAdapting.make_layers`: adapters and gate.

@@ -3,8 +3,11 @@
 import keras
 
 from keras_delta import _arguments
+from keras_delta._errors import invalid
 from keras_delta.regularizers.base import Regularizer
 from keras_delta.regularizers.predictions import Predictions, distillation_loss, mean
+
+DEFAULT = 0.9
 
 
 @keras.saving.register_keras_serializable("keras_delta")
@@ -42,7 +45,7 @@ class KD(Regularizer):
 
     def __init__(
         self,
-        alpha=0.9,
+        alpha=DEFAULT,
         beta=0.0,
         temperature=4.0,
         task_weight=0.1,
@@ -50,7 +53,11 @@ class KD(Regularizer):
         name=None,
         **kwargs,
     ):
-        alpha = alpha if kd_weight is None else kd_weight
+        if kd_weight is not None:
+            if alpha not in (DEFAULT, kd_weight):
+                expected = "one of `alpha` and `kd_weight`, which are the same"
+                raise ValueError(invalid("kd_weight", expected, kd_weight))
+            alpha = kd_weight
         super().__init__(alpha, beta, name=name, **kwargs)
         self.predictions = Predictions(temperature)
         self.task_weight = _arguments.number("task_weight", task_weight)

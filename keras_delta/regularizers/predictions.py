@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_delta import _arguments
+from keras_delta._errors import invalid
 from keras_delta._network.heads import check_heads, output_activation
 
 
@@ -48,6 +49,16 @@ class Predictions:
         elif target != "softmax":
             outputs = _as_logits(outputs, source)
         return keras.tree.pack_sequence_as(batch.target_outputs, [outputs])
+
+
+def check_maps(networks):
+    """Refuse a network without maps, where a method compares more than predictions."""
+    found = {"source": networks.source_map_shapes, "target": networks.target_map_shapes}
+    for whose, shapes in found.items():
+        if not shapes:
+            expected = f"a {whose} with feature maps of images"
+            remedy = '"kd" compares predictions alone, and takes any network.'
+            raise ValueError(invalid(whose, expected, "one without", remedy))
 
 
 def distillation_loss(source_logits, target_logits, temperature):

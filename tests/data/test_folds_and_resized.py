@@ -211,7 +211,7 @@ def test_resized_twice_is_nothing_to_do(counted_files):
     ready = images.resized(8)
     del read[:]
     again = ready.resized(8)
-    assert again._source is ready._source and read == []
+    assert again.source is ready.source and read == []
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_of_resized_sets_and_subsets():
         noisy = ready.with_wrong_labels(0.4, seed=2)
         expected = images.with_wrong_labels(0.4, seed=2)
         assert noisy.labels.tolist() == expected.labels.tolist()
-        assert noisy._source is ready._source
+        assert noisy.source is ready.source
         options = {"training": training, "seed": 1}
         for ours, theirs in zip(
             noisy.batches(8, 7, **options).as_numpy_iterator(),

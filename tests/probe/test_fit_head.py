@@ -182,6 +182,36 @@ def test_weights_of_samples_and_classes(target, data):
     assert 2 not in target.predict(x, verbose=0).argmax(-1)
 
 
+@pytest.mark.parametrize("ignored", [-1, 255, None])
+def test_images_without_labels_do_not_count(target, data, ignored):
+    """By the loss's `ignore_class`, or by weights of 0."""
+    x, y = data
+    alone = kd.fit_head(target, x, y, verbose=0)
+    head = target.get_layer("head").get_weights()
+    # As many again whose colours say nothing.
+    more = np.random.default_rng(1).uniform(0, 255, (72, 16, 16, 3)).astype("float32")
+    options, labels = {"loss": SPARSE}, np.arange(72) % CLASSES
+    if ignored is None:
+        options["sample_weight"] = np.r_[np.ones(36), np.zeros(72)]
+    else:
+        labels = np.full(72, ignored)
+        options["loss"] = keras.losses.SparseCategoricalCrossentropy(
+            from_logits=True, ignore_class=ignored
+        )
+    both = np.concatenate([x, more]), np.r_[y, labels]
+    found = kd.fit_head(target, *both, verbose=0, **options)
+    assert (found.samples, found.score) == (36, alone.score)
+    np.testing.assert_allclose(found.losses, alone.losses, rtol=1e-4)
+    for v, w in zip(target.get_layer("head").get_weights(), head, strict=True):
+        np.testing.assert_allclose(v, w, rtol=1e-4, atol=1e-6)
+    if ignored is None:
+        options["sample_weight"] = np.zeros(108)
+    else:
+        both = both[0], np.full(108, ignored)
+    with pytest.raises(ValueError, match=r'No image has a label.*recipe="none"'):
+        kd.fit_head(target, *both, verbose=0, **options)
+
+
 def test_a_head_of_several_layers(new_backbone, data):
     """The last one is fitted, on what the others make of the features."""
     source = new_backbone(batch_norm=True)

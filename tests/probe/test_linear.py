@@ -184,7 +184,7 @@ def test_much_work_means_fewer_parts(monkeypatch):
     monkeypatch.setattr(
         linear,
         "_held_out",
-        lambda rows, part, *_: held.append(part) or (np.ones(1), 0.5),
+        lambda rows, part, *_: held.append(part) or (0.0, np.ones(1), 0.5),
     )
     rows = rows_of(one_hot())
     linear.fit(rows, _tasks.MULTICLASS, 3, (0.1, 1.0))

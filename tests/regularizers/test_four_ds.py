@@ -357,7 +357,9 @@ def test_networks_without_maps():
         keras.Sequential([keras.Input((4,)), *map(keras.layers.Dense, (8, CLASSES))])
         for _ in range(2)
     )
-    with pytest.raises(ValueError, match=r"maps \(height, width, ch.*'nothing' of the"):
+    with pytest.raises(
+        ValueError, match=r"source with feature maps of images.*one without"
+    ):
         kd.DeltaModel(target, source, regularizer="four_ds")
 
 

@@ -4,15 +4,12 @@ import base64
 import io
 import re
 
-import numpy as np
-import tensorflow as tf
 from PIL import Image
 
-from keras_delta.analysis.maps import displayed
+from keras_delta.analysis.overlays import overlaid, rgb
 
 SIDE = 160  # of a photograph
 QUALITY = 82
-HEAT = 0.7  # how much of the colours covers the photograph where a map is 1
 INK = "#010203"  # becomes the page's own colour of text
 LINES = ("#3987d6", "#d4762c", "#2f9e79", "#b565a7", "#8a8f98")
 
@@ -27,26 +24,8 @@ def photograph(image, box=None):
 
 
 def overlay(image, heat):
-    """A data URI of an image in grey, with a map `(h, w)` from 0 to 1 over it.
-
-    Dark to light colours as well as hues (`inferno`): readable without colours.
-    """
-    from matplotlib import colormaps
-
-    pixels = rgb(image).astype("float64") / 255
-    grey = pixels.mean(-1, keepdims=True)
-    heat = np.asarray(heat, "float32")[..., None]
-    heat = tf.image.resize(heat, pixels.shape[:2]).numpy()
-    share = HEAT * np.clip(heat, 0, 1)
-    colours = colormaps["inferno"](0.25 + 0.75 * np.clip(heat[..., 0], 0, 1))[..., :3]
-    return _uri((255 * ((1 - share) * 0.8 * grey + share * colours)).astype("uint8"))
-
-
-def rgb(image):
-    """An image as the model takes it, as `(height, width, 3)` uint8."""
-    shown = displayed(image)
-    shown = np.repeat(shown[..., None], 3, -1) if shown.ndim == 2 else shown
-    return np.rint(255 * shown).astype("uint8")
+    """A data URI of an image with a map `(h, w)` from 0 to 1 over it."""
+    return _uri(overlaid(image, heat))
 
 
 def _uri(pixels):

@@ -1,0 +1,153 @@
+"""Where several models look: maps of the same images, side by side."""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from keras_delta import _tasks, regularizers
+from keras_delta._answers.network import Network
+from keras_delta._errors import invalid
+from keras_delta._plotting import save_figure
+from keras_delta.analysis import maps as single
+from keras_delta.analysis.overlays import overlaid
+from keras_delta.analysis.reading import aggregate
+from keras_delta.model import DeltaModel
+
+LOWEST, ATTENTION, MEAN, GRAD_CAM = "lowest", "attention", "mean", "grad_cam"
+RULES = (LOWEST, ATTENTION, MEAN, GRAD_CAM)
+SOURCE = "source"
+
+
+class ComparedMaps(NamedTuple):
+    """Maps of several models, of the same images.
+
+    Attributes:
+        images: `(N, height, width, 1 or 3)`.
+        maps: dict label -> `(N, h, w, K)` float32 from 0 to 1.
+        names: list of K strings: what each map is.
+    """
+
+    images: np.ndarray
+    maps: dict
+    names: list
+
+
+def compare_activation_maps(models, images, tap=None, channels=LOWEST, count=3):
+    """Maps of source and targets for the same images; as the article's Fig. 1, 6, 7.
+
+    Each map is normalised by itself, `a <- (a - min) / (max - min)` over its positions,
+    a constant one to 0: compare patterns and not strengths. Networks run in inference
+    mode.
+
+    Args:
+        models: a `DeltaModel`, or a dict label -> `DeltaModel`. The first one's source
+            is shown too, as "source", where it has the tap; not with `"grad_cam"`.
+        images: `(N, height, width, 1 or 3)`, as the models take them.
+        tap: which of the taps; default: the last one of the first model.
+        channels: numbers, or a rule: `"lowest"`, the channels with the lowest mean in
+            the source, which fine-tuning may have put to use; `"attention"`, those with
+            the largest attention weights; `"mean"`, the mean over all channels;
+            `"grad_cam"`, where a model sees the class that it says, see
+            `export_for_serving`, before its head, whatever the tap.
+        count: how many channels, for the first two rules.
+
+    Returns:
+        `ComparedMaps`.
+
+    Raises:
+        TypeError, ValueError: for another model, an unknown tap, channel or rule,
+            models without attention, and images that do not fit.
+
+    Source: Li et al., "DELTA", TKDD 2021, doi 10.1145/3473912, section 4.4.
+    """
+    named = models if isinstance(models, dict) else {"target": models}
+    if not named or not all(isinstance(m, DeltaModel) for m in named.values()):
+        raise TypeError(invalid("models", "DeltaModels, by label", models))
+    images, first = single.checked_images(images), next(iter(named.values()))
+    if isinstance(channels, str) and channels not in RULES:
+        expected = f"numbers of channels, or one of {RULES}"
+        raise ValueError(invalid("channels", expected, channels))
+    if isinstance(channels, str) and channels == GRAD_CAM:
+        return ComparedMaps(
+            images, {k: _grad_cam(m, images) for k, m in named.items()}, ["Grad-CAM"]
+        )
+    by_rule = isinstance(channels, str)
+    numbers = count if by_rule else single.checked_channels(list(channels))
+    tap = first.taps[-1] if tap is None else tap
+    for model in named.values():
+        single.check_fit(model, images, tap, numbers)
+    raw = {SOURCE: _source(first, images, tap)}
+    for label, model in named.items():
+        raw[label] = model.outputs_and_maps(images)[1][tap]
+    raw = {k: np.asarray(v, "float32") for k, v in raw.items() if v is not None}
+    if channels == MEAN:
+        found = {k: aggregate(v)[..., None] for k, v in raw.items()}
+        return ComparedMaps(images, found, ["mean of the channels"])
+    chosen = _choose(channels, count, raw, named, tap) if by_rule else numbers
+    found = {k: single.normalized(v[..., chosen]) for k, v in raw.items()}
+    return ComparedMaps(images, found, [f"channel {c}" for c in chosen])
+
+
+def plot_compared_maps(compared, path=None, dpi=150):
+    """Draw compared maps over the images, in colours that also print in grey.
+
+    Args:
+        compared: `ComparedMaps`.
+        path: write the picture there as well (PNG, PDF or SVG by its suffix).
+        dpi: dots per inch of a PNG file.
+
+    Returns:
+        A `matplotlib.figure.Figure`: a row for each image and map, a column for the
+        image and for each model.
+    """
+    from matplotlib.figure import Figure
+
+    labels, kinds = list(compared.maps), len(compared.names)
+    rows = len(compared.images) * kinds
+    size = (1.6 * (1 + len(labels)) + 0.3, 1.6 * rows + 0.4)
+    figure = Figure(figsize=size, layout="constrained")
+    figure.get_layout_engine().set(hspace=0.02, wspace=0.02)
+    axes = figure.subplots(rows, 1 + len(labels), squeeze=False)
+    for row in range(rows):
+        i, k = divmod(row, kinds)
+        image = compared.images[i]
+        cells = [overlaid(image, compared.maps[label][i, ..., k]) for label in labels]
+        first = single.displayed(image)
+        for axis, cell in zip(axes[row], [first, *cells], strict=True):
+            axis.imshow(cell, cmap="gray")
+            axis.set_xticks([])
+            axis.set_yticks([])
+        axes[row, 0].set_visible(k == 0)
+        axes[row, 1].set_ylabel(compared.names[k], fontsize=8)
+    for axis, heading in zip(axes[0], ["image", *labels], strict=True):
+        axis.set_title(heading, fontsize=9, parse_math=False)
+    return save_figure(figure, path, dpi)
+
+
+def _source(model, images, tap):
+    """The source's map of a tap; None where the source has no such pair."""
+    return None if model.networks.mismatch else model.source_maps(images)[tap]
+
+
+def _choose(rule, count, raw, named, tap):
+    if rule == LOWEST:
+        if SOURCE not in raw:
+            expected = "another rule: the source has no map for this tap"
+            raise ValueError(invalid("channels", expected, rule))
+        return single.lowest(raw[SOURCE], count)
+    for model in named.values():
+        for member in regularizers.members(model.regularizer):
+            attention = getattr(member, "computed_attention", None)
+            if attention is not None and tap in attention.weights:
+                weights = attention.weights[tap]
+                return np.argsort(-weights, kind="stable")[:count].tolist()
+    expected = "another rule: no model has attention for this tap"
+    raise ValueError(invalid("channels", expected, rule))
+
+
+def _grad_cam(model, images):
+    network = Network(model.target, task=_tasks.MULTICLASS)
+    classes = np.full(len(images), -1, "int64")  # what it says
+    images = tf.constant(images, "float32")
+    return network.activation_maps(images, classes)[0].numpy()[..., None]
