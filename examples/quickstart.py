@@ -267,6 +267,8 @@ def main():
         model_card={"data": f"{train_set}"},
         overwrite=True,
     )
+    report = args.output / "report.html"
+    kd.analysis.report(model, train_set, test_set, report, verbose=0)
     images = save_photographs(test_set, args.output / "photographs", args.image_size)
     for path in sorted(args.output.iterdir()):
         console.print(f"  {path}", soft_wrap=True)

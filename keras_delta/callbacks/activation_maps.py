@@ -7,6 +7,7 @@ from keras_delta._arguments import folder, integer
 from keras_delta._errors import invalid
 from keras_delta.analysis import maps as analysis
 from keras_delta.callbacks.base import Callback
+from keras_delta.callbacks.summaries import Summaries
 
 
 class ActivationMaps(Callback):
@@ -26,6 +27,8 @@ class ActivationMaps(Callback):
         channels: how many channels, those with the lowest mean source map over the
             images; or a list of their numbers. Default 3.
         every: number of epochs from one picture to the next, default 1.
+        tensorboard: folder that TensorBoard looks at, for the pictures as well;
+            default: none.
 
     Attributes:
         images: the images, an array.
@@ -40,7 +43,9 @@ class ActivationMaps(Callback):
 
     remembers = ("drawn",)
 
-    def __init__(self, images, log_dir, tap=None, channels=3, every=1):
+    def __init__(
+        self, images, log_dir, tap=None, channels=3, every=1, tensorboard=None
+    ):
         super().__init__()
         try:
             import matplotlib  # noqa: F401
@@ -56,6 +61,7 @@ class ActivationMaps(Callback):
         self.tap = tap
         self.channels = analysis.checked_channels(channels)
         self.every = integer("every", every)
+        self.summaries = Summaries(folder("tensorboard", tensorboard, optional=True))
         self.drawn = []
 
     def check(self, model):
@@ -76,3 +82,4 @@ class ActivationMaps(Callback):
                 np.savez_compressed(temporary, **maps)
             title, png = f"{tap}, epoch {epoch + 1}", path.with_suffix(".png")
             analysis.plot_activation_maps(maps, png, title, dpi=100)
+            self.summaries.write_picture(f"activation_maps/{tap}", png, epoch + 1)

@@ -7,6 +7,7 @@ import numpy as np
 from keras_delta._arguments import folder, integer
 from keras_delta.analysis import distances as analysis
 from keras_delta.callbacks.base import Callback
+from keras_delta.callbacks.summaries import Summaries
 
 
 class StartingPointDistance(Callback):
@@ -23,6 +24,8 @@ class StartingPointDistance(Callback):
             epoch, numbered from 1; read them with
             `kd.analysis.load_filter_distances`.
         every: number of epochs from one measurement to the next, default 1.
+        tensorboard: folder that TensorBoard looks at, for histograms as well;
+            default: none.
 
     Attributes:
         history: list of dicts `{"epoch": ..., "distances": ...}` of the last `fit`,
@@ -37,10 +40,11 @@ class StartingPointDistance(Callback):
     compare = staticmethod(analysis.compare_filter_distances)
     load = staticmethod(analysis.load_filter_distances)
 
-    def __init__(self, log_dir=None, every=1):
+    def __init__(self, log_dir=None, every=1, tensorboard=None):
         super().__init__()
         self.log_dir = folder("log_dir", log_dir, optional=True)
         self.every = integer("every", every)
+        self.summaries = Summaries(folder("tensorboard", tensorboard, optional=True))
         self.history = []
 
     def check(self, model):
@@ -66,6 +70,9 @@ class StartingPointDistance(Callback):
             if self.log_dir is not None and self.writes:
                 path = self.log_dir / f"distances-{epoch + 1:04d}.npz"
                 analysis.save_filter_distances(distances, path)
+            if self.writes:
+                named = {f"filter_distance/{s}": moved for s, moved in stages.items()}
+                self.summaries.write_histograms(named, epoch + 1)
         for stage, moved in stages.items():
             logs[f"filter_distance/{stage}"] = float(moved.mean())
             logs[f"filter_distance_max/{stage}"] = float(moved.max())
