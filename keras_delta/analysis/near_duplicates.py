@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 SIDE = 16  # of the thumbnails that are compared
-ALIKE = 0.97  # correlation of thumbnails, from where images count as the same
+ALIKE = 0.99  # correlation of thumbnails, from where images count as the same
 CHUNK = 512
 
 
