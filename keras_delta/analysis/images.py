@@ -45,7 +45,7 @@ class Images:
         if isinstance(given, ImageSet):
             self._read_set(given, argument, most, seed)
         elif isinstance(given, dict) and given and _are_sets(given):
-            remedy = f"Pass one of them, as `{next(iter(given))}`."
+            remedy = f"Pass one of them, as the one of '{next(iter(given))}'."
             raise ValueError(invalid(argument, "one set of images", [*given], remedy))
         else:
             self._read_batches(given, argument, most)
@@ -94,6 +94,8 @@ class Images:
             pair or hasattr(given, "element_spec") or hasattr(given, "__getitem__")
         ):
             raise TypeError(invalid(argument, FORMS, given))
+        if hasattr(given, "as_tested"):  # `ImageSet.batches`, not as it is augmented
+            given = given.as_tested()
         with replay.unmoved(given):
             for x, y in samples.batches(given, max_samples=most):
                 xs.append(_checked(x, argument, self.size))
@@ -123,8 +125,8 @@ def _checked(x, argument, size):
         expected = f"images ({sides}, 1 or 3) as the model takes them"
         raise ValueError(invalid(argument, expected, shape if shape else x))
     x = np.asarray(x)
-    whole = x.astype("uint8")
-    return whole if (whole == x).all() else x.astype("float32")
+    whole = (x >= 0).all() and (x <= 255).all() and (x == np.rint(x)).all()
+    return x.astype("uint8" if whole else "float32")
 
 
 def _in_words(numbers):

@@ -190,6 +190,31 @@ def test_a_single_class_in_the_test(model, tmp_path):
     assert "the test images have no labels" in page.text
 
 
+def test_models_that_differ(model, tmp_path):
+    """Networks of other layers, and a strength that is a schedule."""
+    schedule = keras.optimizers.schedules.PolynomialDecay(1.0, 2)
+    small = make_backbone(True, widths=(4, 6))
+    other = kd.DeltaModel(kd.attach_head(small, 3), source=small)
+    other.set_regularizer(kd.regularizers.L2SP(schedule))
+    path = tmp_path / "r.html"
+    page = read(report({"a": model, "b": other}, None, images(), path, verbose=0))
+    assert "distances" in page.sections and "of the filters moved" not in page.text
+    assert "L2SP: alpha = a schedule" in page.text
+    large = kd.attach_head(make_backbone(True, size=20), 3)
+    with pytest.raises(ValueError, match=r"same size, \(16, 16\).*'b' for \(20, 20\)"):
+        report({"a": model, "b": large}, test=images(), path=path, verbose=0)
+
+
+def test_batches_are_seen_as_in_a_test(model, tmp_path):
+    sets, path = images(), tmp_path / "r.html"
+    batches = sets.batches(SIDE, 7, training=True)
+    found = [
+        read(report(model, test=test, path=path, class_names="xyz", verbose=0)).text
+        for test in (sets, batches, sets.arrays(SIDE))
+    ]
+    assert found[0] == found[1] == found[2]
+
+
 def test_numbers_that_are_none(tmp_path):
     model = make_model()
     head = model.target.get_layer("head")

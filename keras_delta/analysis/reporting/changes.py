@@ -16,15 +16,17 @@ CHANNELS = 3  # with the most and the least attention
 
 def draw_distances(models, train, test, seed):
     """How far filters moved."""
-    curves, found = {}, {}
+    what, curves, found = "How far filters moved", {}, {}
     for model in models:
         if model.delta is not None and not model.delta.networks.mismatch:
             try:
                 found[model.title] = distances.filter_distances(model.delta)
-            except ValueError:  # no convolutions in common
-                continue
+            except ValueError as error:  # no convolutions in common
+                raise LeftOut(f"{what}: {error}") from None
     if not found:
-        raise LeftOut("How far filters moved: no model with a source of its kind.")
+        raise LeftOut(f"{what}: no model with a source of its kind.")
+    first = next(iter(found))
+    found = {k: v for k, v in found.items() if _shape(v) == _shape(found[first])}
     for label, stages in found.items():
         curves[label] = [(s, distances.joined(layers)) for s, layers in stages.items()]
 
@@ -45,7 +47,6 @@ def draw_distances(models, train, test, seed):
     ]
     compared = []
     for label in list(found)[1:]:
-        first = next(iter(found))
         share = distances.compare_filter_distances(found[first], found[label])
         compared.append({"first": first, "other": label, **share[distances.ALL]})
     data = {"chart": pictures.chart(draw, height=3.4), "rows": rows}
@@ -126,9 +127,16 @@ def describe_training(models, train, test, seed):
 
 def _settings(member):
     strengths = {k: getattr(member, k, None) for k in ("alpha", "beta")}
-    known = {k: float(v) for k, v in strengths.items() if v is not None}
-    told = ", ".join(f"{k} = {v:g}" for k, v in known.items())
+    told = ", ".join(
+        f"{k} = {'a schedule' if callable(v) else format(float(v), 'g')}"
+        for k, v in strengths.items()
+        if v is not None
+    )
     return f"{type(member).__name__}: {told}" if told else type(member).__name__
+
+
+def _shape(stages):
+    return {s: {n: len(v) for n, v in layers.items()} for s, layers in stages.items()}
 
 
 def _short(stage):

@@ -72,6 +72,10 @@ class Reported:
         if (self.task, self.network.classes) != (first.task, first.network.classes):
             expected = f"models for the same {first.network.classes} classes"
             raise ValueError(invalid("models", expected, f"'{self.title}'"))
+        if self.image_size != first.image_size:
+            expected = f"models for images of the same size, {first.image_size}"
+            received = f"'{self.title}' for {self.image_size}"
+            raise ValueError(invalid("models", expected, received))
         self.class_names = first.class_names
 
     def logits(self, images):
