@@ -51,11 +51,12 @@ class Broden:
                 expected = "a folder with index.csv, label.csv and category.csv"
                 remedy = f"There is no {name} in it."
                 raise ValueError(invalid("data", expected, str(folder), remedy))
-        self.categories = [row["name"] for row in self._table("category.csv")]
+        self.categories = [row["name"] for row in self._table("category.csv", "name")]
         self.concepts = {
-            int(row["number"]): row["name"] for row in self._table("label.csv")
+            int(row["number"]): row["name"]
+            for row in self._table("label.csv", "number", "name")
         }
-        rows = self._table("index.csv")
+        rows = self._table("index.csv", "image", "sh", "sw")
         self.rows = [r for r in rows if split in (None, r.get("split"))]
         if not self.rows:
             found = sorted({r.get("split") or "" for r in rows})
@@ -82,14 +83,24 @@ class Broden:
             parts = [p for p in (row.get(category) or "").split(";") if p]
             if parts:
                 found[category] = [
-                    int(p) if p.isdigit() else self._segments(p) for p in parts
+                    int(p) if p.isdigit() else self._segments(p, self.size(row))
+                    for p in parts
                 ]
         return found
 
-    def _segments(self, name):
+    def _segments(self, name, size):
         rgb = np.asarray(Image.open(self.folder / "images" / name).convert("RGB"))
+        if rgb.shape[:2] != size:
+            expected = f"labels of {size[0]} x {size[1]} pixels, as index.csv says"
+            received = f"{name} of {rgb.shape[0]} x {rgb.shape[1]}"
+            raise ValueError(invalid("data", expected, received))
         return rgb[..., 0].astype("int32") + 256 * rgb[..., 1].astype("int32")
 
-    def _table(self, name):
+    def _table(self, name, *needed):
         with open(self.folder / name, newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            if missing := [n for n in needed if n not in (reader.fieldnames or ())]:
+                expected = f"{name} with the columns {', '.join(needed)}"
+                remedy = f"Missing: {', '.join(missing)}."
+                raise ValueError(invalid("data", expected, reader.fieldnames, remedy))
+            return list(reader)

@@ -5,8 +5,10 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_delta import _tasks, regularizers
+from keras_delta import regularizers
+from keras_delta._answers import tasks
 from keras_delta._answers.network import Network
+from keras_delta._arguments import integer
 from keras_delta._errors import invalid
 from keras_delta._plotting import save_figure
 from keras_delta.analysis import maps as single
@@ -45,10 +47,10 @@ def compare_activation_maps(models, images, tap=None, channels=LOWEST, count=3):
             is shown too, as "source", where it has the tap; not with `"grad_cam"`.
         images: `(N, height, width, 1 or 3)`, as the models take them.
         tap: which of the taps; default: the last one of the first model.
-        channels: numbers, or a rule: `"lowest"`, the channels with the lowest mean in
-            the source, which fine-tuning may have put to use; `"attention"`, those with
-            the largest attention weights; `"mean"`, the mean over all channels;
-            `"grad_cam"`, where a model sees the class that it says, see
+        channels: a list of numbers, a number for so many of the lowest, or a rule:
+            `"lowest"`, those with the lowest mean in the source, which fine-tuning may
+            have put to use; `"attention"`, those with the largest attention weights;
+            `"mean"`, the mean over all channels; `"grad_cam"`, where a model sees the class that it says, see
             `export_for_serving`, before its head, whatever the tap.
         count: how many channels, for the first two rules.
 
@@ -61,9 +63,8 @@ def compare_activation_maps(models, images, tap=None, channels=LOWEST, count=3):
 
     Source: Li et al., "DELTA", TKDD 2021, doi 10.1145/3473912, section 4.4.
     """
-    named = models if isinstance(models, dict) else {"target": models}
-    if not named or not all(isinstance(m, DeltaModel) for m in named.values()):
-        raise TypeError(invalid("models", "DeltaModels, by label", models))
+    named = _by_label(models)
+    count = integer("count", count)
     images, first = single.checked_images(images), next(iter(named.values()))
     if isinstance(channels, str) and channels not in RULES:
         expected = f"numbers of channels, or one of {RULES}"
@@ -73,7 +74,11 @@ def compare_activation_maps(models, images, tap=None, channels=LOWEST, count=3):
             images, {k: _grad_cam(m, images) for k, m in named.items()}, ["Grad-CAM"]
         )
     by_rule = isinstance(channels, str)
-    numbers = count if by_rule else single.checked_channels(list(channels))
+    if not by_rule:
+        channels = single.checked_channels(channels)
+        by_rule, count = isinstance(channels, int), channels
+        channels = LOWEST if by_rule else channels
+    numbers = count if by_rule else channels
     tap = first.taps[-1] if tap is None else tap
     for model in named.values():
         single.check_fit(model, images, tap, numbers)
@@ -125,6 +130,16 @@ def plot_compared_maps(compared, path=None, dpi=150):
     return save_figure(figure, path, dpi)
 
 
+def _by_label(models):
+    named = models if isinstance(models, dict) else {"target": models}
+    if not named or not all(isinstance(m, DeltaModel) for m in named.values()):
+        raise TypeError(invalid("models", "DeltaModels, by label", models))
+    if SOURCE in named:
+        expected = f"another label than '{SOURCE}', which is that of the first's source"
+        raise ValueError(invalid("models", expected, list(named)))
+    return named
+
+
 def _source(model, images, tap):
     """The source's map of a tap; None where the source has no such pair."""
     return None if model.networks.mismatch else model.source_maps(images)[tap]
@@ -147,7 +162,7 @@ def _choose(rule, count, raw, named, tap):
 
 
 def _grad_cam(model, images):
-    network = Network(model.target, task=_tasks.MULTICLASS)
+    network = Network(model.target, task=lambda graph: tasks.choose(model, graph))
     classes = np.full(len(images), -1, "int64")  # what it says
     images = tf.constant(images, "float32")
     return network.activation_maps(images, classes)[0].numpy()[..., None]

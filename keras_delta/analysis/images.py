@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
+from keras.utils import PyDataset
 
 from keras_delta import _arguments
 from keras_delta._errors import invalid
@@ -17,38 +19,42 @@ FORMS = "a folder of class folders, an ImageSet, arrays `(x, y)`, or batches of 
 class Images:
     """Images with what is known of them.
 
-    Files and an `ImageSet` are read when they are needed; what comes in batches is kept
-    in memory, up to `max_images`.
+    Files and an `ImageSet` are read when they are needed; what comes in batches is read
+    once, and up to `max_images` are kept in memory.
 
     Args:
         given: see `FORMS`.
         argument: its name, for messages.
         image_size: (height, width) that the model takes; None where any will do, which
             files need `size` for.
-        max_images: look at no more; of an `ImageSet` random ones, of all classes.
+        max_images: look at no more, but at random ones.
         seed: of these.
+        channels: 3, or 1 for a model of grey images: those of files become grey.
 
     Attributes:
-        size: `image_size`.
+        argument, size, channels: as given.
         labels: array, as given; None where there are none.
         class_names: tuple, None where they are not known.
         numbers: array, which of the given images each is.
         names: list of strings, one for each image: its file or its number.
-        left_out: how many images are not looked at; None where that is not known.
+        left_out: how many images are not looked at.
     """
 
-    def __init__(self, given, argument, image_size, max_images=None, seed=0):
+    def __init__(
+        self, given, argument, image_size, max_images=None, seed=0, channels=3
+    ):
+        self.argument, self.channels = argument, channels
         most = _arguments.integer("max_images", max_images, optional=True)
         self.size, self._set, self._x = image_size, None, None
         if isinstance(given, (str, os.PathLike)):
             given = from_directory(given, on_error="skip")
         if isinstance(given, ImageSet):
-            self._read_set(given, argument, most, seed)
+            self._read_set(given, most, seed)
         elif isinstance(given, dict) and given and _are_sets(given):
-            remedy = f"Pass one of them, as the one of '{next(iter(given))}'."
+            remedy = f"Pass the folder '{next(iter(given))}' in it, for example."
             raise ValueError(invalid(argument, "one set of images", [*given], remedy))
         else:
-            self._read_batches(given, argument, most)
+            self._read_batches(given, most, seed)
 
     def __len__(self):
         return len(self.names)
@@ -57,7 +63,7 @@ class Images:
         """Iterate over arrays of images, as the model takes them, in order."""
         if self._set is not None:
             for batch in self._set.batches(self.size, BATCH).as_numpy_iterator():
-                yield batch[0] if isinstance(batch, tuple) else batch
+                yield self._coloured(batch[0] if isinstance(batch, tuple) else batch)
             return
         for start in range(0, len(self._x), BATCH):
             yield self._x[start : start + BATCH]
@@ -65,7 +71,7 @@ class Images:
     def take(self, indices):
         """An array of the images with these numbers."""
         if self._set is not None:
-            return self._set.subset(indices).arrays(self.size)[0]
+            return self._coloured(self._set.subset(indices).arrays(self.size)[0])
         return self._x[np.asarray(indices, int)]
 
     @property
@@ -73,9 +79,32 @@ class Images:
         """The images as an `ImageSet`; None where they are none."""
         return self._set
 
-    def _read_set(self, given, argument, most, seed):
+    def rename(self, names):
+        """Number the classes as a model does; labels of other names follow.
+
+        Raises:
+            ValueError: for a class that the model does not have.
+        """
+        if not self.class_names or self.labels is None:
+            return
+        for name in self.class_names:
+            if name not in names:
+                expected = f"classes of the model, {', '.join(names[:10])}"
+                raise ValueError(invalid(self.argument, expected, name))
+        if self.labels.ndim == 1:
+            self.labels = np.array([names.index(n) for n in self.class_names])[
+                self.labels
+            ]
+        self.class_names = tuple(names)
+        if self._set is not None:
+            self._set = ImageSet(self._set.source, self.labels, names)
+
+    def _coloured(self, x):
+        return tf.image.rgb_to_grayscale(x).numpy() if self.channels == 1 else x
+
+    def _read_set(self, given, most, seed):
         if self.size is None or None in self.size:
-            expected = "a size: this model takes images of any"
+            expected = "a number of pixels: the model takes images of any size"
             raise ValueError(invalid("image_size", expected, None))
         count, self.left_out = len(given), 0
         self.numbers = np.arange(count)
@@ -83,30 +112,42 @@ class Images:
             chosen = np.random.default_rng(seed).permutation(count)[:most]
             self.numbers, self.left_out = np.sort(chosen), count - most
             given = given.subset(self.numbers)
-        self._set, self.class_names = given, given.class_names or None
+        self._set, names = given, given.class_names
+        numbered = names == tuple(map(str, range(len(names))))  # not named
+        self.class_names = None if numbered else names
         self.labels = given.labels
         self.names = _file_names(given) or _in_words(self.numbers)
 
-    def _read_batches(self, given, argument, most):
-        xs, ys = [], []
+    def _read_batches(self, given, most, seed):
         pair = isinstance(given, tuple) and len(given) == 2
-        if not (
-            pair or hasattr(given, "element_spec") or hasattr(given, "__getitem__")
-        ):
-            raise TypeError(invalid(argument, FORMS, given))
+        batches = hasattr(given, "element_spec") or isinstance(given, PyDataset)
+        if not (pair or batches):
+            raise TypeError(invalid(self.argument, FORMS, given))
         if hasattr(given, "as_tested"):  # `ImageSet.batches`, not as it is augmented
             given = given.as_tested()
+        kept, count, rng = {}, 0, np.random.default_rng(seed)
         with replay.unmoved(given):
-            for x, y in samples.batches(given, max_samples=most):
-                xs.append(_checked(x, argument, self.size))
-                ys.append(np.asarray(y))
-        if not xs:
-            raise ValueError(invalid(argument, "at least one image", "none"))
-        self._x, self.labels = np.concatenate(xs), np.concatenate(ys)
+            for x, y in samples.batches(given):
+                x = _checked(x, self.argument, self.size, self.channels)
+                for image, label in zip(x, np.asarray(y), strict=True):
+                    # Reservoir sampling: each image is kept with the same chance.
+                    place = count
+                    if most is not None and count >= most:
+                        place = int(rng.integers(0, count + 1))
+                    if most is None or place < most:
+                        kept[place] = count, image, label
+                    count += 1
+        if not kept:
+            raise ValueError(invalid(self.argument, "at least one image", "none"))
+        self.numbers, x, y = zip(
+            *sorted(kept.values(), key=lambda v: v[0]), strict=True
+        )
+        if len({image.shape for image in x}) > 1:
+            raise ValueError(invalid(self.argument, "images of one size", "several"))
+        self.numbers, self._x, self.labels = map(np.stack, (self.numbers, x, y))
         names = getattr(given, "class_names", None)
         self.class_names = tuple(map(str, names)) if names else None
-        self.left_out = None if most is not None and len(self._x) == most else 0
-        self.numbers = np.arange(len(self._x))
+        self.left_out = count - len(self._x)
         self.names = _in_words(self.numbers)
 
 
@@ -114,15 +155,15 @@ def _are_sets(given):
     return all(isinstance(v, ImageSet) for v in given.values())
 
 
-def _checked(x, argument, size):
+def _checked(x, argument, size, channels):
     """Images of a batch; small where they are whole numbers up to 255."""
     shape = getattr(x, "shape", None)
     wanted = (None, None) if size is None else size
-    fits = shape is not None and len(shape) == 4 and shape[-1] in (1, 3)
+    fits = shape is not None and len(shape) == 4 and shape[-1] == channels
     sides = zip(wanted, shape[1:3], strict=True) if fits else ()
     if not fits or any(w not in (None, n) for w, n in sides):
         sides = "height, width" if None in wanted else f"{wanted[0]}, {wanted[1]}"
-        expected = f"images ({sides}, 1 or 3) as the model takes them"
+        expected = f"images ({sides}, {channels}) as the model takes them"
         raise ValueError(invalid(argument, expected, shape if shape else x))
     x = np.asarray(x)
     whole = (x >= 0).all() and (x <= 255).all() and (x == np.rint(x)).all()

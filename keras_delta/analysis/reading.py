@@ -19,6 +19,9 @@ def to_map(model, tap, image_size, label):
         raise ValueError(invalid("tap", "the name of a layer", None, remedy))
     if tap not in graph.nodes:
         raise ValueError(unknown_name("tap", tap, graph.nodes))
+    if len(graph.inputs) != 1 or graph.inputs[0].shape[-1] != 3:
+        shapes = [t.shape for t in graph.inputs]
+        raise ValueError(invalid("model", "one of colour images", shapes))
     output = graph.output_of(tap)
     if len(output.shape) != 4:
         expected = "a layer with a map (B, H, W, C)"

@@ -1,5 +1,6 @@
 """Labels that are probably wrong: confident learning on answers of unseen images."""
 
+import warnings
 from typing import NamedTuple
 
 import keras
@@ -96,9 +97,9 @@ def suspect_labels(
     if method != PROBE:
         regularizers.get(method)  # or it is refused
     source, size = _network(source, image_size)
-    images = train
+    images, channels = train, source.inputs[0].shape[-1]
     if not isinstance(train, Images):
-        images = Images(train, "train", size, max_images, seed)
+        images = Images(train, "train", size, max_images, seed, channels)
     classes = _classes(images)
     if method == PROBE:
         outputs = _probe(source, images, len(classes), folds, seed, verbose)
@@ -119,6 +120,9 @@ def judge(outputs, labels, classes, names, filtering):
         filtering: the module `cleanlab.filter`.
     """
     known = np.flatnonzero(np.isfinite(outputs).all(axis=1))
+    if not len(known):
+        expected = "two images or more of a class: each is judged without itself"
+        raise ValueError(invalid("train", expected, "one of each"))
     shown, given = np.unique(labels[known], return_inverse=True)
     classes = [classes[c] for c in shown]
     p = special.softmax(outputs[known][:, shown].astype("float64"), axis=1)
@@ -158,9 +162,18 @@ def _network(source, image_size):
 def _classes(images):
     """Names of the classes; refuses labels that are no class numbers."""
     labels = images.labels
-    if labels is not None and labels.ndim == 2 and labels.shape[1] == 1:
-        labels = images.labels = labels[:, 0]
-    if labels is None or labels.ndim != 1 or labels.dtype.kind not in "iu":
+    if labels is not None and labels.ndim == 2:
+        one_hot = np.isin(labels, (0, 1)).all() and (labels.sum(1) == 1).all()
+        if labels.shape[1] == 1 or one_hot:
+            labels = labels[:, 0] if labels.shape[1] == 1 else labels.argmax(1)
+    if labels is not None and labels.ndim == 1 and (labels == np.floor(labels)).all():
+        labels = images.labels = labels.astype(int)
+    if (
+        labels is None
+        or labels.ndim != 1
+        or labels.min(initial=0) < 0
+        or (labels.dtype.kind != "i")
+    ):
         expected = "images with a class number each"
         received = "none" if labels is None else f"labels {labels.dtype} {labels.shape}"
         raise ValueError(invalid("train", expected, received))
@@ -173,13 +186,13 @@ def _classes(images):
 
 
 def _probe(source, images, classes, folds, seed, verbose):
-    if images.image_set is None:
-        x, y = images.take(range(len(images))), images.labels
-    else:
-        x, y = images.image_set.batches(images.size), None
+    x, y = images.take(range(len(images))), images.labels
+    if images.image_set is not None and images.channels == 3:
+        x, y = images.image_set.batches(images.size), None  # read as it is needed
     options = {"views": 0, "folds": folds, "seed": seed, "max_samples": len(images)}
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    fitting = Fitting(attach_head(source, classes), x, y, loss=loss, **options)
+    head = attach_head(source, classes)
+    fitting = Fitting(head, x, y, loss=loss, **options)
     return fitting.find_held_out(verbose)
 
 
@@ -188,13 +201,23 @@ def _fine_tuned(source, images, classes, folds, options):
     from sklearn.model_selection import StratifiedKFold
 
     outputs = np.full((len(images), classes), np.nan, "float32")
+    counts = np.bincount(images.labels)
+    folds = max(2, min(folds, counts.max()))
     parts = StratifiedKFold(folds, shuffle=True, random_state=options["seed"])
-    for rest, held_out in parts.split(images.labels, images.labels):
-        if images.image_set is not None:
+    for rest, held_out in _quietly_split(parts, images.labels):
+        if images.image_set is not None and images.channels == 3:
             train = images.image_set.subset(rest)
         else:
             train = images.take(rest), images.labels[rest]
         size = images.size
         model = fine_tune(source, train, classes=classes, image_size=size, **options)
         outputs[held_out] = model.predict(images.take(held_out), verbose=0)
+    outputs[counts[images.labels] < 2] = np.nan  # nothing showed its class
     return outputs
+
+
+def _quietly_split(parts, labels):
+    """Of classes with fewer images than folds, some folds hold none out."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return list(parts.split(labels, labels))

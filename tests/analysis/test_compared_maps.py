@@ -102,6 +102,12 @@ def test_higher_is_lighter():
 def test_bad_input(models):
     with pytest.raises(TypeError, match="models"):
         compare_activation_maps(models["one"].target, X)
+    with pytest.raises(ValueError, match="another label than 'source'"):
+        compare_activation_maps({"source": models["one"]}, X)
+    with pytest.raises(ValueError, match="count"):
+        compare_activation_maps(models, X, count=0)
+    found = compare_activation_maps(models, X, channels=2)
+    assert found.names == compare_activation_maps(models, X, count=2).names
     with pytest.raises(ValueError, match="channels"):
         compare_activation_maps(models, X, channels="highest")
     with pytest.raises(ValueError, match="attention"):

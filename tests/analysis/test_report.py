@@ -209,10 +209,43 @@ def test_batches_are_seen_as_in_a_test(model, tmp_path):
     sets, path = images(), tmp_path / "r.html"
     batches = sets.batches(SIDE, 7, training=True)
     found = [
-        read(report(model, test=test, path=path, class_names="xyz", verbose=0)).text
+        read(
+            report(model, test=test, path=path, class_names=list("xyz"), verbose=0)
+        ).text
         for test in (sets, batches, sets.arrays(SIDE))
     ]
     assert found[0] == found[1] == found[2]
+
+
+def test_classes_are_matched_by_name(model, tmp_path):
+    path, names = tmp_path / "r.html", ("x", "y", "z")
+    train, test = images(names=names), images(30, seed=1, names=names)
+    turned = [2 - label for label in test.labels]
+    other = kd.data.ImageSet(test.source, turned, names[::-1])
+    few = test.subset(np.flatnonzero(test.labels != 0))
+    few = kd.data.ImageSet(few.source, few.labels - 1, names[1:])
+    pages = [read(report(model, train, t, path, verbose=0)) for t in (test, other)]
+    assert pages[0].text == pages[1].text
+    named = read(report(model, None, other, path, class_names=names, verbose=0)).text
+    score = re.search(r"[\d.]+ % of 30 test images", pages[0].text)[0]
+    assert score in named
+    right = model.predict(few.arrays(SIDE)[0], verbose=0).argmax(1) == few.labels + 1
+    page = read(report(model, train, few, path, verbose=0)).text
+    assert f"{100 * right.mean():.1f} % of {len(few)} test images" in page
+    wrong = kd.data.ImageSet(test.source, test.labels, ("x", "y", "w"))
+    with pytest.raises(
+        ValueError, match=r"`test`. Expected classes of the model, x, y"
+    ):
+        report(model, train, wrong, path, verbose=0)
+
+
+def test_grey_images(tmp_path):
+    inputs = keras.Input((SIDE, SIDE, 1))
+    outputs = keras.layers.Flatten()(keras.layers.Conv2D(4, 3)(inputs))
+    grey = keras.Model(inputs, keras.layers.Dense(3)(outputs))
+    path = tmp_path / "r.html"
+    page = read(report(grey, images(), images(30, seed=1), path, verbose=0))
+    assert "of 30 test images" in page.text and "duplicates" in page.sections
 
 
 def test_numbers_that_are_none(tmp_path):
@@ -226,8 +259,17 @@ def test_numbers_that_are_none(tmp_path):
 
 def test_refusals_leave_no_file(model, tmp_path):
     path = tmp_path / "r.html"
-    with pytest.raises(ValueError, match=r"3 classes.*Received.*4"):
+    with pytest.raises(ValueError, match="the head has 3 classes, 0 to 2"):
         report(model, test=images(8, 4), path=path, verbose=0)
+    for names in (["a", "a", "b"], "abc", 3):
+        with pytest.raises((TypeError, ValueError), match=r"class_names.*no two alike"):
+            report(model, test=images(), path=path, class_names=names, verbose=0)
+    with pytest.raises(ValueError, match="labels that tell models apart"):
+        report({"": model, model.target.name: model}, test=images(), path=path)
+    with pytest.raises(ValueError, match="seed"):
+        report(model, test=images(), path=path, seed=-1)
+    with pytest.raises(TypeError, match=r"test.*a folder"):
+        report(model, test=[1, 2], path=path, verbose=0)
     with pytest.raises(ValueError, match="class_names"):
         report(model, test=images(), path=path, class_names=["a"], verbose=0)
     with pytest.raises(TypeError, match="models"):
@@ -263,6 +305,7 @@ def test_pictures():
 
 def test_the_command(model, tmp_path):
     model.save(tmp_path / "one.keras")
+    model.save(tmp_path / "other.keras")
     for part, seed in (("train", 0), ("test", 1)):
         x, y = images(12, seed=seed).arrays(SIDE, dtype="uint8")
         for i, image in enumerate(x):
@@ -276,7 +319,7 @@ def test_the_command(model, tmp_path):
         "--output",
         "out.html",
         "--compare",
-        "one.keras",
+        "other.keras",
     ]
     done = subprocess.run(
         [*command, *arguments], cwd=tmp_path, capture_output=True, text=True

@@ -116,7 +116,11 @@ def test_bad_input(monkeypatch):
     with pytest.raises(ValueError, match=r"train.*two classes"):
         suspect_labels(source, (x, 0 * wrong))
     with pytest.raises(ValueError, match=r"train.*class number"):
-        suspect_labels(source, (x, np.eye(3)[wrong]))
+        suspect_labels(source, (x, np.eye(3)[wrong] / 2))
+    with pytest.raises(ValueError, match=r"train.*class number"):
+        suspect_labels(source, (x, wrong - 1))
+    with pytest.raises(ValueError, match=r"train.*two images or more of a class"):
+        suspect_labels(source, (x[:3], wrong[:3]))
     with pytest.raises(ValueError, match="l2_sp"):
         suspect_labels(source, (x, wrong), method="l2sp")
     with pytest.raises(ValueError, match="folds"):
@@ -137,3 +141,26 @@ def test_at_most_so_many_images():
     assert (len(some), some.left_out, len(some.labels)) == (20, 40, 20)
     assert np.concatenate(list(some.batches())).shape == (20, 16, 16, 3)
     np.testing.assert_array_equal(some.take([3])[0], x[int(some.names[3].split()[1])])
+    order = np.argsort(wrong, kind="stable")  # of arrays, too, and not the first ones
+    few = Images((x[order], wrong[order]), "train", (16, 16), max_images=20, seed=0)
+    assert (len(few), few.left_out, len(set(few.labels))) == (20, 40, 3)
+    np.testing.assert_array_equal(few.take(range(20)), x[order][few.numbers])
+    np.testing.assert_array_equal(few.labels, wrong[order][few.numbers])
+
+
+def test_few_images_a_class_and_one_hot_labels():
+    x, _, wrong = photographs()
+    recipe = kd.Recipe(epochs=1, batch_norm="training", augmentation=None)
+    given = x[:8], np.eye(3)[wrong[:8]]
+    options = {"method": "l2", "folds": 5, "recipe": recipe}
+    assert isinstance(suspect_labels(scaled_backbone(), given, **options), list)
+
+
+def test_grey_images():
+    x, _, wrong = photographs()
+    x[wrong == 1] //= 3  # grey ones can be told apart
+    inputs = keras.Input((16, 16, 1))
+    outputs = keras.layers.Conv2D(8, 3)(keras.layers.Rescaling(1 / 255)(inputs))
+    images = kd.data.ImageSet.from_arrays(x, wrong)
+    source = keras.Model(inputs, keras.layers.ReLU()(outputs))
+    assert isinstance(suspect_labels(source, images), list)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import keras
 
-from keras_delta import data
+from keras_delta import _tasks, data
 from keras_delta.analysis.reporting.report import MOST_IMAGES, report
 
 
@@ -25,6 +25,8 @@ def add_arguments(parser):
     add("--compare", metavar="MODEL.keras", type=Path, action="append", help=other)
     size = "side of the images in pixels, where the model takes any"
     add("--image-size", metavar="PIXELS", type=int, help=size)
+    tasks = "what the model tells, where it does not say so itself"
+    add("--task", choices=_tasks.TASKS, help=tasks)
     most = f"look at no more images of each set; default: {MOST_IMAGES}"
     add("--max-images", metavar="N", type=int, default=MOST_IMAGES, help=most)
     add("--title", help="of the page; default: the model's name")
@@ -40,14 +42,16 @@ def run(args):
     sets = data.from_directory(args.folder, on_error="skip")
     if not isinstance(sets, dict):
         sets = {"test": sets}
+    labels = _labels(paths)
     models = [keras.models.load_model(path) for path in paths]
     report(
-        dict(zip(_labels(paths), models, strict=True)),
+        dict(zip(labels, models, strict=True)),
         train=sets.get("train"),
         test=sets.get("test", sets.get("val")),
         path=args.output,
         title=args.title,
         image_size=args.image_size,
+        task=args.task,
         max_images=args.max_images,
         verbose=0 if args.quiet else 1,
     )
@@ -56,4 +60,8 @@ def run(args):
 def _labels(paths):
     """Names of the files; the whole paths where these are alike."""
     names = [path.stem for path in paths]
-    return names if len(set(names)) == len(names) else [str(path) for path in paths]
+    if len(set(names)) < len(names):
+        names = [str(path) for path in paths]
+    if len(set(names)) < len(names):
+        raise ValueError("The same model is given twice.")
+    return names

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_delta import _tasks
 from keras_delta._answers import tasks
 from keras_delta._answers.network import Network
 from keras_delta._errors import invalid
@@ -44,28 +45,40 @@ class Reported:
         self.image_size = self.network.image_size
         if None in self.image_size:
             self.image_size = image_size and height_width(image_size, "image_size")
-        self.class_names = class_names and tuple(map(str, class_names))
+        self.class_names = _named(class_names)
         self._known = {}
         if class_names is not None and len(self.class_names) != self.network.classes:
             expected = f"{self.network.classes} names, one for each output"
             raise ValueError(invalid("class_names", expected, list(class_names)))
 
     def name_classes(self, *sets):
-        """Take the names of the classes from data, if they were not given.
+        """Take the names of the classes from data, and number theirs as the model does.
+
+        Args:
+            sets: `Images` or None; the first with names has them, if none are given.
 
         Raises:
-            ValueError: for data with another number of classes.
+            ValueError: for data with classes that the model does not have.
         """
         units = self.network.classes
         for images in sets:
             names = images and images.class_names
-            if names and len(names) != units:
-                expected = f"images of the model's {units} classes"
-                received = f"{len(names)}: {', '.join(names[:6])}"
-                remedy = "Empty folders keep the numbers of classes without images."
-                raise ValueError(invalid("test or train", expected, received, remedy))
-            self.class_names = self.class_names or names
-        self.class_names = self.class_names or tuple(f"class {i}" for i in range(units))
+            if self.class_names is None and names and self.task != _tasks.REGRESSION:
+                if len(names) != units:
+                    expected = f"images of the model's {units} classes"
+                    received = f"{len(names)}: {', '.join(names[:6])}"
+                    remedy = "Or name all classes of the model: `class_names=`."
+                    raise ValueError(
+                        invalid(images.argument, expected, received, remedy)
+                    )
+                self.class_names = names
+        word = "number" if self.task == _tasks.REGRESSION else "class"
+        self.class_names = self.class_names or tuple(
+            f"{word} {i}" for i in range(units)
+        )
+        for images in sets:
+            if images is not None:
+                images.rename(self.class_names)
 
     def check_like(self, first):
         """Refuse a model that cannot be compared; takes over the names."""
@@ -106,3 +119,16 @@ class Reported:
         """Where the network sees these classes: `(N, h, w)` from 0 to 1."""
         classes = np.asarray(classes, "int64")
         return self.network.activation_maps(tf.constant(images), classes)[0].numpy()
+
+
+def _named(given):
+    """Names of classes as a tuple; None stays None."""
+    expected = "a list of names, no two alike"
+    if given is None:
+        return None
+    if isinstance(given, str) or not isinstance(given, (list, tuple, np.ndarray)):
+        raise TypeError(invalid("class_names", expected, given))
+    names = tuple(map(str, given))
+    if len(set(names)) < len(names):
+        raise ValueError(invalid("class_names", expected, list(names)))
+    return names

@@ -84,6 +84,8 @@ def report(
     """
     import_optional("jinja2", "report", "report")
     path = _arguments.file("path", path)
+    _disk.check_writable("path", Path(os.path.abspath(path)).parent)
+    _arguments.seed("seed", seed)
     named = models if isinstance(models, dict) else {"": models}
     if not named:
         raise ValueError(invalid("models", "at least one model", "none"))
@@ -91,11 +93,14 @@ def report(
         Reported(label, model, class_names, image_size, task)
         for label, model in named.items()
     ]
-    first = reported[0]
+    first, titles = reported[0], [model.title for model in reported]
+    if len(set(titles)) < len(titles):
+        raise ValueError(invalid("models", "labels that tell models apart", titles))
     options = {"image_size": first.image_size, "max_images": max_images, "seed": seed}
+    options["channels"] = first.network.channels
     train = None if train is None else Images(train, "train", **options)
     test = None if test is None else Images(test, "test", **options)
-    first.name_classes(test, train)
+    first.name_classes(train, test)
     for other in reported[1:]:
         other.check_like(first)
     found, left_out = [], []
