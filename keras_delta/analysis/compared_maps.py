@@ -50,8 +50,8 @@ def compare_activation_maps(models, images, tap=None, channels=LOWEST, count=3):
         channels: a list of numbers, a number for so many of the lowest, or a rule:
             `"lowest"`, those with the lowest mean in the source, which fine-tuning may
             have put to use; `"attention"`, those with the largest attention weights;
-            `"mean"`, the mean over all channels; `"grad_cam"`, where a model sees the class that it says, see
-            `export_for_serving`, before its head, whatever the tap.
+            `"mean"`, the mean over all channels; `"grad_cam"`, where a model sees the
+            class that it says, in the maps before its head, whatever the tap.
         count: how many channels, for the first two rules.
 
     Returns:
