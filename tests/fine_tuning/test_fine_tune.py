@@ -233,7 +233,7 @@ def test_a_teacher(source, method):
 def test_a_teacher_by_default_is_followed(source):
     teacher = kd.attach_head(make_deeper(seed=3), 3)
     short = {"teacher": teacher, "verbose": 0}
-    with pytest.raises(ValueError, match=r"`method`\. Expected a method that compares"):
+    with pytest.raises(ValueError, match=r"`recipe\.regularizer`\. Expected one"):
         kd.fine_tune(source, (X, Y), recipe=PLAIN, **short)
     with pytest.raises(ValueError, match=r"`method`\. .* Received: method='l2_sp'"):
         kd.fine_tune(source, (X, Y), method="l2_sp", recipe=PLAIN, **short)
