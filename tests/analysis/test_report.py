@@ -299,6 +299,8 @@ def test_pictures():
     uris |= {pictures.photograph(image / 255), pictures.photograph(image[..., :1])}
     assert len(uris) == 2  # 0..1, 0..255 and grey look alike
     svg = pictures.chart(lambda axis: axis.plot([0, 1], label="<a> $b$"))
+    grey = pictures.chart(lambda axis: axis.plot([0, 1], color="0.15"))
+    assert "#262626" not in grey and "#8a8f98" in grey  # readable in dark mode
     assert svg.startswith("<svg") and "currentColor" in svg and "<a>" not in svg
     assert svg == pictures.chart(lambda axis: axis.plot([0, 1], label="<a> $b$"))
 

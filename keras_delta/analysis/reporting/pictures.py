@@ -10,7 +10,8 @@ from keras_delta.analysis.overlays import overlaid, rgb
 
 SIDE = 160  # of a photograph
 QUALITY = 82
-INK = "#010203"  # becomes the page's own colour of text
+INK = "#010203"  # becomes the page's own colour of text, as dark greys do
+DARK = re.compile(rf"{INK}|#([0-7][0-9a-f])\1\1\b")
 LINES = ("#3987d6", "#d4762c", "#2f9e79", "#b565a7", "#8a8f98")
 
 
@@ -62,7 +63,7 @@ def chart(draw, width=5.6, height=3.2, columns=1):
 
 
 def svg(figure):
-    """A figure as SVG inside of a page, black in it in the page's colour of text."""
+    """A figure as SVG inside of a page; what is dark has the page's colour of text."""
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     text = file.getvalue()
@@ -70,8 +71,7 @@ def svg(figure):
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    for black in (INK, "#000000"):
-        text = text.replace(black, "currentColor")
+    text = DARK.sub("currentColor", text)
     return text.replace("<svg ", '<svg aria-hidden="true" ', 1)
 
 
