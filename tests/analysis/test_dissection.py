@@ -149,6 +149,11 @@ def test_parts_of_the_data(model, folder):
 def test_bad_input(model, folder, tmp_path):
     with pytest.raises(ValueError, match=r"index\.csv"):
         dissect(model, tmp_path, tap="units", verbose=0)
+    for name in ("index.csv", "label.csv", "category.csv"):
+        (tmp_path / name).write_text((folder / name).read_text())
+    table(tmp_path / "label.csv", [{"code": 1, "name": "red"}])
+    with pytest.raises(ValueError, match=r"label\.csv with the columns number, name"):
+        dissect(model, tmp_path, tap="units", verbose=0)
     with pytest.raises(ValueError, match=r"train.*val"):
         dissect(model, folder, tap="units", split="test", verbose=0)
     with pytest.raises(ValueError, match="top"):

@@ -7,6 +7,7 @@ import pytest
 
 import keras_delta as kd
 from keras_delta.callbacks import TerminateOnNaN
+from keras_delta.callbacks.terminate_on_nan import _causes
 from keras_delta.regularizers import L2SP, Delta, FeatureMap
 
 PEAKED = {"conv0": [0.98, 0.01, 0.01], "conv1": [0.3, 0.3, 0.2, 0.2]}
@@ -76,3 +77,9 @@ def test_a_plain_keras_model(capsys):
     model.fit(x, np.zeros(4), verbose=0, callbacks=[kd.callbacks.TerminateOnNaN()])
     said = capsys.readouterr().out
     assert "the loss is nan." in said and "Training stops" in said
+
+
+def test_a_variant_of_another_method():
+    """4Ds has variants as well, whose alpha is not that of sums of squares."""
+    (cause,) = _causes(kd.regularizers.FourDs(alpha=0.5))
+    assert cause == "alpha of FourDs is 0.5."

@@ -327,6 +327,11 @@ def test_narrow_taps_of_four_ds():
             kd.DeltaModel(target, source, regularizer="four_ds")
 
 
+def test_what_is_no_state_dict():
+    with pytest.raises(TypeError, match="`state`"):
+        regularizers.AFD().load_official(None)
+
+
 def test_two_names_of_one_weight():
     with pytest.raises(ValueError, match="`alpha` and `kd_weight`"):
         regularizers.KD(0.5, kd_weight=0.7)
