@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import special  # scikit-learn brings it
+from sklearn.metrics import confusion_matrix
 
 from keras_delta._answers.calibration import expected_calibration_error
 from keras_delta.statistics import wilson_interval
@@ -40,12 +41,6 @@ class Answers(NamedTuple):
         return self.said == self.labels
 
     @property
-    def accuracy(self):
-        """(accuracy, low and high end of Wilson's interval of 95 %)."""
-        right = int(self.right.sum())
-        return right / len(self.labels), *wilson_interval(right, len(self.labels))
-
-    @property
     def calibration_error(self):
         """Expected calibration error, of 15 bins."""
         return expected_calibration_error(self.logits, self.labels)
@@ -74,9 +69,8 @@ class Bin(NamedTuple):
 
 def confusion(answers):
     """Counts `(label, said)`, int64."""
-    k = len(answers.class_names)
-    numbers = answers.labels * k + answers.said
-    return np.bincount(numbers, minlength=k * k).reshape(k, k)
+    numbers = np.arange(len(answers.class_names))
+    return confusion_matrix(answers.labels, answers.said, labels=numbers)
 
 
 def recalls(answers):

@@ -142,11 +142,9 @@ def judge(outputs, labels, classes, names, filtering):
 def _network(source, image_size):
     """(network that puts out maps, (height, width) or None)"""
     if isinstance(source, str):
-        side = (
-            image_size or backbones.ALL[source].size if source in backbones.ALL else 0
-        )
-        height, width = (side, side) if np.ndim(side) == 0 else side
-        source = backbones.get(source)(input_shape=(height, width, 3))
+        build = backbones.get(source)
+        side = backbones.ALL[source].size if image_size is None else image_size
+        source = build(input_shape=(*height_width(side, "image_size"), 3))
     elif isinstance(source, DeltaModel):
         source = source.source
     graph = Graph(source, argument="source")
@@ -186,9 +184,10 @@ def _classes(images):
 
 
 def _probe(source, images, classes, folds, seed, verbose):
-    x, y = images.take(range(len(images))), images.labels
     if images.image_set is not None and images.channels == 3:
         x, y = images.image_set.batches(images.size), None  # read as it is needed
+    else:
+        x, y = images.take(range(len(images))), images.labels
     options = {"views": 0, "folds": folds, "seed": seed, "max_samples": len(images)}
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     head = attach_head(source, classes)

@@ -40,7 +40,7 @@ class Reported:
             target, task=lambda graph: tasks.choose(model, graph, task)
         )
         self.task = self.network.task.name
-        self.model, self.label = model, label
+        self.model = model
         self.title = label or target.name
         self.image_size = self.network.image_size
         if None in self.image_size:
@@ -98,19 +98,18 @@ class Reported:
             self._known[id(images)] = np.concatenate(parts)
         return self._known[id(images)]
 
-    def labels(self, images, argument):
+    def labels(self, images):
         """Labels of images as the task has them, checked."""
         task, count = self.network.task, self.network.classes
-        return task.labels(np.asarray(images.labels), count, argument)
+        return task.labels(np.asarray(images.labels), count, images.argument)
 
-    def answers(self, images, argument="test"):
+    def answers(self, images):
         """`Answers` for images with class numbers."""
-        labels = self.labels(images, argument)
-        return Answers(self.logits(images), labels, self.class_names)
+        return Answers(self.logits(images), self.labels(images), self.class_names)
 
-    def figures(self, images, argument="test"):
+    def figures(self, images):
         """Figures of images, a dict; see `keras_delta._answers.figures`."""
-        labels, count = self.labels(images, argument), self.network.classes
+        labels, count = self.labels(images), self.network.classes
         options = {"temperature": 1.0, "thresholds": [0.5] * count}
         logits = self.logits(images)
         return self.network.task.evaluate(logits, labels, self.class_names, **options)

@@ -25,9 +25,9 @@ def summarize(models, train, test, seed):
     for model in models:
         need_numbers(model, test, "Figures")
         rows.append({"name": model.title, **model.figures(test)})
-    data = {"rows": rows, "task": first.task, "images": len(test), "train": train}
-    data |= {"classes": first.network.classes, "left_out": test.left_out}
-    data |= {"parameters": first.model.count_params(), "names": first.class_names}
+    data = {"rows": rows, "images": len(test), "left_out": test.left_out}
+    data["classes"] = first.network.classes
+    data["parameters"] = first.model.count_params()
     if first.task in CLASSES:
         right = [model.answers(test).right for model in models]
         for row, other in zip(rows, right, strict=True):
@@ -97,6 +97,7 @@ def show_mistakes(models, train, test, seed):
     if not len(wrong):
         raise LeftOut(f"Mistakes: none, all {len(test)} images are recognised.")
     images, said = test.take(wrong), answers.said[wrong]
+    confidence = answers.probabilities.max(1)
     heat = [None] * len(wrong)
     if model.network.has_maps:
         heat = model.grad_cam(images, said)
@@ -110,7 +111,7 @@ def show_mistakes(models, train, test, seed):
                 "name": test.names[i],
                 "label": answers.class_names[label],
                 "said": answers.class_names[other],
-                "confidence": float(answers.probabilities[i, other]),
+                "confidence": float(confidence[i]),
             }
         )
     data = {"rows": rows, "all": int((~answers.right).sum()), "images": len(test)}
@@ -136,5 +137,5 @@ def draw_reliability(models, train, test, seed):
     data = {"chart": pictures.chart(draw, width=4.4, height=3.6)}
     data |= {"bins": bins[models[0].title], "error": answers.calibration_error}
     confidence = float(answers.probabilities.max(1).mean())
-    data |= {"confidence": confidence, "accuracy": answers.accuracy[0]}
+    data |= {"confidence": confidence, "accuracy": float(answers.right.mean())}
     return Section("reliability", "Can its confidence be trusted?", data)
