@@ -9,6 +9,7 @@ from keras_delta.callbacks.channel_attention_callback import (
     ChannelAttentionCallback as ChannelAttentionCallback,
 )
 from keras_delta.callbacks.penalty_logger import PenaltyLogger as PenaltyLogger
+from keras_delta.callbacks.report import Report as Report
 from keras_delta.callbacks.rifle import Rifle as Rifle
 from keras_delta.callbacks.starting_point_distance import (
     StartingPointDistance as StartingPointDistance,

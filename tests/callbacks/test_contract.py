@@ -44,6 +44,7 @@ MAKE = {
     ),
     "Memo": lambda d: Memo(),
     "PenaltyLogger": lambda d: callbacks.PenaltyLogger(d, every=1),
+    "Report": lambda d: callbacks.Report(d / "report.html", test=(X, Y), every=2),
     "Rifle": lambda d: callbacks.Rifle(2),
     "StartingPointDistance": lambda d: callbacks.StartingPointDistance(),
     "StrengthScheduler": lambda d: callbacks.StrengthScheduler(
@@ -132,7 +133,8 @@ def test_state_survives(name, used, tmp_path):
     if name == "Rifle":  # in two epochs it never draws
         given[name].drawn = [4]
     state, store = callback_states.state_of(given[name]), ArrayStore({})
-    assert bool(state) == (name not in ("BackupAndRestore", "StrengthScheduler"))
+    stateless = ("BackupAndRestore", "Report", "StrengthScheduler")
+    assert bool(state) == (name not in stateless)
     code = json.loads(json.dumps(encode(state, store)))
     fresh = MAKE[name](tmp_path)
     assert not state or repr(callback_states.state_of(fresh)) != repr(state)

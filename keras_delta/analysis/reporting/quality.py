@@ -40,7 +40,7 @@ def draw_history(models, train, test, seed):
     model = models[0].model
     history = getattr(getattr(model, "history", None), "history", None)
     if not history or not history.get("loss"):
-        raise LeftOut("Curves of the training: a model from a file has none.")
+        raise LeftOut("Curves of the training: only after it, in the same process.")
     names = ("loss", "accuracy") if "accuracy" in history else ("loss",)
 
     def draw(axes):

@@ -82,9 +82,44 @@ def report(
         kd.analysis.report(model, train="photos/train", test="photos/test")
         ```
     """
-    import_optional("jinja2", "report", "report")
     path = _arguments.file("path", path)
+    looked_at = look(
+        models, train, test, class_names, image_size, task, max_images, seed
+    )
     _disk.check_writable("path", Path(os.path.abspath(path)).parent)
+    found, left_out = [], []
+    for make in SECTIONS:
+        if verbose != 0:
+            _say(f"report: {make.__doc__.splitlines()[0].rstrip('.').lower()}")
+        try:
+            section = make(*looked_at, seed)
+        except LeftOut as reason:
+            left_out.append(str(reason))
+        else:
+            found.append(section)
+    title = title or f"{looked_at[0][0].title}: report"
+    _write(path, found, left_out, title)
+    if verbose != 0:
+        _say(f"report: {path}")
+    return path
+
+
+def look(
+    models,
+    train=None,
+    test=None,
+    class_names=None,
+    image_size=None,
+    task=None,
+    max_images=MOST_IMAGES,
+    seed=0,
+):
+    """Models and images of a report, checked; arguments as for `report`.
+
+    Returns:
+        `(models, train, test)`: a list of `Reported`, and `Images` or None.
+    """
+    import_optional("jinja2", "report", "report")
     _arguments.seed("seed", seed)
     named = models if isinstance(models, dict) else {"": models}
     if not named:
@@ -103,21 +138,7 @@ def report(
     first.name_classes(train, test)
     for other in reported[1:]:
         other.check_like(first)
-    found, left_out = [], []
-    for make in SECTIONS:
-        if verbose != 0:
-            _say(f"report: {make.__doc__.splitlines()[0].rstrip('.').lower()}")
-        try:
-            section = make(reported, train, test, seed)
-        except LeftOut as reason:
-            left_out.append(str(reason))
-        else:
-            found.append(section)
-    title = title or f"{first.title}: report"
-    _write(path, found, left_out, title)
-    if verbose != 0:
-        _say(f"report: {path}")
-    return path
+    return reported, train, test
 
 
 def _say(line):
