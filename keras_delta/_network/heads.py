@@ -42,6 +42,36 @@ def _becoming_vectors(graph):
     ]
 
 
+def features(graph, before_dropout=True):
+    """The vectors `(B, D)` that enter the last `Dense` layer of the only output.
+
+    Args:
+        graph: the network's `Graph`.
+        before_dropout: whether to go back through a Dropout in front of it.
+
+    Returns:
+        KerasTensor, or None where a network does not end so.
+    """
+    outputs = keras.tree.flatten(graph.outputs)
+    name = graph.name_of(outputs[0]) if len(outputs) == 1 else None
+    while name is not None:
+        node = graph.nodes[name]
+        entering = node.inputs[0]
+        if isinstance(node.operation, keras.layers.Dense):
+            if len(entering.shape) != 2:
+                return None
+            before = graph.nodes.get(graph.name_of(entering))
+            dropped = before and isinstance(before.operation, keras.layers.Dropout)
+            return before.inputs[0] if dropped and before_dropout else entering
+        if not isinstance(node.operation, _ACTIVATIONS):
+            return None
+        name = graph.name_of(entering)
+    return None
+
+
+_ACTIVATIONS = (keras.layers.Activation, keras.layers.Softmax)
+
+
 def output_activation(graph, output=None):
     """Activation of an output: `"softmax"`, `"sigmoid"`, `"linear"` or None.
 

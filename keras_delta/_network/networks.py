@@ -8,7 +8,7 @@ from keras_delta._network import fingerprint, taps
 from keras_delta._network.copies import copy_model
 from keras_delta._network.entry import Entry, settings
 from keras_delta._network.graph import Graph, check_channels_last
-from keras_delta._network.heads import body_outputs
+from keras_delta._network.heads import body_outputs, features
 from keras_delta._network.pairing import Pairing
 from keras_delta._network.sharing import Shared
 
@@ -103,6 +103,11 @@ class Networks:
         teaches = regularizer is not None and not regularizer.starts_at_source
         if teaches and self.fetched and not self.entry.is_alike(*graphs):
             self.entry = Entry(*graphs, {}, wanted)
+
+    @property
+    def target_features(self):
+        """KerasTensor of what enters the target's last layer; None for other ends."""
+        return features(self.target)
 
     @property
     def target_map_shapes(self):

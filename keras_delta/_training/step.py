@@ -92,9 +92,10 @@ class Step:
         )
 
     def _run_target(self, x, training):
-        networks = self._model.networks
-        maps = networks.target_taps if "target_maps" in self._needs else {}
-        fetches = (maps, self.shared.entering)
+        networks, needs = self._model.networks, self._needs
+        maps = networks.target_taps if "target_maps" in needs else {}
+        features = networks.target_features if "target_features" in needs else ()
+        fetches = (maps, features, self.shared.entering)
         if self._model.trains_features:
             return networks.run_target(x, training, fetches, held=self.shared.held)
         return networks.run_with_frozen_features(x, fetches)
@@ -113,31 +114,32 @@ class Step:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         replica = _replica(model.distribute_strategy, x)
         adapting = regularizer and regularizer.find_adapting()
-        with tf.GradientTape(persistent=watch or bool(adapting)) as tape:
-            y_pred, target_maps, from_source = self._forward(x, tape)
+        splits = bool(regularizer) and regularizer.splits_gradients
+        with tf.GradientTape(persistent=watch or splits or bool(adapting)) as tape:
+            y_pred, seen = self._forward(x, tape)
 
             def task_loss(outputs):
                 return _task_loss(model, x, y, outputs, sample_weight, replica)
 
             task, feature, head = task_loss(y_pred), *[ops.zeros((), "float32")] * 2
             if regularizer is not None:
-                batch = self._make_batch(replica, y_pred, target_maps, from_source)
+                seen |= {"images": x, "labels": y, "label_weights": sample_weight}
+                batch = self._make_batch(replica, target_outputs=y_pred, **seen)
                 feature, head = regularizer.penalties(batch.without_gradient("source"))
-                task = task * ops.cast(regularizer.task_weight, task.dtype)
-            loss = task + ops.cast(feature + head, task.dtype)
-            scaled = model.optimizer.scale_loss(loss)
+                task = task * ops.cast(regularizer.task_factor(batch.step), task.dtype)
+            penalty = ops.cast(feature + head, task.dtype)
+            loss = task + penalty
+            apart = (task, penalty) if splits else (loss,)
+            scaled = [model.optimizer.scale_loss(part) for part in apart]
             if adapting:
                 of_source = _source_loss(adapting, batch, task_loss, replica)
 
         variables = model.variables_to_train
-        gradients = tape.gradient(scaled, variables)
+        gradients = self._gradients(tape, scaled, replica)
         if adapting:
             own = adapting.source_variables
             pairs = zip(tape.gradient(of_source, own), own, strict=True)
             adapting.source_optimizer.apply_gradients(pairs)
-        if self._clip is not None:
-            limit = model.optimizer.scale_loss(tf.constant(self._clip, "float32"))
-            gradients = _clipped(gradients, limit, replica)
         watched = {}
         if watch:
             parts = {"task": task, "feature": feature, "head": head}
@@ -158,37 +160,55 @@ class Step:
         logs = model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
         return logs, watched
 
-    def _make_batch(self, replica, y_pred, target_maps, from_source):
-        from_source = dict(from_source)
-        source_outputs = from_source.pop(OUTPUTS, None)
-        maps = from_source or None, target_maps or None
+    def _gradients(self, tape, scaled, replica):
+        """Of the loss, or of task loss and penalties apart, which are then combined."""
+        variables = self._model.variables_to_train
+        gradients, *rest = [tape.gradient(part, variables) for part in scaled]
+        if rest:
+            parts = [_sum_over_replicas(part, replica) for part in (gradients, *rest)]
+            combined = self._model.regularizer.combine(*parts)
+            gradients = _divided(combined, replica.count)
+        if self._clip is None:
+            return gradients
+        limit = self._model.optimizer.scale_loss(tf.constant(self._clip, "float32"))
+        return _clipped(gradients, limit, replica)
+
+    def _make_batch(self, replica, **seen):
         step = self._model.optimizer.iterations
-        return Batch(*maps, step, replica.share, replica.count, y_pred, source_outputs)
+        return Batch(step=step, share=replica.share, replicas=replica.count, **seen)
 
     def _forward(self, x, tape):
-        """(outputs, target's maps, what the source gives); the tape sees the target."""
+        """The outputs, and a dict of what a `Batch` has of both networks.
+
+        The tape sees the target alone.
+        """
         if not self._needs:
-            return self._model(x, training=True), {}, {}
+            return self._model(x, training=True), {}
         networks, strategy = self._model.networks, self._model.distribute_strategy
-        feeds, from_source = self.shared.feeds, {}
-        y_pred, (target_maps, entering) = self._pass(x, training=True)
+        y_pred, (maps, features, entering) = self._pass(x, training=True)
+        seen = {"target_maps": maps or None}
+        if "target_features" in self._needs:
+            seen["target_features"] = features
         if not networks.fetched:
-            return y_pred, target_maps, from_source
+            return y_pred, seen
+        feeds = self.shared.feeds
         if self._model.regularizer.find_adapting():
-            from_source = run_on_samples(
+            found = run_on_samples(
                 strategy, lambda v: networks.run_adapted_source(feeds, v), entering
             )
-            return y_pred, target_maps, from_source
-        with tape.stop_recording():
-            if self.cache is not None and self.cache.is_open:
-                from_source = self.cache.maps(
-                    x, lambda v: run_on_samples(strategy, networks.run_source, v)
-                )
-            else:
-                from_source = run_on_samples(
-                    strategy, lambda v: networks.go_on_in_source(feeds, v), entering
-                )
-        return y_pred, target_maps, from_source
+        else:
+            with tape.stop_recording():
+                if self.cache is not None and self.cache.is_open:
+                    found = self.cache.maps(
+                        x, lambda v: run_on_samples(strategy, networks.run_source, v)
+                    )
+                else:
+                    found = run_on_samples(
+                        strategy, lambda v: networks.go_on_in_source(feeds, v), entering
+                    )
+        found = dict(found)
+        seen["source_outputs"] = found.pop(OUTPUTS, None)
+        return y_pred, {**seen, "source_maps": found or None}
 
 
 def build_optimizer(model):
@@ -256,13 +276,25 @@ def _fixed(model):
 
 def _clipped(gradients, limit, replica):
     """Gradients whose sum over the replicas has no larger norm than `limit`."""
+    gradients = _divided(_sum_over_replicas(gradients, replica), replica.count)
     there = [g for g in gradients if g is not None]
-    if replica.count > 1:  # the optimizer adds the replicas' up
-        context = tf.distribute.get_replica_context()
-        there = [g / replica.count for g in context.all_reduce("sum", there)]
     clipped, _ = tf.clip_by_global_norm(there, limit / replica.count)
     found = iter(clipped)
     return [g if g is None else next(found) for g in gradients]
+
+
+def _sum_over_replicas(gradients, replica):
+    """Gradients of the global batch's objective; None stays None."""
+    there = [g for g in gradients if g is not None]
+    if replica.count > 1 and there:
+        there = tf.distribute.get_replica_context().all_reduce("sum", there)
+    found = iter(there)
+    return [g if g is None else next(found) for g in gradients]
+
+
+def _divided(gradients, count):
+    """For an optimizer, which adds the replicas' up."""
+    return [g if g is None or count == 1 else g / count for g in gradients]
 
 
 def _replica(strategy, x):

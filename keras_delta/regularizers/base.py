@@ -47,9 +47,11 @@ class Regularizer(keras.layers.Layer):
     """
 
     needs = frozenset()
-    """What a step is to compute: `"source_maps"`, `"target_maps"`, `"source_outputs"`.
+    """What a step is to compute, of the `Batch`'s attributes: `"source_maps"`,
+    `"target_maps"`, `"source_outputs"`, `"target_features"`.
 
-    The source does not run for a regularizer that needs nothing of it."""
+    The source does not run for a regularizer that needs nothing of it. With any of
+    them, the batch has images and labels as well."""
 
     starts_at_source = True
     """Whether the method supposes that the target begins with the source's weights.
@@ -57,7 +59,10 @@ class Regularizer(keras.layers.Layer):
     Source and target then have to be the same network, up to the last tap."""
 
     task_weight = 1.0
-    """What the task loss is multiplied by."""
+    """What the task loss is multiplied by; see also `task_factor`."""
+
+    splits_gradients = False
+    """Whether the gradients of task loss and penalties go through `combine`."""
 
     trains_features = True
     """Whether parameters that the source has as well are trained."""
@@ -116,6 +121,10 @@ class Regularizer(keras.layers.Layer):
         if name in self._strength_variables:
             return ops.convert_to_tensor(self._strength_variables[name])
         return ops.convert_to_tensor(value, "float32")
+
+    def task_factor(self, step):
+        """What the task loss is multiplied by at a step, a float32 scalar."""
+        return ops.convert_to_tensor(self.task_weight, "float32")
 
     @property
     def bound(self):
@@ -260,6 +269,18 @@ class Regularizer(keras.layers.Layer):
     def tap_distances(self, source_maps, target_maps):
         """The parts of `feature_distance`: dict tap -> scalar; empty if it has none."""
         return {}
+
+    def combine(self, task_gradients, penalty_gradients):
+        """The gradients to step along, where `splits_gradients`.
+
+        Args:
+            task_gradients, penalty_gradients: lists of tensors, in the same order and
+                of the global batch; None where nothing depends on a variable.
+
+        Returns:
+            A list of tensors or None.
+        """
+        raise NotImplementedError(f"{type(self).__name__} combines no gradients")
 
     def after_step(self, batch: Batch):
         """Called after each step of the optimizer: for queues, moving averages."""

@@ -1,7 +1,5 @@
 """The sum of several regularizers."""
 
-import math
-
 import keras
 from keras import ops
 
@@ -20,19 +18,27 @@ class Sum(Regularizer):
         name: optional name.
 
     Raises:
-        ValueError: for one that changes the source beside others that look at it.
+        ValueError: for one that changes the source beside others that look at it, or
+            one that combines gradients beside others.
     """
 
     def __init__(self, members, name=None, **kwargs):
         super().__init__(alpha=0.0, beta=0.0, name=name, **kwargs)
         self.members = list(members)
         self.needs = frozenset().union(*(m.needs for m in self.members))
-        self.task_weight = math.prod(m.task_weight for m in self.members)
         self.starts_at_source = any(m.starts_at_source for m in self.members)
         self.trains_features = all(m.trains_features for m in self.members)
-        self._check_source()
+        self._check_members()
 
-    def _check_source(self):
+    def _check_members(self):
+        splitting = next((m for m in self.members if m.splits_gradients), None)
+        if splitting and len(self.members) > 1:
+            name = type(splitting).__name__
+            raise ValueError(
+                f"{name} sets the gradients of all penalties against that of the task "
+                f"loss, so it goes around the others: `{name}([...])`, not "
+                f"`[{name}(...), ...]`."
+            )
         adapting = self.find_adapting()
         looking = [m for m in self.members if m.needs - {"target_maps"}]
         if adapting and len(looking) > 1:
@@ -50,6 +56,13 @@ class Sum(Regularizer):
             f"{name}={value!r}. Set it on a member: "
             f"`model.regularizer.members[0].{name} = {value!r}`."
         )
+
+    def task_factor(self, step):
+        """See `Regularizer.task_factor`: the product of the members'."""
+        factor = ops.ones((), "float32")
+        for member in self.members:
+            factor = factor * member.task_factor(step)
+        return factor
 
     def choose_taps(self, graph):
         """See `Regularizer.choose_taps`: those of the first member that has its own."""
