@@ -22,8 +22,8 @@ TOP = ROOT / "__init__.py"
 FLOORS = [
     {"_errors", "_compat", "_tasks"},
     {"_arguments", "_disk"},
-    {"_checkpoint", "_plotting"},
-    {"_network", "layers", "optimizers", "statistics"},
+    {"_checkpoint", "_plotting", "layers"},
+    {"_network", "optimizers", "statistics"},
     {"_inputs", "averaging", "backbones", "data"},
     {"_answers", "attention", "caching"},
     {"_probe", "batch_norm", "regularizers"},
@@ -328,6 +328,7 @@ def test_private_names_are_overridden_in_one_file(examples):
 FUNCTION, CLASS, FILE = 60, 300, 350  # lines, docstrings included
 EXCEPTIONS = {
     "attention/channel_attention.py:compute": "documents eleven arguments",
+    "_network/attach.py:attach_head": "documents nine arguments",
     "_probe/fit.py:fit_head": "documents twelve arguments",
     "fine_tuning/fine_tune.py:fine_tune": "documents eleven arguments",
     "serving/export.py:export_for_serving": "documents eighteen arguments",

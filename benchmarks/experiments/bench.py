@@ -109,14 +109,16 @@ class Bench:
         )
         return model
 
-    def source(self, cell):
+    def source(self, cell, include_top=False):
         """The pretrained network of a cell, built once."""
-        key = cell.network, cell.image_size, cell.weights
+        key = cell.network, cell.image_size, cell.weights, include_top
         if key not in self._sources:
             size = cell.image_size or backbones.ALL[cell.network].size
             build = backbones.get(cell.network)
             self._sources[key] = build(
-                weights=cell.weights, input_shape=(size, size, 3)
+                weights=cell.weights,
+                input_shape=(size, size, 3),
+                include_top=include_top,
             )
         return self._sources[key]
 

@@ -15,6 +15,7 @@ from keras_delta._runs import devices, launch, status
 
 OF_BENCH = (  # in its protocol
     *("bench", "recipe", "distances", "search", "averages", "distillation", "domains"),
+    "family",
 )
 STUDIES = ("few-shot", "why", "robustness", "start", *OF_BENCH)
 # Which options go with one kind of experiment alone.
@@ -35,6 +36,7 @@ SMOKE = {
     "averages": {"conditions": studies.AVERAGES[:2]},
     "distillation": {"conditions": studies.DISTILLED[::2]},
     "domains": {"conditions": studies.DISTILLED[::2]},
+    "family": {"members": studies.MEMBERS[::3]},
     "robustness": {
         "methods": ("delta",),
         "noises": (0.0, 0.2),

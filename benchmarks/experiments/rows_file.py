@@ -12,10 +12,12 @@ from experiments.cell import Cell
 
 OF_CELL = ("per_class", "network", "image_size", "method", "factor", "label", "seed")
 OF_CELL = (*OF_CELL, "label_noise")
-OF_RECORD = ("accuracy", "loss", "seconds", "prepare_seconds", "wall_seconds")
+OF_RECORD = ("accuracy", "loss", "calibration_error", "seconds", "prepare_seconds")
+OF_RECORD = (*OF_RECORD, "wall_seconds")
 OF_RECORD = (*OF_RECORD, "epochs", "images", "training_accuracy", "feature_penalty")
 OF_RECORD = (*OF_RECORD, "threads", "correct", "curve", "corrupted", "versions")
 STRUCTURED = ("curve", "corrupted", "versions")
+LATER = ("calibration_error",)  # files of before do not have it
 
 
 def row(cell, record):
@@ -66,13 +68,13 @@ def read(path):
     # Not pandas: how it reads numbers differs from version to version.
     with open(path, encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
-        for name in ("key", *OF_RECORD):
+        for name in ("key", *(n for n in OF_RECORD if n not in LATER)):
             if name not in (known := reader.fieldnames or ()):
                 raise ValueError(f"{path}: {unknown_name('columns', name, known)}")
         for values in reader:
             records[values["key"]] = {
                 name: values[name] if name == "correct" else json.loads(values[name])
                 for name in OF_RECORD
-                if values[name]
+                if values.get(name)
             }
     return records

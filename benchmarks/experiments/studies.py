@@ -8,7 +8,7 @@ from keras_delta._errors import invalid
 from experiments import methods, metrics, protocols
 from experiments.cell import Cell
 from experiments.plan import Choice, Entry
-from keras_delta.regularizers import KD, Delta, FourDs
+from keras_delta.regularizers import AFD, KD, Delta, FourDs
 from keras_delta.tuning import ARTICLE_GRID
 
 ARTICLE_DATA = (
@@ -222,6 +222,24 @@ ADAPTED = (
     *_taught(OF_PHOTOS, **{"four_ds, as the code": FourDs(variant="code", name="a")}),
     ("teacher", "itself", {"method": "teacher", "teacher": OF_PHOTOS}),
 )
+
+
+# Every method that begins at the pretrained network, in one recipe.
+FAMILY = (
+    *((f"folder:{name}", 10) for name in ("flowers12", "trash6", "dtd10")),
+    ("folder:trash6", 40),
+    ("folder:pacs/sketch", 20),
+)
+OF_FAMILY = (
+    *("feature_map", "l2", "l2_sp", "l2_sp_att", "l2_sp_fisher", "delta", "dtnh"),
+    *("bss", "bi_tuning", "lwf", "co_tuning", "fitnets", "at", "fsp"),
+)
+MEMBERS = (
+    *((name, {**AS_IT_IS[2], "recipe": {"regularizer": name}}) for name in OF_FAMILY),
+    ("afd, kd = 0", {**AS_IT_IS[2], "recipe": _with(AFD(kd=0.0, name="afd"))}),
+    ("probe", {"method": "probe"}),
+)
+OF_REFERENCE = OF_FAMILY[0]
 
 
 def article(
@@ -440,6 +458,30 @@ def averages(settings=RECIPE, *, conditions=AVERAGES, noises=NOISES[::2], **opti
         for factor, label, changes in conditions
     ]
     return why(settings, conditions=changed, **{"protocol": "bench", **options})
+
+
+def family(
+    settings=FAMILY, *, members=MEMBERS, noises=(0.0, 0.2), repeats=None, **options
+):
+    """Every method in one recipe, with right and with wrong labels, seed by seed.
+
+    Args:
+        settings, repeats, **options: as of `why`; the protocol is `"bench"` by default.
+        members: (label, changes) each: `changes` are arguments of `Cell`.
+        noises: shares of wrong labels.
+    """
+    stage = options.pop("stage", 0)
+    options = _options(**{"protocol": "bench", **options})
+    repeats = repeats or options["protocol"].repeats
+    found = []
+    for seed in range(repeats):
+        for noise in noises:
+            for label, changes in members:
+                its = {**options, "seed": seed, "label_noise": noise, "label": label}
+                its |= changes
+                cells = _cells(settings, its.pop("method"), its)
+                found += [Entry(cell, None, stage + seed / repeats) for cell in cells]
+    return found
 
 
 def distillation(settings=TASKS, *, conditions=DISTILLED, **options):

@@ -8,7 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_delta import _disk, backbones, callbacks, data
+from keras_delta import Recipe, _disk, backbones, callbacks, data, regularizers
+from keras_delta._answers.calibration import expected_calibration_error
 from keras_delta._network import memory
 from keras_delta._errors import invalid
 from keras_delta._runs.store import once
@@ -121,13 +122,21 @@ class Trainer:
     def _baseline(self, cell, train_set, train, teacher=None):
         """(model, part of the record) of a method that trains in its own way."""
         trained = baselines.run(
-            *(cell, self._bench.source(cell), len(train_set.class_names), train),
+            *(cell, self._source(cell), len(train_set.class_names), train),
             images=len(train_set),
             verbose="auto" if self._progress else 0,
             teacher=teacher,
         )
         record = {"feature_penalty": None, "curve": None, **trained._asdict()}
         return record.pop("model"), record
+
+    def _source(self, cell):
+        """The pretrained network, with its classifier where the method needs that."""
+        if cell.method != "recipe":
+            return self._bench.source(cell)
+        method = regularizers.get(Recipe(**cell.recipe or {}).regularizer)
+        include_top = method is not None and method.needs_source_head
+        return self._bench.source(cell, include_top)
 
     def _fit(self, cell, train_set, train, test):
         """(model, part of the record) of a regularizer's method."""
@@ -264,6 +273,7 @@ def measured(logits, labels):
     return {
         "accuracy": float(right.mean()),
         "loss": float(loss.mean()),
+        "calibration_error": float(expected_calibration_error(logits, labels)),
         "correct": "".join(map(str, right.astype(int))),
     }
 

@@ -8,6 +8,7 @@ from keras_delta._errors import invalid
 from keras_delta._network.copies import copy_model, has_own_class, inputs_like
 from keras_delta._network.graph import Graph, check_channels_last
 from keras_delta._network.heads import output_activation
+from keras_delta.layers.stoch_norm import StochNorm, replace_batch_norm
 
 POOLINGS = {"avg": "GlobalAveragePooling", "max": "GlobalMaxPooling"}
 
@@ -21,6 +22,7 @@ def attach_head(
     dropout=0.0,
     activation=None,
     batch_norm_momentum=0.9,
+    stoch_norm=None,
     name=None,
 ):
     """A target network: the source's layers and weights, copied, and a new head.
@@ -44,6 +46,8 @@ def attach_head(
             source's. Keras's usual 0.99 needs several hundred steps to follow the
             weights, more than fine-tuning on a few images has: the network then
             runs with statistics that are not its own, and accuracy falls.
+        stoch_norm: the probability of `keras_delta.layers.StochNorm`, which then takes
+            the place of each BatchNormalization; default: none does.
         name: name of the model; default: `<source>_<classes>`.
 
     Returns:
@@ -59,7 +63,11 @@ def attach_head(
     graph = Graph(source, argument="source")
     classes = _check(graph, classes, task)
     # That a source was frozen first is no reason for its copy to be.
-    body = copy_model(graph, trainable=True)
+    convert = None if stoch_norm is None else replace_batch_norm(stoch_norm)
+    body = copy_model(graph, trainable=True, convert=convert)
+    if convert and not any(isinstance(layer, StochNorm) for layer in body.layers):
+        expected = f"None: '{graph.model.name}' has no BatchNormalization"
+        raise ValueError(invalid("stoch_norm", expected, stoch_norm))
     for layer in body.layers:
         if momentum is not None and isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = momentum

@@ -8,7 +8,9 @@ from keras_delta._compat import Functional
 from keras_delta._network.graph import Graph, input_structure
 
 
-def copy_model(model, outputs=None, inputs=None, name=None, trainable=None):
+def copy_model(
+    model, outputs=None, inputs=None, name=None, trainable=None, convert=None
+):
     """A copy with layers of its own, without nested models, weights copied.
 
     A model of a class of its own (KerasHub's backbones) is rebuilt by that class, if it
@@ -23,6 +25,8 @@ def copy_model(model, outputs=None, inputs=None, name=None, trainable=None):
         inputs: KerasTensors of the graph to begin at; default: the model's own.
         name: name of the copy; default: the model's.
         trainable: whether all layers of the copy train; default: as the model's.
+        convert: function of a layer and its config, that gives the layer which takes
+            its place in the copy, or None for one of its own class.
 
     Returns:
         A Functional model on new inputs.
@@ -31,7 +35,8 @@ def copy_model(model, outputs=None, inputs=None, name=None, trainable=None):
         ValueError: for a layer that cannot be rebuilt from its config.
     """
     graph = model if isinstance(model, Graph) else Graph(model)
-    if outputs is None and inputs is None and has_own_class(graph.model):
+    whole = outputs is None and inputs is None and convert is None
+    if whole and has_own_class(graph.model):
         return _set_trainable(_copy_by_class(graph.model, name), trainable)
     names = {id(node.operation): key for key, node in reversed(graph.nodes.items())}
     copies = {}
@@ -42,7 +47,7 @@ def copy_model(model, outputs=None, inputs=None, name=None, trainable=None):
         if not node.is_layer and "/" not in name:
             return None  # bare operations hold nothing and can be shared
         if id(operation) not in copies:
-            new = _copy_layer(operation, name.replace("/", "_"))
+            new = _copy_layer(operation, name.replace("/", "_"), convert)
             copies[id(operation)] = (operation, new)
         return copies[id(operation)][1](*args, **kwargs)
 
@@ -99,11 +104,13 @@ def _set_trainable(model, trainable):
     return model
 
 
-def _copy_layer(layer, name):
+def _copy_layer(layer, name, convert=None):
     if isinstance(layer, keras.layers.Lambda) and not layer.weights:
         return layer  # its function may not survive a config; it holds nothing
     try:
-        return type(layer).from_config({**layer.get_config(), "name": name})
+        config = {**layer.get_config(), "name": name}
+        made = convert(layer, config) if convert else None
+        return type(layer).from_config(config) if made is None else made
     except Exception as e:
         raise ValueError(
             f"Layer '{layer.name}' ({type(layer).__name__}) cannot be copied: it "

@@ -149,7 +149,9 @@ def _kind(node):
     if node.is_layer:
         weights = tuple(tuple(w.shape) for w in own_weights(node.operation))
     channels = tuple(t.shape[-1] if len(t.shape) > 1 else None for t in node.outputs)
-    return (type(node.operation).__name__, weights, channels)
+    operation = type(node.operation)
+    operation = getattr(operation, "takes_place_of", operation)
+    return (operation.__name__, weights, channels)
 
 
 def _has_weights(node):

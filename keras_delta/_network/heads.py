@@ -42,31 +42,37 @@ def _becoming_vectors(graph):
     ]
 
 
-def features(graph, before_dropout=True):
-    """The vectors `(B, D)` that enter the last `Dense` layer of the only output.
+def last_dense(graph, output=None):
+    """The call of the `Dense` layer that an output comes out of, or None.
 
     Args:
         graph: the network's `Graph`.
-        before_dropout: whether to go back through a Dropout in front of it.
-
-    Returns:
-        KerasTensor, or None where a network does not end so.
+        output: KerasTensor; default: the only output.
     """
-    outputs = keras.tree.flatten(graph.outputs)
+    outputs = keras.tree.flatten(graph.outputs) if output is None else [output]
     name = graph.name_of(outputs[0]) if len(outputs) == 1 else None
     while name is not None:
         node = graph.nodes[name]
-        entering = node.inputs[0]
         if isinstance(node.operation, keras.layers.Dense):
-            if len(entering.shape) != 2:
-                return None
-            before = graph.nodes.get(graph.name_of(entering))
-            dropped = before and isinstance(before.operation, keras.layers.Dropout)
-            return before.inputs[0] if dropped and before_dropout else entering
+            return node if len(node.inputs[0].shape) == 2 else None
         if not isinstance(node.operation, _ACTIVATIONS):
             return None
-        name = graph.name_of(entering)
+        name = graph.name_of(node.inputs[0])
     return None
+
+
+def features(graph):
+    """The vectors `(B, D)` for the last `Dense` layer, as they enter its Dropout.
+
+    KerasTensor, or None where a network does not end in one `Dense` layer.
+    """
+    node = last_dense(graph)
+    if node is None:
+        return None
+    (entering,) = node.inputs
+    before = graph.nodes.get(graph.name_of(entering))
+    dropped = before and isinstance(before.operation, keras.layers.Dropout)
+    return before.inputs[0] if dropped else entering
 
 
 _ACTIVATIONS = (keras.layers.Activation, keras.layers.Softmax)

@@ -36,6 +36,7 @@ class Networks:
             lists.
         target_taps: dict, tap -> KerasTensor of its map.
         source_taps: the same of the source, under the target's names if taps are pairs.
+        source_names: the same, to the names of the source's layers.
         fetched: dict of the source's KerasTensors that a step computes: maps under
             their taps, and the source's predictions under `OUTPUTS`.
         entry: the `Entry`, where the source begins in the target.
@@ -80,8 +81,9 @@ class Networks:
         Without a regularizer, the maps of both can be had.
         """
         chosen, needs, self._call_source = self._chosen, {"source_maps"}, None
+        looked_at = frozenset()
         if regularizer is not None:
-            needs = regularizer.needs
+            needs, looked_at = regularizer.needs, regularizer.prepare_needs
             if adapting := regularizer.find_adapting():
                 self._call_source = adapting.call_source
             both = [regularizer.choose_taps(g) for g in (self.target, self.source)]
@@ -90,14 +92,16 @@ class Networks:
         self.taps = chosen.pairs
         self.target_taps = {t: self.target.output_of(t) for t in chosen.target}
         keys = chosen.source if self.taps is None else chosen.target
+        self.source_names = dict(zip(keys, chosen.source, strict=True))
         self.source_taps = {
-            key: self.source.output_of(name)
-            for key, name in zip(keys, chosen.source, strict=True)
+            key: self.source.output_of(name) for key, name in self.source_names.items()
         }
         self.fetched = dict(self.source_taps) if "source_maps" in needs else {}
         if "source_outputs" in needs:
             self.fetched[OUTPUTS] = self.source.outputs
         wanted = {**self.source_taps, **self.fetched}
+        if "source_outputs" in looked_at:
+            wanted[OUTPUTS] = self.source.outputs
         graphs = self.target, self.source
         self.entry = Entry(*graphs, self.pairing.names, wanted)
         teaches = regularizer is not None and not regularizer.starts_at_source
@@ -225,6 +229,13 @@ class Networks:
     def run_source_maps(self, inputs):
         """Dict tap -> the source's map of what the target takes, in inference mode."""
         return self._go_on(self.entry.feeds, self._enter(inputs), self.source_taps)
+
+    def run_source_outputs(self, inputs):
+        """The source's predictions for what the target takes, in inference mode.
+
+        Where the regularizer needs them in `prepare` or in each step.
+        """
+        return self._go_on(self.entry.feeds, self._enter(inputs), self.source.outputs)
 
     def go_on_in_source(self, feeds, values):
         """As `run_source`, from some of the source's tensors on; no gradient."""

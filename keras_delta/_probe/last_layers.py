@@ -7,6 +7,7 @@ from keras import tree
 
 from keras_delta import _tasks
 from keras_delta._inputs import outputs
+from keras_delta._network.heads import last_dense
 
 
 class LastLayer(NamedTuple):
@@ -60,19 +61,8 @@ def find(graph, losses):
 
 
 def _dense(graph, tensor):
-    """The call of the Dense layer that `tensor` comes out of, or None."""
-    name = graph.name_of(tensor)
-    while name is not None:
-        node = graph.nodes[name]
-        if isinstance(node.operation, keras.layers.Dense):
-            vectors = len(node.inputs[0].shape) == 2
-            # Without a bias, with LoRA or quantised it has others than these two.
-            plain = len(node.operation.weights) == 2 and node.operation.use_bias
-            return node if vectors and plain else None
-        if not isinstance(node.operation, _ACTIVATIONS):
-            return None
-        name = graph.name_of(node.inputs[0])
-    return None
-
-
-_ACTIVATIONS = (keras.layers.Activation, keras.layers.Softmax)
+    """The call of the plain Dense layer that `tensor` comes out of, or None."""
+    node = last_dense(graph, tensor)
+    # Without a bias, with LoRA or quantised it has others than these two.
+    plain = node and len(node.operation.weights) == 2 and node.operation.use_bias
+    return node if plain else None

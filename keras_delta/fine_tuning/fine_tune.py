@@ -6,7 +6,9 @@ import numpy as np
 from keras_delta import _arguments, _tasks, backbones, regularizers
 from keras_delta._errors import invalid
 from keras_delta._network.attach import attach_head
+from keras_delta._network.copies import copy_model
 from keras_delta._network.graph import Graph
+from keras_delta._network.heads import features
 from keras_delta.fine_tuning import images
 from keras_delta.model import DeltaModel
 from keras_delta.recipe import Recipe
@@ -52,7 +54,8 @@ def fine_tune(
 
     Args:
         source: name in `keras_delta.backbones.ALL`, or a Functional or Sequential
-            network that puts out feature maps.
+            network that puts out feature maps; for `"lwf"` and `"co_tuning"` one with
+            the classifier that it was pretrained with.
         train: a folder with a folder a class (or with `train` and `val` folders of
             them), an `ImageSet`, `(x, y)` arrays, or batches as `fit` takes them.
             Folders, `ImageSet`, and arrays of `uint8` photographs with class numbers
@@ -110,10 +113,12 @@ def fine_tune(
     keras.utils.set_random_seed(_arguments.seed("seed", seed))
     train, of_folder = images.read(train)
     validation = of_folder if validation is None else images.read(validation)[0]
-    source, size = _source(source, train, image_size)
+    of_head = compared is not None and compared.needs_source_head
+    source, size = _source(source, train, image_size, include_top=of_head)
     data = images.for_training(train, size, recipe, seed, task)
-    target = attach_head(source, _units(classes, data), task=task)
-    model = DeltaModel(target, source=teacher)
+    body = _without_head(source) if of_head else source
+    target = attach_head(body, _units(classes, data), task=task)
+    model = DeltaModel(target, source=source if of_head else teacher)
     model.compile(**{name: make() for name, make in COMPILED[task].items()})
     model.fit(
         data.batches,
@@ -127,7 +132,7 @@ def fine_tune(
     return model
 
 
-def _source(source, train, image_size):
+def _source(source, train, image_size, include_top=False):
     """(the network, size of the images)"""
     if not isinstance(source, str):
         Graph(source, argument="source")  # or it is refused
@@ -137,11 +142,23 @@ def _source(source, train, image_size):
         build = backbones.get(source)
         size = backbones.ALL[source].size if size is None else size
         height, width = (size, size) if np.ndim(size) == 0 else size
-        source = build(input_shape=(height, width, 3))
+        source = build(input_shape=(height, width, 3), include_top=include_top)
     elif size is None:
         expected = f"a number of pixels: '{source.name}' takes images of any size"
         raise ValueError(invalid("image_size", expected, None))
     return source, size
+
+
+def _without_head(source):
+    """A network without its classifier, up to the vectors that enter it."""
+    graph = Graph(source, argument="source")
+    vectors = features(graph)
+    if vectors is None:
+        expected = "a network with the classifier that it was pretrained with"
+        remedy = "Methods that keep or train this classifier need it: "
+        remedy += "`include_top=True`."
+        raise ValueError(invalid("source", expected, f"'{source.name}'", remedy))
+    return copy_model(graph, vectors)
 
 
 def _units(classes, data):

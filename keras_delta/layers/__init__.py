@@ -5,3 +5,4 @@ from keras_delta.layers.fusion_activation import FusionActivation as FusionActiv
 from keras_delta.layers.fusion_activation import (
     concatenate_phases as concatenate_phases,
 )
+from keras_delta.layers.stoch_norm import StochNorm as StochNorm

@@ -4,17 +4,27 @@ import keras
 
 from keras_delta._errors import invalid, unknown_name
 from keras_delta.regularizers.afd import AFD as AFD
+from keras_delta.regularizers.at import AT as AT
 from keras_delta.regularizers.base import MAPS as MAPS
 from keras_delta.regularizers.base import Regularizer as Regularizer
 from keras_delta.regularizers.batch import Batch as Batch
+from keras_delta.regularizers.bi_tuning import BiTuning as BiTuning
+from keras_delta.regularizers.bss import BSS as BSS
+from keras_delta.regularizers.bss import spectral_penalty as spectral_penalty
+from keras_delta.regularizers.co_tuning import CoTuning as CoTuning
 from keras_delta.regularizers.delta import Delta as Delta
+from keras_delta.regularizers.dtnh import DTNH as DTNH
 from keras_delta.regularizers.feature_map import FeatureMap as FeatureMap
+from keras_delta.regularizers.fitnets import FitNets as FitNets
 from keras_delta.regularizers.four_ds import FourDs as FourDs
+from keras_delta.regularizers.fsp import FSP as FSP
 from keras_delta.regularizers.kd import KD as KD
 from keras_delta.regularizers.l2 import L2 as L2
 from keras_delta.regularizers.l2_fe import L2FE as L2FE
 from keras_delta.regularizers.l2_sp import L2SP as L2SP
 from keras_delta.regularizers.l2_sp_att import L2SPAtt as L2SPAtt
+from keras_delta.regularizers.l2_sp_fisher import L2SPFisher as L2SPFisher
+from keras_delta.regularizers.lwf import LwF as LwF
 from keras_delta.regularizers.sum import Sum as Sum
 
 ALL = {
@@ -22,9 +32,18 @@ ALL = {
     "l2_fe": L2FE,
     "l2_sp": L2SP,
     "l2_sp_att": L2SPAtt,
+    "l2_sp_fisher": L2SPFisher,
     "feature_map": FeatureMap,
     "delta": Delta,
+    "bss": BSS,
+    "bi_tuning": BiTuning,
+    "lwf": LwF,
+    "co_tuning": CoTuning,
+    "dtnh": DTNH,
     "kd": KD,
+    "fitnets": FitNets,
+    "at": AT,
+    "fsp": FSP,
     "afd": AFD,
     "four_ds": FourDs,
 }

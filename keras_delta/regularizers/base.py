@@ -53,6 +53,12 @@ class Regularizer(keras.layers.Layer):
     The source does not run for a regularizer that needs nothing of it. With any of
     them, the batch has images and labels as well."""
 
+    prepare_needs = frozenset()
+    """`{"source_outputs"}` where `prepare` looks at the source's predictions."""
+
+    needs_source_head = False
+    """Whether the source has to have the classifier that it was pretrained with."""
+
     starts_at_source = True
     """Whether the method supposes that the target begins with the source's weights.
 

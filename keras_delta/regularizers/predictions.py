@@ -35,10 +35,18 @@ class Predictions:
             batch: the `Batch`.
             towards: `"source"` where the target follows the source; or `"target"`.
         """
-        source = _as_logits(batch.source_outputs, self._activations.get("source"))
-        target = _as_logits(batch.target_outputs, self._activations.get("target"))
+        source = self.source_logits(batch)
+        target = self.as_logits("target", batch.target_outputs)
         pair = (source, target) if towards == "source" else (target, source)
         return mean(distillation_loss(*pair, self.temperature))
+
+    def source_logits(self, batch):
+        """Logits of the source's predictions, but for a constant of each sample."""
+        return self.as_logits("source", batch.source_outputs)
+
+    def as_logits(self, whose, outputs):
+        """Logits of one network's outputs, but for a constant of each sample."""
+        return _as_logits(outputs, self._activations.get(whose))
 
     def as_target(self, batch):
         """The source's predictions in the form of the target's: what its loss takes."""

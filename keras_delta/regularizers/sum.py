@@ -26,6 +26,8 @@ class Sum(Regularizer):
         super().__init__(alpha=0.0, beta=0.0, name=name, **kwargs)
         self.members = list(members)
         self.needs = frozenset().union(*(m.needs for m in self.members))
+        self.prepare_needs = frozenset().union(*(m.prepare_needs for m in self.members))
+        self.needs_source_head = any(m.needs_source_head for m in self.members)
         self.starts_at_source = any(m.starts_at_source for m in self.members)
         self.trains_features = all(m.trains_features for m in self.members)
         self._check_members()

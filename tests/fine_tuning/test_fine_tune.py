@@ -263,3 +263,21 @@ def test_wrong_arguments(source):
         kd.fine_tune(trained, (X, Y))
     with pytest.raises(ValueError, match="image_size"):
         kd.fine_tune(source, kd.data.ImageSet.from_arrays(X, Y), image_size=-1)
+
+
+PEERS = ("l2_sp_fisher", "bss", "bi_tuning", "dtnh", "lwf", "co_tuning")
+
+
+@pytest.mark.parametrize("method", PEERS)
+def test_methods_that_begin_at_the_source(source, method):
+    """Some of them with the classifier that the source was pretrained with."""
+    if method in ("lwf", "co_tuning"):
+        with pytest.raises(ValueError, match="the classifier that it was pretrained"):
+            kd.fine_tune(source, (X, Y), method=method, recipe=PLAIN, verbose=0)
+        source = kd.attach_head(source, 5, activation="softmax")
+    model = kd.fine_tune(source, (X, Y), method=method, recipe=PLAIN, verbose=0)
+    assert model.target.output_shape == (None, 3)
+    assert model.probe.score > 0.9
+    assert model.history.history["accuracy"][-1] == pytest.approx(1.0)
+    assert isinstance(model.regularizer, kd.regularizers.ALL[method])
+    assert model.history.history["feature_penalty"][-1] > 0

@@ -1,6 +1,7 @@
 """What every member of `ALL` promises. A new method adds its rows to CASES.
 
-Those between two networks of their own have a table in test_two_networks.py.
+Those between two networks of their own have a table in test_two_networks.py, the
+peers' methods one in test_peers.py.
 """
 
 import inspect
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import reference as ref
 import tensorflow as tf
+from test_peers import CASES as PEERS
 from test_two_networks import CASES as OF_TWO_NETWORKS
 
 from keras_delta import regularizers
@@ -158,7 +160,8 @@ def batch_of(model, x, training=False, step=0):
 
 def test_the_table_covers_all():
     names = {name for name, *_ in (*CASES, *OF_TWO_NETWORKS)}
-    assert names == set(regularizers.ALL)
+    peers = {name.split("-")[0] for name in PEERS}
+    assert names | peers == set(regularizers.ALL)
 
 
 @every_case

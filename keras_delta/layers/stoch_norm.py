@@ -1,0 +1,80 @@
+"""StochNorm: BatchNormalization by the batch or by the moving statistics, at random."""
+
+import keras
+from keras import ops
+
+from keras_delta import _arguments
+
+
+@keras.saving.register_keras_serializable("keras_delta")
+class StochNorm(keras.layers.BatchNormalization):
+    """BatchNormalization that draws for each channel which statistics it takes.
+
+    In training, and for each channel anew in each step,
+
+        y = gamma [(1 - s) x_moving + s x_batch] + beta,    s ~ Bernoulli(probability)
+
+    where `x_batch` is `x` normalised by the statistics of the batch, and `x_moving` by
+    the moving ones as they are before this step changes them. In inference it is
+    BatchNormalization. It takes the place of that in a pretrained network:
+    `keras_delta.attach_head(source, classes, stoch_norm=0.5)`. With fixed statistics
+    (`Recipe`'s default) it does nothing: train with
+    `Recipe(batch_norm="training")`, or `recipe="none"`.
+
+    Args:
+        probability: of the batch's statistics (the paper's p); default 0.5. 1 is
+            BatchNormalization.
+        seed: of what is drawn; None for a new one.
+        **kwargs: as for `keras.layers.BatchNormalization`.
+
+    Raises:
+        ValueError: for a probability that is none.
+
+    Source: Kou et al., "Stochastic normalization", NeurIPS 2020;
+    github.com/thuml/StochNorm. (In thuml/Transfer-Learning-Library the probability
+    stays 0.5 whatever is asked for.)
+    """
+
+    takes_place_of = keras.layers.BatchNormalization
+    """The kind of layer of the source that it is paired with."""
+
+    def __init__(self, probability=0.5, seed=None, **kwargs):
+        super().__init__(**kwargs)
+        self.probability = _arguments.number("probability", probability, most=1)
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+
+    def call(self, inputs, training=None, mask=None):
+        """As `keras.layers.BatchNormalization`."""
+        if not training or not self.trainable:
+            return super().call(inputs, training=training, mask=mask)
+        # Before the statistics move.
+        of_moving = super().call(inputs, training=False, mask=mask)
+        of_batch = super().call(inputs, training=True, mask=mask)
+        shape = [1] * len(inputs.shape)
+        shape[self.axis] = inputs.shape[self.axis]
+        drawn = keras.random.uniform(shape, seed=self.seed_generator)
+        return ops.where(drawn < self.probability, of_batch, of_moving)
+
+    def get_config(self):
+        """The arguments, for saving."""
+        own = {"probability": self.probability, "seed": self.seed}
+        return {**super().get_config(), **own}
+
+
+def replace_batch_norm(probability):
+    """What `copy_model` is to make of each layer: a `StochNorm` of BatchNormalization.
+
+    Args:
+        probability: see `StochNorm`.
+
+    Returns:
+        Function of a layer and its config; None stands for a layer of the same class.
+    """
+
+    def convert(layer, config):
+        if type(layer) is not keras.layers.BatchNormalization:
+            return None
+        return StochNorm.from_config({**config, "probability": probability})
+
+    return convert

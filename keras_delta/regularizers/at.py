@@ -1,0 +1,76 @@
+"""AT: the target looks where the source looks."""
+
+import keras
+from keras import ops
+
+from keras_delta import _arguments
+from keras_delta.regularizers.distances import energy_distances, positions
+from keras_delta.regularizers.paired_maps import PairedMaps
+from keras_delta.regularizers.predictions import mean
+
+VARIANTS = ("code", "article")
+
+
+@keras.saving.register_keras_serializable("keras_delta")
+class AT(PairedMaps):
+    """Attention transfer: spatial attention maps of the target follow the source's.
+
+    The attention map of a tap is `Q = A / ||A||_2`, where `A` is the sum over the
+    channels of the squared map, as a vector over the positions. The target's `A` is
+    average-pooled to the source's grid first. Then
+
+        Omega = sum_l mean_b mean_hw (Q_source - Q_target)^2      variant "code"
+        Omega = 1/2 sum_l mean_b ||Q_source - Q_target||_2        variant "article"
+
+    Source and target may be different networks, with maps of any size and any number
+    of channels.
+
+    Args:
+        alpha: strength; default 1000, as in the authors' program.
+        beta: strength of the head penalty, default 0.
+        variant: `"code"` or `"article"`.
+        name: optional name.
+
+    Source: Zagoruyko & Komodakis, "Paying more attention to attention", ICLR 2017,
+    Eq. 2; github.com/szagoruyko/attention-transfer.
+    """
+
+    def __init__(self, alpha=1000.0, beta=0.0, variant="code", name=None, **kwargs):
+        super().__init__(alpha, beta, name=name, **kwargs)
+        self.variant = _arguments.choice("variant", variant, VARIANTS)
+
+    def feature_distance(self, source_maps, target_maps):
+        """The distance `Omega`, a scalar before alpha.
+
+        Args:
+            source_maps: dict tap -> `(B, H, W, C)`.
+            target_maps: the same of the target; sizes and channels may differ.
+
+        Returns:
+            float32 scalar.
+        """
+        parts = self.tap_distances(source_maps, target_maps)
+        return sum(parts.values(), ops.zeros((), "float32"))
+
+    def tap_distances(self, source_maps, target_maps):
+        """See `Regularizer.tap_distances`."""
+        names = self.target_taps or target_maps
+        pairs = self.pairs(source_maps, target_maps)
+        return {
+            tap: mean(self._distance(*pair))
+            for tap, pair in zip(names, pairs, strict=True)
+        }
+
+    def _distance(self, source_map, target_map):
+        """`(B,)`."""
+        squared = energy_distances([source_map], [target_map])[:, 0, 0]
+        if self.variant == "code":
+            return squared
+        # The norm has no gradient where the maps agree.
+        apart = squared > 0
+        norm = ops.sqrt(ops.where(apart, squared, 1.0) * positions(source_map))
+        return 0.5 * ops.where(apart, norm, 0.0)
+
+    def get_config(self):
+        """See `Regularizer.get_config`."""
+        return {**super().get_config(), "variant": self.variant}

@@ -1,0 +1,66 @@
+"""BSS: batch spectral shrinkage, against features that do not transfer."""
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from keras_delta import _arguments
+from keras_delta.regularizers.base import Regularizer
+from keras_delta.regularizers.features import check_features, gather
+
+
+@keras.saving.register_keras_serializable("keras_delta")
+class BSS(Regularizer):
+    """Shrinks the smallest singular values of a batch's features.
+
+    `Omega = sum_{i <= k} sigma_{-i}^2`, over the `k` smallest singular values of the
+    matrix `(B, D)` of the vectors that enter the target's last layer, of the global
+    batch. Directions in which a batch hardly varies are held to be those that do not
+    transfer. It needs no source. An incomplete last batch has larger ones: drop it, or
+    mind that it counts for more.
+
+    Args:
+        alpha: strength (the paper's eta), default 0.001.
+        beta: strength of the head penalty, default 0.
+        k: how many singular values, default 1.
+        name: optional name.
+
+    Raises:
+        ValueError: for a target that does not end in a `Dense` layer.
+
+    Source: Chen et al., "Catastrophic forgetting meets negative transfer: batch
+    spectral shrinkage for safe transfer learning", NeurIPS 2019, Eq. 5;
+    github.com/thuml/Batch-Spectral-Shrinkage.
+    """
+
+    needs = frozenset({"target_features"})
+
+    def __init__(self, alpha=0.001, beta=0.0, k=1, name=None, **kwargs):
+        super().__init__(alpha, beta, name=name, **kwargs)
+        self.k = _arguments.integer("k", k)
+
+    def check(self, networks):
+        """See `Regularizer.check`."""
+        super().check(networks)
+        check_features(networks, "target", "bss")
+
+    def batch_distance(self, batch):
+        """See `Regularizer.batch_distance`; of the global batch."""
+        features = gather(batch.target_features, batch.replicas)
+        return spectral_penalty(features, self.k) / batch.replicas
+
+    def get_config(self):
+        """See `Regularizer.get_config`."""
+        return {**super().get_config(), "k": self.k}
+
+
+def spectral_penalty(features, k=1):
+    """Sum of the squares of the `k` smallest singular values, a float32 scalar.
+
+    Args:
+        features: `(B, D)`; of fewer than `k` singular values, all count.
+        k: how many.
+    """
+    # Not eigenvalues of the Gram matrix: squaring would cost half of the digits.
+    values = tf.linalg.svd(ops.cast(features, "float32"), compute_uv=False)
+    return ops.sum(ops.square(values[-k:]))

@@ -1,0 +1,158 @@
+"""Co-Tuning: classes of the source, in the proportions of each target class."""
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from keras_delta import _arguments
+from keras_delta._compat import array
+from keras_delta.regularizers.base import Regularizer
+from keras_delta.regularizers.batch import Batch
+from keras_delta.regularizers.class_relations import VARIANTS, relate
+from keras_delta.regularizers.features import (
+    SourceHead,
+    check_source_head,
+    class_numbers,
+)
+from keras_delta.regularizers.predictions import Predictions, mean
+
+
+@keras.saving.register_keras_serializable("keras_delta")
+class CoTuning(Regularizer):
+    """The source's classifier is fine-tuned as well, on labels made for it.
+
+    A copy of the source's classifier is put on the target's features, beside the new
+    head, and both are trained. An image of the target class `y` has as label for it the
+    distribution `R[y]` over the source's classes, which is found before training:
+
+        Omega = -mean_b sum_k R[y_b, k] log q_k
+
+    `q` being the copy's probabilities. With the variant `"direct"`, `R[y]` is the mean
+    of the probabilities that the source gives for the training images of the class y.
+    With `"bayes"` it is `p(y_s | y)`, by Bayes' rule, from `p(y | y_s)`, which a
+    calibrated logistic regression of the labels on the source's probabilities gives.
+    See `keras_delta.regularizers.class_relations`.
+
+    Args:
+        alpha: strength (the paper's lambda), default 2.3.
+        beta: strength of the head penalty, default 0.
+        variant: `"direct"` (tllib's) or `"bayes"` (the authors').
+        samples: training images for R, None for all. They are read as they are trained
+            on, augmented if these are.
+        calibration: in `"bayes"`, what the source's logits are multiplied by; the
+            default 0.8840457 is the authors' for torchvision's ResNet-50, 1 leaves
+            them.
+        name: optional name.
+
+    Raises:
+        ValueError: for a source without a classifier, features that do not fit it, and
+            a class without training images.
+
+    Source: You, Kou, Long & Wang, "Co-Tuning for transfer learning", NeurIPS 2020,
+    Eq. 4; github.com/thuml/CoTuning and github.com/thuml/Transfer-Learning-Library.
+    """
+
+    needs = frozenset({"target_features"})
+    prepare_needs = frozenset({"source_outputs"})
+    needs_source_head = True
+
+    def __init__(
+        self,
+        alpha=2.3,
+        beta=0.0,
+        variant="direct",
+        samples=None,
+        calibration=0.8840456604957581,
+        name=None,
+        **kwargs,
+    ):
+        super().__init__(alpha, beta, name=name, **kwargs)
+        self.variant = _arguments.choice("variant", variant, VARIANTS)
+        self.samples = _arguments.integer("samples", samples, optional=True)
+        self.calibration = _arguments.number("calibration", calibration, above=0)
+        self._predictions = Predictions(1.0)
+        # Lists: Keras keeps tracking a layer whose attribute is deleted.
+        self._heads, self._relations = [], []
+
+    @property
+    def source_head(self):
+        """The `SourceHead` on the target's features; None before a model has it."""
+        return self._heads[0] if self._heads else None
+
+    @property
+    def relations(self):
+        """R, `(classes, classes of the source)`; None before it is known."""
+        return array(self._relations[0]) if self._relations and self.ready else None
+
+    def check(self, networks):
+        """See `Regularizer.check`."""
+        super().check(networks)
+        check_source_head(networks, "co_tuning")
+
+    def bind(self, networks):
+        """See `Regularizer.bind`; copies the source's classifier."""
+        super().bind(networks)
+        self._predictions.bind(networks)
+        self._heads.append(SourceHead(networks, trainable=True))
+        (outputs,) = tree.flatten(networks.target.outputs)
+        shape = outputs.shape[-1], self.source_head.dense.units
+        relations = self.add_weight(
+            name="relations", shape=shape, initializer="zeros", trainable=False
+        )
+        self._relations.append(relations)
+
+    @property
+    def ready(self):
+        """Whether R is known."""
+        return bool(self._relations) and bool(array(self._relations[0]).any())
+
+    def prepare(self, model, samples, verbose=True):
+        """Find R from the training images and the source's predictions for them."""
+        if self.ready:
+            return
+        classes, logits, numbers = self._relations[0].shape[0], [], []
+        for x, y in samples.batches(self.samples):
+            predicted = model.networks.run_source_outputs(x)
+            each = self._predictions.source_logits(Batch(source_outputs=predicted))
+            found, counted = class_numbers(Batch(labels=y), classes)
+            kept = ops.convert_to_numpy(counted) > 0
+            logits.append(ops.convert_to_numpy(each)[kept])
+            numbers.append(ops.convert_to_numpy(found)[kept])
+        logits, numbers = np.concatenate(logits), np.concatenate(numbers)
+        self.set_relations(
+            relate(logits, numbers, classes, self.variant, self.calibration)
+        )
+
+    def set_relations(self, relations):
+        """Use relations that were found before.
+
+        Args:
+            relations: `(classes, classes of the source)`, with rows that sum to 1.
+        """
+        self._relations[0].assign(relations)
+
+    def batch_distance(self, batch):
+        """See `Regularizer.batch_distance`."""
+        relations = self._relations[0]
+        numbers, counted = class_numbers(batch, relations.shape[0])
+        logits = self.source_head(batch.target_features)
+        return label_distance(relations, logits, numbers, counted) * batch.share
+
+    def get_config(self):
+        """See `Regularizer.get_config`."""
+        own = ("variant", "samples", "calibration")
+        return {**super().get_config(), **{name: getattr(self, name) for name in own}}
+
+
+def label_distance(relations, logits, numbers, counted=1.0):
+    """`-mean_b sum_k R[y_b, k] log softmax(logits)_bk`, a float32 scalar.
+
+    Args:
+        relations: R, `(classes, K)`.
+        logits: `(B, K)`.
+        numbers: `(B,)`, the classes y.
+        counted: `(B,)`, 0 for images that do not count in the sum; all do by default.
+    """
+    wanted = ops.take(ops.convert_to_tensor(relations, "float32"), numbers, axis=0)
+    log_shares = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
+    return mean(-ops.sum(wanted * log_shares, axis=-1) * counted)

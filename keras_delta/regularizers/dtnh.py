@@ -1,0 +1,96 @@
+"""DTNH: a regularizer that never works against the task."""
+
+import keras
+from keras import ops
+
+from keras_delta._errors import invalid
+from keras_delta.regularizers.distances import half_sum_of_squares
+from keras_delta.regularizers.sum import Sum
+
+
+@keras.saving.register_keras_serializable("keras_delta")
+class DTNH(Sum):
+    """Drops what of a regularizer's gradient points against that of the task loss.
+
+    With the gradient `g_E` of the task loss and `g_R` of the penalties, over all
+    parameters together, a step goes along `g_E + g_R` if `<g_E, g_R> >= 0`, else along
+
+        g_E + g_R - (<g_R, g_E> / ||g_E||^2) g_E
+
+    The penalties are those of another regularizer, with its strengths. On several
+    replicas the gradients are those of the global batch. A step goes backwards twice.
+
+    Args:
+        regularizer: the other one: a `Regularizer`, a name, a config, or a list of
+            these; default `"feature_map"`.
+        alpha, beta: its strengths, where it is given by its name; None for its own.
+        name: optional name.
+
+    Raises:
+        TypeError, ValueError: for what is no regularizer, and for one that trains
+            layers inside the source.
+
+    Source: Wan, Xiong, Li et al., "Towards making deep transfer learning never hurt",
+    ICDM 2019, arXiv 1911.07489.
+    """
+
+    splits_gradients = True
+
+    def __init__(
+        self, regularizer="feature_map", alpha=None, beta=None, name=None, **kwargs
+    ):
+        from keras_delta.regularizers import get  # which knows this class
+
+        strengths = {"alpha": alpha, "beta": beta}
+        strengths = {k: v for k, v in strengths.items() if v is not None}
+        member = get(regularizer)
+        if strengths and not isinstance(regularizer, str):
+            argument, value = next(iter(strengths.items()))
+            expected = "None, where the regularizer is not given by its name"
+            raise ValueError(invalid(argument, expected, value, "Set its own."))
+        if member is None or member.splits_gradients or member.find_adapting():
+            expected = "one with penalties, and without layers inside the source"
+            raise ValueError(invalid("regularizer", expected, regularizer))
+        if strengths:
+            member = type(member)(**strengths)
+        super().__init__([member], name=name, **kwargs)
+
+    def combine(self, task_gradients, penalty_gradients):
+        """See `Regularizer.combine`."""
+        both = [
+            (task, penalty)
+            for task, penalty in zip(task_gradients, penalty_gradients, strict=True)
+            if task is not None and penalty is not None
+        ]
+        products = [ops.sum(_float32(t) * _float32(p)) for t, p in both]
+        inner = sum(products, ops.zeros((), "float32"))
+        there = [t for t in task_gradients if t is not None]
+        norm = 2 * half_sum_of_squares(there)
+        against = inner < 0
+        share = ops.where(against, inner / ops.where(against, norm, 1.0), 0.0)
+        return [
+            _added(task, penalty, 1 - share)
+            for task, penalty in zip(task_gradients, penalty_gradients, strict=True)
+        ]
+
+    def get_config(self):
+        """See `Regularizer.get_config`."""
+        member = keras.saving.serialize_keras_object(self.members[0])
+        return {"name": self.name, "regularizer": member, "alpha": None, "beta": None}
+
+    @classmethod
+    def from_config(cls, config):
+        """See `Regularizer.from_config`."""
+        return cls(**config)
+
+
+def _float32(tensor):
+    return ops.cast(ops.convert_to_tensor(tensor), "float32")
+
+
+def _added(task, penalty, factor):
+    """`factor * task + penalty`, each of which may be None."""
+    if task is None:
+        return penalty
+    scaled = task * ops.cast(factor, task.dtype)
+    return scaled if penalty is None else scaled + penalty

@@ -1,0 +1,181 @@
+"""L2-SP-Fisher: parameters that matter stay nearer to where they began."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from keras_delta import _arguments
+from keras_delta._compat import array
+from keras_delta._errors import invalid
+from keras_delta._inputs.samples import regrouped
+from keras_delta.regularizers.base import Regularizer
+from keras_delta.regularizers.features import check_features
+from keras_delta.regularizers.predictions import Predictions
+
+
+@keras.saving.register_keras_serializable("keras_delta")
+class L2SPFisher(Regularizer):
+    """L2-SP with the Fisher information as weights: elastic weight consolidation.
+
+    `Omega = 1/2 sum_k F_k (w_k - w*_k)^2` over the trainable parameters that source and
+    target share, with the diagonal of the Fisher information at the start,
+
+        F_k = mean_x E_y (d log p(y | x) / d w_k)^2,
+
+    `y` drawn once for each image from what the network itself predicts. The papers take
+    images of the source's task; `fit` takes training images and the target as it
+    begins, whose head has to be fitted first, as recipes do. `set_fisher` takes what
+    was measured elsewhere.
+
+    Args:
+        alpha: strength, default 0.01.
+        beta: strength of the head penalty, default 0.01.
+        samples: training images that F is measured on, one by one; default 256.
+        normalize: whether F is divided by its mean over the parameters, so that alpha
+            is that of L2-SP, and one alpha serves all networks. Default True; the
+            papers do not.
+        name: optional name.
+
+    Raises:
+        ValueError: for a target that predicts no classes.
+
+    Source: Li, Grandvalet & Davoine, "Explicit inductive bias for transfer learning",
+    ICML 2018 (L2-SP-Fisher); Kirkpatrick et al., "Overcoming catastrophic forgetting in
+    neural networks", PNAS 2017.
+    """
+
+    def __init__(
+        self,
+        alpha=0.01,
+        beta=0.01,
+        samples=256,
+        normalize=True,
+        name=None,
+        **kwargs,
+    ):
+        super().__init__(alpha, beta, name=name, **kwargs)
+        self.samples = _arguments.integer("samples", samples, optional=True)
+        self.normalize = bool(normalize)
+        self._bound, self._fisher = [], []
+
+    def check(self, networks):
+        """See `Regularizer.check`; the target has to predict classes."""
+        super().check(networks)
+        check_features(networks, "target", "l2_sp_fisher")
+        if not all(
+            isinstance(v, keras.Variable) for v, _ in networks.pairing.variables
+        ):
+            expected = "a target without LoRA, whose kernels do not train"
+            raise ValueError(invalid("target", expected, networks.target.model.name))
+
+    def bind(self, networks):
+        """See `Regularizer.bind`; makes a variable for the information of each."""
+        super().bind(networks)
+        self._bound.extend(self.pairing.variables)
+        for i, (variable, _) in enumerate(self._bound):
+            fisher = self.add_weight(
+                name=f"fisher_{i}",
+                shape=variable.shape,
+                initializer="zeros",
+                trainable=False,
+            )
+            self._fisher.append(fisher)
+
+    @property
+    def ready(self):
+        """Whether the information is known."""
+        return any(array(f).any() for f in self._fisher)
+
+    @property
+    def fisher(self):
+        """Dict path of a variable of the target -> its information, an array."""
+        return {v.path: array(f) for (v, _), f in self._with_fisher()}
+
+    def set_fisher(self, fisher):
+        """Use information that was measured before, as it is.
+
+        Args:
+            fisher: dict path of a variable of the target -> array, for all that
+                `fisher` has.
+        """
+        paths = [v.path for v, _ in self._bound]
+        if set(fisher) != set(paths):
+            raise ValueError(invalid("fisher", f"arrays for {paths}", list(fisher)))
+        for (v, _), variable in self._with_fisher():
+            variable.assign(fisher[v.path])
+
+    def _with_fisher(self):
+        return zip(self._bound, self._fisher, strict=True)
+
+    def prepare(self, model, samples, verbose=True):
+        """Measure the information on training images."""
+        if self.ready:
+            return
+        variables = [v for v, _ in self._bound]
+        totals, count = measure(model.networks, variables, samples, self.samples)
+        found = [total / count for total in totals]
+        size = sum(f.size for f in found)
+        mean = sum(f.sum() for f in found) / size
+        if not np.isfinite(mean) or mean == 0:
+            raise ValueError(
+                f"The Fisher information is {'zero' if mean == 0 else 'not finite'} on "
+                f"all {count} images looked at, so nothing can be weighted by it. Is "
+                "the head fitted, and are the images as the network takes them?"
+            )
+        for variable, values in zip(self._fisher, found, strict=True):
+            variable.assign(values / mean if self.normalize else values)
+
+    def weight_distance(self):
+        """`1/2 sum F (w - w*)^2`, over what trains now."""
+        trained = {id(v) for v, _ in self.pairing.variables}
+        total = ops.zeros((), "float32")
+        for (v, start), fisher in self._with_fisher():
+            if id(v) not in trained:
+                continue
+            moved = ops.cast(v, "float32") - ops.cast(start, "float32")
+            total = total + 0.5 * ops.sum(fisher * ops.square(moved))
+        return total
+
+    def get_config(self):
+        """See `Regularizer.get_config`."""
+        own = {"samples": self.samples, "normalize": self.normalize}
+        return {**super().get_config(), **own}
+
+
+def measure(networks, variables, samples, most):
+    """Sums of squared gradients of the log-likelihood, and the number of images.
+
+    Args:
+        networks: the `Networks`; the target is run in inference mode.
+        variables: of the target.
+        samples: see `Regularizer.prepare`.
+        most: how many images.
+
+    Returns:
+        `(list of float64 arrays, int)`.
+    """
+    predictions = Predictions(1.0)
+    predictions.bind(networks)
+
+    @tf.function(reduce_retracing=True)
+    def squares(x, seed):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            values = [v.value for v in variables]
+            tape.watch(values)
+            outputs, _ = networks.run_target(x, training=False)
+            logits = predictions.as_logits("target", outputs)
+            drawn = tf.random.stateless_categorical(logits, 1, seed)
+            log_shares = tf.nn.log_softmax(logits)
+            likelihood = tf.gather(log_shares, drawn, batch_dims=1)
+        zero = tf.UnconnectedGradients.ZERO
+        gradients = tape.gradient(likelihood, values, unconnected_gradients=zero)
+        return [tf.square(g) for g in gradients]
+
+    totals = [np.zeros(v.shape) for v in variables]
+    count = 0
+    for x, _ in regrouped(samples.batches(most), 1):
+        found = squares(x, tf.constant([0, count]))
+        totals = [t + s.numpy() for t, s in zip(totals, found, strict=True)]
+        count += 1
+    return totals, count

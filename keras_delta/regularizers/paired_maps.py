@@ -1,0 +1,60 @@
+"""What methods have in common that compare maps of two networks, tap by tap."""
+
+from keras import ops
+
+from keras_delta._errors import invalid
+from keras_delta._network import auto_taps
+from keras_delta.regularizers.base import MAPS, Regularizer
+from keras_delta.regularizers.predictions import check_maps
+
+
+class PairedMaps(Regularizer):
+    """Base class: as many taps in the source as in the target, compared in order.
+
+    Source and target may be different networks. With `taps="auto"` the taps are the
+    ends of the last four stages of each.
+    """
+
+    needs = MAPS
+    starts_at_source = False
+
+    source_taps = target_taps = None
+    """Names of the taps in their order, once a model uses the regularizer."""
+
+    def choose_taps(self, graph):
+        """See `Regularizer.choose_taps`: the ends of the last four stages."""
+        return auto_taps.find_stage_ends(graph)
+
+    def check(self, networks):
+        """See `Regularizer.check`; maps of images, as many in source and target."""
+        super().check(networks)
+        check_maps(networks)
+        shapes = networks.source_map_shapes, networks.target_map_shapes
+        for whose, found in zip(("source", "target"), shapes, strict=True):
+            for tap, shape in found.items():
+                if len(shape) != 3:
+                    expected = "layers with maps (height, width, channels)"
+                    received = f"'{tap}' of the {whose}, with {shape}"
+                    raise ValueError(invalid("taps", expected, received))
+        if len(shapes[0]) != len(shapes[1]):
+            expected = "as many taps in the source as in the target"
+            received = f"{list(shapes[0])} and {list(shapes[1])}"
+            remedy = "Pass two lists of the same length, `taps` and `source_taps`."
+            raise ValueError(invalid("taps", expected, received, remedy))
+
+    def bind(self, networks):
+        """See `Regularizer.bind`."""
+        super().bind(networks)
+        self.source_taps = tuple(networks.source_map_shapes)
+        self.target_taps = tuple(networks.target_map_shapes)
+
+    def pairs(self, source_maps, target_maps):
+        """List of `(source map, target map)`, float32, in the order of the taps."""
+        ours, theirs = (
+            [ops.cast(maps[tap], "float32") for tap in taps or maps]
+            for taps, maps in (
+                (self.target_taps, target_maps),
+                (self.source_taps, source_maps),
+            )
+        )
+        return list(zip(theirs, ours, strict=True))

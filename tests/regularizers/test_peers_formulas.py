@@ -1,0 +1,228 @@
+"""The peers' formulas, on numbers that were worked out with other programs."""
+
+import keras
+import numpy as np
+import pytest
+import reference as ref
+import tensorflow as tf
+from networks import make_backbone
+
+import keras_delta as kd
+from keras_delta import regularizers
+from keras_delta.regularizers import Batch, bi_tuning, class_relations, co_tuning
+from keras_delta.regularizers.features import class_numbers
+from keras_delta.regularizers.fsp import flow_matrix
+
+F, G = ref.TARGET_MAP, ref.SOURCE_MAP
+TARGET_LOGITS = np.array([[1, 0.5, 0], [-1, 2, 0.5]])
+SOURCE_LOGITS = np.array([[2, 1, -1], [0, 3, 1]])
+
+
+def distance(regularizer, source, target):
+    return float(regularizer.feature_distance({"a": source}, {"a": target}))
+
+
+def test_at():
+    assert distance(regularizers.AT(), G, F) == pytest.approx(0.0561215, abs=1e-6)
+    norms = [0.424472, 0.577366, 0.399912]
+    article = distance(regularizers.AT(variant="article"), G, F)
+    assert article == pytest.approx(np.mean(norms) / 2, abs=1e-6)
+    each = distance(regularizers.AT(variant="article"), G[1:2], F[1:2])
+    assert each == pytest.approx(norms[1] / 2, abs=1e-6)
+
+
+def test_at_of_other_sizes():
+    """The target's map is pooled to the source's grid."""
+    rng = np.random.default_rng(0)
+    source, target = rng.normal(size=(2, 3, 4, 5)), rng.normal(size=(2, 6, 8, 3))
+
+    def unit(energy):
+        return energy / np.linalg.norm(energy)
+
+    expected = []
+    for s, t in zip(source, target, strict=True):
+        pooled = (t**2).sum(-1).reshape(3, 2, 4, 2).mean((1, 3))
+        expected.append(((unit((s**2).sum(-1)) - unit(pooled)) ** 2).mean())
+    found = distance(regularizers.AT(), source, target)
+    assert found == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_fitnets_without_a_regressor():
+    assert distance(regularizers.FitNets(), G, F) == pytest.approx(0.285167, abs=1e-6)
+    article = regularizers.FitNets(variant="article")
+    assert distance(article, G, F) == pytest.approx(2.851667, abs=1e-6)
+
+
+def test_fsp():
+    source, target = {"a": G, "b": G}, {"a": F, "b": G}
+    found = regularizers.FSP().feature_distance(source, target)
+    assert float(found) == pytest.approx(0.0144699, abs=1e-7)
+    found = regularizers.FSP(variant="article").feature_distance(source, target)
+    assert float(found) == pytest.approx(0.361748, abs=1e-6)
+
+
+def test_flow_between_grids():
+    x, y = np.random.default_rng(0).normal(size=(2, 1, 4, 4, 2))
+    y = y[:, ::2, ::2]
+    pooled = x.reshape(1, 2, 2, 2, 2, 2).mean((2, 4))
+    expected = np.einsum("bhwi,bhwj->bij", pooled, y) / 4
+    np.testing.assert_allclose(flow_matrix(x, y), expected, atol=1e-6)
+    turned = np.swapaxes(expected, 1, 2)
+    np.testing.assert_allclose(flow_matrix(y, x), turned, atol=1e-6)
+
+
+def test_lwf():
+    found = regularizers.LwF().logit_distance(SOURCE_LOGITS, TARGET_LOGITS)
+    assert float(found) == pytest.approx(0.962474, abs=1e-6)
+    tllib = regularizers.LwF(variant="tllib")
+    assert (tllib.alpha, tllib.temperature) == (4.0, 3.0)
+    found = tllib.logit_distance(SOURCE_LOGITS, TARGET_LOGITS)
+    assert float(found) == pytest.approx(0.0172840, abs=1e-6)
+
+
+def test_bss():
+    features = (np.arange(12) ** 2 % 7).reshape(3, 4).astype("float32")
+    for k, expected in ((1, 1.101019), (2, 14.372477), (3, 67), (9, 67)):
+        found = float(regularizers.spectral_penalty(features, k))
+        assert found == pytest.approx(expected, abs=1e-4)
+
+
+# k, value, sum of the squared gradient, and four elements of it, of the authors'
+# program (github.com/thuml/Batch-Spectral-Shrinkage) in PyTorch and float64.
+GOLDEN = (
+    (1, 0.136182046, 0.544728185, (-0.072668985, 0.052512051, 0.084553067)),
+    (2, 0.306068681, 1.224274724, (0.050913461, -0.133508669, 0.135377677)),
+    (3, 0.651918405, 2.607673620, (0.022070174, -0.137335913, 0.105426877)),
+)
+
+
+@pytest.mark.parametrize(("k", "value", "squares", "some"), GOLDEN)
+def test_bss_is_the_authors(k, value, squares, some):
+    i = np.arange(60)
+    features = (i**2 % 11 / 10 - 0.5 + 0.3 * np.sin(i)).reshape(6, 10)
+    features = tf.Variable(features, dtype="float32")
+    with tf.GradientTape() as tape:
+        penalty = regularizers.spectral_penalty(features, k)
+    gradient = tape.gradient(penalty, features).numpy()
+    assert float(penalty) == pytest.approx(value, abs=1e-5)
+    assert (gradient**2).sum() == pytest.approx(squares, abs=1e-5)
+    np.testing.assert_allclose(gradient[2, :3], some, atol=1e-5)
+
+
+def test_relations():
+    logits = np.sin(np.arange(12)).reshape(4, 3)
+    numbers = np.array([0, 1, 0, 1])
+    relations = class_relations.relate(logits, numbers, 2, "direct", 1.0)
+    expected = [[0.156522, 0.379349, 0.464129], [0.594436, 0.235106, 0.170458]]
+    np.testing.assert_allclose(relations, expected, atol=1e-6)
+    found = co_tuning.label_distance(relations, TARGET_LOGITS, [0, 1])
+    assert float(found) == pytest.approx(1.807190, abs=1e-6)
+    counted = np.array([1.0, 0.0], "float32")
+    first = co_tuning.label_distance(relations, TARGET_LOGITS[:1], [0])
+    half = co_tuning.label_distance(relations, TARGET_LOGITS, [0, 1], counted)
+    assert float(half) == pytest.approx(float(first) / 2, rel=1e-6)
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    given = [[0.7, 0.3], [0.4, 0.6], [0.5, 0.5]]
+    expected = [[0.482822, 0.225748, 0.291430], [0.247228, 0.404577, 0.348194]]
+    found = class_relations.invert(given, shares.mean(0))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_relations_by_bayes(classes):
+    """Each source class belongs to one target class, and this is found."""
+    rng = np.random.default_rng(0)
+    numbers = np.arange(60) % classes
+    its = numbers + classes * rng.integers(0, 2, 60)  # two source classes for each
+    logits = 4 * np.eye(2 * classes)[its] + rng.normal(size=(60, 2 * classes))
+    found = class_relations.relate(logits, numbers, classes, "bayes", 0.9)
+    np.testing.assert_allclose(found.sum(1), 1)
+    belongs = np.arange(2 * classes) % classes == np.arange(classes)[:, None]
+    assert found[belongs].min() > 3 * found[~belongs].max()
+    with pytest.raises(ValueError, match="none of the class 1"):
+        class_relations.relate(logits, 2 * numbers, classes + 3, "direct", 1)
+    with pytest.raises(ValueError, match="two training images or more"):
+        class_relations.relate(logits[:classes], numbers[:classes], classes, "bayes", 1)
+
+
+def test_bi_tuning():
+    own = np.array([0.9], "float32")
+    others = np.array([[[0.5], [0.1], [-0.3]]], "float32")
+    for temperature, expected in ((0.07, 2.167300), (1.0, 0.390969)):
+        for order in ([0, 1, 2], [1, 0, 2], [2, 1, 0]):
+            found = bi_tuning.contrastive_distance(
+                own, others[:, order], [order.index(0)], temperature
+            )
+            assert float(found[0]) == pytest.approx(expected, abs=3e-6)
+
+
+def test_dtnh():
+    dtnh = regularizers.DTNH("l2_sp")
+
+    def combine(task, penalty):
+        return [None if v is None else np.array(v) for v in dtnh.combine(task, penalty)]
+
+    (found,) = combine([np.array([1.0, 0.0])], [np.array([-1.0, 2.0])])
+    np.testing.assert_allclose(found, [1, 2], atol=1e-7)
+    # The same over two variables, and with one that only one of them moves.
+    parts = ([1.0], [0.0], None, [5.0]), ([-1.0], [2.0], [3.0], None)
+    task, penalty = ([v and np.array(v) for v in part] for part in parts)
+    # Against (1, 0, 5): <g_R, g_E> = -1, ||g_E||^2 = 26.
+    found = combine(task, penalty)
+    np.testing.assert_allclose(
+        np.ravel(found), [27 / 26 - 1, 2, 3, 135 / 26], rtol=1e-5
+    )
+    agreeing = combine([np.array([1.0, 0.0])], [np.array([1.0, 2.0])])
+    np.testing.assert_allclose(agreeing[0], [2, 2])
+    nothing = combine([np.zeros(2)], [np.array([1.0, 2.0])])
+    np.testing.assert_allclose(nothing[0], [1, 2])
+
+
+def test_fisher():
+    source = make_backbone(widths=(4, 5))
+    model = kd.DeltaModel(kd.attach_head(source, 3), source, regularizer="l2_sp_fisher")
+    regularizer = model.regularizer
+    weights = {v.path: np.zeros(v.shape) for v, _ in model.pairing.variables}
+    kernel, start = next(
+        pair for pair in model.pairing.variables if pair[0].shape == (3, 3, 4, 5)
+    )
+    weights[kernel.path][:1, :1, :2] = np.arange(10).reshape(2, 5) / 10
+    weights[kernel.path][:1, 1:2, :2] = np.arange(10, 20).reshape(2, 5) / 10
+    moved = (ref.KERNEL - ref.STARTING_KERNEL).reshape(2, 2, 5)
+    new = start.numpy()
+    new[0, :2, :2] += moved
+    kernel.assign(new)
+    regularizer.set_fisher(weights)
+    assert float(regularizer.weight_distance()) == pytest.approx(2.513, abs=1e-5)
+    with pytest.raises(ValueError, match="fisher"):
+        regularizer.set_fisher({"a": 1})
+
+
+def test_stoch_norm(monkeypatch):
+    layer = kd.layers.StochNorm(0.5, epsilon=1e-5)
+    layer.build(F.shape)
+    drawn = np.array([0.1, 0.9, 0.2, 0.8, 0.0]).reshape(1, 1, 1, 5)
+    monkeypatch.setattr(keras.random, "uniform", lambda *a, **k: drawn)
+    found = np.array(layer(F.astype("float32"), training=True))
+    expected = [-1.253493, -0.399998, 0, 0.399998, 0.336730]
+    np.testing.assert_allclose(found[0, 0, 0], expected, atol=1e-5)
+    assert (found**2).sum() == pytest.approx(38.295319, rel=1e-5)
+    # The statistics move once, as those of BatchNormalization.
+    np.testing.assert_allclose(layer.moving_mean, 0.01 * F.mean((0, 1, 2)), rtol=1e-5)
+    later = np.array(layer(F.astype("float32"), training=False))
+    plain = (F - layer.moving_mean) / np.sqrt(layer.moving_variance + 1e-5)
+    np.testing.assert_allclose(later, plain, atol=1e-5)
+
+
+def test_class_numbers():
+    def read(labels, classes=3, weights=None):
+        found = class_numbers(Batch(labels=labels, label_weights=weights), classes)
+        return [np.array(v).tolist() for v in found]
+
+    assert read(np.array([2, 0])) == [[2, 0], [1, 1]]
+    assert read({"a": np.array([[2], [0]])}) == [[2, 0], [1, 1]]
+    assert read(np.eye(3)[[2, 0]]) == [[2, 0], [1, 1]]
+    assert read(np.array([255, -1, 1]), weights=np.array([1, 1, 0])) == [
+        [2, 0, 1],
+        [0, 0, 0],
+    ]
