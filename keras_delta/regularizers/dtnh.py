@@ -17,8 +17,9 @@ class DTNH(Sum):
 
         g_E + g_R - (<g_R, g_E> / ||g_E||^2) g_E
 
-    The penalties are those of another regularizer, with its strengths. On several
-    replicas the gradients are those of the global batch. A step goes backwards twice.
+    The penalties are those of another regularizer, whose `alpha` and `beta` these are.
+    On several replicas the gradients are those of the global batch. A step goes
+    backwards twice.
 
     Args:
         regularizer: the other one: a `Regularizer`, a name, a config, or a list of
@@ -54,6 +55,12 @@ class DTNH(Sum):
         if strengths:
             member = type(member)(**strengths)
         super().__init__([member], name=name, **kwargs)
+
+    def _get_strength(self, name):
+        return self.members[0]._get_strength(name)
+
+    def _set_strength(self, name, value):
+        self.members[0]._set_strength(name, value)
 
     def combine(self, task_gradients, penalty_gradients):
         """See `Regularizer.combine`."""

@@ -32,6 +32,7 @@ ARTICLE_GRID = [1e-4, 1e-3, 1e-2, 0.1, 0.2]
 
 RELATIVE_ALPHA = (0.1, 100.0)
 RAW_ALPHA = (1e-4, 0.2)
+FACTORS = (0.01, 20.0)  # of a method's own default: the article's range for DELTA
 BETA = (1e-4, 1.0)
 
 
@@ -52,9 +53,10 @@ class DeltaHyperModel(keras_tuner.HyperModel):
             `Regularizer`; it is also passed `temperature` and `variant` where these
             are searched. Default: `Delta`.
         alpha: see above. Default: 0.1 to 100 for the variant `"relative"`, whose alpha
-            means the same everywhere, else 0.0001 to 0.2. `ARTICLE_GRID` is the
-            article's list, for its own variant. Where several variants are searched:
-            a dict variant -> what is searched; each has a hyperparameter of its own.
+            means the same everywhere, else a hundredth to twenty times of the method's
+            own default (0.0001 to 0.2 for L2-SP). `ARTICLE_GRID` is the article's
+            list, for its own variant. Where several variants are searched: a dict
+            variant -> what is searched; each has a hyperparameter of its own.
         beta: see above; default 0.0001 to 1.
         learning_rate: see above; default: 0.01.
         taps: what `DeltaModel` takes, or, to search, a dict of dicts or lists: name
@@ -152,7 +154,12 @@ class DeltaHyperModel(keras_tuner.HyperModel):
     def _default_alpha(self, variant):
         probe = self._new_regularizer(self._some_settings(variant))
         relative = isinstance(probe, MapRegularizer) and probe.variant == "relative"
-        return RELATIVE_ALPHA if relative else RAW_ALPHA
+        if relative:
+            return RELATIVE_ALPHA
+        own = 0.0
+        if self._regularizer in regularizers.ALL.values():
+            own = self._regularizer(**({"variant": variant} if variant else {})).alpha
+        return tuple(factor * own for factor in FACTORS) if own else RAW_ALPHA
 
     def _some_settings(self, variant):
         some = {"alpha": 1.0, "beta": 0.01, "variant": variant}

@@ -141,6 +141,10 @@ def test_nothing_searched():
         ("delta", {"variant": "code"}, (1e-4, 0.2)),
         ("delta", {"variant": ["article"]}, (1e-4, 0.2)),
         ("l2_sp", {}, (1e-4, 0.2)),
+        ("l2", {}, (1e-6, 2e-3)),
+        ("at", {}, (10.0, 20_000.0)),
+        ("dtnh", {}, (0.05, 100.0)),
+        ("l2_fe", {}, (1e-4, 0.2)),
         (Delta, {}, (0.1, 100.0)),
         (uniform, {}, (1e-4, 0.2)),
         (lambda alpha, beta: Sum([Delta(alpha, beta)]), {}, (1e-4, 0.2)),
@@ -150,7 +154,7 @@ def test_nothing_searched():
 def test_default_alpha(regularizer, kwargs, expected):
     hp = declared(hyper_model(regularizer=regularizer, **kwargs))
     (alpha,) = (h for h in hp.space if h.name == "alpha")
-    assert (alpha.min_value, alpha.max_value) == expected
+    assert (alpha.min_value, alpha.max_value) == pytest.approx(expected)
 
 
 def test_default_alpha_where_a_temperature_is_searched():
@@ -347,6 +351,14 @@ def test_regularizers(regularizer, kind):
     hyper = hyper_model(regularizer=regularizer)
     made = hyper.regularizer({"alpha": 0.3, "beta": 0.2, "learning_rate": 1.0})
     assert type(made) is kind and (made.alpha, made.beta) == (0.3, 0.2)
+
+
+@pytest.mark.parametrize("name", kd.regularizers.ALL)
+def test_every_regularizer_can_be_searched(name):
+    """With the strengths of a trial."""
+    made = hyper_model(regularizer=name).regularizer({"alpha": 0.3, "beta": 0.2})
+    assert (made.alpha, made.beta) == (0.3, 0.2)
+    assert isinstance(made, kd.regularizers.ALL[name])
 
 
 def test_metrics():
