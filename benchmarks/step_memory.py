@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
-KINDS = ("plain", "l2_sp", "delta", "delta-cached", "Distiller")
+KINDS = ("l2_sp", "delta", "delta-cached", "Distiller")
 
 
 def arguments():
@@ -25,7 +25,9 @@ def arguments():
     parser.add_argument("--backbone", default="resnet50")
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--batches", type=int, nargs="+", default=[16, 32])
-    parser.add_argument("--kind", choices=KINDS, help=argparse.SUPPRESS)
+    text = 'names of regularizers, as for step_time.py, or "Distiller"'
+    parser.add_argument("--kinds", nargs="+", default=KINDS, help=text)
+    parser.add_argument("--kind", help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.jit_compile = False
     return args
@@ -48,7 +50,7 @@ def measure(args):
     args.batch = args.batches[0]
     rng = np.random.default_rng(0)
     x = rng.uniform(0, 255, (args.batch, args.size, args.size, 3)).astype("float32")
-    y = rng.integers(0, step_time.CLASSES, args.batch).astype("int32")
+    y = (np.arange(args.batch) % step_time.CLASSES).astype("int32")
     source = kd.backbones.get(args.backbone)(
         weights=None, input_shape=(args.size, args.size, 3)
     )
@@ -78,9 +80,10 @@ def main():
         return
     import pandas as pd
 
-    table = pd.DataFrame(index=KINDS)
+    kinds = ("plain", *args.kinds)
+    table = pd.DataFrame(index=kinds)
     for batch in args.batches:
-        for kind in KINDS:
+        for kind in kinds:
             command = [sys.executable, __file__, "--backbone", args.backbone]
             command += ["--size", str(args.size), "--batches", str(batch)]
             out = subprocess.run(

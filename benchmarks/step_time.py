@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 import keras_delta as kd
 
-CLASSES = 10
+CLASSES, SOURCE_CLASSES = 10, 1000
 
 
 def arguments():
@@ -68,7 +68,9 @@ def delta_model(name, target, source, args, x, y):
     # How the weights of attention were found does not matter for the time of a step.
     attended = {"attention": "uniform"} if method in ("delta", "l2_sp_att") else {}
     regularizer = kd.regularizers.ALL[method](**attended)
-    if "source_outputs" in regularizer.needs:
+    if regularizer.needs_source_head:
+        source = kd.attach_head(source, SOURCE_CLASSES, activation="softmax")
+    elif "source_outputs" in regularizer.needs:
         source = kd.attach_head(source, CLASSES)
     source_maps = "cache" if way == "cached" else "compute"
     model = kd.DeltaModel(target, source=source, source_maps=source_maps)
@@ -109,7 +111,7 @@ def main():
     args = arguments()
     rng = np.random.default_rng(0)
     x = rng.uniform(0, 255, (args.batch, args.size, args.size, 3)).astype("float32")
-    y = rng.integers(0, CLASSES, args.batch).astype("int32")
+    y = (np.arange(args.batch) % CLASSES).astype("int32")
     source = kd.backbones.get(args.backbone)(
         weights=None, input_shape=(args.size, args.size, 3)
     )

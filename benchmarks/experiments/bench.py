@@ -67,6 +67,7 @@ class Bench:
             *(cell.network, cell.image_size, cell.weights, classes, cell.taps),
             *(cell.batch_norm, protocol.batch_norm_momentum),
             *(protocol.backbone_rate, protocol.nesterov, kind_of_regularizer(wanted)),
+            cell.method == "stoch_norm",
         ]
         self._keys[_kind_of_cell(cell)] = key
         model = self._models.begin(key, lambda: self._build(cell, classes, wanted))
@@ -84,7 +85,7 @@ class Bench:
         return model, sum(seconds)
 
     def _build(self, cell, classes, regularizer):
-        source = self.source(cell)
+        source = self.source(cell, regularizer.needs_source_head)
         # Not before: it draws as well, but in the first model alone.
         keras.utils.set_random_seed(0)
         model = DeltaModel(
@@ -127,6 +128,7 @@ class Bench:
             self.source(cell),
             classes,
             batch_norm_momentum=cell.protocol.batch_norm_momentum,
+            stoch_norm=0.5 if cell.method == "stoch_norm" else None,
         )
         if cell.batch_norm == "frozen":
             for layer in target.layers:

@@ -15,7 +15,7 @@ from keras_delta._runs import devices, launch, status
 
 OF_BENCH = (  # in its protocol
     *("bench", "recipe", "distances", "search", "averages", "distillation", "domains"),
-    "family",
+    *("family", "family-plain"),
 )
 STUDIES = ("few-shot", "why", "robustness", "start", *OF_BENCH)
 # Which options go with one kind of experiment alone.
@@ -37,6 +37,7 @@ SMOKE = {
     "distillation": {"conditions": studies.DISTILLED[::2]},
     "domains": {"conditions": studies.DISTILLED[::2]},
     "family": {"members": studies.MEMBERS[::3]},
+    "family-plain": {"members": studies.PLAIN[::4]},
     "robustness": {
         "methods": ("delta",),
         "noises": (0.0, 0.2),

@@ -59,6 +59,19 @@ ALL = {
         "DELTA (code)", _maps(R.Delta, "code"), (1e-5, 1e-4, 1e-3), True
     ),
 }
+PEERS = {  # from a random head, at their own strengths
+    "l2_sp_fisher": Method("L2-SP-Fisher", _weights(R.L2SPFisher), ()),
+    "dtnh": Method("DTNH", _weights(R.DTNH), ()),
+    "bss": Method("BSS", _weights(R.BSS), ()),
+    "bi_tuning": Method("Bi-Tuning", _weights(R.BiTuning), ()),
+    "lwf": Method("LwF", _weights(R.LwF), ()),
+    "co_tuning": Method("Co-Tuning", _weights(R.CoTuning), ()),
+    "fitnets": Method("FitNets", _weights(R.FitNets), ()),
+    "at": Method("AT", _weights(R.AT), ()),
+    "fsp": Method("FSP", _weights(R.FSP), ()),
+    "stoch_norm": Method("StochNorm", _weights(R.L2), ()),
+    "rifle": Method("RIFLE", _weights(R.L2), ()),
+}
 PROBE = {"probe": Method("linear probe", _frozen, ())}  # nothing is trained
 TRAINERS = {
     "keras_guide": Method("Keras's two phases", None, ()),
@@ -66,7 +79,7 @@ TRAINERS = {
     "recipe": Method("recipe", None, ()),
 }
 OF_TEACHER = {"teacher": Method("the teacher itself", None, ())}  # of another training
-KNOWN = {**PROBE, **ALL, **TRAINERS, **OF_TEACHER}
+KNOWN = {**PROBE, **ALL, **PEERS, **TRAINERS, **OF_TEACHER}
 ARTICLE = ("l2_fe", "l2", "l2_sp", "l2_sp_att", "feature_map", "delta")
 BENCH = (*PROBE, "l2_fe", "l2", "l2_sp", "feature_map", *TRAINERS)
 

@@ -3,10 +3,15 @@
 from collections import Counter
 from pathlib import Path
 
-from experiments import figures, searched, studies, tables
+from experiments import family, figures, searched, studies, tables
 from keras_delta._plotting import save_figure
 
 STUDENTS = [("students", lambda f: tables.ablation_table(f, studies.ALONE[1]), None)]
+FAMILY = [
+    ("accuracy", family.family_table, None),
+    ("differences", lambda f: family.family_differences(f, studies.OF_REFERENCE), None),
+    ("ranks", family.rank_diagram, None),
+]
 PARTS = {  # of each experiment: (stem, what makes it, which method it needs)
     "table-1": [("article", tables.article_table, None)],
     "table-2": [("article", lambda frame: tables.article_table(frame, 2), None)],
@@ -28,6 +33,8 @@ PARTS = {  # of each experiment: (stem, what makes it, which method it needs)
     "recipe": [
         ("parts", lambda f: tables.ablation_table(f, studies.AS_IT_IS[1]), None)
     ],
+    "family": FAMILY,
+    "family-plain": FAMILY,
     "distances": [("parts", lambda f: tables.ablation_table(f, studies.EVEN[1]), None)],
     "distillation": STUDENTS,
     "domains": STUDENTS,

@@ -240,6 +240,9 @@ MEMBERS = (
     ("probe", {"method": "probe"}),
 )
 OF_REFERENCE = OF_FAMILY[0]
+# The same from a random head, as papers have it: on two data sets, with right labels.
+PLAIN = tuple((name, {"method": name}) for name in ("l2_fe", *OF_FAMILY))
+PLAIN += tuple((name, {"method": name}) for name in ("stoch_norm", "rifle"))
 
 
 def article(
@@ -482,6 +485,13 @@ def family(
                 cells = _cells(settings, its.pop("method"), its)
                 found += [Entry(cell, None, stage + seed / repeats) for cell in cells]
     return found
+
+
+def family_plain(
+    settings=(FAMILY[0], FAMILY[-1]), *, members=PLAIN, noises=(0.0,), **options
+):
+    """The family from a random head, without the recipe; arguments as of `family`."""
+    return family(settings, members=members, noises=noises, **options)
 
 
 def distillation(settings=TASKS, *, conditions=DISTILLED, **options):

@@ -18,6 +18,7 @@ from experiments.bench import Bench
 from experiments.clock import Clock
 
 TEST_BATCH = 64
+RIFLE_CYCLES = 3  # the authors' for CUB
 POOLS = 4  # data sets in memory at a time
 
 
@@ -151,6 +152,8 @@ class Trainer:
         model, prepared = self._bench.begin(cell, classes, images, train, where)
         clock, curve = Clock(), None
         extra = self._attention_callbacks(cell, train, epochs)
+        if cell.method == "rifle":
+            extra.append(callbacks.Rifle(RIFLE_CYCLES))
         if cell.curve:
             curve = _Curve(lambda: test(model))
             extra.append(curve)

@@ -1,0 +1,162 @@
+"""Tables of the family: many methods, one recipe, right and wrong labels."""
+
+import numpy as np
+
+from keras_delta._errors import import_optional, unknown_name
+from experiments.bootstrap import adjust, compare
+from experiments.notation import MISSING
+from experiments.robustness import by_label
+from experiments.rows import (
+    ALIKE,
+    finished,
+    method_name,
+    methods,
+    setting_name,
+    settings,
+)
+from experiments.significance import BOOTSTRAP, change, warning
+from experiments.table import Table
+
+EACH = ("setting", "method", "label_noise")  # tells cells apart
+RIGHT = "right labels"
+
+
+def family_table(frame):
+    """A row for each method, best first: accuracy, calibration, wrong labels, time.
+
+    Columns are the accuracy on each setting with right labels and its mean, that with
+    wrong labels in the mean over the settings, the mean calibration error with right
+    ones, and processor seconds of a training with all that comes before it, relative
+    to L2. Means are over settings that every method has.
+    """
+    rows = _rows(frame)
+    names, shared = methods(rows), _shared(rows)
+    names.sort(key=lambda m: -_mean(rows, shared, m, 0.0, "accuracy"))
+    noises = sorted(set(rows["label_noise"]))
+    seconds = {m: _seconds(rows, shared, m) for m in names}
+    columns = {
+        setting_name(s): [
+            _percent(rows[_at(rows, m, 0.0) & (rows["setting"] == s)]["accuracy"])
+            for m in names
+        ]
+        for s in settings(rows)
+    }
+    for noise in noises:
+        what = f"{noise:.0%} wrong" if noise else RIGHT
+        columns[f"mean, {what}"] = [
+            _percent([_mean(rows, shared, m, noise, "accuracy")]) for m in names
+        ]
+    columns["calibration error"] = [
+        _percent([_mean(rows, shared, m, 0.0, "calibration_error")]) for m in names
+    ]
+    base = seconds.get("l2", np.nan)
+    columns["times L2"] = [
+        f"{seconds[m] / base:.2f}" if np.isfinite(base) else MISSING for m in names
+    ]
+    seeds = rows.groupby(["setting", "method", "label_noise"])["seed"].nunique()
+    caption = (
+        f"Test accuracy in percent, means over {_range(seeds)} seeds; means are over "
+        f"{len(shared)} settings. Calibration error: of 15 bins, in percent. Times: of "
+        "the processor, with all that comes before training."
+    )
+    index = [method_name(m) for m in names]
+    return Table.of("The family", columns, index, ("method",), caption)
+
+
+def family_differences(frame, reference):
+    """Each method minus the reference, over all settings, with right and wrong labels.
+
+    Points with their 95 % interval; a star: significant, adjusted by Holm over the
+    table.
+    """
+    rows = _rows(frame)
+    if reference not in set(rows["method"]):
+        raise ValueError(unknown_name("reference", reference, methods(rows)))
+    others = [m for m in methods(rows) if m != reference]
+    noises = sorted(set(rows["label_noise"]))
+    found = {}
+    for method in others:
+        for noise in noises:
+            pair = (rows[_at(rows, m, noise)] for m in (method, reference))
+            cases = compare(*pair, settings(rows))
+            found[method, noise] = {None: cases[None]} if None in cases else cases
+    adjust(found.values())
+    columns = {}
+    for noise in noises:
+        its = [found[m, noise] for m in others]
+        name = f"{noise:.0%} wrong labels" if noise else RIGHT
+        columns[name] = [change(next(iter(cases.values()))) for cases in its]
+    caption = (
+        f"Points of test accuracy ahead of {method_name(reference)}, over all settings "
+        f"that both have, with the 95 % interval ({BOOTSTRAP}). A star: significant at "
+        "5 %, Holm over the table."
+    )
+    caption += warning(found.values())
+    index = [method_name(m) for m in others]
+    title = f"The methods minus {method_name(reference)}"
+    return Table.of(title, columns, index, ("method",), caption)
+
+
+def rank_diagram(frame):
+    """Critical-difference diagram: mean ranks, joined where they may be alike.
+
+    A block is a setting with a share of wrong labels, its accuracy the mean over seeds
+    (Demšar 2006). Bars join methods that Conover's test after Friedman's, adjusted by
+    Holm, does not tell apart.
+    """
+    posthocs = import_optional("scikit_posthocs", "A rank diagram", "benchmarks")
+    from matplotlib.figure import Figure
+
+    rows = _rows(frame)
+    keys = ["setting", "label_noise"]
+    blocks = rows.pivot_table("accuracy", keys, "method").dropna(axis=0)
+    blocks = blocks.rename(columns=method_name).reset_index(drop=True)
+    ranks = blocks.rank(axis=1, ascending=False).mean()
+    alike = posthocs.posthoc_conover_friedman(blocks, p_adjust="holm")
+    figure = Figure(figsize=(9, 0.35 * len(ranks) + 1.2), layout="constrained")
+    axis = figure.add_subplot()
+    posthocs.critical_difference_diagram(ranks, alike, ax=axis)
+    axis.set_title(f"Mean rank of {len(ranks)} methods over {len(blocks)} blocks")
+    return figure
+
+
+def _rows(frame):
+    return finished(by_label(frame), (*ALIKE, "factor", "label"), EACH)
+
+
+def _at(rows, method, noise):
+    return (rows["method"] == method) & (rows["label_noise"] == noise)
+
+
+def _shared(rows):
+    """The settings, each with a share of wrong labels, that every method has."""
+    having = rows.groupby(["setting", "label_noise"])["method"].nunique()
+    whole = rows["method"].nunique()
+    noises = set(rows["label_noise"])
+    return [
+        s for s in settings(rows) if all(having.get((s, n), 0) == whole for n in noises)
+    ]
+
+
+def _mean(rows, shared, method, noise, column):
+    """Mean over settings of the means over seeds; NaN where some are not known."""
+    its = rows[_at(rows, method, noise) & rows["setting"].isin(shared)]
+    return its.groupby("setting")[column].mean().mean()
+
+
+def _seconds(rows, shared, method):
+    its = rows[_at(rows, method, 0.0) & rows["setting"].isin(shared)]
+    return (
+        (its["seconds"] + its["prepare_seconds"]).groupby(its["setting"]).mean().sum()
+    )
+
+
+def _percent(values):
+    values = np.asarray(values, "float64")
+    known = len(values) and np.isfinite(values).all()
+    return f"{100 * values.mean():.1f}" if known else MISSING
+
+
+def _range(counts):
+    low, high = counts.min(), counts.max()
+    return str(low) if low == high else f"{low} to {high}"
