@@ -29,7 +29,7 @@ def make_frame(methods=METHODS, seeds=2, images=16):
 
 def test_table():
     table = family.family_table(make_frame()).frame
-    assert list(table.index) == ["DELTA w/o ATT", "L2", "bss"]  # best first
+    assert list(table.index) == ["DELTA w/o ATT", "L2", "BSS"]  # best first
     assert table["flowers, 10 a class"].tolist() == ["75.0", "50.0", "25.0"]
     assert table["mean, right labels"].tolist() == ["75.0", "50.0", "25.0"]
     assert table["mean, 20% wrong"].tolist() == ["68.8", "43.8", "18.8"]
@@ -52,8 +52,8 @@ def test_means_are_over_what_all_have():
 
 def test_differences():
     table = family.family_differences(make_frame(images=64), "feature_map").frame
-    assert list(table.index) == ["L2", "bss"]
-    assert table.loc["bss", "right labels"].startswith("−50.0 [")
+    assert list(table.index) == ["L2", "BSS"]
+    assert table.loc["BSS", "right labels"].startswith("−50.0 [")
     assert table.loc["L2", "20% wrong labels"].startswith("−25.0 [")
     with pytest.raises(ValueError, match="reference"):
         family.family_differences(make_frame(), "lwf")
@@ -63,4 +63,4 @@ def test_ranks():
     figure = family.rank_diagram(make_frame({**METHODS, "at": 0.9}))
     words = " ".join(t.get_text() for t in figure.findobj() if hasattr(t, "get_text"))
     assert "4 methods over 6 blocks" in words
-    assert "bss (4)" in words and "at (1)" in words
+    assert "(4) BSS" in words and "AT (1)" in words
