@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help quickstart serve test test-slow test-all test-versions lint format clean
+.PHONY: help quickstart serve test test-slow test-all test-versions docs lint format clean
 
 help:  ## Show what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,14 @@ test-all: $(VENV)/.installed-test  ## Run every test
 test-versions:  ## Run tests with the oldest versions allowed, then with the newest
 	@$(PYTHON) tests/versions.py oldest $(ARGS)
 	@$(PYTHON) tests/versions.py newest $(ARGS)
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[docs]"
+	@touch $@
+
+docs: $(VENV)/.installed-docs  ## Build the documentation into build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "build/site/index.html"
 
 lint: $(VENV)/.installed-test  ## Check style and imports
 	@$(BIN)/ruff check .

@@ -1,6 +1,8 @@
 """Regularised transfer learning for Keras 3."""
 
 import importlib
+from importlib.metadata import version as _version
+from typing import TYPE_CHECKING
 
 # All that a `.keras` file may hold: loading one needs the classes registered.
 from keras_delta import attention as attention
@@ -20,7 +22,16 @@ from keras_delta.caching import SourceMapCache as SourceMapCache
 from keras_delta.model import DeltaModel as DeltaModel
 from keras_delta.recipe import Recipe as Recipe
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:  # what `__getattr__` loads when it is first asked for
+    from keras_delta import analysis as analysis
+    from keras_delta import serving as serving
+    from keras_delta import statistics as statistics
+    from keras_delta import tuning as tuning
+    from keras_delta._probe import fit_head as fit_head
+    from keras_delta.fine_tuning import fine_tune as fine_tune
+    from keras_delta.serving import export_for_serving as export_for_serving
+
+__version__ = _version("keras_delta")
 
 # The others are loaded when first asked for, with Keras Tuner and the like.
 _LAZY = {
@@ -42,6 +53,7 @@ def __getattr__(name):
 
 
 def __dir__():
-    public = [n for n in globals() if not n.startswith("_") and n != "importlib"]
+    hidden = ("importlib", "TYPE_CHECKING")
+    public = [n for n in globals() if not n.startswith("_") and n not in hidden]
     # The modules of DeltaModel, Recipe and fine_tune.
     return sorted({*public, *_LAZY, "__version__"} - {"model", "recipe", "fine_tuning"})

@@ -3,8 +3,11 @@
 import functools
 import re
 from pathlib import Path
+from types import ModuleType
 
 import experiments
+import keras
+import numpy as np
 import pytest
 from experiments import studies, tables
 from networks import make_backbone
@@ -53,16 +56,59 @@ def tiny_backbone(weights=None, input_shape=None):
 
 @pytest.mark.slow
 def test_readme_code_runs(run, tmp_path):
-    """As printed, but with one epoch on fewer images."""
+    """As printed, but on fewer and smaller images."""
     (code,) = python_blocks(ROOT / "README.md")
     names = run(
         code,
-        ("embedded_photographs()", "embedded_photographs(40, 3, 2)"),
-        ("epochs=15", "epochs=1"),
+        ('from_directory("my_photos")', "embedded_photographs(40, 3, 2)"),
+        ("160", "40"),
     )
-    assert names["model"].optimizer.iterations.numpy() == 3
-    assert (tmp_path / "model.keras").is_file()
-    assert (tmp_path / "served/photos/1/saved_model.pb").is_file()
+    assert names["model"].optimizer.iterations.numpy() > 0
+    for made in ("model.keras", "report.html", "served/photos/1/saved_model.pb"):
+        assert (tmp_path / made).is_file()
+
+
+def test_own_regularizers_train(new_backbone):
+    """Those of the guide, on a tiny network."""
+    source = new_backbone()
+    model = kd.DeltaModel(kd.attach_head(source, 3), source=source)
+    x, y = np.random.default_rng(0).normal(size=(6, 16, 16, 3)), np.arange(6) % 3
+    names = {"kd": kd, "keras": keras, "model": model, "x": x, "y": y}
+    text = (ROOT / "docs/own-regularizer.md").read_text()
+    blocks = re.findall(r"```\n(.*?)```", text, flags=re.DOTALL)
+    assert len(blocks) == 2
+    for code in blocks:
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(0.01), loss, run_eagerly=True)
+        code = code.replace("fit(train", "fit(x, y").replace(
+            "epochs=10, ", "epochs=2, "
+        )
+        exec(code, names)
+        assert model.history.history["feature_penalty"][-1] > 0
+        assert model.regularizer.get_config()["beta"] == 0.01
+
+
+def test_the_reference_has_every_public_name():
+    """A page for each room, each name on it documented."""
+    rooms = {"": kd} | {
+        n: getattr(kd, n) for n in dir(kd) if isinstance(getattr(kd, n), ModuleType)
+    }
+    for room, module in rooms.items():
+        page = ROOT / "docs/api" / f"{room or 'keras_delta'}.md"
+        named = re.findall(r"^::: keras_delta\.(\S+)$", page.read_text(), re.MULTILINE)
+        if room:
+            public = {
+                f"{room}.{name}": value
+                for name, value in vars(module).items()
+                if getattr(value, "__module__", "").startswith(module.__name__)
+                and name[0] != "_"
+            }
+        else:
+            public = {
+                n: getattr(kd, n) for n in dir(kd) if n not in {*rooms, "__version__"}
+            }
+        assert sorted(named) == sorted(public)
+        assert [n for n, value in public.items() if not value.__doc__] == []
 
 
 def test_training_page_code_runs(run):

@@ -57,10 +57,19 @@ def room_of(path):
 def imports(path, root=ROOT):
     """Full names that a file imports, `keras_delta` left out: `graph`, `..keras.ops`.
 
-    Those of other packages begin with `..`; this package by itself is "".
+    Those of other packages begin with `..`; this package by itself is "". What type
+    checkers alone see is left out.
     """
-    found = []
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    found, nodes = [], [*ast.walk(ast.parse(path.read_text("utf-8")))]
+    unseen = {
+        id(node)
+        for block in nodes
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in block.body
+    }
+    for node in nodes:
+        if id(node) in unseen:
+            continue
         if isinstance(node, ast.Import):
             names = [a.name for a in node.names]
         elif isinstance(node, ast.ImportFrom):

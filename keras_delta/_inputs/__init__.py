@@ -1,0 +1,1 @@
+"""What `fit` takes, and how it is read."""

@@ -1,0 +1,1 @@
+"""Networks as graphs: copies, cuts, pairs, taps, heads."""

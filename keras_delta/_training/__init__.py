@@ -1,0 +1,1 @@
+"""One `fit`, and one of its steps."""
