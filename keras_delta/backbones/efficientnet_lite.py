@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import keras
 
-from keras_delta._errors import invalid
+from keras_delta._errors import import_optional, invalid
 from keras_delta.backbones.assemble import assemble, check_shape
 from keras_delta.backbones.lite_weights import convert, imagenet_arrays
 from keras_delta.backbones.load import (
@@ -158,9 +158,9 @@ def _body(net, drop_connect_rate):
     # keras-cv complains about its own imports; that is nothing a user can mend.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        from keras_cv.models import EfficientNetLiteBackbone
+        models = import_optional("keras_cv.models", "EfficientNet-Lite", "weights")
 
-    return EfficientNetLiteBackbone(
+    return models.EfficientNetLiteBackbone(
         include_rescaling=False,
         width_coefficient=net.width,
         depth_coefficient=net.depth,

@@ -118,8 +118,8 @@ def flowers102(root):
         ]
         for part, keys in sets.items()
     }
-    import tensorflow_datasets as tfds
-
+    what = "The data set 'flowers102'"
+    tfds = import_optional("tensorflow_datasets", what, "tfds")
     builder = tfds.builder("oxford_flowers102")
     return builder.info.features["label"].names, parts
 

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import tensorflow as tf
 
-from keras_delta._errors import invalid, unknown_name
+from keras_delta._errors import import_optional, invalid, unknown_name
 from keras_delta.data.decode import BadImageError, read_image
 from keras_delta.data.image_set import ImageSet
 from keras_delta.data.sources import epochs
@@ -46,8 +46,7 @@ def from_tfds(
         ValueError: for an unknown name or split, a set without an image or a
             class label under those keys, or images without a label.
     """
-    import tensorflow_datasets as tfds  # takes seconds
-
+    tfds = import_optional("tensorflow_datasets", "`from_tfds`", "tfds")
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
