@@ -9,6 +9,7 @@ import keras
 from keras_delta import _compat, caching
 from keras_delta._inputs import outputs, replay, samples
 from keras_delta._network.networks import Networks
+from keras_delta._progress import epoch_verbosity
 from keras_delta._training import beginning, checks, hosts, loop, session
 from keras_delta._training.regularized import Regularized
 from keras_delta._training.saving import Saving
@@ -185,6 +186,8 @@ class DeltaModel(
                 usual one, with a regularizer and a network that was not trained yet.
                 What `compile` and `fit` are given counts more.
 
+        `verbose="auto"` is a line an epoch where the output is no terminal.
+
         Ctrl-C ends the epoch after the step under way, with `interrupted` set; a
         second one interrupts at once.
 
@@ -201,6 +204,8 @@ class DeltaModel(
         if source_maps is not None:
             self._source_maps = source_maps, caching.get(source_maps)
         given = inspect.signature(super().fit).bind(x, y, batch_size, *args, **kwargs)
+        verbose = epoch_verbosity(given.arguments.get("verbose", "auto"))
+        given.arguments["verbose"] = verbose
         with self.open_session(given.arguments, recipe) as running:
             return super().fit(**running.arguments)
 

@@ -1,14 +1,13 @@
 """Network Dissection: which units of a map detect which concepts (Table 4)."""
 
-import sys
 from typing import NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_delta import _arguments
 from keras_delta._errors import invalid
+from keras_delta._progress import Progress
 from keras_delta.analysis.broden import Broden
 from keras_delta.analysis.reading import to_map
 from keras_delta.data.augment import Protocol
@@ -127,16 +126,15 @@ class _Pass:
         self._prepare, self._verbose = prepare, verbose
 
     def __call__(self, what):
-        bar = None
-        if self._verbose != 0 and sys.stdout.isatty():
+        quiet = self._verbose == 0
+        if not quiet:
             print(f"{what}:", flush=True)
-            bar = keras.utils.Progbar(len(self.rows), unit_name="image")
+        progress = Progress(len(self.rows), quiet=quiet)
         for start in range(0, len(self.rows), BATCH):
             batch = self.rows[start : start + BATCH]
             images = [self._prepare.resize(self._broden.image(r)) for r in batch]
             yield self._network(tf.stack(images)), batch
-            if bar:
-                bar.add(len(batch))
+            progress.add(len(batch))
 
 
 def _thresholds(pass_over, top, rng):

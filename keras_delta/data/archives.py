@@ -10,9 +10,8 @@ import tarfile
 import zipfile
 import zlib
 
-from keras.utils import Progbar
-
 from keras_delta import _disk
+from keras_delta._progress import Progress
 
 ENDINGS = (".tar", ".tgz", ".gz", ".zip")
 CHECKSUMS = {64: "sha256", 32: "md5"}  # by their lengths
@@ -123,23 +122,20 @@ def _open(path, what):
             yield file
         return
     print(f"{what} {path} ({total} MB)")
-    bar = Progbar(total, unit_name="MB")
-    with _WithBar(path, bar) as file:
+    with _WithProgress(path, Progress(total, "MB")) as file:
         yield file
-    bar.update(total)
 
 
-class _WithBar(io.BufferedReader):
-    def __init__(self, path, bar):
+class _WithProgress(io.BufferedReader):
+    def __init__(self, path, progress):
         super().__init__(io.FileIO(path))
-        self._bar, self._bytes, self._shown = bar, 0, 0
+        self._progress, self._bytes = progress, 0
 
     def read(self, size=-1):
         """Shows what is read, also what is read twice."""
         content = super().read(size)
         self._bytes += len(content)
-        megabytes = min(self._bytes // MEGABYTE, self._bar.target - 1)
-        if megabytes > self._shown:
-            self._bar.update(megabytes)
-            self._shown = megabytes
+        megabytes = min(self._bytes // MEGABYTE, self._progress.total)
+        if megabytes > self._progress.done:
+            self._progress.add(megabytes - self._progress.done)
         return content

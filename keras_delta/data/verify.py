@@ -6,10 +6,10 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from keras.utils import Progbar
 
 from keras_delta import _arguments
 from keras_delta._errors import invalid, warn
+from keras_delta._progress import Progress
 from keras_delta.data.decode import BadImageError, read_image
 from keras_delta.data.image_set import ImageSet
 from keras_delta.data.missing import list_lines
@@ -71,7 +71,7 @@ def _shown(paths):
 
 def _look_at_files(paths):
     """Dicts: path -> why it cannot be decoded; remark -> paths that it is true of."""
-    progress = Progbar(len(paths)) if len(paths) > PROGRESS_FROM else None
+    progress = Progress(len(paths), "file", quiet=len(paths) <= PROGRESS_FROM)
     bad, odd = {}, defaultdict(list)
     # Pillow releases the GIL.
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
@@ -80,8 +80,8 @@ def _look_at_files(paths):
                 bad[path] = fault
             if remark is not None:
                 odd[remark].append(path)
-            if progress is not None:
-                progress.add(1)
+            progress.add(1)
+    progress.end()
     return bad, odd
 
 

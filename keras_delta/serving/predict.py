@@ -21,24 +21,21 @@ import collections
 import csv
 import hashlib
 import os
-import sys
-import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import keras
 import tensorflow as tf
 from PIL import Image
 
 from keras_delta import _disk
+from keras_delta._progress import Progress
 from keras_delta.data.decode import BadImageError
 from keras_delta.serving import image_paths
 from keras_delta.serving.classifier import Classifier, fingerprint, saved_model
 from keras_delta.serving.resumable_csv import ResumableCsv
 
 LISTED = 20  # bad files that the terminal shows
-SECONDS = 30  # between lines of progress in a file
 
 
 def add_arguments(parser):
@@ -116,7 +113,7 @@ def _predict(classifier, root, batches, table, quiet):
     paths = [path for batch in batches for path in batch]
     if not paths:
         return
-    progress = _Progress(len(paths), quiet)
+    progress = Progress(len(paths), quiet=quiet)
     pool = ThreadPoolExecutor(os.cpu_count())
 
     def read(path):
@@ -214,32 +211,3 @@ def _positive(text):
 def _printable(text):
     """A file name that changes nothing on a terminal."""
     return text if text.isprintable() else ascii(text)
-
-
-class _Progress:
-    """How far it is: Keras's bar on a terminal, a line now and then in a file."""
-
-    def __init__(self, total, quiet):
-        self._total, self._done, self._quiet = total, 0, quiet
-        self._began = self._said = time.monotonic()
-        self._bar = None
-        if sys.stdout.isatty() and not quiet:
-            self._bar = keras.utils.Progbar(total, unit_name="image")
-
-    def add(self, count):
-        """Count images."""
-        self._done += count
-        if self._bar:
-            self._bar.add(count)
-        elif time.monotonic() - self._said > SECONDS:
-            self._said = time.monotonic()
-            self._say(f"{self._done} of {self._total} images")
-
-    def end(self):
-        """Say how long it took."""
-        self._say(f"{self._done} images in {time.monotonic() - self._began:.1f} s")
-
-    def _say(self, text):
-        if not self._quiet:
-            rate = self._done / (time.monotonic() - self._began)
-            print(f"{text}, {rate:.1f} images a second", flush=True)
