@@ -33,4 +33,5 @@ def on_page_markdown(markdown, page, config, files):
 
 def _with_formulas(text):
     text = BLOCK.sub(lambda m: f"<div>{convert(m[1], display='block')}</div>", text)
-    return INLINE.sub(lambda m: convert(m[1]), text)
+    # In a span: Markdown would take a paragraph that begins with it for HTML.
+    return INLINE.sub(lambda m: f"<span>{convert(m[1])}</span>", text)
