@@ -27,6 +27,8 @@ from rich.table import Table
 
 PLAIN = "plain"  # Keras as it comes: a random head, one optimizer for all
 METHODS = (PLAIN, "l2_fe", "l2", "delta")
+MANY = 500  # training images, from which on two methods have to do
+PASSES = 4  # forward passes that a step takes as long as
 console = Console(highlight=False)
 
 
@@ -48,18 +50,16 @@ def arguments():
         action="append",
         choices=[*sorted(kd.regularizers.ALL), PLAIN],
         help="may be given several times; the last one is exported "
-        f"(default: {', '.join(METHODS)})",
+        f"(default: {', '.join(METHODS)}; of more than {MANY} images two of them)",
     )
-    add("--epochs", type=int, default=15)
-    add("--batch-size", type=int, default=16)
-    add("--image-size", type=int, default=96)
+    for name in ("epochs", "batch-size", "image-size"):
+        add(f"--{name}", type=int, help="default: chosen for the images")
     add("--seed", type=int, default=0)
     add("--output", type=Path, default=Path("runs/quickstart"))
     add("--quick", action="store_true", help="two epochs on few images, to see it run")
     args = parser.parse_args()
-    args.regularizer = args.regularizer or list(METHODS)
     for name in ("epochs", "batch_size", "image_size"):
-        if getattr(args, name) < 1:
+        if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be 1 or more")
     if args.weights not in ("imagenet", "none") and not Path(args.weights).is_file():
         parser.error(f"--weights: there is no file {args.weights}")
@@ -83,6 +83,47 @@ def photographs(args):
             return sets["train"], held_out
         sets = sets["train"]
     return sets.split(0.25, seed=args.seed)
+
+
+def choose(args, images):
+    """What the arguments leave open, for so many training images."""
+    own = args.data_dir is not None
+    fast = bool(tf.config.list_physical_devices("GPU"))
+    size = (
+        kd.backbones.ALL[args.backbone].size if fast else 160 if images < 5000 else 112
+    )
+    chosen = {
+        "image_size": size if own else 96,
+        "batch_size": 32 if images >= 320 else 16 if images >= 64 else 8,
+    }
+    if args.quick:
+        chosen["image_size"] = 64
+    for name, value in chosen.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    if args.epochs is None:
+        steps = -(-images // args.batch_size)
+        few = kd.Recipe().epochs_for(steps) if own else 15
+        args.epochs = 2 if args.quick else few if images < 5000 else 4
+    if args.regularizer is None:
+        args.regularizer = list(METHODS if images <= MANY else METHODS[1::2])
+    console.print(
+        f"{args.image_size} pixels, batches of {args.batch_size}, {args.epochs} epochs "
+        f"of {', '.join(args.regularizer)}"
+    )
+
+
+def estimate(source, train, test, args):
+    """Say how long all of it may take, by a look at how fast the network is."""
+    x = np.zeros((args.batch_size, args.image_size, args.image_size, 3), "float32")
+    run = tf.function(source)
+    run(x)
+    began = time.perf_counter()
+    run(x)
+    one = (time.perf_counter() - began) / len(x)
+    passes = len(train) * (PASSES * args.epochs + 3) + 6 * len(test)
+    minutes = len(args.regularizer) * passes * one / 60 + 1
+    console.print(f"about {max(1, round(minutes))} minutes for all that follows")
 
 
 class OneBar(keras.callbacks.Callback):
@@ -217,8 +258,6 @@ def save_photographs(test, folder, size, count=6):
 def main():
     args = arguments()
     tf.config.experimental.enable_op_determinism()
-    if args.quick:
-        args.epochs, args.image_size = 2, 64
     args.output.mkdir(parents=True, exist_ok=True)
     for old in ("attention.json", "attention.png"):  # not every run makes them
         (args.output / old).unlink(missing_ok=True)
@@ -229,6 +268,7 @@ def main():
     console.print(f"train: {train_set}\ntest:  {test_set}", soft_wrap=True)
     for path, reason in dict.fromkeys([*train_set.skipped, *test_set.skipped]):
         console.print(f"left out: {path} ({reason})", soft_wrap=True)
+    choose(args, len(train_set))
     train = train_set.batches(
         args.image_size, args.batch_size, training=True, seed=args.seed, cache=True
     )
@@ -240,6 +280,7 @@ def main():
         input_shape=(args.image_size, args.image_size, 3),
     )
     console.print(f"{args.backbone}, {source.count_params():,} parameters")
+    estimate(source, train_set, test_set, args)
 
     console.rule("3  Fine-tuning", align="left")
     rows, model = [], None
@@ -277,7 +318,15 @@ def main():
     console.print("(their true class is in the file name):")
     classify = Path(__file__).with_name("classify.py")
     subprocess.run([sys.executable, classify, served, *images], check=True)
-    console.print(f"\nServe it: make serve ARGS={served}", soft_wrap=True)
+    console.rule("6  What next", align="left")
+    data = args.data_dir or "my_photos"
+    for step in (
+        f"Look:     open {report}: mistakes, labels that may be wrong, what changed",
+        f"Serve:    make serve ARGS={served}",
+        f'Go on:    make quickstart ARGS="--data-dir {data} --image-size 224"',
+        f'In code:  kd.fine_tune("{args.backbone}", "{data}", image_size=160)',
+    ):
+        console.print(step, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,8 @@ def attach_head(
             weights, more than fine-tuning on a few images has: the network then
             runs with statistics that are not its own, and accuracy falls.
         stoch_norm: the probability of `keras_delta.layers.StochNorm`, which then takes
-            the place of each BatchNormalization; default: none does.
+            the place of each BatchNormalization; default: none does. It acts where
+            statistics move: `fit(recipe="none")` or `Recipe(batch_norm="training")`.
         name: name of the model; default: `<source>_<classes>`.
 
     Returns:
@@ -59,6 +60,7 @@ def attach_head(
     """
     momentum = batch_norm_momentum
     number("batch_norm_momentum", momentum, below=1, optional=True)
+    number("stoch_norm", stoch_norm, most=1, optional=True)
     choice("pooling", pooling, (*POOLINGS, "flatten", "token"))
     graph = Graph(source, argument="source")
     classes = _check(graph, classes, task)

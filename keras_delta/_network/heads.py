@@ -154,6 +154,6 @@ _REMEDIES = {
     "source": "Fine-tune the source on the target's task first, "
     "`teacher = kd.fine_tune(network, train)`, and pass `teacher.target`, to "
     "`kd.DeltaModel` as `source` or to `kd.fine_tune` as `teacher`; "
-    "`kd.regularizers.AFD(kd=0.0)` compares maps alone.",
+    "AFD and FitNets compare maps alone with `kd=0`.",
     "target": "Make the target with `kd.attach_head(network, classes)`.",
 }

@@ -86,9 +86,8 @@ class Networks:
             needs, looked_at = regularizer.needs, regularizer.prepare_needs
             if adapting := regularizer.find_adapting():
                 self._call_source = adapting.call_source
-            both = [regularizer.choose_taps(g) for g in (self.target, self.source)]
-            if self._is_auto and all(both):
-                chosen = taps.Taps(*both)
+            if self._is_auto:
+                chosen = self._own_taps(regularizer) or chosen
         self.taps = chosen.pairs
         self.target_taps = {t: self.target.output_of(t) for t in chosen.target}
         keys = chosen.source if self.taps is None else chosen.target
@@ -107,6 +106,20 @@ class Networks:
         teaches = regularizer is not None and not regularizer.starts_at_source
         if teaches and self.fetched and not self.entry.is_alike(*graphs):
             self.entry = Entry(*graphs, {}, wanted)
+
+    def _own_taps(self, regularizer):
+        """The `Taps` that a regularizer chooses itself; None where it does not.
+
+        Pairs where the networks correspond, so that no layer of the head is one.
+        """
+        both = [regularizer.choose_taps(g) for g in (self.target, self.source)]
+        if not all(both):
+            return None
+        ours = {theirs: ours for ours, theirs in self.pairing.names.items()}
+        if self.mismatch is not None or not all(name in ours for name in both[1]):
+            return taps.Taps(*both)
+        pairs = {ours[name]: name for name in both[1]}
+        return taps.Taps(list(pairs), both[1], pairs)
 
     @property
     def target_features(self):

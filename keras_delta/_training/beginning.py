@@ -14,10 +14,11 @@ from keras import ops, tree
 
 from keras_delta import _compat, averaging, batch_norm
 from keras_delta._compat import array
-from keras_delta._errors import invalid
+from keras_delta._errors import invalid, warn
 from keras_delta._inputs import outputs
 from keras_delta._network.freeze import freeze_until
 from keras_delta._training import start
+from keras_delta.layers import StochNorm
 from keras_delta.recipe import SHARES, Recipe, WarmUpCosine
 
 # In what `fit` has defaults for, it stays with them.
@@ -280,6 +281,11 @@ def fix_statistics(model, recipe):
         layers = [layer for layer in layers if id(layer.moving_mean) in paired]
     for layer in layers:
         layer.trainable = False
+    if any(isinstance(layer, StochNorm) for layer in layers):
+        warn(
+            "StochNorm has nothing to do: the recipe fixes the statistics. Train with "
+            '`recipe=keras_delta.Recipe(batch_norm="training")`, or `recipe="none"`.'
+        )
     return layers
 
 

@@ -147,17 +147,17 @@ def has_loss(model):
 
 
 def predictions_fit(model):
-    """Refuse to compare softened predictions of what are no classes."""
+    """Refuse methods of classes where the loss is for another task."""
     regularizer, graph = model.regularizer, model.networks.target
-    if regularizer is None or "source_outputs" not in regularizer.needs:
+    if regularizer is None or not regularizer.needs_classes:
         return
     for task in outputs.tasks(model.loss, graph):
         if task not in (None, _tasks.MULTICLASS):
             raise ValueError(
-                f"The regularizer '{regularizer.name}' compares probabilities of "
-                "classes that exclude each other, and the loss of the model is for "
-                f"another task ({task}). Use a cross-entropy over the classes, or a "
-                "regularizer of feature maps."
+                f"The regularizer '{regularizer.name}' is for classes that exclude "
+                f"each other, and the loss of the model is for another task ({task}). "
+                "Use a cross-entropy over the classes, or a regularizer of feature "
+                "maps."
             )
 
 

@@ -50,7 +50,7 @@ def check(model, inputs=None):
     begun = int(ops.convert_to_numpy(model.optimizer.iterations))
     if not begun and model.recipe is None:  # else statistics may be of the target
         _check_weights(networks, moved)
-    if regularizer.needs and networks not in _in_order:
+    if regularizer.needs and networks.taps and networks not in _in_order:
         taps = {
             tap: source
             for tap, source in networks.taps.items()

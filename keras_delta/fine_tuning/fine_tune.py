@@ -104,9 +104,13 @@ def fine_tune(
     if method is not None:
         recipe = recipe.replace(regularizer=method)
     compared = regularizers.get(recipe.regularizer)
-    if teacher is not None and (compared.starts_at_source or not compared.needs):
-        expected = 'one that compares with the teacher: "kd", "afd" or "four_ds"'
+    looks = compared is not None and compared.needs & {"source_maps", "source_outputs"}
+    if teacher is not None and (not looks or compared.starts_at_source):
+        expected = 'one that compares with the teacher: "kd", "afd", "four_ds", '
+        expected += '"fitnets", "at" or "fsp"'
         remedy = "Other methods begin at the source, and leave a teacher aside."
+        if compared is not None and compared.needs_source_head:
+            remedy += " Pass the network with its classifier as `source`."
         argument = "recipe.regularizer" if method is None else "method"
         raise ValueError(invalid(argument, expected, recipe.regularizer, remedy))
     _arguments.choice("task", task, _tasks.TASKS)

@@ -53,8 +53,8 @@ def get(identifier):
     """The regularizer that an identifier stands for.
 
     Args:
-        identifier: a `Regularizer`; a name in `ALL`; a config dict as `serialize`
-            gives it; a list of these (their sum); None or `"none"`.
+        identifier: a `Regularizer`, or its class; a name in `ALL`; a config dict as
+            `serialize` gives it; a list of these (their sum); None or `"none"`.
 
     Returns:
         A `Regularizer`, or None.
@@ -65,6 +65,8 @@ def get(identifier):
     """
     if identifier is None or isinstance(identifier, Regularizer):
         return identifier
+    if isinstance(identifier, type) and issubclass(identifier, Regularizer):
+        return identifier()
     if isinstance(identifier, str):
         if identifier == "none":
             return None

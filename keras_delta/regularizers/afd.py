@@ -78,6 +78,7 @@ class AFD(Regularizer):
         self.predictions = Predictions(temperature)
         self.dimension = _arguments.integer("dimension", dimension)
         self.needs = MAPS | {"source_outputs"} if self.kd else MAPS
+        self.needs_classes = bool(self.kd)
         self.source_taps = self.target_taps = None
         # A list: Keras keeps tracking a layer whose attribute is deleted.
         self._networks = []

@@ -9,6 +9,7 @@ from keras_delta.regularizers.paired_maps import PairedMaps
 from keras_delta.regularizers.predictions import mean
 
 VARIANTS = ("code", "article")
+DEFAULT = {"code": 1000.0, "article": 1.0}
 
 
 @keras.saving.register_keras_serializable("keras_delta")
@@ -26,7 +27,8 @@ class AT(PairedMaps):
     of channels.
 
     Args:
-        alpha: strength; default 1000, as in the authors' program.
+        alpha: strength; None for the default: 1000 in the variant `"code"`, as in the
+            authors' program, 1 in `"article"`, where distances are not squared.
         beta: strength of the head penalty, default 0.
         variant: `"code"` or `"article"`.
         name: optional name.
@@ -35,9 +37,10 @@ class AT(PairedMaps):
     Eq. 2; github.com/szagoruyko/attention-transfer.
     """
 
-    def __init__(self, alpha=1000.0, beta=0.0, variant="code", name=None, **kwargs):
-        super().__init__(alpha, beta, name=name, **kwargs)
+    def __init__(self, alpha=None, beta=0.0, variant="code", name=None, **kwargs):
         self.variant = _arguments.choice("variant", variant, VARIANTS)
+        alpha = DEFAULT[variant] if alpha is None else alpha
+        super().__init__(alpha, beta, name=name, **kwargs)
 
     def feature_distance(self, source_maps, target_maps):
         """The distance `Omega`, a scalar before alpha.

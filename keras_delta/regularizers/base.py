@@ -59,6 +59,9 @@ class Regularizer(keras.layers.Layer):
     needs_source_head = False
     """Whether the source has to have the classifier that it was pretrained with."""
 
+    needs_classes = False
+    """Whether the target has to tell classes that exclude each other."""
+
     starts_at_source = True
     """Whether the method supposes that the target begins with the source's weights.
 

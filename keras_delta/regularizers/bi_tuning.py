@@ -1,6 +1,7 @@
 """Bi-Tuning: contrastive learning beside the task loss."""
 
 import math
+from types import SimpleNamespace
 
 import keras
 from keras import ops, tree
@@ -9,7 +10,7 @@ from keras_delta import _arguments
 from keras_delta._compat import array
 from keras_delta._network.heads import last_dense
 from keras_delta.regularizers.base import Regularizer
-from keras_delta.regularizers.features import check_features, class_numbers, gather
+from keras_delta.regularizers.features import check_features, gather, read_labels
 from keras_delta.regularizers.predictions import mean
 
 VIEWS = ("flip", "same")
@@ -53,6 +54,8 @@ class BiTuning(Regularizer):
     """
 
     needs = frozenset({"target_features"})
+    needs_classes = True
+    starts_at_source = False
 
     def __init__(
         self,
@@ -73,7 +76,9 @@ class BiTuning(Regularizer):
         self.projection = _arguments.integer("projection", projection)
         self.view = _arguments.choice("view", view, VIEWS)
         # Lists: Keras keeps tracking a layer whose attribute is deleted.
-        self._projections, self._flips, self._pairs = [], [], []
+        self._projections, self._flips = [], []
+        # Not a list of its own: Keras would take the target's variables for ours.
+        self._encoder = SimpleNamespace(pairs=[], head=None)
 
     @property
     def queues(self):
@@ -83,7 +88,7 @@ class BiTuning(Regularizer):
     @property
     def followed(self):
         """List of the variables that the key encoder follows, each with its own."""
-        return list(self._pairs)
+        return list(self._encoder.pairs)
 
     def project(self, features):
         """`z` of features `(B, D)`, of unit length."""
@@ -98,8 +103,8 @@ class BiTuning(Regularizer):
         """See `Regularizer.bind`; makes projection, key encoder and queues."""
         super().bind(networks)
         self._networks = networks
-        self._head = last_dense(networks.target).operation
-        width, classes = self._head.kernel.shape
+        self._encoder.head = last_dense(networks.target).operation
+        width, classes = self._encoder.head.kernel.shape
         options = {"dtype": "float32", "name": "projection"}
         self._projections.append(keras.layers.Dense(self.projection, **options))
         self._projections[0].build((None, width))
@@ -110,7 +115,7 @@ class BiTuning(Regularizer):
         for i, variable in enumerate(followed):
             key = self._add(f"key_{i}", variable.shape, "zeros", variable.dtype)
             key.assign(variable)
-            self._pairs.append((variable, key))
+            self._encoder.pairs.append((variable, key))
         shape = classes, self.keys
         draw = keras.initializers.RandomNormal(stddev=1.0)
         self._queue_z = self._add("queue_z", (*shape, self.projection), draw)
@@ -131,7 +136,8 @@ class BiTuning(Regularizer):
 
     def batch_distance(self, batch):
         """See `Regularizer.batch_distance`; then the batch's keys join the queues."""
-        numbers, counted = class_numbers(batch, self._head.kernel.shape[1])
+        shares, weights = read_labels(batch, self._encoder.head.kernel.shape[1])
+        numbers = ops.cast(ops.argmax(shares, axis=-1), "int32")
         h = ops.cast(batch.target_features, "float32")
         z, h = self.project(h), _unit(_with_one(h))
         key_z, key_h = self._encode(batch.images)
@@ -146,13 +152,13 @@ class BiTuning(Regularizer):
         total = ops.zeros((), "float32")
         for first, others in similar:
             each = contrastive_distance(first, others, numbers, self.temperature)
-            total = total + mean(each * counted)
-        new = [key_z, key_h, numbers, counted]
+            total = total + mean(each * weights)
+        new = [key_z, key_h, numbers, ops.cast(weights > 0, "float32")]
         self._enqueue(*(gather(rows, batch.replicas) for rows in new))
         return total * batch.share
 
     def _classifier(self):
-        head = self._head
+        head = self._encoder.head
         zeros = ops.zeros((head.kernel.shape[1],))
         return head.kernel, zeros if head.bias is None else head.bias
 
@@ -164,7 +170,7 @@ class BiTuning(Regularizer):
                 images,
             )
         networks = self._networks
-        mapping = [(v, ops.convert_to_tensor(key)) for v, key in self._pairs]
+        mapping = [(v, ops.convert_to_tensor(key)) for v, key in self._encoder.pairs]
         # BatchNormalization takes the batch's statistics, and keeps nothing of them.
         with keras.StatelessScope(state_mapping=mapping):
             features = networks.target_features
@@ -193,7 +199,7 @@ class BiTuning(Regularizer):
     def after_step(self, batch):
         """See `Regularizer.after_step`: the key encoder follows."""
         m = self.momentum
-        for variable, key in self._pairs:
+        for variable, key in self._encoder.pairs:
             now = ops.convert_to_tensor(variable)
             key.assign(m * ops.convert_to_tensor(key) + (1 - m) * now)
 

@@ -34,6 +34,7 @@ class BSS(Regularizer):
     """
 
     needs = frozenset({"target_features"})
+    starts_at_source = False
 
     def __init__(self, alpha=0.001, beta=0.0, k=1, name=None, **kwargs):
         super().__init__(alpha, beta, name=name, **kwargs)
@@ -42,7 +43,7 @@ class BSS(Regularizer):
     def check(self, networks):
         """See `Regularizer.check`."""
         super().check(networks)
-        check_features(networks, "target", "bss")
+        check_features(networks, "target", "bss", classes=False)
 
     def batch_distance(self, batch):
         """See `Regularizer.batch_distance`; of the global batch."""

@@ -12,7 +12,7 @@ from keras_delta.regularizers.class_relations import VARIANTS, relate
 from keras_delta.regularizers.features import (
     SourceHead,
     check_source_head,
-    class_numbers,
+    read_labels,
 )
 from keras_delta.regularizers.predictions import Predictions, mean
 
@@ -54,7 +54,7 @@ class CoTuning(Regularizer):
 
     needs = frozenset({"target_features"})
     prepare_needs = frozenset({"source_outputs"})
-    needs_source_head = True
+    needs_classes = needs_source_head = True
 
     def __init__(
         self,
@@ -114,10 +114,12 @@ class CoTuning(Regularizer):
         for x, y in samples.batches(self.samples):
             predicted = model.networks.run_source_outputs(x)
             each = self._predictions.source_logits(Batch(source_outputs=predicted))
-            found, counted = class_numbers(Batch(labels=y), classes)
-            kept = ops.convert_to_numpy(counted) > 0
+            shares, weights = map(
+                ops.convert_to_numpy, read_labels(Batch(labels=y), classes)
+            )
+            kept = weights > 0
             logits.append(ops.convert_to_numpy(each)[kept])
-            numbers.append(ops.convert_to_numpy(found)[kept])
+            numbers.append(shares[kept].argmax(-1))
         logits, numbers = np.concatenate(logits), np.concatenate(numbers)
         self.set_relations(
             relate(logits, numbers, classes, self.variant, self.calibration)
@@ -134,9 +136,9 @@ class CoTuning(Regularizer):
     def batch_distance(self, batch):
         """See `Regularizer.batch_distance`."""
         relations = self._relations[0]
-        numbers, counted = class_numbers(batch, relations.shape[0])
+        shares, weights = read_labels(batch, relations.shape[0])
         logits = self.source_head(batch.target_features)
-        return label_distance(relations, logits, numbers, counted) * batch.share
+        return label_distance(relations, logits, shares, weights) * batch.share
 
     def get_config(self):
         """See `Regularizer.get_config`."""
@@ -144,15 +146,19 @@ class CoTuning(Regularizer):
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
 
-def label_distance(relations, logits, numbers, counted=1.0):
-    """`-mean_b sum_k R[y_b, k] log softmax(logits)_bk`, a float32 scalar.
+def label_distance(relations, logits, shares, weights=1.0):
+    """`-mean_b sum_k (shares R)_bk log softmax(logits)_bk`, a float32 scalar.
 
     Args:
         relations: R, `(classes, K)`.
         logits: `(B, K)`.
-        numbers: `(B,)`, the classes y.
-        counted: `(B,)`, 0 for images that do not count in the sum; all do by default.
+        shares: `(B, classes)`, the labels; one-hot for `R[y_b]`.
+        weights: `(B,)`, of the images in the sum.
     """
-    wanted = ops.take(ops.convert_to_tensor(relations, "float32"), numbers, axis=0)
+    shares, relations = (
+        ops.cast(ops.convert_to_tensor(v), "float32") for v in (shares, relations)
+    )
+    wanted = ops.matmul(shares, relations)
     log_shares = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
-    return mean(-ops.sum(wanted * log_shares, axis=-1) * counted)
+    each = -ops.sum(wanted * log_shares, axis=-1)
+    return mean(each * ops.cast(weights, "float32"))

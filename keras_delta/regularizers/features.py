@@ -8,24 +8,28 @@ from keras_delta._errors import invalid
 from keras_delta._network.heads import last_dense, output_activation
 
 
-def check_features(networks, whose, method):
+def check_features(networks, whose, method, classes=True):
     """Refuse a network without features, or with another end than classes.
 
     Args:
         networks: see `Regularizer.bind`.
         whose: `"target"` or `"source"`.
         method: name of the method, for the message.
+        classes: whether it has to tell classes that exclude each other.
 
     Raises:
         ValueError: saying what to do.
     """
     graph = getattr(networks, whose)
-    node = last_dense(graph)
-    if node is not None and output_activation(graph) != "sigmoid":
+    node, outputs = last_dense(graph), len(tree.flatten(graph.outputs))
+    sigmoid = classes and output_activation(graph) == "sigmoid"
+    if node is not None and not sigmoid:
         return
-    ends = "a sigmoid" if node is not None else "no `Dense` layer on vectors"
+    ends = "a sigmoid" if sigmoid else "no `Dense` layer on vectors"
+    ends = f"{outputs} outputs" if outputs > 1 else ends
     remedy = {
-        "target": "Make the target with `keras_delta.attach_head`.",
+        "target": "Make the target with `keras_delta.attach_head(network, classes)`, "
+        "without `activation`, and use a loss from logits.",
         "source": "The source needs the classifier that it was pretrained with: "
         "`include_top=True` of `keras_delta.backbones` or `keras.applications`.",
     }[whose]
@@ -41,29 +45,32 @@ def gather(rows, replicas):
     return tf.distribute.get_replica_context().all_gather(rows, axis=0)
 
 
-def class_numbers(batch, classes):
-    """Numbers of the classes of a batch, and which of them count.
+def read_labels(batch, classes):
+    """The labels of a batch as shares of the classes, and what each image counts.
 
     Args:
-        batch: a `Batch`, its labels as numbers or one-hot.
+        batch: a `Batch`, its labels as numbers, one-hot or soft.
         classes: how many.
 
     Returns:
-        `(numbers, counted)`: `(B,)` int32 from 0 to `classes - 1`, and `(B,)` float32,
-        0 for images without a label: a `sample_weight` of 0, or a number that is no
+        `(shares, weights)`: `(B, classes)` and `(B,)` float32. Weights are those of the
+        task loss, `sample_weight` and `class_weight`, and 0 for a number that is no
         class.
     """
     (labels,) = tree.flatten(batch.labels)
     labels = ops.convert_to_tensor(labels)
-    if len(labels.shape) == 2 and labels.shape[-1] == classes:
-        labels = ops.argmax(labels, axis=-1)
-    numbers = ops.cast(ops.reshape(labels, (-1,)), "int32")
-    counted = ops.logical_and(numbers >= 0, numbers < classes)
+    if len(labels.shape) == 2 and labels.shape[-1] == classes > 1:
+        shares, weights = ops.cast(labels, "float32"), ops.ones_like(labels[:, 0])
+    else:
+        numbers = ops.cast(ops.reshape(labels, (-1,)), "int32")
+        shares = ops.one_hot(numbers, classes, dtype="float32")  # zeros for no class
+        weights = ops.sum(shares, axis=-1)
+    weights = ops.cast(weights, "float32")
     if batch.label_weights is not None:
-        (weights,) = tree.flatten(batch.label_weights)
-        weights = ops.reshape(ops.convert_to_tensor(weights), (-1,))
-        counted = ops.logical_and(counted, weights > 0)
-    return ops.clip(numbers, 0, classes - 1), ops.cast(counted, "float32")
+        (given,) = tree.flatten(batch.label_weights)
+        given = ops.reshape(ops.convert_to_tensor(given), (-1,))
+        weights = weights * ops.cast(given, "float32")
+    return shares, weights
 
 
 class SourceHead(keras.layers.Layer):

@@ -67,7 +67,7 @@ class FitNets(Staged, PairedMaps):
         self.kd = _arguments.number("kd", kd)
         self.predictions = Predictions(temperature)
         if self.kd:
-            self.needs = self.needs | {"source_outputs"}
+            self.needs, self.needs_classes = self.needs | {"source_outputs"}, True
         # A list: Keras keeps tracking a layer whose attribute is deleted.
         self.regressors = []
 

@@ -75,6 +75,7 @@ class FourDs(SourceAdapting):
     they are called `cls`, `div` (1, 1) and `beta` (0.1).
     """
 
+    needs_classes = True
     starts_at_source = False
     needs = MAPS | {"source_outputs"}
 

@@ -58,8 +58,8 @@ class FSP(Staged, PairedMaps):
         channels = [[shape[-1] for shape in found.values()] for found in shapes]
         if len(channels[0]) < 2 or channels[0] != channels[1]:
             expected = "two or more layers with the same channels in source and target"
-            received = f"{channels[0]} channels in the source, {channels[1]} in the "
-            received += "target"
+            each = [{t: s[-1] for t, s in found.items()} for found in shapes]
+            received = f"{each[0]} in the source, {each[1]} in the target"
             remedy = "Pass layers that fit as `taps` and `source_taps`; "
             remedy += '"at" and "afd" compare maps with any channels.'
             raise ValueError(invalid("taps", expected, received, remedy))

@@ -41,6 +41,7 @@ class KD(Regularizer):
     """
 
     needs = frozenset({"source_outputs"})
+    needs_classes = True
     starts_at_source = False
 
     def __init__(

@@ -1,5 +1,7 @@
 """L2-SP-Fisher: parameters that matter stay nearer to where they began."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -45,6 +47,8 @@ class L2SPFisher(Regularizer):
     neural networks", PNAS 2017.
     """
 
+    needs_classes = True
+
     def __init__(
         self,
         alpha=0.01,
@@ -57,7 +61,8 @@ class L2SPFisher(Regularizer):
         super().__init__(alpha, beta, name=name, **kwargs)
         self.samples = _arguments.integer("samples", samples, optional=True)
         self.normalize = bool(normalize)
-        self._bound, self._fisher = [], []
+        # Not lists of its own: Keras would take the target's variables for ours.
+        self._bound, self._fisher = SimpleNamespace(pairs=[]), []
 
     def check(self, networks):
         """See `Regularizer.check`; the target has to predict classes."""
@@ -72,8 +77,8 @@ class L2SPFisher(Regularizer):
     def bind(self, networks):
         """See `Regularizer.bind`; makes a variable for the information of each."""
         super().bind(networks)
-        self._bound.extend(self.pairing.variables)
-        for i, (variable, _) in enumerate(self._bound):
+        self._bound.pairs.extend(self.pairing.variables)
+        for i, (variable, _) in enumerate(self._bound.pairs):
             fisher = self.add_weight(
                 name=f"fisher_{i}",
                 shape=variable.shape,
@@ -99,20 +104,20 @@ class L2SPFisher(Regularizer):
             fisher: dict path of a variable of the target -> array, for all that
                 `fisher` has.
         """
-        paths = [v.path for v, _ in self._bound]
+        paths = [v.path for v, _ in self._bound.pairs]
         if set(fisher) != set(paths):
             raise ValueError(invalid("fisher", f"arrays for {paths}", list(fisher)))
         for (v, _), variable in self._with_fisher():
             variable.assign(fisher[v.path])
 
     def _with_fisher(self):
-        return zip(self._bound, self._fisher, strict=True)
+        return zip(self._bound.pairs, self._fisher, strict=True)
 
     def prepare(self, model, samples, verbose=True):
         """Measure the information on training images."""
-        if self.ready:
+        if self.ready or not self._bound.pairs:
             return
-        variables = [v for v, _ in self._bound]
+        variables = [v for v, _ in self._bound.pairs]
         totals, count = measure(model.networks, variables, samples, self.samples)
         found = [total / count for total in totals]
         size = sum(f.size for f in found)
@@ -165,7 +170,8 @@ def measure(networks, variables, samples, most):
             tape.watch(values)
             outputs, _ = networks.run_target(x, training=False)
             logits = predictions.as_logits("target", outputs)
-            drawn = tf.random.stateless_categorical(logits, 1, seed)
+            sound = tf.where(tf.math.is_finite(logits), logits, 0.0)
+            drawn = tf.random.stateless_categorical(sound, 1, seed)
             log_shares = tf.nn.log_softmax(logits)
             likelihood = tf.gather(log_shares, drawn, batch_dims=1)
         zero = tf.UnconnectedGradients.ZERO

@@ -27,6 +27,7 @@ class Sum(Regularizer):
         self.members = list(members)
         self.needs = frozenset().union(*(m.needs for m in self.members))
         self.prepare_needs = frozenset().union(*(m.prepare_needs for m in self.members))
+        self.needs_classes = any(m.needs_classes for m in self.members)
         self.needs_source_head = any(m.needs_source_head for m in self.members)
         self.starts_at_source = any(m.starts_at_source for m in self.members)
         self.trains_features = all(m.trains_features for m in self.members)
@@ -67,9 +68,16 @@ class Sum(Regularizer):
         return factor
 
     def choose_taps(self, graph):
-        """See `Regularizer.choose_taps`: those of the first member that has its own."""
-        chosen = (member.choose_taps(graph) for member in self.members)
-        return next((names for names in chosen if names), None)
+        """See `Regularizer.choose_taps`; members that have their own must agree."""
+        chosen = {type(m).__name__: m.choose_taps(graph) for m in self.members}
+        chosen = {name: taps for name, taps in chosen.items() if taps}
+        if len({tuple(taps) for taps in chosen.values()}) > 1:
+            raise ValueError(
+                f"Members of the sum tap other layers of '{graph.model.name}' each: "
+                f"{chosen}. Say which all of them are to compare: `taps=` and "
+                "`source_taps=` of the DeltaModel."
+            )
+        return next(iter(chosen.values()), None)
 
     def find_adapting(self):
         """See `Regularizer.find_adapting`."""

@@ -260,6 +260,8 @@ def test_what_a_training_moves(name, data):
     after = {v.path: np.array(v) for v in model.regularizer.trainable_variables}
     trained = ("bi_tuning", "lwf", "co_tuning", "fitnets", "fitnets-article")
     assert bool(own) == (name in trained)
+    ours = {id(v) for v in model.regularizer.variables}
+    assert not ours & {id(v) for v in model.target.variables}
     # A bias in front of BatchNormalization has no gradient to speak of.
     moved = [not np.array_equal(own[path], after[path]) for path in own]
     assert sum(moved) >= len(moved) / 2
@@ -446,8 +448,9 @@ def test_stoch_norm_in_a_target(data):
     fit(model, data)
     with pytest.raises(ValueError, match="has no BatchNormalization"):
         kd.attach_head(make_backbone(), CLASSES, stoch_norm=0.5)
-    with pytest.raises(ValueError, match="probability"):
-        kd.attach_head(source, CLASSES, stoch_norm=1.5)
+    for value in (1.5, "x"):
+        with pytest.raises((TypeError, ValueError), match=r"`stoch_norm`\. Expected"):
+            kd.attach_head(source, CLASSES, stoch_norm=value)
 
 
 REFUSED = {
@@ -491,11 +494,19 @@ def test_wrong_networks_are_refused():
     with pytest.raises(ValueError, match="8 features, as the source's head takes"):
         kd.DeltaModel(flat, headed(backbone, OF_SOURCE), regularizer="lwf")
     sigmoid = headed(backbone, CLASSES, "sigmoid")
-    for name in ("bss", "bi_tuning", "l2_sp_fisher"):
-        with pytest.raises(ValueError, match=r"target.*ends in a sigmoid"):
+    for name in ("bi_tuning", "l2_sp_fisher"):
+        with pytest.raises(
+            ValueError, match=r"ends in a sigmoid.*without `activation`"
+        ):
             kd.DeltaModel(sigmoid, backbone, regularizer=name)
+    kd.DeltaModel(sigmoid, backbone, regularizer="bss")  # looks at features alone
+    two = keras.Model(
+        target.input, [target.output, keras.layers.Dense(2)(target.layers[-2].output)]
+    )
+    with pytest.raises(ValueError, match="which ends in 2 outputs"):
+        kd.DeltaModel(two, backbone, regularizer="bss")
     wider = headed(make_backbone(True, seed=3, widths=(8, 12, 16)), CLASSES)
-    with pytest.raises(ValueError, match=r"same channels.*\[8, 12, 16\] channels"):
+    with pytest.raises(ValueError, match=r"same channels.*'relu0': 8, 'relu1': 12"):
         kd.DeltaModel(target, wider, regularizer="fsp")
     with pytest.raises(ValueError, match="as many taps"):
         kd.DeltaModel(
@@ -505,6 +516,70 @@ def test_wrong_networks_are_refused():
             source_taps=["conv0", "conv1"],
             regularizer="at",
         )
+
+
+@pytest.mark.parametrize("name", ["l2_sp_fisher", "bi_tuning", "co_tuning", "fitnets"])
+def test_other_tasks_are_refused(name, data):
+    """Several labels, yes or no, numbers: they have no classes to draw or to relate."""
+    model = make_model(name)
+    model.compile("sgd", keras.losses.BinaryCrossentropy(from_logits=True))
+    with pytest.raises(ValueError, match="classes that exclude each other"):
+        model.fit(data[0], np.eye(3)[data[1]], verbose=0)
+
+
+@pytest.mark.parametrize(
+    "members", [["at", "bss"], ["l2_sp", "at"], ["lwf", "bss"], ["bi_tuning", "bss"]]
+)
+def test_sums(members, data):
+    """Of methods that choose taps and methods that begin at the source."""
+    model = make_model("lwf", of=members)
+    logs = fit(model, data).history
+    assert np.isfinite(logs["loss"]).all()
+    assert ("relu2" in model.taps) == ("at" in members)
+
+
+def test_bss_beside_a_teacher(data):
+    """It needs no source, and so does not care which one there is."""
+    model = make_model("fitnets", of=["kd", "bss"])
+    assert np.isfinite(fit(model, data).history["loss"]).all()
+
+
+def test_members_that_tap_other_layers():
+    with pytest.raises(ValueError, match=r"tap other layers.*FitNets.*`source_taps=`"):
+        make_model("fsp", of=["fitnets", "fsp"])
+
+
+def test_heads_with_convolutions_are_not_tapped(data):
+    source = make_backbone(True)
+    x = keras.layers.Conv2D(CLASSES, 1, name="of_head")(source.output)
+    target = keras.Model(source.input, keras.layers.GlobalAveragePooling2D()(x))
+    model = kd.DeltaModel(target, source, regularizer="at")
+    assert model.taps == ["relu0", "relu1", "relu2"]
+
+
+def test_fisher_of_what_cannot_be_measured(data):
+    model = make_model("l2_sp_fisher")
+    model.target.trainable = False
+    model = kd.DeltaModel(model.target, make_backbone(True), regularizer="l2_sp_fisher")
+    assert float(model.regularizer.weight_distance()) == 0
+    model = make_model("l2_sp_fisher")
+    head = model.target.get_layer("head")
+    head.set_weights([np.full_like(w, np.nan) for w in head.get_weights()])
+    with pytest.raises(ValueError, match="not finite on all 8 images"):
+        model.prepare(*data, verbose=0)
+
+
+def test_a_class_stands_for_its_defaults():
+    assert isinstance(regularizers.get(regularizers.AT), regularizers.AT)
+
+
+def test_stoch_norm_says_when_it_does_nothing(data):
+    target = kd.attach_head(make_backbone(True), CLASSES, stoch_norm=0.5)
+    model = kd.DeltaModel(target, make_backbone(True), regularizer="l2_sp")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(loss=loss, run_eagerly=True)
+    with pytest.warns(UserWarning, match="StochNorm has nothing to do"):
+        fit(model, data, recipe=kd.Recipe(epochs=1, batch_norm=0.0))
 
 
 def test_a_class_without_images(data):

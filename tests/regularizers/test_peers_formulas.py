@@ -10,7 +10,7 @@ from networks import make_backbone
 import keras_delta as kd
 from keras_delta import regularizers
 from keras_delta.regularizers import Batch, bi_tuning, class_relations, co_tuning
-from keras_delta.regularizers.features import class_numbers
+from keras_delta.regularizers.features import read_labels
 from keras_delta.regularizers.fsp import flow_matrix
 
 F, G = ref.TARGET_MAP, ref.SOURCE_MAP
@@ -27,6 +27,10 @@ def test_at():
     norms = [0.424472, 0.577366, 0.399912]
     article = distance(regularizers.AT(variant="article"), G, F)
     assert article == pytest.approx(np.mean(norms) / 2, abs=1e-6)
+    assert (regularizers.AT().alpha, regularizers.AT(variant="article").alpha) == (
+        1000,
+        1,
+    )
     each = distance(regularizers.AT(variant="article"), G[1:2], F[1:2])
     assert each == pytest.approx(norms[1] / 2, abs=1e-6)
 
@@ -115,12 +119,20 @@ def test_relations():
     relations = class_relations.relate(logits, numbers, 2, "direct", 1.0)
     expected = [[0.156522, 0.379349, 0.464129], [0.594436, 0.235106, 0.170458]]
     np.testing.assert_allclose(relations, expected, atol=1e-6)
-    found = co_tuning.label_distance(relations, TARGET_LOGITS, [0, 1])
+    labels = np.eye(2)
+    found = co_tuning.label_distance(relations, TARGET_LOGITS, labels)
     assert float(found) == pytest.approx(1.807190, abs=1e-6)
-    counted = np.array([1.0, 0.0], "float32")
-    first = co_tuning.label_distance(relations, TARGET_LOGITS[:1], [0])
-    half = co_tuning.label_distance(relations, TARGET_LOGITS, [0, 1], counted)
-    assert float(half) == pytest.approx(float(first) / 2, rel=1e-6)
+    first = co_tuning.label_distance(relations, TARGET_LOGITS[:1], labels[:1])
+    weights = np.array([3.0, 0.0], "float32")
+    weighted = co_tuning.label_distance(relations, TARGET_LOGITS, labels, weights)
+    assert float(weighted) == pytest.approx(1.5 * float(first), rel=1e-6)
+    soft = [
+        co_tuning.label_distance(relations, TARGET_LOGITS[:1], s)
+        for s in ([[0.7, 0.3]], labels[:1], labels[1:])
+    ]
+    assert float(soft[0]) == pytest.approx(
+        0.7 * float(soft[1]) + 0.3 * float(soft[2]), rel=1e-6
+    )
     shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     given = [[0.7, 0.3], [0.4, 0.6], [0.5, 0.5]]
     expected = [[0.482822, 0.225748, 0.291430], [0.247228, 0.404577, 0.348194]]
@@ -214,15 +226,14 @@ def test_stoch_norm(monkeypatch):
     np.testing.assert_allclose(later, plain, atol=1e-5)
 
 
-def test_class_numbers():
+def test_labels():
     def read(labels, classes=3, weights=None):
-        found = class_numbers(Batch(labels=labels, label_weights=weights), classes)
+        found = read_labels(Batch(labels=labels, label_weights=weights), classes)
         return [np.array(v).tolist() for v in found]
 
-    assert read(np.array([2, 0])) == [[2, 0], [1, 1]]
-    assert read({"a": np.array([[2], [0]])}) == [[2, 0], [1, 1]]
-    assert read(np.eye(3)[[2, 0]]) == [[2, 0], [1, 1]]
-    assert read(np.array([255, -1, 1]), weights=np.array([1, 1, 0])) == [
-        [2, 0, 1],
-        [0, 0, 0],
-    ]
+    shares = [[0, 0, 1], [1, 0, 0]]
+    assert read(np.array([2, 0])) == [shares, [1, 1]]
+    assert read({"a": np.array([[2], [0]])}) == [shares, [1, 1]]
+    assert read(np.eye(3)[[2, 0]]) == [shares, [1, 1]]
+    found = read(np.array([255, -1, 1]), weights=np.array([1, 1, 0.5]))
+    assert found == [[[0, 0, 0], [0, 0, 0], [0, 1, 0]], [0, 0, 0.5]]
