@@ -53,6 +53,7 @@ docs: $(VENV)/.installed-docs  ## Build the documentation into build/site
 lint: $(VENV)/.installed-test  ## Check style and imports
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
 
 format: $(VENV)/.installed-test  ## Rewrite in the house style
 	@$(BIN)/ruff check --fix .

@@ -20,7 +20,7 @@ TOP = ROOT / "__init__.py"
 
 # Each room may import what lies below it. A new one gets its place here.
 FLOORS = [
-    {"_errors", "_compat", "_progress", "_tasks"},
+    {"_errors", "_compat", "_progress", "_tasks", "_types"},
     {"_arguments", "_disk"},
     {"_checkpoint", "_plotting", "layers"},
     {"_network", "optimizers", "statistics"},

@@ -1,6 +1,7 @@
 """The regularizer of a `DeltaModel`, and what it makes the model train."""
 
 from keras_delta import regularizers
+from keras_delta._types import RegularizerLike
 
 
 class Regularized:
@@ -12,7 +13,7 @@ class Regularized:
         self._regularizers = []
 
     @property
-    def regularizer(self):
+    def regularizer(self) -> regularizers.Regularizer | None:
         """The regularizer in use, or None."""
         return self._regularizers[0] if self._regularizers else None
 
@@ -39,7 +40,7 @@ class Regularized:
         apart = {id(v) for v in adapting.source_variables} if adapting else ()
         return [v for v in variables if id(v) not in apart]
 
-    def set_regularizer(self, regularizer):
+    def set_regularizer(self, regularizer: RegularizerLike) -> None:
         """Use a regularizer from now on; `"none"` or None for none.
 
         One that another model uses is copied, without what was computed for that. A

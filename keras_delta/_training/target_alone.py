@@ -1,6 +1,7 @@
 """Evaluation, prediction and export: the target alone."""
 
 import contextlib
+from typing import Any
 
 import keras
 
@@ -14,7 +15,7 @@ class TargetAlone:
     is_evaluating = False
     """Whether `evaluate` is under way, within a `fit` or not."""
 
-    training_only_metrics = ()
+    training_only_metrics: Any = ()
     """Metrics that `evaluate` neither updates nor shows."""
 
     @property
