@@ -312,7 +312,7 @@ class DeltaModel(
         of_regularizer = self.regularizer.metrics if self.regularizer else []
         return [*self.part_means, *of_regularizer]
 
-    def before_epochs(self, iterator, batch):
+    def before_epochs(self, iterator: Any, batch: Any) -> tuple[Any, Any]:
         """See `FitHooks`. On several replicas, Keras builds from a batch of zeros.
 
         Averaging the replicas' first batches would fail where they are uneven.

@@ -1,5 +1,7 @@
 """The regularizer of a `DeltaModel`, and what it makes the model train."""
 
+import keras
+
 from keras_delta import regularizers
 from keras_delta._types import RegularizerLike
 
@@ -18,17 +20,17 @@ class Regularized:
         return self._regularizers[0] if self._regularizers else None
 
     @property
-    def trains_features(self):
+    def trains_features(self) -> bool:
         """Whether more than the target's own new layers is trained."""
         return self.regularizer is None or self.regularizer.trains_features
 
     @property
-    def trainable_variables(self):
+    def trainable_variables(self) -> list[keras.Variable]:
         """See `keras.Model`; without what an optimizer of the regularizer's trains."""
         return self._without_source(super().trainable_variables)
 
     @property
-    def variables_to_train(self):
+    def variables_to_train(self) -> list[keras.Variable]:
         """The variables that a step moves."""
         if self.trains_features:
             return self.trainable_variables

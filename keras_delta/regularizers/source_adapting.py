@@ -89,7 +89,7 @@ class SourceAdapting(Regularizer):
         raise NotImplementedError
 
     @property
-    def variables(self):
+    def variables(self) -> list[keras.Variable]:
         """As of every layer, and those of the optimizer: all that a file is to hold."""
         if self.source_optimizer is None:
             return super().variables

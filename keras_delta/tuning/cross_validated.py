@@ -291,7 +291,7 @@ class CrossValidated(Outcome, _compat.TunerHooks):
 
     # One trial
 
-    def run_and_update(self, trial, job):
+    def run_and_update(self, trial: Any, job: Any) -> None:
         """As Keras Tuner's, but what is no matter of a cell ends the search."""
         try:
             self.oracle.update_trial(trial.trial_id, self.run_trial(trial, job))
@@ -300,7 +300,7 @@ class CrossValidated(Outcome, _compat.TunerHooks):
             trial.status, trial.message = "FAILED", str(e)
             self._tell(trial, job, f"failed: {str(e).splitlines()[0]}")
 
-    def run_trial(self, trial, job):
+    def run_trial(self, trial: Any, job: Any) -> dict[str, float]:
         """Train what is missing of a cell, and give its mean metrics."""
         record = self._trials.run(trial, job)
         if "failed" in record.end:

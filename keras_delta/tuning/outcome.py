@@ -38,7 +38,7 @@ class Outcome:
         """`Path` of the search."""
         return Path(self.project_dir)
 
-    def record_of(self, trial):
+    def record_of(self, trial: Any) -> Record:
         """The `Record` of a trial's cell."""
         return Record(self.folder / "cells", trial.hyperparameters.values)
 
@@ -72,7 +72,7 @@ class Outcome:
         objective = self.oracle.objective
         return objective.name, objective.direction
 
-    def searched_values(self, hp):
+    def searched_values(self, hp: keras_tuner.HyperParameters) -> dict[str, Any]:
         """Alpha, beta and what else is searched: dict name -> value."""
         searches = self.hypermodel.searches
         values = {
