@@ -50,9 +50,10 @@ docs: $(VENV)/.installed-docs  ## Build the documentation into build/site
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	@echo "build/site/index.html"
 
-lint: $(VENV)/.installed-test  ## Check style and imports
+lint: $(VENV)/.installed-test  ## Check style, imports and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
 
 format: $(VENV)/.installed-test  ## Rewrite in the house style
 	@$(BIN)/ruff check --fix .

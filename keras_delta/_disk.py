@@ -13,7 +13,7 @@ from keras_delta._errors import invalid
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 BLOCK = 2**24  # bytes written at once
 SUFFIXES = (".weights.h5",)  # of two parts, which Keras looks at

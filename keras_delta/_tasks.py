@@ -5,14 +5,14 @@ task it stands for, asks here.
 """
 
 import re
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import keras
 
-MULTICLASS = "multiclass"  # one of several classes: softmax
-MULTILABEL = "multilabel"  # any of several labels: a sigmoid each
-BINARY = "binary"  # one sigmoid, yes or no
-REGRESSION = "regression"  # numbers
+MULTICLASS: Final = "multiclass"  # one of several classes: softmax
+MULTILABEL: Final = "multilabel"  # any of several labels: a sigmoid each
+BINARY: Final = "binary"  # one sigmoid, yes or no
+REGRESSION: Final = "regression"  # numbers
 DENSE = "dense"  # one of the others at each position
 TASKS = (MULTICLASS, MULTILABEL, BINARY, REGRESSION)
 

@@ -1,5 +1,8 @@
 """Averages of weights: between two models, and of several."""
 
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -7,9 +10,14 @@ from keras_delta import _arguments, _compat
 from keras_delta._errors import invalid
 from keras_delta._network.copies import copy_model
 from keras_delta._network.graph import Graph
+from keras_delta._types import ArrayLike, Tensor
 
 
-def interpolate(model, start=None, share=0.5):
+def interpolate(
+    model: keras.Model,
+    start: keras.Model | Sequence[np.ndarray] | None = None,
+    share: float = 0.5,
+) -> None:
     """Move a model's weights back towards those that its training began with.
 
     Each weight becomes, statistics of BatchNormalization included,
@@ -65,7 +73,9 @@ def interpolate(model, start=None, share=0.5):
     network.assign(new)
 
 
-def soup(models, weights=None):
+def soup(
+    models: Sequence[keras.Model], weights: Sequence[float] | None = None
+) -> keras.Model:
     """A model whose weights are the mean of those of several models.
 
     Models that were fine-tuned from one start, with other seeds, strengths or
@@ -122,7 +132,7 @@ class Network:
         variables: list of their weights.
     """
 
-    def __init__(self, model, argument):
+    def __init__(self, model: keras.Model, argument: str) -> None:
         self.argument = argument
         self.graph = Graph(getattr(model, "target", model), argument)
         self._calls = [self.graph.nodes[n] for n in self.graph.depth_first()]
@@ -138,7 +148,7 @@ class Network:
                         "Average models without LoRA."
                     )
 
-    def check_same(self, other):
+    def check_same(self, other: "Network") -> None:
         """Refuse another architecture, naming the first call that differs."""
         pairs = list(zip(self._outline(), other._outline(), strict=False))
         where = next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
@@ -169,7 +179,7 @@ class Network:
         )
         return f"'{operation.name}' ({f'{type(operation).__name__} {shapes}'.strip()})"
 
-    def assign(self, values):
+    def assign(self, values: Iterable[tuple[keras.Variable, Tensor]]) -> None:
         """Give variables their values, pairs of both; integers stay as they are."""
         for v, value in values:
             if is_averaged(v):
@@ -180,15 +190,16 @@ class Network:
                     part.finalize_state()  # Normalization computes with a cast copy
 
 
-def is_averaged(variable):
+def is_averaged(variable: keras.Variable) -> bool:
     """Whether a mean of a weight's values makes sense: not of integers."""
     return keras.backend.is_float_dtype(variable.dtype)
 
 
-def mean(arrays, shares):
+def mean(arrays: Iterable[ArrayLike], shares: Iterable[float]) -> np.ndarray:
     """Weighted sum of arrays, in double precision."""
     parts = zip(arrays, shares, strict=True)
-    return sum(np.asarray(v).astype("float64") * share for v, share in parts)
+    weighted: Any = (np.asarray(v).astype("float64") * share for v, share in parts)
+    return sum(weighted)
 
 
 def _of_source(model):

@@ -10,12 +10,13 @@ from keras import ops
 from keras_delta import _arguments, _compat
 from keras_delta._inputs import replay, samples
 from keras_delta._network.graph import Graph, is_container, takes_training
+from keras_delta._types import Data
 from keras_delta.attention.calls import trace
 
 BATCH = 64
 
 
-def layers(model):
+def layers(model: keras.Model) -> list[keras.layers.BatchNormalization]:
     """All BatchNormalization layers of a model, those inside of other layers as well.
 
     Args:
@@ -33,8 +34,15 @@ def layers(model):
 
 
 def estimate_statistics(
-    model, x, *, share=1.0, batch_size=BATCH, max_samples=None, frozen=True, seed=0
-):
+    model: keras.Model,
+    x: Data,
+    *,
+    share: float = 1.0,
+    batch_size: int = BATCH,
+    max_samples: int | None = None,
+    frozen: bool = True,
+    seed: int = 0,
+) -> int:
     """Estimate the moving statistics of BatchNormalization again, on some data.
 
     Each layer's moving mean and variance, which inference normalises by, become

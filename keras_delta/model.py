@@ -3,16 +3,21 @@
 import contextlib
 import functools
 import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import keras
 
 from keras_delta import _compat, caching
 from keras_delta._inputs import outputs, replay, samples
 from keras_delta._network.networks import Networks
+from keras_delta._network.pairing import Pairing
 from keras_delta._progress import epoch_verbosity
 from keras_delta._training import beginning, checks, hosts, loop, session
+from keras_delta._training.one_host import OneHost
 from keras_delta._training.regularized import Regularized
 from keras_delta._training.saving import Saving
+from keras_delta._training.several_hosts import SeveralHosts
 from keras_delta._training.step import (
     Pass,
     Step,
@@ -22,6 +27,8 @@ from keras_delta._training.step import (
 )
 from keras_delta._training.target_alone import TargetAlone
 from keras_delta._training.watching import Watching
+from keras_delta._types import Data, RegularizerLike, SourceMaps, Taps, Tensor, Verbose
+from keras_delta.recipe import Recipe
 
 
 @keras.saving.register_keras_serializable("keras_delta")
@@ -86,15 +93,15 @@ class DeltaModel(
 
     def __init__(
         self,
-        target,
-        source=None,
-        taps="auto",
-        regularizer=None,
-        name=None,
-        source_maps="compute",
-        pairing=None,
-        source_taps=None,
-    ):
+        target: keras.Model,
+        source: keras.Model | None = None,
+        taps: Taps = "auto",
+        regularizer: RegularizerLike = None,
+        name: str | None = None,
+        source_maps: SourceMaps = "compute",
+        pairing: Mapping[str, str] | None = None,
+        source_taps: Sequence[str] | None = None,
+    ) -> None:
         networks = Networks(target, source, taps, pairing, source_taps)
         # No autocast: half precision would cost raw images their last bits.
         super().__init__(name=name, dtype=target.dtype_policy, autocast=False)
@@ -102,7 +109,10 @@ class DeltaModel(
         self.networks = networks
         checks.built_in_scope(self, "target", target.variables)
         self._source_maps = source_maps, caching.get(source_maps)
-        self._step = self._session = self.recipe = self.probe = None
+        self._step: Any = None
+        self._session: Any = None
+        self.recipe: Recipe | None = None
+        self.probe: Any = None
         self.optimizer_given = self.jit_compile_asked = False
         parts = "task_loss", "feature_penalty", "head_penalty"
         self.part_means = [keras.metrics.Mean(name=name) for name in parts]
@@ -111,32 +121,32 @@ class DeltaModel(
             self.set_regularizer(regularizer)
 
     @property
-    def hosts(self):
+    def hosts(self) -> OneHost | SeveralHosts:
         """The processes that take part in the training."""
         return hosts.of(self.distribute_strategy)
 
     @property
-    def trainable(self):
+    def trainable(self) -> bool:
         """Whether the target trains; the source never does."""
         return super().trainable
 
     @trainable.setter
-    def trainable(self, value):
+    def trainable(self, value: bool) -> None:
         keras.Model.trainable.fset(self, value)
         self.source.trainable = False
 
     @property
-    def taps(self):
+    def taps(self) -> list[str]:
         """List of the target's tapped layers, in the order of computation."""
         return list(self.networks.target_taps)
 
     @property
-    def pairing(self):
+    def pairing(self) -> Pairing:
         """Which layers of target and source correspond."""
         return self.networks.pairing
 
     @property
-    def sharing(self):
+    def sharing(self) -> list[str]:
         """Names of the target's calls that a step computes for the source as well.
 
         Known once the step has been made, at the start of `fit`.
@@ -144,11 +154,13 @@ class DeltaModel(
         return [] if self._step is None else list(self._step.shared.names)
 
     @property
-    def interrupted(self):
+    def interrupted(self) -> bool:
         """Whether Ctrl-C has ended the last `fit`, or is ending this one."""
         return self._session is not None and self._session.interrupted
 
-    def compile(self, *args, regularizer=None, **kwargs):
+    def compile(
+        self, *args: Any, regularizer: RegularizerLike = None, **kwargs: Any
+    ) -> None:
         """As `keras.Model.compile`, and `regularizer`; no optimizer: the recipe's."""
         super().compile(*args, **kwargs)
         given = inspect.signature(super().compile).bind(*args, **kwargs).arguments
@@ -162,15 +174,15 @@ class DeltaModel(
 
     def fit(
         self,
-        x=None,
-        y=None,
-        batch_size=None,
-        *args,
-        regularizer=None,
-        source_maps=None,
-        recipe=None,
-        **kwargs,
-    ):
+        x: Data = None,
+        y: Data = None,
+        batch_size: int | None = None,
+        *args: Any,
+        regularizer: RegularizerLike = None,
+        source_maps: SourceMaps | None = None,
+        recipe: Recipe | str | None = None,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
         """As `keras.Model.fit`, and `regularizer`, `source_maps` and `recipe`.
 
         A new head is fitted first, and regularizers look at the data that have to.
@@ -210,7 +222,9 @@ class DeltaModel(
             return super().fit(**running.arguments)
 
     @contextlib.contextmanager
-    def open_session(self, arguments, recipe=None):
+    def open_session(
+        self, arguments: dict[str, Any], recipe: Recipe | str | None = None
+    ) -> Iterator[session.Session]:
         """What `fit` has around Keras's own; for loops of `train_on_batch` as well.
 
         Args:
@@ -227,7 +241,14 @@ class DeltaModel(
             if outer is not None and outer.is_open:  # this was a fit in a callback
                 self._session = outer
 
-    def prepare(self, x, y=None, verbose="auto", regularizer=None, recipe=None):
+    def prepare(
+        self,
+        x: Data,
+        y: Data = None,
+        verbose: Verbose = "auto",
+        regularizer: RegularizerLike = None,
+        recipe: Recipe | str | None = None,
+    ) -> None:
         """Begin as `fit` does, for `train_on_batch`; the second time it does nothing.
 
         Args:
@@ -241,7 +262,7 @@ class DeltaModel(
             beginning.Beginning(self, recipe).settle(x, y, verbose)
         session.prepare(self, lambda count: replay.look(x, y, count), verbose)
 
-    def make_train_function(self, force=False):
+    def make_train_function(self, force: bool = False) -> None:
         """See `keras.Model.make_train_function`."""
         cache = None if self._session is None else self._session.cache
         if self._step is not None and self._step.cache is not cache:
@@ -257,39 +278,41 @@ class DeltaModel(
             self, self._step, self.closer_looks
         )
 
-    def renew_step(self):
+    def renew_step(self) -> None:
         """Make the step again if other layers train, or shared ones now differ."""
         if self.train_function is not None and not self._step.still_holds():
             self.make_train_function(force=True)
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """The target's outputs."""
         return call_target(self, inputs, training)
 
-    def outputs_and_maps(self, inputs, training=False):
+    def outputs_and_maps(
+        self, inputs: Tensor, training: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The target's outputs, and a dict tap -> its feature map, from one pass."""
         run, taps = self.networks.run_target, self.networks.target_taps
         return Pass(self, lambda x, t: run(x, t, taps))(inputs, training=training)
 
-    def source_maps(self, x):
+    def source_maps(self, x: Tensor) -> dict[str, Tensor]:
         """Dict tap -> the frozen source's feature map, in inference mode."""
         return run_on_samples(
             self.distribute_strategy, self.networks.run_source_maps, x
         )
 
-    def train_step(self, data):
+    def train_step(self, data: Data) -> dict[str, Any]:
         """One step: task loss, plus the regularizer's penalties; see `Step.run`."""
         if self._step is None:  # a loop of the user's
             self.make_train_function()
         return self._step.run(data)[0]
 
     @property
-    def training_only_metrics(self):
+    def training_only_metrics(self) -> Any:
         """The means of the parts of the objective, which `evaluate` leaves out."""
         of_regularizer = self.regularizer.metrics if self.regularizer else []
         return [*self.part_means, *of_regularizer]
 
-    def before_epochs(self, iterator, batch):
+    def before_epochs(self, iterator: Any, batch: Any) -> tuple[Any, Any]:
         """See `FitHooks`. On several replicas, Keras builds from a batch of zeros.
 
         Averaging the replicas' first batches would fail where they are uneven.

@@ -1,11 +1,14 @@
 """Gradient descent with another learning rate for the head than for the rest."""
 
 import collections
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 
 from keras_delta import _arguments, _compat
 from keras_delta._errors import unknown_name
+from keras_delta._types import LearningRate, Tensor
 
 REST = "default"
 
@@ -44,21 +47,21 @@ class LayerwiseSGD(_compat.NoCommonDecay, keras.optimizers.SGD):
 
     def __init__(
         self,
-        learning_rate=0.01,
-        momentum=0.0,
-        nesterov=False,
+        learning_rate: LearningRate = 0.01,
+        momentum: float = 0.0,
+        nesterov: bool = False,
         *,
-        multipliers=None,
-        name="LayerwiseSGD",
-        **kwargs,
-    ):
+        multipliers: Mapping[str, float] | None = None,
+        name: str = "LayerwiseSGD",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(learning_rate, momentum, nesterov, name=name, **kwargs)
         self.multipliers = {
             name: _arguments.number(f"multipliers[{name!r}]", multiplier)
             for name, multiplier in dict(multipliers or {}).items()
         }
 
-    def build(self, variables):
+    def build(self, variables: Sequence[keras.Variable]) -> None:
         """Finds the multiplier of each variable.
 
         Args:
@@ -86,7 +89,9 @@ class LayerwiseSGD(_compat.NoCommonDecay, keras.optimizers.SGD):
                 return self.multipliers[name]
         return self.multipliers.get(REST, 1.0)
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(
+        self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor
+    ) -> None:
         """One step of one variable; see the class."""
         rate = keras.ops.cast(learning_rate, variable.dtype)
         rate = rate * self._by_index[_compat.variable_index(self, variable)]
@@ -94,12 +99,14 @@ class LayerwiseSGD(_compat.NoCommonDecay, keras.optimizers.SGD):
             self.assign_sub(variable, variable * self.weight_decay * rate)
         super().update_step(gradient, variable, rate)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The arguments, for saving."""
         return {**super().get_config(), "multipliers": dict(self.multipliers)}
 
 
-def adapt(optimizer, variables):
+def adapt(
+    optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]
+) -> keras.optimizers.Optimizer:
     """A copy of an optimizer that trains other variables, and goes on.
 
     Keras builds an optimizer for the variables that there are at first. What it keeps

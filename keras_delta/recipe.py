@@ -5,12 +5,14 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import keras
 from keras import ops
 
 from keras_delta import _arguments, _disk, data, regularizers
 from keras_delta._errors import invalid, unknown_name
+from keras_delta._types import LearningRate, PathLike
 
 VERSION = 1  # of the files
 SHARES = (0.0, 0.25, 0.5)  # of the target's statistics, that "auto" tries
@@ -142,7 +144,7 @@ class Recipe:
             _arguments.number("clip", self.clip, above=0, optional=True, also=also)
         _arguments.number("average", self.average, below=1)
 
-    def replace(self, **changes):
+    def replace(self, **changes: Any) -> Self:
         """The same recipe but for some parts."""
         known = [f.name for f in dataclasses.fields(self)]
         for name in changes:
@@ -150,7 +152,7 @@ class Recipe:
                 raise ValueError(unknown_name("recipe", name, known))
         return dataclasses.replace(self, **changes)
 
-    def settled(self, batch_norm):
+    def settled(self, batch_norm: float | str) -> Self:
         """The recipe with what was chosen, a share of the target's statistics."""
         rate = self.learning_rate
         if rate == "auto":
@@ -160,16 +162,16 @@ class Recipe:
             clip = OWN_CLIP if self.optimizer is None else None
         return self.replace(batch_norm=batch_norm, learning_rate=rate, clip=clip)
 
-    def epochs_for(self, steps):
+    def epochs_for(self, steps: int | None) -> int:
         """Number of epochs for so many steps in each; None: not known."""
         needed = max(LEAST_EPOCHS, math.ceil(FEWEST_STEPS / (steps or FEWEST_STEPS)))
         return self.epochs or min(needed, MOST_EPOCHS)
 
-    def make_optimizer(self, steps):
+    def make_optimizer(self, steps: int | None) -> keras.optimizers.Optimizer:
         """The optimizer of a training of so many steps, with its schedule."""
         return self._make_optimizer(self.make_schedule(steps))
 
-    def make_schedule(self, steps):
+    def make_schedule(self, steps: int | None) -> LearningRate:
         """The learning rate of so many steps; None: not known, the rate stays."""
         rate = NEAR_RATE if self.learning_rate == "auto" else self.learning_rate
         return rate if steps is None else WarmUpCosine(rate, steps, self.warm_up)
@@ -181,7 +183,7 @@ class Recipe:
         made.learning_rate = rate
         return made
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The parts as a dict for JSON."""
         found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         if not isinstance(self.regularizer, str):
@@ -193,16 +195,16 @@ class Recipe:
         return json.loads(json.dumps(found))
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """The recipe of a `get_config`."""
         return cls().replace(**config)
 
-    def save(self, path):
+    def save(self, path: PathLike) -> None:
         """Write a JSON file, as a whole or not at all."""
         _disk.write_json(Path(path), {"version": VERSION, **self.get_config()})
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: PathLike) -> Self:
         """Read what `save` wrote.
 
         Raises:

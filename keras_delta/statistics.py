@@ -10,6 +10,7 @@
 """
 
 import math
+from collections.abc import Hashable, Mapping, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from keras_delta import _arguments
 from keras_delta._errors import import_optional, invalid
+from keras_delta._types import ArrayLike
 
 CHUNK = 4_000_000  # counts drawn at once; 32 MB
 ROUNDING = 1e-12  # relative; scores that differ by less are alike
@@ -42,7 +44,14 @@ class Difference(NamedTuple):
     folds: int
 
 
-def paired_interval(a, b, *, draws=10_000, level=0.95, seed=0):
+def paired_interval(
+    a: ArrayLike,
+    b: ArrayLike,
+    *,
+    draws: int = 10_000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
     """The difference of two methods' mean accuracies, with a bootstrap interval.
 
     Both methods were trained from the same seeds (training images, order, head) and
@@ -98,7 +107,14 @@ def paired_interval(a, b, *, draws=10_000, level=0.95, seed=0):
     return pooled_interval([(a, b)], draws=draws, level=level, seed=seed)
 
 
-def pooled_interval(pairs, groups=None, *, draws=10_000, level=0.95, seed=0):
+def pooled_interval(
+    pairs: Sequence[tuple[ArrayLike, ArrayLike]],
+    groups: Sequence[Hashable] | None = None,
+    *,
+    draws: int = 10_000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
     """The mean over several settings of the difference of two methods.
 
     As `paired_interval`, with d averaged over the settings. Seeds and images are drawn
@@ -117,34 +133,34 @@ def pooled_interval(pairs, groups=None, *, draws=10_000, level=0.95, seed=0):
     Raises:
         ValueError: as `paired_interval`, and for no settings.
     """
-    pairs = [_differences(a, b) for a, b in pairs]
-    if not pairs:
-        raise ValueError(invalid("pairs", "at least one pair of arrays", pairs))
+    differences = [_differences(a, b) for a, b in pairs]
+    if not differences:
+        raise ValueError(invalid("pairs", "at least one pair of arrays", differences))
     draws = _arguments.integer("draws", draws)
     level = _arguments.number("level", level, above=0, most=1)
-    groups = range(len(pairs)) if groups is None else groups
+    groups = range(len(differences)) if groups is None else groups
     members = {}
-    for d, group in zip(pairs, groups, strict=True):
+    for d, group in zip(differences, groups, strict=True):
         members.setdefault((group, d.shape), []).append(d)
     streams = np.random.SeedSequence(seed).spawn(len(members))
     means = sum(
         len(of_group) * _draw_means(np.mean(of_group, axis=0), draws, stream)
         for of_group, stream in zip(members.values(), streams, strict=True)
-    ) / len(pairs)
+    ) / len(differences)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     # Zeros count on both sides, also those that rounding hides.
     other = min(np.sum(means <= ROUNDING), np.sum(means >= -ROUNDING))
     return Interval(
-        difference=float(np.mean([d.mean() for d in pairs])),
+        difference=float(np.mean([d.mean() for d in differences])),
         low=float(low),
         high=float(high),
         p_value=float(min(1.0, 2 * (other + 1) / (draws + 1))),
-        seeds=min(d.shape[0] for d in pairs),
-        images=sum(d.shape[1] for d in pairs),
+        seeds=min(d.shape[0] for d in differences),
+        images=sum(d.shape[1] for d in differences),
     )
 
 
-def wilson_interval(successes, n, level=0.95):
+def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Wilson's interval of a share, such as an accuracy on n test images.
 
     With p = successes / n and z the (1 + level)/2 quantile of the normal distribution,
@@ -176,7 +192,9 @@ def wilson_interval(successes, n, level=0.95):
     return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
 
 
-def paired_t_test(scores, other, folds):
+def paired_t_test(
+    scores: Mapping[int, float], other: Mapping[int, float], folds: int
+) -> Difference:
     """Whether two cells of a cross-validation differ: corrected resampled t test.
 
     With the differences `d` of the scores on the n folds that both cells have,
@@ -215,7 +233,7 @@ def paired_t_test(scores, other, folds):
     return Difference(mean, error, p_value, n)
 
 
-def lower_tail(difference, error, n):
+def lower_tail(difference: float, error: float, n: int) -> float:
     """P(T <= difference / error) of Student's t with n - 1 degrees of freedom.
 
     nan for an error that is nan; for an error of 0 it is 0, 1/2 or 1.
@@ -229,7 +247,7 @@ def lower_tail(difference, error, n):
     return float(special.stdtr(n - 1, difference / error))
 
 
-def holm(p_values):
+def holm(p_values: ArrayLike) -> np.ndarray:
     """Holm's adjusted p values: with m tests, the i-th smallest times m - i + 1.
 
     None is smaller than that of a smaller p value, none larger than 1. Rejecting

@@ -1,5 +1,7 @@
 """A new classifier on a copy of a pretrained network."""
 
+from typing import Literal
+
 import keras
 
 from keras_delta import _tasks
@@ -8,23 +10,24 @@ from keras_delta._errors import invalid
 from keras_delta._network.copies import copy_model, has_own_class, inputs_like
 from keras_delta._network.graph import Graph, check_channels_last
 from keras_delta._network.heads import output_activation
+from keras_delta._types import Activation, Task
 from keras_delta.layers.stoch_norm import StochNorm, replace_batch_norm
 
 POOLINGS = {"avg": "GlobalAveragePooling", "max": "GlobalMaxPooling"}
 
 
 def attach_head(
-    source,
-    classes,
+    source: keras.Model,
+    classes: int,
     *,
-    task=None,
-    pooling="avg",
-    dropout=0.0,
-    activation=None,
-    batch_norm_momentum=0.9,
-    stoch_norm=None,
-    name=None,
-):
+    task: Task | None = None,
+    pooling: Literal["avg", "max", "flatten", "token"] = "avg",
+    dropout: float = 0.0,
+    activation: Activation = None,
+    batch_norm_momentum: float | None = 0.9,
+    stoch_norm: float | None = None,
+    name: str | None = None,
+) -> keras.Model:
     """A target network: the source's layers and weights, copied, and a new head.
 
     The copy is independent of `source`: fine-tuning it leaves the source as it

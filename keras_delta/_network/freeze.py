@@ -1,10 +1,12 @@
 """Freezing the first layers of a network."""
 
+import keras
+
 from keras_delta._errors import invalid, unknown_name
 from keras_delta._network.graph import Graph
 
 
-def freeze_until(model, layer):
+def freeze_until(model: keras.Model, layer: str) -> list[str]:
     """Freezes the first layers of a model, up to a layer and including it.
 
     The layer, and all that it is computed from, no longer trains, and its

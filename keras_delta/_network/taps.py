@@ -63,7 +63,8 @@ def choose(taps, of_source, target: Graph, source: Graph, pairing: Pairing):
             # Two members of a family have their first layers in the same shape.
             mismatch = pairing.find_mismatch(source.outputs)
         if mismatch is not None:
-            return Taps(*map(auto_taps.find, (target, source)), None, mismatch)
+            ours, theirs = map(auto_taps.find, (target, source))
+            return Taps(ours, theirs, None, mismatch)
         _warn_of_other_calls(pairs, target, source)
         return Taps(list(pairs), list(pairs.values()), pairs)
     pairs = _choose_pairs(taps, target, source, pairing)

@@ -3,6 +3,7 @@
 import itertools
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import keras
@@ -12,6 +13,7 @@ from keras_delta import _arguments, _tasks
 from keras_delta._inputs import replay, samples
 from keras_delta._network.graph import Graph
 from keras_delta._probe import features, last_layers, linear
+from keras_delta._types import Data, Loss, Verbose
 from keras_delta.attention import losses as head_losses
 
 VIEWS = 1
@@ -58,20 +60,20 @@ class Probe(NamedTuple):
 
 
 def fit_head(
-    model,
-    x,
-    y=None,
+    model: keras.Model,
+    x: Data,
+    y: Data = None,
     *,
-    loss=None,
-    strengths=linear.STRENGTHS,
-    views=VIEWS,
-    folds=5,
-    max_samples=None,
-    sample_weight=None,
-    class_weight=None,
-    seed=0,
-    verbose="auto",
-):
+    loss: Loss = None,
+    strengths: float | Sequence[float] = linear.STRENGTHS,
+    views: int = VIEWS,
+    folds: int = 5,
+    max_samples: int | None = None,
+    sample_weight: Data = None,
+    class_weight: Mapping[int, float] | None = None,
+    seed: int = 0,
+    verbose: Verbose = "auto",
+) -> Probe:
     """Fit the last layer of a network on frozen features, in seconds.
 
     This is the *linear probe*, the baseline that everything else has to beat, and where

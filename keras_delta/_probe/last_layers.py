@@ -22,7 +22,7 @@ class LastLayer(NamedTuple):
         task: one of `_tasks.TASKS`.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]
     name: str | None
     layer: keras.layers.Dense
     entering: keras.KerasTensor

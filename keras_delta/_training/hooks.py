@@ -1,5 +1,10 @@
 """What `DeltaModel.fit` tells callbacks besides Keras's own hooks."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from keras_delta._training.session import Session
+
 
 class SessionHooks:
     """Hooks around a `fit`: before the regularizer looks at the data, and at the end.
@@ -24,11 +29,11 @@ class SessionHooks:
       0, in place of `initial_epoch`.
     """
 
-    def arrange(self, callbacks):
+    def arrange(self, callbacks: list[Any]) -> None:
         """Change the order of a training's callbacks, a list, in place."""
 
-    def before_fit(self, session):
+    def before_fit(self, session: "Session") -> None:
         """Refuse early, or put back what an earlier training left."""
 
-    def after_fit(self, session):
+    def after_fit(self, session: "Session") -> None:
         """Let go of what was held during the training."""

@@ -1,6 +1,9 @@
 """The regularizer of a `DeltaModel`, and what it makes the model train."""
 
+import keras
+
 from keras_delta import regularizers
+from keras_delta._types import RegularizerLike
 
 
 class Regularized:
@@ -12,22 +15,22 @@ class Regularized:
         self._regularizers = []
 
     @property
-    def regularizer(self):
+    def regularizer(self) -> regularizers.Regularizer | None:
         """The regularizer in use, or None."""
         return self._regularizers[0] if self._regularizers else None
 
     @property
-    def trains_features(self):
+    def trains_features(self) -> bool:
         """Whether more than the target's own new layers is trained."""
         return self.regularizer is None or self.regularizer.trains_features
 
     @property
-    def trainable_variables(self):
+    def trainable_variables(self) -> list[keras.Variable]:
         """See `keras.Model`; without what an optimizer of the regularizer's trains."""
         return self._without_source(super().trainable_variables)
 
     @property
-    def variables_to_train(self):
+    def variables_to_train(self) -> list[keras.Variable]:
         """The variables that a step moves."""
         if self.trains_features:
             return self.trainable_variables
@@ -39,7 +42,7 @@ class Regularized:
         apart = {id(v) for v in adapting.source_variables} if adapting else ()
         return [v for v in variables if id(v) not in apart]
 
-    def set_regularizer(self, regularizer):
+    def set_regularizer(self, regularizer: RegularizerLike) -> None:
         """Use a regularizer from now on; `"none"` or None for none.
 
         One that another model uses is copied, without what was computed for that. A

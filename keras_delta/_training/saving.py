@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+from collections.abc import Mapping
+from typing import Any, Self
 
 import h5py
 import keras
@@ -12,6 +14,7 @@ from keras_delta._errors import warn
 from keras_delta._network.copies import keep_frozen
 from keras_delta._network.graph import Graph
 from keras_delta._training.beginning import fix_statistics
+from keras_delta._types import PathLike
 from keras_delta.recipe import Recipe
 
 ATOMIC = (".keras", ".weights.h5")
@@ -36,7 +39,7 @@ class Saving:
 
     _hidden = ()
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Target, source, taps, regularizer and recipe; weights are saved beside."""
         return {
             "name": self.name,
@@ -48,7 +51,9 @@ class Saving:
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None
+    ) -> Self:
         """See `keras.Model.from_config`."""
         config = dict(config)
         for part in ("target", "source", "regularizer"):
@@ -65,19 +70,19 @@ class Saving:
         model.recipe = recipe and Recipe.from_config(recipe)
         return model
 
-    def get_compile_config(self):
+    def get_compile_config(self) -> dict[str, Any]:
         """See `keras.Model.get_compile_config`; Keras's default optimizer is none."""
         config = super().get_compile_config()
         if not self.optimizer_given:
             config.pop("optimizer", None)
         return config
 
-    def compile_from_config(self, config):
+    def compile_from_config(self, config: dict[str, Any]) -> None:
         """See `keras.Model.compile_from_config`; the regularizer is in the model."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
-    def save(self, filepath, *args, **kwargs):
+    def save(self, filepath: PathLike, *args: Any, **kwargs: Any) -> None:
         """See `keras.Model.save`; a file that is there is replaced as a whole.
 
         Of several workers the first alone writes. The file holds all that training
@@ -88,7 +93,7 @@ class Saving:
             if first:
                 self._write_whole(super().save, filepath, args, kwargs)
 
-    def save_weights(self, filepath, *args, **kwargs):
+    def save_weights(self, filepath: PathLike, *args: Any, **kwargs: Any) -> None:
         """See `keras.Model.save_weights`; a file is replaced as a whole.
 
         The frozen source is not in it, only its fingerprint: what loads the weights
@@ -109,7 +114,7 @@ class Saving:
         with _disk.replace_file(filepath) as temporary:
             write(temporary, *args, **kwargs)
 
-    def load_weights(self, filepath, *args, **kwargs):
+    def load_weights(self, filepath: PathLike, *args: Any, **kwargs: Any) -> None:
         """See `keras.Model.load_weights`.
 
         Weights of another regularizer, or of none, are loaded without its state.
@@ -117,7 +122,7 @@ class Saving:
         Raises:
             ValueError: for weights of a model with another source.
         """
-        hidden = HIDDEN
+        hidden: tuple[str, ...] = HIDDEN
         if str(filepath).endswith(".keras"):
             hidden = ()  # all of the model is there, the source as well
         elif str(filepath).endswith(".h5"):
@@ -143,18 +148,18 @@ class Saving:
         return [name for name in super().__dir__() if name not in hidden]
 
     @property
-    def source_fingerprint(self):
+    def source_fingerprint(self) -> str:
         """Digest of the source's calls, weights and taps, as hexadecimal digits."""
         return self.networks.source_fingerprint
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         """Notes in a weights file which source it belongs to, and the recipe."""
         if self._hidden:
             store["source_fingerprint"] = _as_bytes(self.source_fingerprint)
             if self.recipe is not None:
                 store["recipe"] = _as_bytes(json.dumps(self.recipe.get_config()))
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         """Nothing: the fingerprint was looked at before anything was loaded."""
 
     def _fits_regularizer(self, filepath):

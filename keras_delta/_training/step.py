@@ -37,7 +37,7 @@ class Replica(NamedTuple):
 
     total: Any
     share: Any
-    count: int
+    count: int  # type: ignore[assignment]
 
 
 class Pass(keras.layers.Layer):
@@ -121,7 +121,8 @@ class Step:
             def task_loss(outputs):
                 return _task_loss(model, x, y, outputs, sample_weight, replica)
 
-            task, feature, head = task_loss(y_pred), *[ops.zeros((), "float32")] * 2
+            task = task_loss(y_pred)
+            feature, head = [ops.zeros((), "float32")] * 2
             if regularizer is not None:
                 seen |= {"images": x, "labels": y, "label_weights": sample_weight}
                 batch = self._make_batch(replica, target_outputs=y_pred, **seen)

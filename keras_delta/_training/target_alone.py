@@ -1,11 +1,13 @@
 """Evaluation, prediction and export: the target alone."""
 
 import contextlib
+from typing import Any, NoReturn
 
 import keras
 
 from keras_delta._network.copies import inputs_like
 from keras_delta._network.graph import input_structure
+from keras_delta._types import Data, PathLike, Tensor
 
 
 class TargetAlone:
@@ -14,16 +16,19 @@ class TargetAlone:
     is_evaluating = False
     """Whether `evaluate` is under way, within a `fit` or not."""
 
-    training_only_metrics = ()
+    training_only_metrics: Any = ()
     """Metrics that `evaluate` neither updates nor shows."""
 
+    test_function: Any
+    predict_function: Any
+
     @property
-    def losses(self):
+    def losses(self) -> list[Tensor]:
         """The target's own layer losses, without those of source and regularizer."""
         return self.target.losses
 
     @property
-    def metrics(self):
+    def metrics(self) -> list[keras.metrics.Metric]:
         """The metrics; while evaluating, without the penalties' means."""
         hidden = {id(m) for m in self.training_only_metrics}
         return [
@@ -38,37 +43,37 @@ class TargetAlone:
         finally:
             self.is_evaluating = before
 
-    def test_step(self, data):
+    def test_step(self, data: Data) -> dict[str, Any]:
         """As Keras's: the task loss and the target's layer losses, no penalties."""
         with self._evaluation():
             return super().test_step(data)
 
-    def evaluate(self, *args, **kwargs):
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """See `keras.Model.evaluate`; the source does not run."""
         with self._evaluation(), self.hosts.running():
             return super().evaluate(*args, **kwargs)
 
-    def predict(self, x, *args, **kwargs):
+    def predict(self, x: Data, *args: Any, **kwargs: Any) -> Any:
         """See `keras.Model.predict`; on several workers, all get all outputs."""
         with self.hosts.running():
             self.hosts.check_same_samples(x)
             return super().predict(x, *args, **kwargs)
 
-    def make_test_function(self, force=False):
+    def make_test_function(self, force: bool = False) -> None:
         """See `keras.Model.make_test_function`."""
         if self.test_function is None or force:
             self.test_function = self.hosts.test_function(self)
         if self.test_function is None:
             super().make_test_function(force)
 
-    def make_predict_function(self, force=False):
+    def make_predict_function(self, force: bool = False) -> None:
         """See `keras.Model.make_predict_function`."""
         if self.predict_function is None or force:
             self.predict_function = self.hosts.predict_function(self)
         if self.predict_function is None:
             super().make_predict_function(force)
 
-    def quantize(self, *args, **kwargs):
+    def quantize(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refused: what is to be served is the target."""
         raise ValueError(
             "A DeltaModel trains, and quantised layers cannot. Train first, then "
@@ -77,7 +82,7 @@ class TargetAlone:
             'quantize="int8")`.'
         )
 
-    def export(self, filepath, *args, **kwargs):
+    def export(self, filepath: PathLike, *args: Any, **kwargs: Any) -> Any:
         """Export the target alone, in inference mode; see `keras.Model.export`.
 
         Keras's own export of a network leaves random flips and the like switched on.

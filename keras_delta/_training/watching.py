@@ -1,6 +1,7 @@
 """A closer look at a step: how strongly each part of the objective pulls, and where."""
 
 import math
+from typing import Any
 
 import tensorflow as tf
 from keras import ops
@@ -30,16 +31,16 @@ class Watching:
         self.closer_looks = CloserLooks()
 
     @property
-    def watch_every(self):
+    def watch_every(self) -> int | None:
         """Number of steps from one closer look to the next; None for none."""
         return self.closer_looks.every
 
     @property
-    def watched(self):
+    def watched(self) -> dict[str, Any] | None:
         """The last closer look, see `watch`; None before the first."""
         return self.closer_looks.last
 
-    def watch(self, every):
+    def watch(self, every: int | None) -> None:
         """Look closer at every so many steps; `PenaltyLogger` does it by itself.
 
         The property `watched` then holds the last closer look: a dict of scalars of

@@ -1,18 +1,26 @@
 """A picture of AFD's attention: which target maps learn from which source maps."""
 
+from typing import TYPE_CHECKING
+
+import keras
 import numpy as np
 from keras import ops
 
 from keras_delta import _arguments, _plotting, regularizers
 from keras_delta._errors import invalid
 from keras_delta._inputs import replay, samples
+from keras_delta._types import Data, PathLike
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 BATCH = 32
 LIGHT_FROM = 0.6  # of the darkest grey, from where digits are white
 MOST_DIGITS = 200  # cells that still have room for them
 
 
-def attention_matrix(model, x, max_samples=256):
+def attention_matrix(model: keras.Model, x: Data, max_samples: int = 256) -> np.ndarray:
     """AFD's attention in a trained model, averaged over images.
 
     Args:
@@ -39,7 +47,9 @@ def attention_matrix(model, x, max_samples=256):
     return np.concatenate(found).mean(0)
 
 
-def plot_attention_matrix(model, x, path=None, max_samples=256):
+def plot_attention_matrix(
+    model: keras.Model, x: Data, path: PathLike | None = None, max_samples: int = 256
+) -> "Figure":
     """Draw `attention_matrix`: a row for each source tap, a column for each target tap.
 
     Dark where a target map is pulled towards a source map. Grey shades only, so that it

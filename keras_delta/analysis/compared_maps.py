@@ -1,6 +1,7 @@
 """Where several models look: maps of the same images, side by side."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -11,10 +12,15 @@ from keras_delta._answers.network import Network
 from keras_delta._arguments import integer
 from keras_delta._errors import invalid
 from keras_delta._plotting import save_figure
+from keras_delta._types import ArrayLike, Channels, PathLike
 from keras_delta.analysis import maps as single
 from keras_delta.analysis.overlays import overlaid
 from keras_delta.analysis.reading import aggregate
 from keras_delta.model import DeltaModel
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 LOWEST, ATTENTION, MEAN, GRAD_CAM = "lowest", "attention", "mean", "grad_cam"
 RULES = (LOWEST, ATTENTION, MEAN, GRAD_CAM)
@@ -35,7 +41,13 @@ class ComparedMaps(NamedTuple):
     names: list
 
 
-def compare_activation_maps(models, images, tap=None, channels=LOWEST, count=3):
+def compare_activation_maps(
+    models: DeltaModel | Mapping[str, DeltaModel],
+    images: ArrayLike,
+    tap: str | None = None,
+    channels: Channels = LOWEST,
+    count: int = 3,
+) -> ComparedMaps:
     """Maps of source and targets for the same images; as the article's Fig. 1, 6, 7.
 
     Each map is normalised by itself, `a <- (a - min) / (max - min)` over its positions,
@@ -94,7 +106,9 @@ def compare_activation_maps(models, images, tap=None, channels=LOWEST, count=3):
     return ComparedMaps(images, found, [f"channel {c}" for c in chosen])
 
 
-def plot_compared_maps(compared, path=None, dpi=150):
+def plot_compared_maps(
+    compared: ComparedMaps, path: PathLike | None = None, dpi: float = 150
+) -> "Figure":
     """Draw compared maps over the images, in colours that also print in grey.
 
     Args:
@@ -112,7 +126,8 @@ def plot_compared_maps(compared, path=None, dpi=150):
     rows = len(compared.images) * kinds
     size = (1.6 * (1 + len(labels)) + 0.3, 1.6 * rows + 0.4)
     figure = Figure(figsize=size, layout="constrained")
-    figure.get_layout_engine().set(hspace=0.02, wspace=0.02)
+    engine: Any = figure.get_layout_engine()
+    engine.set(hspace=0.02, wspace=0.02)
     axes = figure.subplots(rows, 1 + len(labels), squeeze=False)
     for row in range(rows):
         i, k = divmod(row, kinds)

@@ -2,12 +2,14 @@
 
 from typing import NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_delta import _arguments
 from keras_delta._errors import invalid
 from keras_delta._progress import Progress
+from keras_delta._types import ImageSize, PathLike, Verbose
 from keras_delta.analysis.broden import Broden
 from keras_delta.analysis.reading import to_map
 from keras_delta.data.augment import Protocol
@@ -51,18 +53,18 @@ class Dissection(NamedTuple):
 
 
 def dissect(
-    model,
-    data,
+    model: keras.Model,
+    data: PathLike,
     *,
-    tap=None,
-    split=None,
-    image_size=None,
-    max_images=None,
-    top=TOP,
-    iou=IOU,
-    seed=0,
-    verbose="auto",
-):
+    tap: str | None = None,
+    split: str | None = None,
+    image_size: ImageSize | None = None,
+    max_images: int | None = None,
+    top: float = TOP,
+    iou: float = IOU,
+    seed: int = 0,
+    verbose: Verbose = "auto",
+) -> Dissection:
     """Which concepts the units of a map detect, by Network Dissection.
 
     A unit k is on where its map, resized bilinearly to the labels, is above the

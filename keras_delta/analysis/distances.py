@@ -2,7 +2,9 @@
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -12,7 +14,12 @@ from keras_delta._compat import array
 from keras_delta._errors import invalid
 from keras_delta._network import auto_taps
 from keras_delta._plotting import save_figure
+from keras_delta._types import FilterDistances, PathLike
 from keras_delta.model import DeltaModel
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 REST = "rest"  # convolutions that no tap depends on
 ALL = "all"
@@ -27,7 +34,7 @@ CONVOLUTIONS = (
 LINES = ("-", "--", ":", "-.")
 
 
-def filter_distances(model):
+def filter_distances(model: DeltaModel) -> dict[str, dict[str, np.ndarray]]:
     """How far each convolution filter is from where it started.
 
     The distance of filter j of a layer is `||vec(K_j) - vec(K*_j)||_2`, with the
@@ -138,7 +145,7 @@ def _kernels(layer):
 # --- tables and files ---------------------------------------------------------------
 
 
-def tabulate_filter_distances(distances):
+def tabulate_filter_distances(distances: FilterDistances) -> dict[str, np.ndarray]:
     """Distances as columns, each stage sorted descending; for `pandas.DataFrame`.
 
     Args:
@@ -162,13 +169,14 @@ def tabulate_filter_distances(distances):
     return {name: np.concatenate(parts) for name, parts in columns.items()}
 
 
-def save_filter_distances(distances, path):
+def save_filter_distances(distances: FilterDistances, path: PathLike) -> None:
     """Write distances to an `.npz` file, as the columns of the table."""
     with _disk.replace_file(path) as temporary:
-        np.savez_compressed(temporary, **tabulate_filter_distances(distances))
+        columns: dict[str, Any] = tabulate_filter_distances(distances)
+        np.savez_compressed(temporary, **columns)
 
 
-def load_filter_distances(path):
+def load_filter_distances(path: PathLike) -> dict[str, dict[str, np.ndarray]]:
     """The distances of a saved file, as `filter_distances` gives them."""
     with np.load(path) as columns:
         stage, layer, number, distance = (
@@ -186,7 +194,9 @@ def load_filter_distances(path):
 # --- comparisons --------------------------------------------------------------------
 
 
-def compare_filter_distances(a, b):
+def compare_filter_distances(
+    a: FilterDistances, b: FilterDistances
+) -> dict[str, dict[str, float]]:
     """In which share of the filters `a` is further away than `b`.
 
     The article finds about 90 % for DELTA and L2-SP and does not say which it is:
@@ -218,6 +228,7 @@ def compare_filter_distances(a, b):
                 f"'{name}' of the stage '{stage}' has {x} filters in one and {y} in "
                 "the other. Use models of the same source and the same taps."
             )
+    pairs: dict[str, Any]
     pairs = {stage: (joined(a[stage]), joined(b[stage])) for stage in a}
     pairs[ALL] = tuple(map(np.concatenate, zip(*pairs.values(), strict=True)))
     return {
@@ -250,7 +261,9 @@ def _distances(source, argument="distances"):
 # --- the picture --------------------------------------------------------------------
 
 
-def plot_filter_distances(curves, path=None):
+def plot_filter_distances(
+    curves: Mapping[str, FilterDistances], path: PathLike | None = None
+) -> "Figure":
     """Sorted distances, one panel per stage; as the article's Fig. 5.
 
     Args:

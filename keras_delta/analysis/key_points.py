@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_delta._errors import invalid
+from keras_delta._types import ArrayLike, ImageSize, Models, PathLike, ProtocolName
 from keras_delta.analysis.reading import aggregate, to_map
 from keras_delta.data import ImageSet
 from keras_delta.data.augment import Protocol
@@ -35,15 +36,15 @@ class KeyPoints(NamedTuple):
 
 
 def key_point_activation(
-    models,
-    images,
-    points,
+    models: Models,
+    images: ImageSet | np.ndarray,
+    points: ArrayLike,
     *,
-    tap=None,
-    image_size=None,
-    protocol="default",
-    ten_crop=False,
-):
+    tap: str | None = None,
+    image_size: ImageSize | None = None,
+    protocol: ProtocolName = "default",
+    ten_crop: bool = False,
+) -> KeyPoints | dict[str, KeyPoints]:
     """How strongly a network's maps answer at key points of the images.
 
     Of each image the mean A over all channels of a map is normalised,
@@ -92,7 +93,7 @@ def key_point_activation(
     return found if several else found[""]
 
 
-def cub_points(folder, images):
+def cub_points(folder: PathLike, images: ImageSet) -> tuple[np.ndarray, list[str]]:
     """The part locations of CUB-200-2011 for the images of a set.
 
     Args:

@@ -1,16 +1,29 @@
 """Channels of a tap, as source and target see them in a few images."""
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from keras_delta._arguments import integer
 from keras_delta._errors import invalid, unknown_name
 from keras_delta._plotting import save_figure
+from keras_delta._types import ArrayLike, Channels, PathLike
 from keras_delta.model import DeltaModel
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 HEADINGS = ("source", "target", "target − source")
 
 
-def activation_maps(model, images, tap=None, channels=3):
+def activation_maps(
+    model: DeltaModel,
+    images: ArrayLike,
+    tap: str | None = None,
+    channels: Channels = 3,
+) -> dict[str, np.ndarray]:
     """Maps of some channels, of source and target.
 
     Fine-tuning wakes channels that were of no use for the source's task; the maps
@@ -39,9 +52,9 @@ def activation_maps(model, images, tap=None, channels=3):
         raise TypeError(invalid("model", "a DeltaModel", model))
     images, channels = checked_images(images), checked_channels(channels)
     tap = check_fit(model, images, tap, channels)
-    _, target = model.outputs_and_maps(images, training=False)
+    _, found = model.outputs_and_maps(images, training=False)
     source = np.asarray(model.source_maps(images)[tap]).astype("float32")
-    target = np.asarray(target[tap]).astype("float32")
+    target = np.asarray(found[tap]).astype("float32")
     chosen = channels if isinstance(channels, list) else lowest(source, channels)
     source, target = source[..., chosen], target[..., chosen]
     return {
@@ -135,7 +148,12 @@ def check_fit(model, images, tap, channels):
 # --- the picture --------------------------------------------------------------------
 
 
-def plot_activation_maps(maps, path=None, title="", dpi=150):
+def plot_activation_maps(
+    maps: Mapping[str, np.ndarray],
+    path: PathLike | None = None,
+    title: str = "",
+    dpi: float = 150,
+) -> "Figure":
     """Images, normalised maps and their difference, one row per channel.
 
     Args:
@@ -152,14 +170,15 @@ def plot_activation_maps(maps, path=None, title="", dpi=150):
     images, count = maps["images"], len(maps["channels"])
     rows = len(images) * count
     figure = Figure(figsize=(7.6, 1.75 * rows + 1.1), layout="constrained")
-    figure.get_layout_engine().set(hspace=0.02, wspace=0.02)
+    engine: Any = figure.get_layout_engine()
+    engine.set(hspace=0.02, wspace=0.02)
     axes = figure.subplots(rows, 4, squeeze=False)
     for axis in axes.ravel():
         axis.set_xticks([])
         axis.set_yticks([])
     for row in range(rows):
         pictures = _draw_row(axes[row], maps, *divmod(row, count))
-    bar = {"orientation": "horizontal", "fraction": 0.08, "pad": 0.01}
+    bar: dict[str, Any] = {"orientation": "horizontal", "fraction": 0.08, "pad": 0.01}
     for picture, columns, ticks in (
         (pictures[0], (1, 2), (0, 1)),
         (pictures[2], (3,), (-1, 1)),

@@ -13,10 +13,12 @@ from keras_delta._network.attach import attach_head
 from keras_delta._network.graph import Graph
 from keras_delta._network.heads import body_output
 from keras_delta._probe.fit import Fitting
+from keras_delta._types import Data, ImageSize, RegularizerLike, Verbose
 from keras_delta.analysis.images import Images
 from keras_delta.data.ten_crop import height_width
 from keras_delta.fine_tuning import fine_tune
 from keras_delta.model import DeltaModel
+from keras_delta.recipe import Recipe
 
 PROBE = "probe"
 
@@ -32,7 +34,7 @@ class Suspect(NamedTuple):
             image gives to them.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]
     name: str
     label: str
     suggestion: str
@@ -41,17 +43,17 @@ class Suspect(NamedTuple):
 
 
 def suspect_labels(
-    source,
-    train,
+    source: str | keras.Model,
+    train: Data,
     *,
-    method=PROBE,
-    folds=5,
-    recipe=None,
-    image_size=None,
-    max_images=None,
-    seed=0,
-    verbose=0,
-):
+    method: RegularizerLike = PROBE,
+    folds: int = 5,
+    recipe: Recipe | None = None,
+    image_size: ImageSize | None = None,
+    max_images: int | None = None,
+    seed: int = 0,
+    verbose: Verbose = 0,
+) -> list[Suspect]:
     """Images of the training data whose label is probably wrong, worst first.
 
     Each image is judged by a model that was trained without it (cross-validation).

@@ -1,12 +1,20 @@
 """`ChannelAttention`: how much each channel of each tap matters."""
 
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self
+
 import keras
 import numpy as np
 
 from keras_delta import _disk
 from keras_delta._errors import invalid
+from keras_delta._types import ArrayLike, Data, Loss, Normalization, PathLike
 from keras_delta.attention import files, normalize
 from keras_delta.attention.compute import measure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 FORMAT = "keras_delta.ChannelAttention/1"
 
@@ -46,15 +54,15 @@ class ChannelAttention:
 
     def __init__(
         self,
-        weights,
-        scores=None,
-        normalization="standardized",
-        temperature=5.0,
-        samples=None,
-        standard_errors=None,
-        counts=None,
-        made_of=None,
-    ):
+        weights: Mapping[str, ArrayLike],
+        scores: Mapping[str, ArrayLike] | None = None,
+        normalization: Normalization | None = "standardized",
+        temperature: float | None = 5.0,
+        samples: int | None = None,
+        standard_errors: Mapping[str, ArrayLike] | None = None,
+        counts: Mapping[str, ArrayLike] | None = None,
+        made_of: Mapping[str, Any] | None = None,
+    ) -> None:
         self.weights = {tap: _weights(tap, w) for tap, w in weights.items()}
         if not self.weights:
             raise ValueError(invalid("weights", "at least one tap", weights))
@@ -71,21 +79,21 @@ class ChannelAttention:
     @classmethod
     def compute(
         cls,
-        model,
-        data,
-        taps=None,
+        model: keras.Model,
+        data: Data,
+        taps: Sequence[str] | None = None,
         *,
-        max_samples=None,
-        normalization="standardized",
-        temperature=5.0,
-        method="exact",
-        tolerance=None,
-        memory=None,
-        train_head=False,
-        loss=None,
-        checkpoint=None,
-        progress=True,
-    ):
+        max_samples: int | None = None,
+        normalization: Normalization = "standardized",
+        temperature: float = 5.0,
+        method: Literal["exact"] = "exact",
+        tolerance: float | None = None,
+        memory: int | str | None = None,
+        train_head: bool | Literal["auto"] = False,
+        loss: Loss = None,
+        checkpoint: PathLike | None = None,
+        progress: bool = True,
+    ) -> Self:
         """Measure the attention of a model on data (Algorithm 1).
 
         The scores are what setting the channel to zero and running the whole network
@@ -163,12 +171,12 @@ class ChannelAttention:
     @classmethod
     def from_scores(
         cls,
-        scores,
-        normalization="standardized",
-        temperature=5.0,
-        samples=None,
-        **known,
-    ):
+        scores: Mapping[str, ArrayLike],
+        normalization: Normalization = "standardized",
+        temperature: float = 5.0,
+        samples: int | None = None,
+        **known: Any,
+    ) -> Self:
         """Attention from scores, a dict tap -> `(C,)`; see `compute`.
 
         Warns where the weights collapse on less than a tenth of the channels: such
@@ -192,7 +200,7 @@ class ChannelAttention:
         return attention
 
     @classmethod
-    def from_weights(cls, weights):
+    def from_weights(cls, weights: Mapping[str, ArrayLike]) -> Self:
         """Attention from weights, a dict tap -> `(C,)`; each is scaled to sum 1."""
         scaled = {}
         for tap, w in weights.items():
@@ -202,8 +210,12 @@ class ChannelAttention:
 
     @classmethod
     def from_official_json(
-        cls, path, taps, normalization="standardized", temperature=5.0
-    ):
+        cls,
+        path: PathLike,
+        taps: Sequence[str],
+        normalization: Normalization = "standardized",
+        temperature: float = 5.0,
+    ) -> Self:
         """Attention from the authors' `channel_wei.*.json`.
 
         Args:
@@ -218,7 +230,7 @@ class ChannelAttention:
         scores = files.read_official(path, taps)
         return cls.from_scores(scores, normalization, temperature)
 
-    def to_official_json(self, path):
+    def to_official_json(self, path: PathLike) -> None:
         """Write the scores as the authors' program reads them: a list of lists."""
         if self.scores is None:
             raise ValueError(
@@ -227,12 +239,12 @@ class ChannelAttention:
             )
         _disk.write_json(path, [s.tolist() for s in self.scores.values()])
 
-    def save(self, path):
+    def save(self, path: PathLike) -> None:
         """Write to a JSON file, whole or not at all."""
         _disk.write_json(path, {"format": FORMAT, **self.get_config()})
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: PathLike) -> Self:
         """Read what `save` wrote.
 
         Raises:
@@ -247,16 +259,16 @@ class ChannelAttention:
             raise ValueError(files.damaged(path, f"sound contents ({e})")) from e
 
     @property
-    def perplexity(self):
+    def perplexity(self) -> dict[str, float]:
         """Dict tap -> over how many channels the weights are spread, 1 to C."""
         return {tap: normalize.perplexity(w) for tap, w in self.weights.items()}
 
     @property
-    def effective_channels(self):
+    def effective_channels(self) -> dict[str, float]:
         """Dict tap -> `perplexity` as a share of the channels, 1/C to 1."""
         return {tap: p / len(self.weights[tap]) for tap, p in self.perplexity.items()}
 
-    def check_taps(self, channels):
+    def check_taps(self, channels: Mapping[str, int]) -> None:
         """Refuse attention that was made for other taps.
 
         Args:
@@ -279,13 +291,13 @@ class ChannelAttention:
                     "another network. Compute it for this one."
                 )
 
-    def plot(self, path=None):
+    def plot(self, path: PathLike | None = None) -> "Figure":
         """Plot the distribution of the weights; see `keras_delta.attention.plot`."""
         from keras_delta.attention.plot import plot
 
         return plot(self, path)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """What `from_config` needs, as plain numbers."""
         return {
             "weights": _lists(self.weights),
@@ -299,7 +311,7 @@ class ChannelAttention:
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """The attention that `get_config` describes."""
         return cls(**config)
 

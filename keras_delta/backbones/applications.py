@@ -2,9 +2,12 @@
 
 import os
 import re
+from collections.abc import Callable
+from typing import TypeVar
 
 import keras
 
+from keras_delta._types import Activation, PathLike
 from keras_delta.backbones.assemble import assemble, check_shape
 from keras_delta.backbones.load import check_weights, load_keras_file
 from keras_delta.backbones.preprocessing import preprocess
@@ -57,8 +60,13 @@ _RESNET = "He et al., https://arxiv.org/abs/1512.03385"
 _INCEPTION = "Szegedy et al., https://arxiv.org/abs/1512.00567"
 
 
-def _documented(source, preprocessing, smallest, paper):
-    def document(builder):
+Builder = TypeVar("Builder", bound=Callable[..., keras.Model])
+
+
+def _documented(
+    source: str, preprocessing: str, smallest: int, paper: str
+) -> Callable[[Builder], Builder]:
+    def document(builder: Builder) -> Builder:
         if builder.__doc__:  # not so under `python -OO`
             builder.__doc__ += _DOC.format(
                 name=builder.__name__,
@@ -74,12 +82,12 @@ def _documented(source, preprocessing, smallest, paper):
 
 @_documented("ResNet50", "BGR minus the ImageNet mean", 32, _RESNET)
 def resnet50(
-    weights="imagenet",
-    input_shape=(224, 224, 3),
-    include_top=False,
-    classifier_activation="softmax",
-    name=None,
-):
+    weights: PathLike | None = "imagenet",
+    input_shape: tuple[int | None, int | None, int] = (224, 224, 3),
+    include_top: bool = False,
+    classifier_activation: Activation = "softmax",
+    name: str | None = None,
+) -> keras.Model:
     """ResNet-50 for raw RGB images."""
     options = input_shape, include_top, classifier_activation
     build = keras.applications.ResNet50
@@ -88,12 +96,12 @@ def resnet50(
 
 @_documented("ResNet101", "BGR minus the ImageNet mean", 32, _RESNET)
 def resnet101(
-    weights="imagenet",
-    input_shape=(224, 224, 3),
-    include_top=False,
-    classifier_activation="softmax",
-    name=None,
-):
+    weights: PathLike | None = "imagenet",
+    input_shape: tuple[int | None, int | None, int] = (224, 224, 3),
+    include_top: bool = False,
+    classifier_activation: Activation = "softmax",
+    name: str | None = None,
+) -> keras.Model:
     """ResNet-101 for raw RGB images."""
     options = input_shape, include_top, classifier_activation
     build = keras.applications.ResNet101
@@ -102,12 +110,12 @@ def resnet101(
 
 @_documented("InceptionV3", "scaled to -1..1", 75, _INCEPTION)
 def inception_v3(
-    weights="imagenet",
-    input_shape=(299, 299, 3),
-    include_top=False,
-    classifier_activation="softmax",
-    name=None,
-):
+    weights: PathLike | None = "imagenet",
+    input_shape: tuple[int | None, int | None, int] = (299, 299, 3),
+    include_top: bool = False,
+    classifier_activation: Activation = "softmax",
+    name: str | None = None,
+) -> keras.Model:
     """Inception-v3 for raw RGB images."""
     options = input_shape, include_top, classifier_activation
     build = keras.applications.InceptionV3

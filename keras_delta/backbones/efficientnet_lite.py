@@ -4,12 +4,14 @@ import contextlib
 import io
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import keras
 
 from keras_delta._errors import import_optional, invalid
+from keras_delta._types import PathLike
 from keras_delta.backbones.assemble import assemble, check_shape
 from keras_delta.backbones.lite_weights import convert, imagenet_arrays
 from keras_delta.backbones.load import (
@@ -88,7 +90,10 @@ _DOC = """
     """
 
 
-def _documented(builder):
+Builder = TypeVar("Builder", bound=Callable[..., keras.Model])
+
+
+def _documented(builder: Builder) -> Builder:
     if builder.__doc__:  # not so under `python -OO`
         builder.__doc__ += _DOC.format(number=builder.__name__[-1])
     return builder
@@ -96,12 +101,12 @@ def _documented(builder):
 
 @_documented
 def efficientnet_lite0(
-    weights="imagenet",
-    input_shape=(224, 224, 3),
-    include_top=False,
-    drop_connect_rate=0.2,
-    name=None,
-):
+    weights: PathLike | None = "imagenet",
+    input_shape: tuple[int | None, int | None, int] = (224, 224, 3),
+    include_top: bool = False,
+    drop_connect_rate: float = 0.2,
+    name: str | None = None,
+) -> keras.Model:
     """EfficientNet-Lite0 for raw RGB images; 75.1 % top-1 at 224 pixels."""
     options = input_shape, include_top, drop_connect_rate
     return _build("efficientnet_lite0", weights, options, name)
@@ -109,12 +114,12 @@ def efficientnet_lite0(
 
 @_documented
 def efficientnet_lite1(
-    weights="imagenet",
-    input_shape=(240, 240, 3),
-    include_top=False,
-    drop_connect_rate=0.2,
-    name=None,
-):
+    weights: PathLike | None = "imagenet",
+    input_shape: tuple[int | None, int | None, int] = (240, 240, 3),
+    include_top: bool = False,
+    drop_connect_rate: float = 0.2,
+    name: str | None = None,
+) -> keras.Model:
     """EfficientNet-Lite1 for raw RGB images; 76.7 % top-1 at 240 pixels."""
     options = input_shape, include_top, drop_connect_rate
     return _build("efficientnet_lite1", weights, options, name)
@@ -122,12 +127,12 @@ def efficientnet_lite1(
 
 @_documented
 def efficientnet_lite2(
-    weights="imagenet",
-    input_shape=(260, 260, 3),
-    include_top=False,
-    drop_connect_rate=0.2,
-    name=None,
-):
+    weights: PathLike | None = "imagenet",
+    input_shape: tuple[int | None, int | None, int] = (260, 260, 3),
+    include_top: bool = False,
+    drop_connect_rate: float = 0.2,
+    name: str | None = None,
+) -> keras.Model:
     """EfficientNet-Lite2 for raw RGB images; 77.6 % top-1 at 260 pixels."""
     options = input_shape, include_top, drop_connect_rate
     return _build("efficientnet_lite2", weights, options, name)

@@ -5,9 +5,12 @@ photographs as they are decoded. Of Keras's own layers, so that a model can be l
 without this package.
 """
 
+from typing import Any
+
 import keras
 
 from keras_delta import _arguments
+from keras_delta._types import Shape, Tensor
 
 MODES = ("caffe", "tf", "torch")
 
@@ -54,11 +57,11 @@ class ImageNetPreprocessing(keras.layers.Layer):
         mode: see `preprocess`.
     """
 
-    def __init__(self, mode="caffe", **kwargs):
+    def __init__(self, mode: str = "caffe", **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
         self.mode = _arguments.choice("mode", mode, MODES)
 
-    def call(self, images):
+    def call(self, images: Tensor) -> Tensor:
         """Images, values 0 to 255, as the network was trained on them."""
         images = keras.ops.cast(images, "float32")
         images = keras.applications.imagenet_utils.preprocess_input(
@@ -66,10 +69,10 @@ class ImageNetPreprocessing(keras.layers.Layer):
         )
         return keras.ops.cast(images, self.compute_dtype)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """The shape of the input."""
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Arguments of the layer, for saving."""
         return {**super().get_config(), "mode": self.mode}

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import keras
+
 from keras_delta._errors import unknown_name
 from keras_delta._network import auto_taps
 from keras_delta.backbones import published_taps
@@ -48,7 +50,7 @@ for _backbone in ALL.values():
     auto_taps.register_published_taps(_backbone.find_taps)
 
 
-def get(name):
+def get(name: str) -> Callable[..., keras.Model]:
     """The builder of a backbone.
 
     Args:

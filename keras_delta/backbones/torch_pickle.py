@@ -41,7 +41,7 @@ class _StorageType(NamedTuple):
 class _Storage(NamedTuple):
     dtype: str
     key: str
-    count: int
+    count: int  # type: ignore[assignment]
 
 
 class _Tensor(NamedTuple):

@@ -4,6 +4,8 @@ import contextlib
 import functools
 import os
 import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, Self
 
 import keras
 import numpy as np
@@ -13,6 +15,7 @@ from keras import tree
 from keras_delta import _arguments
 from keras_delta._errors import invalid
 from keras_delta._network import memory as memories
+from keras_delta._types import Data, PathLike, Shape, Tensor
 from keras_delta.caching import probe
 from keras_delta.caching.keys import SIZE, keys_of
 from keras_delta.caching.store import Store
@@ -63,24 +66,31 @@ class SourceMapCache:
         ```
     """
 
-    def __init__(self, directory=None, memory="auto", dtype="float16", views=2):
+    def __init__(
+        self,
+        directory: PathLike | None = None,
+        memory: int | str = "auto",
+        dtype: Literal["float16", "float32"] = "float16",
+        views: int = 2,
+    ) -> None:
         directory = _arguments.folder("directory", directory, optional=True)
         memories.budget(None if memory == "auto" else memory)
         self.directory = None if directory is None else os.fspath(directory)
         self.memory = memory
         self.dtype = _arguments.choice("dtype", dtype, ("float16", "float32"))
         self.views = _arguments.integer("views", views)
-        self._store, self.is_open = None, False
+        self._store: Any = None
+        self.is_open = False
         self._lock = threading.Lock()
         self._begin(None)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The arguments, as a dict."""
         names = ("directory", "memory", "dtype", "views")
         return {name: getattr(self, name) for name in names}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """The cache that `get_config` describes, not open."""
         return cls(**config)
 
@@ -88,7 +98,12 @@ class SourceMapCache:
     def __reduce__(self):
         return functools.partial(type(self), **self.get_config()), ()
 
-    def open(self, fingerprint, spec, samples_per_epoch=None):
+    def open(
+        self,
+        fingerprint: str,
+        spec: Mapping[str, Shape],
+        samples_per_epoch: int | None = None,
+    ) -> Self:
         """Get ready for the maps of one source.
 
         What is in memory since an earlier `open` stays, if it is of this source.
@@ -130,7 +145,7 @@ class SourceMapCache:
         self.error = None
         self._samples, self._new = samples_per_epoch, set()
 
-    def close(self, keep=False):
+    def close(self, keep: bool = False) -> None:
         """Let go of the folder and, unless `keep`, of what is not in it."""
         self.is_open = False
         if self._store is not None:
@@ -139,7 +154,13 @@ class SourceMapCache:
                 self._store = None
 
     @contextlib.contextmanager
-    def opened(self, fingerprint, spec, samples_per_epoch=None, keep=False):
+    def opened(
+        self,
+        fingerprint: str,
+        spec: Mapping[str, Shape],
+        samples_per_epoch: int | None = None,
+        keep: bool = False,
+    ) -> Iterator[Self]:
         """`open` and `close` around a `with`.
 
         Errors of `maps` come out as what they are: TensorFlow would wrap them in
@@ -155,7 +176,9 @@ class SourceMapCache:
         finally:
             self.close(keep)
 
-    def check_data(self, x, y=None, batch_size=None):
+    def check_data(
+        self, x: Data, y: Data = None, batch_size: int | None = None
+    ) -> None:
         """Refuse training data, as `fit` takes it, whose images do not come back.
 
         Raises:
@@ -164,7 +187,9 @@ class SourceMapCache:
         """
         probe.check_data(x, y, batch_size, self.views)
 
-    def maps(self, x, compute):
+    def maps(
+        self, x: Tensor, compute: Callable[[Tensor], Mapping[str, Tensor]]
+    ) -> dict[str, Tensor]:
         """The source's maps: those that are there, and the others computed.
 
         Works in eager mode, in a `tf.function` and on replicas. Not under XLA
@@ -281,19 +306,19 @@ class SourceMapCache:
         self._store.keep([row.tobytes() for row in keys], maps)
         return np.True_
 
-    def __len__(self):
+    def __len__(self) -> int:
         return 0 if self._store is None else len(self._store)
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         return True  # also while it is empty
 
     @property
-    def bytes(self):
+    def bytes(self) -> int:
         """Bytes of all maps kept, in memory or on disk."""
         return 0 if self._store is None else len(self._store) * self._store.row_bytes
 
     @property
-    def memory_bytes(self):
+    def memory_bytes(self) -> int:
         """Bytes of the maps in memory."""
         return 0 if self._store is None else self._store.memory_bytes
 
@@ -313,7 +338,7 @@ def _put(known, new, positions):
     return tf.tensor_scatter_nd_update(known, positions[:, None], new)
 
 
-def get(identifier):
+def get(identifier: str | SourceMapCache | None) -> SourceMapCache | None:
     """The cache that an argument `source_maps` stands for, or None.
 
     Args:

@@ -1,10 +1,14 @@
 """`ActivationMaps`: pictures of what source and target see, by epoch."""
 
+from typing import Any
+
+import keras
 import numpy as np
 
 from keras_delta import _disk
 from keras_delta._arguments import folder, integer
 from keras_delta._errors import invalid
+from keras_delta._types import ArrayLike, Channels, Logs, PathLike
 from keras_delta.analysis import maps as analysis
 from keras_delta.callbacks.base import Callback
 from keras_delta.callbacks.summaries import Summaries
@@ -44,8 +48,14 @@ class ActivationMaps(Callback):
     remembers = ("drawn",)
 
     def __init__(
-        self, images, log_dir, tap=None, channels=3, every=1, tensorboard=None
-    ):
+        self,
+        images: ArrayLike,
+        log_dir: PathLike,
+        tap: str | None = None,
+        channels: Channels = 3,
+        every: int = 1,
+        tensorboard: PathLike | None = None,
+    ) -> None:
         super().__init__()
         try:
             import matplotlib  # noqa: F401
@@ -64,16 +74,17 @@ class ActivationMaps(Callback):
         self.summaries = Summaries(folder("tensorboard", tensorboard, optional=True))
         self.drawn = []
 
-    def check(self, model):
+    def check(self, model: keras.Model) -> None:
         """Refuse what cannot be drawn."""
         super().check(model)
         analysis.check_fit(model, self.images, self.tap, self.channels)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Draw, where it is time."""
         if (epoch + 1) % self.every:
             return
         tap = self.tap or self.model.taps[-1]
+        maps: Any
         maps = analysis.activation_maps(self.model, self.images, tap, self.channels)
         self.drawn = maps["channels"].tolist()
         if self.writes:

@@ -3,7 +3,9 @@
 import contextlib
 import json
 import math
+from typing import Any, Literal
 
+import keras
 import numpy as np
 
 from keras_delta import _disk
@@ -11,6 +13,8 @@ from keras_delta._arguments import flag, folder
 from keras_delta._checkpoint import Checkpoint
 from keras_delta._compat import print_msg
 from keras_delta._errors import invalid, warn
+from keras_delta._training.session import Session
+from keras_delta._types import Logs, PathLike
 from keras_delta.attention import ChannelAttention
 from keras_delta.callbacks import callback_states, training_state
 from keras_delta.callbacks.base import Callback
@@ -69,7 +73,12 @@ class BackupAndRestore(Callback):
         "_stack",
     )
 
-    def __init__(self, backup_dir, save_freq="epoch", delete_checkpoint=True):
+    def __init__(
+        self,
+        backup_dir: PathLike,
+        save_freq: Literal["epoch"] = "epoch",
+        delete_checkpoint: bool = True,
+    ) -> None:
         super().__init__()
         if "://" in str(backup_dir):
             raise ValueError(invalid("backup_dir", "a local folder", backup_dir))
@@ -83,11 +92,15 @@ class BackupAndRestore(Callback):
             raise ValueError(invalid("save_freq", '"epoch"', save_freq, remedy))
         self.save_freq = save_freq
         self.delete_checkpoint = flag("delete_checkpoint", delete_checkpoint)
-        self._callbacks = self._session = self._checkpoint = self._stack = None
-        self._backup, self._keep, self._rate = None, False, None  # see `before_fit`
+        self._callbacks: Any = None
+        self._session: Any = None
+        self._checkpoint: Any = None
+        self._stack: Any = None
+        self._backup: Any = None  # this and the next: see `before_fit`
+        self._keep, self._rate = False, None
         self._begun, self._ended = False, 0
 
-    def arrange(self, callbacks):
+    def arrange(self, callbacks: list[keras.callbacks.Callback]) -> None:
         """Take the first place.
 
         What is kept of the others is then their state between two epochs, before
@@ -97,7 +110,7 @@ class BackupAndRestore(Callback):
         callbacks.insert(0, self)
         self._callbacks = callbacks
 
-    def before_fit(self, session):
+    def before_fit(self, session: Session) -> None:
         """Take the folder, and put variables back before the data are looked at.
 
         Raises:
@@ -126,13 +139,13 @@ class BackupAndRestore(Callback):
             session.repeat_looks(state["looks"])
             session.follow(state.get("recipe"))
 
-    def after_fit(self, session):
+    def after_fit(self, session: Session) -> None:
         """Let go of the folder, also after an error."""
         if self._stack is not None:
             self._stack.close()
         self._callbacks = self._session = self._stack = self._backup = None
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         """Tell Keras the epoch to go on with."""
         super().on_train_begin(logs)
         if self._session is None:
@@ -159,18 +172,18 @@ class BackupAndRestore(Callback):
         if self.params.get("verbose"):
             print_msg(f"{message} (Backup: '{self.backup_dir}'.)")
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         """Put everything back at the first epoch, back it up at the others."""
         if not self._begun and self._put_back():
             self._tell_who_forgets()
         else:
             self._save(epoch)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Note how far the training has come."""
         self._ended = epoch + 1
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs = None) -> None:
         """Delete the backup, or write the last one; after Ctrl-C keep it."""
         interrupted = self._session.interrupted
         if not self._begun:

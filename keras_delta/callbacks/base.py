@@ -1,8 +1,13 @@
 """`Callback`: what the callbacks of this package have in common."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import keras
 
 from keras_delta._training.hooks import SessionHooks
+from keras_delta._training.session import Session
+from keras_delta._types import Logs
 from keras_delta.model import DeltaModel
 
 
@@ -21,21 +26,21 @@ class Callback(SessionHooks, keras.callbacks.Callback):
     It can be copied and pickled, as Keras Tuner does; the model stays behind.
     """
 
-    left_behind = ("_model", "params")
+    left_behind: tuple[str, ...] = ("_model", "params")
     """Attributes that copies and pickles have as None."""
 
-    remembers = ()
+    remembers: tuple[str, ...] = ()
     """Attributes that a training that was killed and goes on has again."""
 
     def __getstate__(self):
         return {**self.__dict__, **dict.fromkeys(self.left_behind)}
 
     @property
-    def writes(self):
+    def writes(self) -> bool:
         """Whether this process writes files: of several workers, the first alone."""
         return self.model.hosts.is_first
 
-    def check(self, model):
+    def check(self, model: keras.Model) -> None:
         """Refuse a model that the callback cannot work on.
 
         Raises:
@@ -48,15 +53,15 @@ class Callback(SessionHooks, keras.callbacks.Callback):
                 "`keras_delta.DeltaModel(target, source=source).fit(...)`."
             )
 
-    def before_fit(self, session):
+    def before_fit(self, session: Session) -> None:
         """Refuse early, before the regularizer looks at the data."""
         self.check(session.model)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         """Refuse, where training began in another way than by `DeltaModel.fit`."""
         self.check(self.model)
 
-    def get_state(self):
+    def get_state(self) -> dict[str, Any]:
         """What a backup is to keep.
 
         Returns:
@@ -65,7 +70,7 @@ class Callback(SessionHooks, keras.callbacks.Callback):
         """
         return {name: getattr(self, name) for name in self.remembers}
 
-    def set_state(self, state):
+    def set_state(self, state: Mapping[str, Any]) -> None:
         """Put it back, after `on_train_begin` and before the first epoch."""
         for name, value in state.items():
             setattr(self, name, value)

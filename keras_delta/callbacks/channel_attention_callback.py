@@ -3,13 +3,17 @@
 import copy
 import inspect
 import math
+from collections.abc import Mapping
+from typing import Any
 
+import keras
 import numpy as np
 
 from keras_delta._arguments import choice, folder, integer
 from keras_delta._errors import invalid, unknown_name, warn
 from keras_delta._inputs import samples
 from keras_delta._network import memory
+from keras_delta._types import Data, Logs, PathLike, Verbose
 from keras_delta.attention import ChannelAttention, compute, normalize
 from keras_delta.callbacks.base import Callback
 from keras_delta.regularizers import with_attention
@@ -76,14 +80,14 @@ class ChannelAttentionCallback(Callback):
 
     def __init__(
         self,
-        data,
-        every=1,
-        update=True,
-        max_samples=256,
-        log_dir=None,
-        verbose="auto",
-        **kwargs,
-    ):
+        data: Data,
+        every: int = 1,
+        update: bool = True,
+        max_samples: int | None = 256,
+        log_dir: PathLike | None = None,
+        verbose: Verbose = "auto",
+        **kwargs: Any,
+    ) -> None:
         super().__init__()
         self.data, self.update = data, update
         self.every = integer("every", every)
@@ -103,7 +107,7 @@ class ChannelAttentionCallback(Callback):
         new.history = []
         return new
 
-    def check(self, model):
+    def check(self, model: keras.Model) -> None:
         """Refuse weights for a regularizer that has no use for them."""
         super().check(model)
         if self.update and not with_attention(model.regularizer):
@@ -115,7 +119,7 @@ class ChannelAttentionCallback(Callback):
                 f"regularizers that use attention, but the model has {used}. {ADVICE}"
             )
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         """Refuse what cannot work, and choose the samples."""
         super().on_train_begin(logs)
         epochs = self.params.get("epochs", math.inf)
@@ -132,22 +136,22 @@ class ChannelAttentionCallback(Callback):
         else:
             self._read = samples.collect(self.data, max_samples=self.max_samples)
 
-    def get_state(self):
+    def get_state(self) -> dict[str, Any]:
         """What was computed."""
         return {"history": [[epoch, a.get_config()] for epoch, a in self.history]}
 
-    def set_state(self, state):
+    def set_state(self, state: Mapping[str, Any]) -> None:
         """Put back what was computed."""
         self.history = [
             (epoch, ChannelAttention.from_config(config))
             for epoch, config in state["history"]
         ]
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs = None) -> None:
         """Let go of the samples."""
         self._read = None
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Compute where it is time, and log."""
         logs = {} if logs is None else logs
         # CSVLogger takes its columns from the first epoch.

@@ -1,9 +1,14 @@
 """`PenaltyLogger`: what pulls at the weights, and how strongly, step by step."""
 
+from pathlib import Path
+
+import keras
 import tensorflow as tf
 
 from keras_delta._arguments import flag, folder, integer
 from keras_delta._errors import invalid
+from keras_delta._training.session import Session
+from keras_delta._types import Logs, PathLike
 from keras_delta.callbacks.base import Callback
 from keras_delta.callbacks.step_table import StepTable
 
@@ -56,22 +61,24 @@ class PenaltyLogger(Callback):
     remembers = ("step",)
     left_behind = (*Callback.left_behind, "_writer")
 
-    def __init__(self, log_dir, every=10, tensorboard=False):
+    def __init__(
+        self, log_dir: PathLike, every: int = 10, tensorboard: bool = False
+    ) -> None:
         super().__init__()
         self.log_dir = folder("log_dir", log_dir)
         self.every = integer("every", every)
         self.tensorboard = flag("tensorboard", tensorboard)
-        self.step = None  # the last one logged
+        self.step: int | None = None  # the last one logged
         self._epoch = 0
         self._table = StepTable(self.path)
         self._writer = None
 
     @property
-    def path(self):
+    def path(self) -> Path:
         """The CSV file, a `pathlib.Path`."""
         return self.log_dir / "penalties.csv"
 
-    def check(self, model):
+    def check(self, model: keras.Model) -> None:
         """Refuse steps that cannot be seen one by one."""
         super().check(model)
         together = model.steps_per_execution
@@ -93,12 +100,12 @@ class PenaltyLogger(Callback):
                 "`model.watch(None)` first."
             )
 
-    def before_fit(self, session):
+    def before_fit(self, session: Session) -> None:
         """Watch from the first step on."""
         super().before_fit(session)
         session.model.watch(self.every)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         """Watch, where `DeltaModel.fit` has not called `before_fit`."""
         super().on_train_begin(logs)
         if self.model.watch_every != self.every:
@@ -106,14 +113,14 @@ class PenaltyLogger(Callback):
             self.model.make_train_function()
         self.step, self._table = None, StepTable(self.path)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         """Before the first epoch, put the file where the training is."""
         self._epoch = epoch
         if not self._table.opened:
             step = int(self.model.optimizer.iterations.numpy())
             self._table.open(step, resumed=epoch > 0 or self.step is not None)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Write a row if the step was watched and not written yet."""
         watched = self.model.watched
         if watched is None or watched["step"] == self.step:
@@ -129,11 +136,11 @@ class PenaltyLogger(Callback):
         if self.tensorboard:
             self._write_summaries(row)
 
-    def after_fit(self, session):
+    def after_fit(self, session: Session) -> None:
         """Stop watching, after errors too."""
         session.model.watch(None)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs = None) -> None:
         """Close the event file."""
         if self._writer is not None:
             self._writer.close()

@@ -1,7 +1,12 @@
 """`Report`: a page about the network as it is, during training and at its end."""
 
+from typing import Any
+
+import keras
+
 from keras_delta._arguments import file, integer
 from keras_delta._errors import import_optional
+from keras_delta._types import Data, Logs, PathLike
 from keras_delta.analysis.reporting.report import look, report
 from keras_delta.callbacks.base import Callback
 
@@ -29,27 +34,32 @@ class Report(Callback):
     """
 
     def __init__(
-        self, path="report.html", train=None, test=None, every=None, **options
-    ):
+        self,
+        path: PathLike = "report.html",
+        train: Data = None,
+        test: Data = None,
+        every: int | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__()
         import_optional("jinja2", "Report", "report")
         self.path = file("path", path)
         self.every = integer("every", every, optional=True)
         self.train, self.test, self.options = train, test, {"verbose": 0, **options}
 
-    def check(self, model):
+    def check(self, model: keras.Model) -> None:
         """Refuse what cannot be reported."""
         super().check(model)
         shown = ("title", "verbose")
         options = {k: v for k, v in self.options.items() if k not in shown}
         look(model, self.train, self.test, **options)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Write, where it is time."""
         if self.every and (epoch + 1) % self.every == 0:
             self._write()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs = None) -> None:
         """Write the last one."""
         self._write()
 

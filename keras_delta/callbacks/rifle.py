@@ -1,5 +1,7 @@
 """`Rifle`: a head that is drawn again, so that the layers below go on learning."""
 
+from typing import Literal
+
 import keras
 import numpy as np
 
@@ -7,6 +9,7 @@ from keras_delta import _compat
 from keras_delta._arguments import choice, flag, integer
 from keras_delta._compat import array
 from keras_delta._errors import invalid, warn
+from keras_delta._types import Logs
 from keras_delta.callbacks.base import Callback
 
 LAST_EPOCHS = 4  # without a re-draw, so that the last head is trained
@@ -62,13 +65,13 @@ class Rifle(Callback):
 
     def __init__(
         self,
-        cycles=3,
-        epochs=None,
-        seed=0,
-        initializer="normal",
-        reset_optimizer=False,
-        verbose=0,
-    ):
+        cycles: int = 3,
+        epochs: int | None = None,
+        seed: int = 0,
+        initializer: Literal["normal", "layer"] = "normal",
+        reset_optimizer: bool = False,
+        verbose: int = 0,
+    ) -> None:
         super().__init__()
         self.cycles = integer("cycles", cycles)
         if self.cycles < 2:
@@ -81,7 +84,7 @@ class Rifle(Callback):
         self.verbose = choice("verbose", verbose, (0, 1))
         self.drawn = []
 
-    def check(self, model):
+    def check(self, model: keras.Model) -> None:
         """Refuse a model without a head to draw, or one that cannot be drawn."""
         super().check(model)
         if not model.pairing.new_variables:
@@ -95,7 +98,7 @@ class Rifle(Callback):
                 for v in layer.trainable_variables:
                     _initializer(layer, v)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         """Forget the draws of the last `fit`."""
         super().on_train_begin(logs)
         self.drawn = []
@@ -106,7 +109,7 @@ class Rifle(Callback):
                 "longer, or pass more cycles."
             )
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         """Draw, where it is time."""
         if epoch not in redraws(self._total, self.cycles):
             return

@@ -1,13 +1,19 @@
 """`StartingPointDistance`: how far each convolution filter has moved, by epoch."""
 
 import math
+from typing import TYPE_CHECKING
 
+import keras
 import numpy as np
 
 from keras_delta._arguments import folder, integer
+from keras_delta._types import FilterDistances, Logs, PathLike
 from keras_delta.analysis import distances as analysis
 from keras_delta.callbacks.base import Callback
 from keras_delta.callbacks.summaries import Summaries
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class StartingPointDistance(Callback):
@@ -40,24 +46,29 @@ class StartingPointDistance(Callback):
     compare = staticmethod(analysis.compare_filter_distances)
     load = staticmethod(analysis.load_filter_distances)
 
-    def __init__(self, log_dir=None, every=1, tensorboard=None):
+    def __init__(
+        self,
+        log_dir: PathLike | None = None,
+        every: int = 1,
+        tensorboard: PathLike | None = None,
+    ) -> None:
         super().__init__()
         self.log_dir = folder("log_dir", log_dir, optional=True)
         self.every = integer("every", every)
         self.summaries = Summaries(folder("tensorboard", tensorboard, optional=True))
         self.history = []
 
-    def check(self, model):
+    def check(self, model: keras.Model) -> None:
         """Refuse a model without convolutions of the source."""
         super().check(model)
         analysis.stages(model)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         """Forget the measurements of the last `fit`."""
         super().on_train_begin(logs)
         self.history = []
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Measure where it is time, and log."""
         logs = {} if logs is None else logs
         if (epoch + 1) % self.every:
@@ -78,7 +89,7 @@ class StartingPointDistance(Callback):
             logs[f"filter_distance_max/{stage}"] = float(moved.max())
 
     @property
-    def distances(self):
+    def distances(self) -> dict[str, dict[str, np.ndarray]]:
         """The last measurement: dict stage -> dict layer -> `(filters,)`."""
         if not self.history:
             raise ValueError(
@@ -87,11 +98,11 @@ class StartingPointDistance(Callback):
             )
         return self.history[-1]["distances"]
 
-    def table(self):
+    def table(self) -> dict[str, np.ndarray]:
         """The last measurement as columns; `kd.analysis.tabulate_filter_distances`."""
         return analysis.tabulate_filter_distances(self.distances)
 
-    def plot(self, path=None, **others):
+    def plot(self, path: PathLike | None = None, **others: FilterDistances) -> "Figure":
         """Plot the last measurement as in the article's Fig. 5.
 
         Args:

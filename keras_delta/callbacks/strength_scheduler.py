@@ -3,10 +3,15 @@
 import contextlib
 import math
 from collections import Counter
+from collections.abc import Mapping
+from typing import Literal
+
+import keras
 
 from keras_delta import regularizers
 from keras_delta._arguments import choice, number
 from keras_delta._errors import invalid, unknown_name
+from keras_delta._types import Logs, Strength
 from keras_delta.callbacks.base import Callback
 
 NAMES = ("alpha", "beta")
@@ -45,7 +50,13 @@ class StrengthScheduler(Callback):
             schedule that gives something else than a non-negative finite number.
     """
 
-    def __init__(self, alpha=None, beta=None, by="epoch", verbose=0):
+    def __init__(
+        self,
+        alpha: Strength | Mapping[str, Strength] | None = None,
+        beta: Strength | Mapping[str, Strength] | None = None,
+        by: Literal["epoch", "step"] = "epoch",
+        verbose: int = 0,
+    ) -> None:
         super().__init__()
         self.by = choice("by", by, ("epoch", "step"))
         self.verbose = choice("verbose", verbose, (0, 1))
@@ -54,7 +65,7 @@ class StrengthScheduler(Callback):
             raise ValueError(invalid("alpha", expected, None))
         self.alpha, self.beta = _checked("alpha", alpha), _checked("beta", beta)
 
-    def check(self, model):
+    def check(self, model: keras.Model) -> None:
         """Refuse strengths that cannot be set."""
         super().check(model)
         regularizer = model.regularizer
@@ -77,7 +88,7 @@ class StrengthScheduler(Callback):
             )
             raise ValueError(invalid("beta", "None", self.beta, remedy))
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         """Set the strengths of this epoch."""
         if self.by == "epoch":
             self._set(epoch)
@@ -85,12 +96,12 @@ class StrengthScheduler(Callback):
             now = ", ".join(f"{k} {v:.6g}" for k, v in self._strengths().items())
             print(f"\nEpoch {epoch + 1}: {now}", flush=True)
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         """Set the strengths of this step."""
         if self.by == "step":
             self._set(int(self.model.optimizer.iterations.numpy()))
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Log the strengths."""
         if logs is not None:
             logs.update(self._strengths())

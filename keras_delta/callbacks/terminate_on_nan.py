@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from keras_delta._arguments import flag
+from keras_delta._types import Logs
 from keras_delta.regularizers import members, with_attention
 from keras_delta.regularizers.maps import MapRegularizer
 
@@ -30,10 +31,10 @@ class TerminateOnNaN(keras.callbacks.TerminateOnNaN):
             callbacks do not clean up (a backup stays). Default False.
     """
 
-    def __init__(self, raise_error=False):
+    def __init__(self, raise_error: bool = False) -> None:
         super().__init__(flag("raise_error", raise_error))
 
-    def on_batch_end(self, batch, logs=None):
+    def on_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Stop where the loss is NaN or infinite.
 
         Raises:

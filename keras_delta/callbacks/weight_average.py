@@ -1,7 +1,10 @@
 """`WeightAverage`: at the end of training, the mean of the weights on the way."""
 
 import math
+from collections.abc import Mapping
+from typing import Any, Literal
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -9,6 +12,8 @@ from keras_delta import averaging, batch_norm
 from keras_delta._arguments import choice, number
 from keras_delta._errors import invalid, warn
 from keras_delta._inputs import samples
+from keras_delta._training.session import Session
+from keras_delta._types import Data, Logs
 from keras_delta.callbacks.base import Callback
 
 LAST = 0.25
@@ -69,8 +74,13 @@ class WeightAverage(Callback):
     left_behind = (*Callback.left_behind, "_mean")
 
     def __init__(
-        self, last=None, decay=None, statistics="average", data=None, every=None
-    ):
+        self,
+        last: float | None = None,
+        decay: float | None = None,
+        statistics: Literal["average", "estimate", "keep"] = "average",
+        data: Data = None,
+        every: Literal["epoch", "step"] | None = None,
+    ) -> None:
         super().__init__()
         self.decay = number("decay", decay, above=0, below=1, optional=True)
         if last is None:
@@ -87,9 +97,10 @@ class WeightAverage(Callback):
         if data is not None:
             samples.check_inputs(data)
         self.data = data
-        self.count, self._mean, self._first = 0, None, 0
+        self._mean: Any = None
+        self.count, self._first = 0, 0
 
-    def arrange(self, callbacks):
+    def arrange(self, callbacks: list[keras.callbacks.Callback]) -> None:
         """Refuse another callback that sets the weights when training ends."""
         for other in callbacks:
             if getattr(other, "restore_best_weights", False):
@@ -101,7 +112,7 @@ class WeightAverage(Callback):
                     "until it stopped."
                 )
 
-    def check(self, model):
+    def check(self, model: keras.Model) -> None:
         """Refuse a model whose optimizer averages the weights, too."""
         super().check(model)
         optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
@@ -111,7 +122,7 @@ class WeightAverage(Callback):
                 "one of both out."
             )
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         """Begin a new mean."""
         super().on_train_begin(logs)
         epochs = self.params["epochs"]
@@ -124,23 +135,23 @@ class WeightAverage(Callback):
                 'or every="step".'
             )
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         """Forget a mean that began earlier, by a backup of fewer `epochs`."""
         if epoch == self._first:
             self.count, self._mean = 0, None
         self._epoch = epoch
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Take the weights in, where steps count."""
         if self.every == "step" and self._epoch >= self._first:
             self._take_in()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Take the weights in, where epochs count."""
         if self.every == "epoch" and epoch >= self._first:
             self._take_in()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs = None) -> None:
         """Give the model the mean."""
         if not self.count:
             return
@@ -156,16 +167,16 @@ class WeightAverage(Callback):
         if self.statistics == "estimate" and any(v.trainable for v in normalizers):
             batch_norm.estimate_statistics(self.model, self.data, frozen=False)
 
-    def after_fit(self, session):
+    def after_fit(self, session: Session) -> None:
         """Let go of the mean."""
         self._mean = None
 
-    def get_state(self):
+    def get_state(self) -> dict[str, Any]:
         """The mean as it is, and what it is the mean of."""
         mean = None if self._mean is None else [v.numpy() for v in self._mean]
         return {"count": self.count, "mean": mean, "kind": self._kind}
 
-    def set_state(self, state):
+    def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on with a mean of the same kind; one of another is left out."""
         if state["kind"] == self._kind:
             mean = state["mean"]

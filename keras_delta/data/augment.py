@@ -7,11 +7,14 @@ thuml/Transfer-Learning-Library,
 examples/task_adaptation/image_classification/utils.py.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 
 from keras_delta import _arguments
 from keras_delta._errors import invalid
+from keras_delta._types import ArrayLike, ImageSize, ProtocolName, Tensor
 from keras_delta.data.random_box import random_box
 from keras_delta.data.ten_crop import crop_places, height_width, ten_crop
 
@@ -19,7 +22,7 @@ from keras_delta.data.ten_crop import crop_places, height_width, ten_crop
 PROTOCOLS = ("default", "improved")
 
 
-def resize_side(size):
+def resize_side(size: int) -> int:
     """The side to which images are resized before a crop of `size`.
 
     Args:
@@ -69,7 +72,13 @@ S × S, mirror | shorter edge to R, centre crop S |
         ValueError: for an unknown name, a wrong size, or ten crops elsewhere.
     """
 
-    def __init__(self, name, image_size, training=False, ten_crop=False):
+    def __init__(
+        self,
+        name: ProtocolName,
+        image_size: ImageSize,
+        training: bool = False,
+        ten_crop: bool = False,
+    ) -> None:
         self._recipe = RECIPES[_arguments.choice("protocol", name, RECIPES)]
         if ten_crop and (training or not self._recipe.has_ten_crops):
             expected = (
@@ -85,11 +94,11 @@ S × S, mirror | shorter edge to R, centre crop S |
         self.resizing = (name, self.size, training)  # what `resize` depends on
 
     @property
-    def resized_dtype(self):
+    def resized_dtype(self) -> tf.DType:
         """Type of what `resize` gives."""
         return self._recipe.training_dtype if self.training else tf.float32
 
-    def resize(self, image):
+    def resize(self, image: Tensor) -> tf.Tensor:
         """Resizes one image: bilinear with antialiasing, in 0..255.
 
         Args:
@@ -103,7 +112,7 @@ S × S, mirror | shorter edge to R, centre crop S |
         image = self._recipe.resize(image, self.size, self.training)
         return tf.ensure_shape(image, [None, None, 3])
 
-    def finish(self, image, seed):
+    def finish(self, image: Tensor, seed: Tensor) -> tf.Tensor:
         """Mirrors and crops one resized image.
 
         Args:
@@ -122,7 +131,7 @@ S × S, mirror | shorter edge to R, centre crop S |
             image = self._recipe.settle(image, self.size)
         return tf.ensure_shape(image, [*self.size, 3])
 
-    def move_points(self, points, shape):
+    def move_points(self, points: ArrayLike, shape: Sequence[int]) -> np.ndarray:
         """Where points of an image are in what a test shows of it.
 
         Args:

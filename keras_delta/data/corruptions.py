@@ -16,6 +16,8 @@ from PIL import Image, ImageFilter
 
 from keras_delta import _arguments
 from keras_delta._errors import invalid
+from keras_delta._types import Corruption, ImageSize, ProtocolName
+from keras_delta.data.image_set import ImageSet
 
 SIDE = 224  # of the images that the constants were chosen for
 BLUR = (1, 2, 3, 4, 6)  # standard deviation in pixels of such an image
@@ -23,7 +25,9 @@ NOISE = (0.08, 0.12, 0.18, 0.26, 0.38)  # standard deviation; white is 1
 JPEG = (25, 18, 15, 10, 7)  # quality
 
 
-def corrupt(images, kind, severity=3, seed=0):
+def corrupt(
+    images: np.ndarray, kind: Corruption, severity: int = 3, seed: int = 0
+) -> np.ndarray:
     """Spoils images.
 
     | kind | what happens | severities 1 to 5 |
@@ -72,7 +76,15 @@ white is 1 | 0.08, 0.12, 0.18, 0.26, 0.38 |
     return result
 
 
-def corrupted(images, image_size, kind, severity=3, *, seed=0, protocol="default"):
+def corrupted(
+    images: ImageSet,
+    image_size: ImageSize,
+    kind: Corruption,
+    severity: int = 3,
+    *,
+    seed: int = 0,
+    protocol: ProtocolName = "default",
+) -> tuple[np.ndarray, np.ndarray | None]:
     """All images of a set, prepared as for a test and then spoilt.
 
     Args:

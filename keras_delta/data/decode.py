@@ -6,6 +6,8 @@ import os
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from keras_delta._types import PathLike
+
 # The formats that photographs come in. Named, so that a stray file can never
 # reach a decoder that runs other programs (EPS) or has no signature (TGA).
 FORMATS = (
@@ -48,7 +50,7 @@ def looks_like_image(path):
         return False
 
 
-def read_image(source):
+def read_image(source: PathLike | bytes) -> np.ndarray:
     """Decodes one image to 8-bit RGB.
 
     The content decides the format, never the extension. The EXIF orientation

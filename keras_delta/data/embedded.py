@@ -33,8 +33,13 @@ MIN_CONTRAST = 8.0
 
 
 def embedded_photographs(
-    patch_size=40, train_per_class=10, test_per_class=25, *, colour=False, seed=0
-):
+    patch_size: int = 40,
+    train_per_class: int = 10,
+    test_per_class: int = 25,
+    *,
+    colour: bool = False,
+    seed: int = 0,
+) -> dict[str, ImageSet]:
     """Patches of twelve photographs: tell from which one a patch was cut.
 
     The training patches come from the left half of each photograph, the test

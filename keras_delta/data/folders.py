@@ -2,8 +2,11 @@
 
 import os
 import unicodedata
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from keras_delta._errors import invalid, unknown_name, warn
+from keras_delta._types import PathLike
 from keras_delta.data.decode import looks_like_image
 from keras_delta.data.image_set import ImageSet
 from keras_delta.data.split_folders import (
@@ -19,14 +22,14 @@ from keras_delta.data.verify import check_options, leave_out_bad_files
 
 
 def from_directory(
-    directory,
-    split=None,
+    directory: PathLike,
+    split: Literal["train", "val", "test"] | None = None,
     *,
-    labels="inferred",
-    on_error="raise",
-    verify=True,
-    class_names=None,
-):
+    labels: Literal["inferred"] | None = "inferred",
+    on_error: Literal["raise", "skip"] = "raise",
+    verify: bool = True,
+    class_names: Sequence[str] | None = None,
+) -> ImageSet | dict[str, ImageSet]:
     """Reads images that lie in one folder per class.
 
     Two layouts are known: class folders in `directory` itself, or in its sub-folders
@@ -66,6 +69,7 @@ def from_directory(
     _check_folder(directory)
     parts = find_parts(directory, split, class_names)
     chosen = parts if split is None else _choose(parts, split, directory)
+    sets: dict[Any, ImageSet]
     if labels is None:
         sets = {split: _unlabelled(_the_one(chosen, directory))}
     elif chosen:

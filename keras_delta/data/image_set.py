@@ -1,8 +1,13 @@
 """`ImageSet`: labelled images as a value that is read when needed."""
 
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, Self
+
 import numpy as np
+import tensorflow as tf
 
 from keras_delta import _arguments
+from keras_delta._types import ArrayLike, ImageSize, PathLike, ProtocolName
 from keras_delta.data.augment import Protocol
 from keras_delta.data.decode import rgb_array
 from keras_delta.data.pipeline import resized, stream_batches
@@ -43,7 +48,13 @@ class ImageSet:
             name.
     """
 
-    def __init__(self, source, labels, class_names, skipped=()):
+    def __init__(
+        self,
+        source: Any,
+        labels: ArrayLike | None,
+        class_names: Sequence[object],
+        skipped: Iterable[tuple[str, str]] = (),
+    ) -> None:
         self.source = source
         if labels is not None:
             labels = check_labels(labels, len(source), len(class_names))
@@ -52,7 +63,12 @@ class ImageSet:
         self._skipped = list(skipped)
 
     @classmethod
-    def from_files(cls, paths, labels, class_names):
+    def from_files(
+        cls,
+        paths: Sequence[PathLike],
+        labels: ArrayLike | None,
+        class_names: Sequence[str],
+    ) -> Self:
         """A set of image files, for folders of any other layout; nothing is checked.
 
         Args:
@@ -64,7 +80,12 @@ class ImageSet:
         return cls(FileSource(paths), labels, class_names)
 
     @classmethod
-    def from_arrays(cls, images, labels, class_names=None):
+    def from_arrays(
+        cls,
+        images: np.ndarray | Sequence[np.ndarray],
+        labels: ArrayLike,
+        class_names: Sequence[object] | None = None,
+    ) -> Self:
         """A set of images in memory.
 
         Args:
@@ -85,40 +106,40 @@ class ImageSet:
         return cls(MemorySource(images), labels, class_names)
 
     @property
-    def class_names(self):
+    def class_names(self) -> tuple[str, ...]:
         """Names of the classes, a tuple; a label is an index into it."""
         return self._class_names
 
     @property
-    def labels(self):
+    def labels(self) -> np.ndarray | None:
         """The labels, a read-only `int64` array; None where there are none."""
         return self._labels
 
     @property
-    def paths(self):
+    def paths(self) -> tuple[str, ...] | None:
         """Paths of the files, a tuple, or None where there are no files."""
         return self.source.paths
 
     @property
-    def skipped(self):
+    def skipped(self) -> list[tuple[str, str]]:
         """List of (path, reason) of the files left out when reading."""
         return list(self._skipped)
 
     @property
-    def counts(self):
+    def counts(self) -> dict[str, int]:
         """Images per class, a dict from name to number."""
         if self._labels is None:
             return {}
         counts = np.bincount(self._labels, minlength=len(self._class_names))
         return dict(zip(self._class_names, counts.tolist(), strict=True))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.source)
 
     def __repr__(self):
         return f"ImageSet({_described(self)})"
 
-    def subset(self, indices):
+    def subset(self, indices: ArrayLike) -> "ImageSet":
         """The images with these numbers, in this order.
 
         Args:
@@ -135,7 +156,7 @@ class ImageSet:
         source = self.source.take(indices)
         return ImageSet(source, labels, self._class_names, self._skipped)
 
-    def split(self, fraction, seed=0):
+    def split(self, fraction: float, seed: int = 0) -> tuple["ImageSet", "ImageSet"]:
         """Splits off a share of each class, for validation.
 
         Args:
@@ -154,7 +175,9 @@ class ImageSet:
         )
         return self.subset(rest), self.subset(held_out)
 
-    def folds(self, folds=5, seed=0):
+    def folds(
+        self, folds: int = 5, seed: int = 0
+    ) -> list[tuple["ImageSet", "ImageSet"]]:
         """Divides each class into parts of equal size, for cross-validation.
 
         Args:
@@ -174,7 +197,13 @@ class ImageSet:
             for part in parts
         ]
 
-    def resized(self, image_size, *, protocol="default", training=False):
+    def resized(
+        self,
+        image_size: ImageSize,
+        *,
+        protocol: ProtocolName = "default",
+        training: bool | tuple[bool, ...] = False,
+    ) -> Any:
         """The same images, decoded and resized now, once for many `batches`.
 
         `subset`, `split`, `folds` and `few_shot` of the result share its memory. It can
@@ -191,7 +220,7 @@ class ImageSet:
             ValueError: for images that were resized for other arguments.
         """
         several = isinstance(training, tuple)
-        trainings = training if several else (training,)
+        trainings: Any = training if several else (training,)
         prepares = [Protocol(protocol, image_size, each) for each in trainings]
         sets = tuple(
             ImageSet(source, self._labels, self._class_names, self._skipped)
@@ -199,7 +228,7 @@ class ImageSet:
         )
         return sets if several else sets[0]
 
-    def few_shot(self, k, seed=0):
+    def few_shot(self, k: int, seed: int = 0) -> "ImageSet":
         """Draws `k` images of each class.
 
         Args:
@@ -216,7 +245,7 @@ class ImageSet:
             few_shot_indices(needed(self._labels), self._class_names, k, seed)
         )
 
-    def with_wrong_labels(self, fraction, seed=0):
+    def with_wrong_labels(self, fraction: float, seed: int = 0) -> "ImageSet":
         """The same images, some of them with a wrong label.
 
         The wrong label is drawn uniformly from the other classes ("symmetric" noise).
@@ -239,18 +268,18 @@ class ImageSet:
 
     def batches(
         self,
-        image_size,
-        batch_size=32,
+        image_size: ImageSize,
+        batch_size: int = 32,
         *,
-        protocol="default",
-        training=False,
-        ten_crop=False,
-        seed=0,
-        shuffle=None,
-        views=None,
-        cache=False,
-        drop_remainder=False,
-    ):
+        protocol: ProtocolName = "default",
+        training: bool = False,
+        ten_crop: bool = False,
+        seed: int = 0,
+        shuffle: bool | None = None,
+        views: int | None = None,
+        cache: bool = False,
+        drop_remainder: bool = False,
+    ) -> tf.data.Dataset:
         """Batches for `fit`, `evaluate` and `predict`.
 
         Order, mirroring and crops depend on the seed, the number of the epoch (how
@@ -293,8 +322,13 @@ class ImageSet:
         return stream_batches(self.source, self._labels, prepare, batch_size, **options)
 
     def arrays(
-        self, image_size, *, protocol="default", ten_crop=False, dtype="float32"
-    ):
+        self,
+        image_size: ImageSize,
+        *,
+        protocol: ProtocolName = "default",
+        ten_crop: bool = False,
+        dtype: Literal["float32", "uint8"] = "float32",
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """All images, prepared as for a test, as NumPy arrays in memory.
 
         Args:

@@ -1,9 +1,11 @@
 """`load`: a data set of the literature, or of a folder, by its name."""
 
 import os
+from typing import Literal, cast
 
 from keras_delta import _arguments
 from keras_delta._errors import invalid, unknown_name
+from keras_delta._types import PathLike
 from keras_delta.data import missing, places
 from keras_delta.data import verify as verification
 from keras_delta.data.catalogue import DATA_SETS
@@ -19,19 +21,19 @@ PHOTOGRAPHS = "photographs"
 
 
 def load(
-    name,
-    data_dir=None,
+    name: str,
+    data_dir: PathLike | None = None,
     *,
-    source="auto",
-    seed=0,
-    verify=False,
-    on_error="raise",
-    check_sizes=True,
-    download=True,
-    test_per_class="default",
-    clutter=True,
-    test_fraction=0.5,
-):
+    source: Literal["auto", "folder", "tfds"] = "auto",
+    seed: int | None = 0,
+    verify: bool = False,
+    on_error: Literal["raise", "skip"] = "raise",
+    check_sizes: bool = True,
+    download: bool = True,
+    test_per_class: int | Literal["default"] | None = "default",
+    clutter: bool = True,
+    test_fraction: float = 0.5,
+) -> dict[str, ImageSet]:
     """Reads the training and the test images of a data set by its name.
 
     Looked for in this order: a folder as its authors' archive makes it; the archive,
@@ -68,7 +70,7 @@ def load(
     _check_options(name, source, seed, test_per_class, clutter)
     verification.check_options(on_error, verify)
     if name == PHOTOGRAPHS:
-        return embedded_photographs(seed=seed)
+        return embedded_photographs(seed=cast(int, seed))
     if name.startswith(FOLDER):
         place = os.path.join(data_dir or "", name.removeprefix(FOLDER))
         sets = _read_folder(place, test_fraction, seed)

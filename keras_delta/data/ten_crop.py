@@ -1,10 +1,14 @@
 """Ten-crop evaluation: five crops of an image and of its mirror image."""
 
+from typing import Literal
+
+import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_delta import _arguments
 from keras_delta._errors import invalid
+from keras_delta._types import ArrayLike, ImageSize, Tensor, Verbose
 
 AVERAGES = ("logits", "probabilities")
 
@@ -22,7 +26,7 @@ def height_width(size, argument="size"):
     return height, width
 
 
-def ten_crop(images, size):
+def ten_crop(images: Tensor, size: ImageSize) -> tf.Tensor:
     """Cuts ten crops: four corners and the centre, then those of the mirror.
 
     The order is top left, top right, bottom left, bottom right, centre, and
@@ -70,7 +74,12 @@ def crop_places(bottom, right):
     return [*corners, (bottom // 2, right // 2)]
 
 
-def average_ten_crop(predictions, of="logits", *, from_logits=True):
+def average_ten_crop(
+    predictions: ArrayLike,
+    of: Literal["logits", "probabilities"] = "logits",
+    *,
+    from_logits: bool = True,
+) -> np.ndarray:
     """Averages the predictions for the ten crops of each image.
 
     Args:
@@ -101,7 +110,14 @@ def average_ten_crop(predictions, of="logits", *, from_logits=True):
     return predictions.mean(axis=1)
 
 
-def predict_ten_crop(model, dataset, of="logits", *, from_logits=True, verbose=0):
+def predict_ten_crop(
+    model: keras.Model,
+    dataset: tf.data.Dataset,
+    of: Literal["logits", "probabilities"] = "logits",
+    *,
+    from_logits: bool = True,
+    verbose: Verbose = 0,
+) -> np.ndarray:
     """Predicts images from their ten crops.
 
     Args:

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_delta._errors import import_optional, invalid, unknown_name
+from keras_delta._types import PathLike
 from keras_delta.data.decode import BadImageError, read_image
 from keras_delta.data.image_set import ImageSet
 from keras_delta.data.sources import epochs
@@ -15,14 +16,14 @@ SHUFFLE_BUFFER = 4096
 
 
 def from_tfds(
-    name,
-    split="train",
+    name: str,
+    split: str = "train",
     *,
-    data_dir=None,
-    download=True,
-    image_key="image",
-    label_key="label",
-):
+    data_dir: PathLike | None = None,
+    download: bool = True,
+    image_key: str = "image",
+    label_key: str = "label",
+) -> ImageSet:
     """Takes a classification set from TensorFlow Datasets.
 
     The images stay on disk and are streamed: a subset of a large set costs

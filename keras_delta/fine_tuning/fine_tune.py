@@ -1,5 +1,7 @@
 """`fine_tune`: from a pretrained network and images to a trained model, in one call."""
 
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 
@@ -9,6 +11,7 @@ from keras_delta._network.attach import attach_head
 from keras_delta._network.copies import copy_model
 from keras_delta._network.graph import Graph
 from keras_delta._network.heads import features
+from keras_delta._types import Data, ImageSize, RegularizerLike, Task, Verbose
 from keras_delta.fine_tuning import images
 from keras_delta.model import DeltaModel
 from keras_delta.recipe import Recipe
@@ -29,20 +32,20 @@ COMPILED = {
 
 
 def fine_tune(
-    source,
-    train,
-    validation=None,
+    source: str | keras.Model,
+    train: Data,
+    validation: Data = None,
     *,
-    method=None,
-    recipe=None,
-    teacher=None,
-    classes=None,
-    task=_tasks.MULTICLASS,
-    image_size=None,
-    callbacks=None,
-    seed=0,
-    verbose="auto",
-):
+    method: RegularizerLike = None,
+    recipe: Recipe | None = None,
+    teacher: keras.Model | None = None,
+    classes: int | None = None,
+    task: Task = _tasks.MULTICLASS,
+    image_size: ImageSize | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] | None = None,
+    seed: int = 0,
+    verbose: Verbose = "auto",
+) -> DeltaModel:
     """Fine-tune a pretrained network on few images, by a recipe.
 
     The network gets a new head, which is fitted on the frozen network (the *linear

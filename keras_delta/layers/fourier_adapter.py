@@ -1,10 +1,15 @@
 """`FourierAdapter`: new amplitudes for feature maps, with the phases they had."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import keras
+import numpy as np
 from keras import ops
 
 from keras_delta import _arguments
 from keras_delta._errors import invalid
+from keras_delta._types import Shape, Tensor
 from keras_delta.layers.fourier import EPSILON, blend_amplitudes
 from keras_delta.layers.official import check_names, count_channels, read_arrays
 
@@ -81,12 +86,12 @@ class FourierAdapter(keras.layers.Layer):
 
     def __init__(
         self,
-        reduction=4,
-        temperature=0.1,
-        epsilon=EPSILON,
-        synchronized=False,
-        **kwargs,
-    ):
+        reduction: int = 4,
+        temperature: float = 0.1,
+        epsilon: float = EPSILON,
+        synchronized: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(autocast=False, **kwargs)
         self.synchronized = synchronized
         self.reduction = _arguments.integer("reduction", reduction)
@@ -94,7 +99,7 @@ class FourierAdapter(keras.layers.Layer):
         self.epsilon = _arguments.number("epsilon", epsilon, above=0)
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         """Makes the convolutions, the BatchNorms and the mixture."""
         channels = input_shape[-1]
         inner = reduce_channels(channels, self.reduction)
@@ -129,7 +134,9 @@ class FourierAdapter(keras.layers.Layer):
             name=name,
         )
 
-    def call(self, inputs, training=None):
+    def call(
+        self, inputs: Tensor, training: bool | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Returns the maps with blended amplitudes, and their phases."""
         x = self.reduce_bn(self.reduce(inputs), training=training)
         x = self.expand_bn(self.expand(ops.relu(x)), training=training)
@@ -137,7 +144,7 @@ class FourierAdapter(keras.layers.Layer):
         output, phase = blend_amplitudes(inputs, x, ops.softmax(mixture), self.epsilon)
         return ops.cast(output, self.compute_dtype), phase
 
-    def load_official(self, state):
+    def load_official(self, state: Mapping[str, np.ndarray]) -> None:
         """Loads the weights of the authors' `Adapter_conv`.
 
         Builds the layer if it is not built.
@@ -158,6 +165,7 @@ class FourierAdapter(keras.layers.Layer):
         else:
             channels = count_channels(state, "fc.0.weight", self.reduction, rank=4)
         inner = reduce_channels(channels, self.reduction)
+        shapes: dict[str, tuple[int, ...]]
         shapes = {name: (inner if "fc.1" in name else channels,) for name in NAMES}
         shapes["weight"] = (2,)
         shapes["fc.0.weight"] = (inner, channels, 1, 1)
@@ -175,7 +183,7 @@ class FourierAdapter(keras.layers.Layer):
             norm.moving_mean.assign(arrays[f"fc.{i}.running_mean"])
             norm.moving_variance.assign(arrays[f"fc.{i}.running_var"])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the arguments, for serialization."""
         return {
             **super().get_config(),

@@ -1,10 +1,15 @@
 """`FusionActivation`: a gated distance between the phases of two networks."""
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 import keras
+import numpy as np
 from keras import ops
 
 from keras_delta import _arguments
 from keras_delta._errors import invalid
+from keras_delta._types import Shape, Tensor
 from keras_delta.layers.fourier_adapter import reduce_channels, uniform_by_inputs
 from keras_delta.layers.official import check_names, count_channels, read_arrays
 from keras_delta.layers.pooling import adaptive_average_pool
@@ -13,7 +18,7 @@ NAMES = ("fc.0.weight", "fc.2.weight")
 """Names in the state dict of the authors' `SELayer_Single`."""
 
 
-def concatenate_phases(phases):
+def concatenate_phases(phases: Iterable[Tensor]) -> Tensor:
     """Pools the phases of several stages to the last one's grid and concatenates them.
 
     Args:
@@ -80,11 +85,13 @@ class FusionActivation(keras.layers.Layer):
         github.com/tangjialiang97/4Ds.
     """
 
-    def __init__(self, reduction=16, **kwargs):
+    def __init__(self, reduction: int = 16, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
         self.reduction = _arguments.integer("reduction", reduction)
 
-    def build(self, source_phases_shape, target_phases_shape=None):
+    def build(
+        self, source_phases_shape: Shape, target_phases_shape: Shape | None = None
+    ) -> None:
         """Makes the two dense layers of the gate."""
         channels = source_phases_shape[-1]
         inner = reduce_channels(channels, self.reduction)
@@ -104,7 +111,7 @@ class FusionActivation(keras.layers.Layer):
             name=name,
         )
 
-    def call(self, source_phases, target_phases):
+    def call(self, source_phases: Tensor, target_phases: Tensor) -> Tensor:
         """Returns the loss."""
         expected = (*source_phases.shape[:3], self.channels)
         for name, phases in (
@@ -121,7 +128,7 @@ class FusionActivation(keras.layers.Layer):
         count = ops.cast(ops.size(squares), "float32")
         return ops.sum(squares) / ops.maximum(count, 1.0)  # a replica may have none
 
-    def gate(self, source_phases):
+    def gate(self, source_phases: Tensor) -> Tensor:
         """Computes the weight of each channel from the phases of the source.
 
         Builds the layer if it is not built.
@@ -137,7 +144,7 @@ class FusionActivation(keras.layers.Layer):
         pooled = ops.mean(ops.cast(source_phases, "float32"), axis=(1, 2))
         return self.expand(self.reduce(pooled))
 
-    def load_official(self, state):
+    def load_official(self, state: Mapping[str, np.ndarray]) -> None:
         """Loads the weights of the authors' `SELayer_Single`.
 
         Builds the layer if it is not built.
@@ -164,7 +171,7 @@ class FusionActivation(keras.layers.Layer):
         self.reduce.kernel.assign(arrays["fc.0.weight"].T)
         self.expand.kernel.assign(arrays["fc.2.weight"].T)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the arguments, for serialization."""
         return {**super().get_config(), "reduction": self.reduction}
 

@@ -1,9 +1,12 @@
 """StochNorm: BatchNormalization by the batch or by the moving statistics, at random."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_delta import _arguments
+from keras_delta._types import Tensor
 
 
 @keras.saving.register_keras_serializable("keras_delta")
@@ -38,13 +41,17 @@ class StochNorm(keras.layers.BatchNormalization):
     takes_place_of = keras.layers.BatchNormalization
     """The kind of layer of the source that it is paired with."""
 
-    def __init__(self, probability=0.5, seed=None, **kwargs):
+    def __init__(
+        self, probability: float = 0.5, seed: int | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.probability = _arguments.number("probability", probability, most=1)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
 
-    def call(self, inputs, training=None, mask=None):
+    def call(
+        self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """As `keras.layers.BatchNormalization`."""
         if not training or not self.trainable:
             return super().call(inputs, training=training, mask=mask)
@@ -56,7 +63,7 @@ class StochNorm(keras.layers.BatchNormalization):
         drawn = keras.random.uniform(shape, seed=self.seed_generator)
         return ops.where(drawn < self.probability, of_batch, of_moving)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The arguments, for saving."""
         own = {"probability": self.probability, "seed": self.seed}
         return {**super().get_config(), **own}

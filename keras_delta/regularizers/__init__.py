@@ -1,8 +1,12 @@
 """Regularizers by name. A new one is a file beside this and a line in `ALL`."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import keras
 
 from keras_delta._errors import invalid, unknown_name
+from keras_delta._types import RegularizerLike
 from keras_delta.regularizers.afd import AFD as AFD
 from keras_delta.regularizers.at import AT as AT
 from keras_delta.regularizers.base import MAPS as MAPS
@@ -27,7 +31,7 @@ from keras_delta.regularizers.l2_sp_fisher import L2SPFisher as L2SPFisher
 from keras_delta.regularizers.lwf import LwF as LwF
 from keras_delta.regularizers.sum import Sum as Sum
 
-ALL = {
+ALL: dict[str, type[Any]] = {
     "l2": L2,
     "l2_fe": L2FE,
     "l2_sp": L2SP,
@@ -49,7 +53,7 @@ ALL = {
 }
 
 
-def get(identifier):
+def get(identifier: RegularizerLike) -> Regularizer | None:
     """The regularizer that an identifier stands for.
 
     Args:
@@ -66,7 +70,8 @@ def get(identifier):
     if identifier is None or isinstance(identifier, Regularizer):
         return identifier
     if isinstance(identifier, type) and issubclass(identifier, Regularizer):
-        return identifier()
+        kind: Any = identifier
+        return kind()
     if isinstance(identifier, str):
         if identifier == "none":
             return None
@@ -85,14 +90,14 @@ def get(identifier):
     raise TypeError(invalid("regularizer", expected, identifier))
 
 
-def serialize(regularizer):
+def serialize(regularizer: Regularizer | None) -> dict[str, Any] | None:
     """Config dict of a regularizer; None for None."""
     if regularizer is None:
         return None
     return keras.saving.serialize_keras_object(regularizer)
 
 
-def deserialize(config):
+def deserialize(config: Mapping[str, Any] | None) -> Regularizer | None:
     """The regularizer of a config dict; None for None.
 
     Besides what `serialize` gives, `{"class_name": "delta", "config": {...}}` with
@@ -112,7 +117,7 @@ def deserialize(config):
     return get(keras.saving.deserialize_keras_object(config))
 
 
-def alike(a, b):
+def alike(a: Regularizer | None, b: Regularizer | None) -> bool:
     """Whether two have the same class and settings, but for name and strengths.
 
     Strengths are numbers that can be set; a schedule in place of one is a difference.
@@ -120,7 +125,7 @@ def alike(a, b):
     return settings(a) == settings(b)
 
 
-def settings(regularizer):
+def settings(regularizer: Regularizer | None) -> Any:
     """The config of a regularizer, without names and without strengths that are set."""
     return _without_strengths(serialize(regularizer))
 
@@ -135,13 +140,13 @@ def _without_strengths(config):
     return {k: _without_strengths(v) for k, v in config.items() if k not in left_out}
 
 
-def members(regularizer):
+def members(regularizer: Regularizer | None) -> list[Regularizer]:
     """List of the single regularizers of which one consists; empty for None."""
     if isinstance(regularizer, Sum):
         return [found for m in regularizer.members for found in members(m)]
     return [] if regularizer is None else [regularizer]
 
 
-def with_attention(regularizer):
+def with_attention(regularizer: Regularizer | None) -> list[Regularizer]:
     """List of the single regularizers that weight channels by attention."""
     return [m for m in members(regularizer) if hasattr(m, "attention_weights")]

@@ -1,6 +1,7 @@
 """AFD: each source map teaches the target maps that attention picks for it."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -9,9 +10,13 @@ from keras import ops
 from keras_delta import _arguments
 from keras_delta._errors import invalid
 from keras_delta._network import auto_taps
+from keras_delta._network.graph import Graph
+from keras_delta._network.networks import Networks
+from keras_delta._types import Maps, Shape, Strength, Tensor
 from keras_delta.regularizers import distances
 from keras_delta.regularizers.afd_network import MetaNetwork, infer_network
 from keras_delta.regularizers.base import MAPS, Regularizer
+from keras_delta.regularizers.batch import Batch
 from keras_delta.regularizers.predictions import Predictions, check_maps, mean
 
 
@@ -65,39 +70,40 @@ class AFD(Regularizer):
 
     def __init__(
         self,
-        alpha=200.0,
-        kd=0.9,
-        temperature=4.0,
-        dimension=128,
-        beta=0.0,
-        name=None,
-        **kwargs,
-    ):
+        alpha: Strength = 200.0,
+        kd: float = 0.9,
+        temperature: float = 4.0,
+        dimension: int = 128,
+        beta: Strength = 0.0,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(alpha, beta, name=name, **kwargs)
         self.kd = _arguments.number("kd", kd)
         self.predictions = Predictions(temperature)
         self.dimension = _arguments.integer("dimension", dimension)
         self.needs = MAPS | {"source_outputs"} if self.kd else MAPS
         self.needs_classes = bool(self.kd)
-        self.source_taps = self.target_taps = None
+        self.source_taps: tuple[str, ...] | None = None
+        self.target_taps: tuple[str, ...] | None = None
         # A list: Keras keeps tracking a layer whose attribute is deleted.
         self._networks = []
 
     @property
-    def network(self):
+    def network(self) -> MetaNetwork | None:
         """The `MetaNetwork`; None before `build_for`, `load_official` and `bind`."""
         return self._networks[0] if self._networks else None
 
     @property
-    def temperature(self):
+    def temperature(self) -> float:
         """What outputs are softened by."""
         return self.predictions.temperature
 
-    def choose_taps(self, graph):
+    def choose_taps(self, graph: Graph) -> list[str] | None:
         """See `Regularizer.choose_taps`: the end of each block."""
         return auto_taps.find_block_ends(graph)
 
-    def check(self, networks):
+    def check(self, networks: Networks) -> None:
         """See `Regularizer.check`; maps of images, and heads of the same classes."""
         super().check(networks)
         check_maps(networks)
@@ -105,7 +111,7 @@ class AFD(Regularizer):
         if self.kd:
             self.predictions.check(networks)
 
-    def bind(self, networks):
+    def bind(self, networks: Networks) -> None:
         """See `Regularizer.bind`; makes the meta network for the model's taps.
 
         Weights loaded before by `load_official` are kept.
@@ -123,7 +129,9 @@ class AFD(Regularizer):
         if values is not None:
             self.network.set_weights(values)
 
-    def build_for(self, source_shapes, target_shapes):
+    def build_for(
+        self, source_shapes: Mapping[str, Shape], target_shapes: Mapping[str, Shape]
+    ) -> None:
         """Make the layers of the meta network, in a model or outside of any.
 
         Calling it again for the same numbers of channels keeps the weights.
@@ -138,12 +146,12 @@ class AFD(Regularizer):
             ValueError: if there are no taps, if a shape is not that of a map of images,
                 or if the layers exist already for other channels.
         """
-        channels = self._check_shapes(source_shapes, target_shapes)
+        theirs, ours = self._check_shapes(source_shapes, target_shapes)
         if self.network is None:
-            self._networks.append(MetaNetwork(*channels, self.dimension))
+            self._networks.append(MetaNetwork(theirs, ours, self.dimension))
         self.source_taps, self.target_taps = tuple(source_shapes), tuple(target_shapes)
 
-    def load_official(self, state):
+    def load_official(self, state: Mapping[str, np.ndarray]) -> None:
         """Load the weights of the authors' PyTorch module `AFD`.
 
         After `build_for`, every shape has to match. Otherwise the layers are made here:
@@ -175,7 +183,9 @@ class AFD(Regularizer):
         self._networks.append(network)
         self.dimension = network.dimension
 
-    def feature_distance(self, source_maps, target_maps, training=False):
+    def feature_distance(
+        self, source_maps: Maps, target_maps: Maps, training: bool = False
+    ) -> Tensor:
         """The distance `Omega`, a scalar before alpha.
 
         Args:
@@ -195,7 +205,7 @@ class AFD(Regularizer):
         attention = self.network.attend(*maps, training=training)
         return mean(ops.sum(attention * distances.energy_distances(*maps), axis=(1, 2)))
 
-    def attention_matrix(self, source_maps, target_maps):
+    def attention_matrix(self, source_maps: Maps, target_maps: Maps) -> Tensor:
         """How much each source tap looks at each target tap, in inference mode.
 
         Args:
@@ -210,21 +220,21 @@ class AFD(Regularizer):
         maps = self._ordered_maps(source_maps, target_maps)
         return self.network.attend(*maps, training=False)
 
-    def batch_distance(self, batch):
+    def batch_distance(self, batch: Batch) -> Tensor:
         """See `Regularizer.batch_distance`; in training mode."""
         distance = self.feature_distance(
             batch.source_maps, batch.target_maps, training=True
         )
         return distance * batch.share
 
-    def penalties(self, batch):
+    def penalties(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """See `Regularizer.penalties`; the first one includes that of the outputs."""
         feature, head = super().penalties(batch)
         if self.kd:
             feature = feature + self.kd * self.predictions.distance(batch) * batch.share
         return feature, head
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """See `Regularizer.get_config`."""
         return {
             **super().get_config(),
@@ -246,7 +256,7 @@ class AFD(Regularizer):
                     raise ValueError(invalid(name, text, shapes[name], remedy))
         return channels
 
-    def _ordered_maps(self, source_maps, target_maps):
+    def _ordered_maps(self, source_maps, target_maps) -> tuple[Any, Any]:
         """Two lists of float32 maps, in the order of the taps."""
         if self.network is None:
             raise ValueError(

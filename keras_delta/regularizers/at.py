@@ -1,9 +1,12 @@
 """AT: the target looks where the source looks."""
 
+from typing import Any, Literal
+
 import keras
 from keras import ops
 
 from keras_delta import _arguments
+from keras_delta._types import Maps, Strength, Tensor
 from keras_delta.regularizers.distances import energy_distances, positions
 from keras_delta.regularizers.paired_maps import PairedMaps
 from keras_delta.regularizers.predictions import mean
@@ -37,12 +40,19 @@ class AT(PairedMaps):
     Eq. 2; github.com/szagoruyko/attention-transfer.
     """
 
-    def __init__(self, alpha=None, beta=0.0, variant="code", name=None, **kwargs):
+    def __init__(
+        self,
+        alpha: Strength | None = None,
+        beta: Strength = 0.0,
+        variant: Literal["code", "article"] = "code",
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         self.variant = _arguments.choice("variant", variant, VARIANTS)
         alpha = DEFAULT[variant] if alpha is None else alpha
         super().__init__(alpha, beta, name=name, **kwargs)
 
-    def feature_distance(self, source_maps, target_maps):
+    def feature_distance(self, source_maps: Maps, target_maps: Maps) -> Tensor:
         """The distance `Omega`, a scalar before alpha.
 
         Args:
@@ -55,7 +65,7 @@ class AT(PairedMaps):
         parts = self.tap_distances(source_maps, target_maps)
         return sum(parts.values(), ops.zeros((), "float32"))
 
-    def tap_distances(self, source_maps, target_maps):
+    def tap_distances(self, source_maps: Maps, target_maps: Maps) -> dict[str, Tensor]:
         """See `Regularizer.tap_distances`."""
         names = self.target_taps or target_maps
         pairs = self.pairs(source_maps, target_maps)
@@ -74,6 +84,6 @@ class AT(PairedMaps):
         norm = ops.sqrt(ops.where(apart, squared, 1.0) * positions(source_map))
         return 0.5 * ops.where(apart, norm, 0.0)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """See `Regularizer.get_config`."""
         return {**super().get_config(), "variant": self.variant}

@@ -1,12 +1,17 @@
 """What every regularizer promises: the class to extend for a new one."""
 
+from typing import Any, Self
+
 import keras
 import numpy as np
 from keras import ops
 
 from keras_delta import _arguments
 from keras_delta._compat import array
+from keras_delta._network.graph import Graph
 from keras_delta._network.networks import Networks
+from keras_delta._network.pairing import Pairing
+from keras_delta._types import Gradients, Maps, Strength, Tensor
 from keras_delta.regularizers.batch import Batch
 from keras_delta.regularizers.distances import half_sum_of_squares
 
@@ -46,14 +51,14 @@ class Regularizer(keras.layers.Layer):
             and no schedule.
     """
 
-    needs = frozenset()
+    needs: frozenset[str] = frozenset()
     """What a step is to compute, of the `Batch`'s attributes: `"source_maps"`,
     `"target_maps"`, `"source_outputs"`, `"target_features"`.
 
     The source does not run for a regularizer that needs nothing of it. With any of
     them, the batch has images and labels as well."""
 
-    prepare_needs = frozenset()
+    prepare_needs: frozenset[str] = frozenset()
     """`{"source_outputs"}` where `prepare` looks at the source's predictions."""
 
     needs_source_head = False
@@ -79,14 +84,16 @@ class Regularizer(keras.layers.Layer):
     head_factor = 1.0
     """1 for the program's `1/2 ||w||^2`, 2 for the article's `||w||^2`."""
 
-    def __init__(self, alpha, beta, name=None, **kwargs):
+    def __init__(
+        self, alpha: Strength, beta: Strength, name: str | None = None, **kwargs: Any
+    ) -> None:
         # float32 under every policy: penalties are small differences of maps.
         kwargs.pop("dtype", None)
         super().__init__(name=name, dtype="float32", **kwargs)
         strengths = {"alpha": alpha, "beta": beta}
         self._strengths = {name: _strength(name, v) for name, v in strengths.items()}
         self._strength_variables = {}
-        self.pairing = None
+        self.pairing: Any = None
 
     alpha = _strength_property("alpha", "Strength of the method's own term")
     beta = _strength_property("beta", "Strength of the head penalty")
@@ -112,17 +119,17 @@ class Regularizer(keras.layers.Layer):
             variable.assign(new)
 
     @property
-    def strength_variables(self):
+    def strength_variables(self) -> list[keras.Variable]:
         """Variables of alpha and beta, where a model uses them as numbers."""
         return list(self._strength_variables.values())
 
-    def take_strengths(self, other):
+    def take_strengths(self, other: "Regularizer") -> None:
         """Numbers for alpha and beta from another regularizer of the same kind."""
         for name, value in other._strengths.items():
             if not callable(value):
                 self._set_strength(name, value)
 
-    def strength(self, name, step):
+    def strength(self, name: str, step: Tensor) -> Tensor:
         """Alpha or beta at a step, as a float32 scalar tensor."""
         value = self._strengths[name]
         if callable(value):
@@ -131,29 +138,29 @@ class Regularizer(keras.layers.Layer):
             return ops.convert_to_tensor(self._strength_variables[name])
         return ops.convert_to_tensor(value, "float32")
 
-    def task_factor(self, step):
+    def task_factor(self, step: Tensor) -> Tensor:
         """What the task loss is multiplied by at a step, a float32 scalar."""
         return ops.convert_to_tensor(self.task_weight, "float32")
 
     @property
-    def bound(self):
+    def bound(self) -> bool:
         """Whether a model uses this regularizer."""
         return self.pairing is not None
 
-    def for_model(self, pairing):
+    def for_model(self, pairing: Pairing) -> "Regularizer":
         """This regularizer, or a fresh copy if another model uses it."""
         if not self.bound or self.pairing is pairing:
             return self
         return type(self).from_config(self.get_config())
 
-    def choose_taps(self, graph):
+    def choose_taps(self, graph: Graph) -> list[str] | None:
         """Names of the layers to tap where `taps="auto"`; None: as DELTA does.
 
         Args:
             graph: `Graph` of the source or of the target, each of which has its own.
         """
 
-    def check(self, networks: Networks):
+    def check(self, networks: Networks) -> None:
         """Refuse networks that the method or its strengths make no sense for.
 
         Args:
@@ -176,7 +183,7 @@ class Regularizer(keras.layers.Layer):
                 "of the same shape, pass the source without it."
             )
 
-    def bind(self, networks: Networks):
+    def bind(self, networks: Networks) -> None:
         """Take up what belongs to one model; called once, in its strategy's scope.
 
         Args:
@@ -198,15 +205,15 @@ class Regularizer(keras.layers.Layer):
         self.pairing = networks.pairing
         self.built = True
 
-    def find_adapting(self):
+    def find_adapting(self) -> Any:
         """The `SourceAdapting` in it, whose layers run inside the source; or None."""
 
     @property
-    def ready(self):
+    def ready(self) -> bool:
         """Whether `prepare` has run, or is not needed."""
         return True
 
-    def prepare(self, model, samples, verbose=True):
+    def prepare(self, model: keras.Model, samples: Any, verbose: bool = True) -> None:
         """Compute from the training data what has to be known before step one.
 
         Args:
@@ -216,7 +223,7 @@ class Regularizer(keras.layers.Layer):
             verbose: whether to show progress.
         """
 
-    def begin_training(self, steps, verbose=True):
+    def begin_training(self, steps: int | None, verbose: bool = True) -> None:
         """Called when `fit` begins, backups put back.
 
         Args:
@@ -224,28 +231,28 @@ class Regularizer(keras.layers.Layer):
             verbose: whether to print anything.
         """
 
-    def batch_distance(self, batch: Batch):
+    def batch_distance(self, batch: Batch) -> Tensor:
         """What depends on the batch, a scalar before alpha, as this replica's share."""
         distance = self.feature_distance(batch.source_maps, batch.target_maps)
         return distance * self.feature_share(batch)
 
-    def feature_distance(self, source_maps, target_maps):
+    def feature_distance(self, source_maps: Maps, target_maps: Maps) -> Tensor:
         """The method's distance of feature maps, a scalar before alpha."""
         raise NotImplementedError(f"{type(self).__name__} compares no feature maps")
 
-    def feature_share(self, batch: Batch):
+    def feature_share(self, batch: Batch) -> Tensor:
         """What this replica's distance counts in the sum over replicas."""
         return batch.share
 
-    def weight_distance(self):
+    def weight_distance(self) -> Tensor:
         """The method's distance of parameters, a scalar before alpha; or None."""
         return None
 
-    def head_distance(self):
+    def head_distance(self) -> Tensor:
         """`1/2 ||w||^2` over the parameters that only the target has."""
         return self.head_factor * half_sum_of_squares(self.pairing.new_variables)
 
-    def penalties(self, batch: Batch):
+    def penalties(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Both penalties, times alpha and beta, as this replica's share.
 
         The sum over replicas is the penalty of the global batch.
@@ -263,7 +270,7 @@ class Regularizer(keras.layers.Layer):
         head = self.strength("beta", batch.step) * self.head_distance()
         return feature, head / batch.replicas
 
-    def tap_penalties(self, batch: Batch):
+    def tap_penalties(self, batch: Batch) -> dict[str, Tensor]:
         """The part of each tap in the feature penalty: dict tap -> float32 scalar.
 
         Times alpha and as this replica's share. Empty where the regularizer does not
@@ -275,11 +282,13 @@ class Regularizer(keras.layers.Layer):
         factor = self.strength("alpha", batch.step) * self.feature_share(batch)
         return {tap: factor * distance for tap, distance in distances.items()}
 
-    def tap_distances(self, source_maps, target_maps):
+    def tap_distances(self, source_maps: Maps, target_maps: Maps) -> dict[str, Tensor]:
         """The parts of `feature_distance`: dict tap -> scalar; empty if it has none."""
         return {}
 
-    def combine(self, task_gradients, penalty_gradients):
+    def combine(
+        self, task_gradients: Gradients, penalty_gradients: Gradients
+    ) -> list[Tensor]:
         """The gradients to step along, where `splits_gradients`.
 
         Args:
@@ -291,10 +300,10 @@ class Regularizer(keras.layers.Layer):
         """
         raise NotImplementedError(f"{type(self).__name__} combines no gradients")
 
-    def after_step(self, batch: Batch):
+    def after_step(self, batch: Batch) -> None:
         """Called after each step of the optimizer: for queues, moving averages."""
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Arguments of `__init__`, with the strengths as they are now."""
         schedules = keras.optimizers.schedules
         config = {
@@ -304,7 +313,7 @@ class Regularizer(keras.layers.Layer):
         return {"name": self.name, **config}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """The regularizer that `get_config` describes, not bound to a model."""
         config = dict(config)
         for name in ("alpha", "beta"):

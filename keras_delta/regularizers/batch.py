@@ -1,6 +1,6 @@
 """What a regularizer may look at in one training step."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import keras
 from keras import ops
@@ -40,7 +40,7 @@ class Batch(NamedTuple):
     labels: Any = None
     label_weights: Any = None
 
-    def without_gradient(self, network):
+    def without_gradient(self, network: Literal["source", "target"]) -> Self:
         """The same, with what is of `"source"` or of `"target"` held constant."""
         names = [f"{network}_{what}" for what in ("maps", "outputs", "features")]
         given = {n: getattr(self, n, None) for n in names}

@@ -2,6 +2,7 @@
 
 import math
 from types import SimpleNamespace
+from typing import Any, Literal
 
 import keras
 from keras import ops, tree
@@ -9,7 +10,10 @@ from keras import ops, tree
 from keras_delta import _arguments
 from keras_delta._compat import array
 from keras_delta._network.heads import last_dense
+from keras_delta._network.networks import Networks
+from keras_delta._types import Strength, Tensor
 from keras_delta.regularizers.base import Regularizer
+from keras_delta.regularizers.batch import Batch
 from keras_delta.regularizers.features import check_features, gather, read_labels
 from keras_delta.regularizers.predictions import mean
 
@@ -59,16 +63,16 @@ class BiTuning(Regularizer):
 
     def __init__(
         self,
-        alpha=1.0,
-        beta=0.0,
-        keys=40,
-        temperature=0.07,
-        momentum=0.999,
-        projection=128,
-        view="flip",
-        name=None,
-        **kwargs,
-    ):
+        alpha: Strength = 1.0,
+        beta: Strength = 0.0,
+        keys: int = 40,
+        temperature: float = 0.07,
+        momentum: float = 0.999,
+        projection: int = 128,
+        view: Literal["flip", "same"] = "flip",
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(alpha, beta, name=name, **kwargs)
         self.keys = _arguments.integer("keys", keys)
         self.temperature = _arguments.number("temperature", temperature, above=0)
@@ -81,25 +85,25 @@ class BiTuning(Regularizer):
         self._encoder = SimpleNamespace(pairs=[], head=None)
 
     @property
-    def queues(self):
+    def queues(self) -> tuple[keras.Variable, keras.Variable]:
         """Variables `(classes, K, projection)` of `z` and `(classes, K, D + 1)`."""
         return self._queue_z, self._queue_h
 
     @property
-    def followed(self):
+    def followed(self) -> list[tuple[keras.Variable, keras.Variable]]:
         """List of the variables that the key encoder follows, each with its own."""
         return list(self._encoder.pairs)
 
-    def project(self, features):
+    def project(self, features: Tensor) -> Tensor:
         """`z` of features `(B, D)`, of unit length."""
         return _unit(self._projections[0](ops.cast(features, "float32")))
 
-    def check(self, networks):
+    def check(self, networks: Networks) -> None:
         """See `Regularizer.check`; the target has to predict classes."""
         super().check(networks)
         check_features(networks, "target", "bi_tuning")
 
-    def bind(self, networks):
+    def bind(self, networks: Networks) -> None:
         """See `Regularizer.bind`; makes projection, key encoder and queues."""
         super().bind(networks)
         self._networks = networks
@@ -134,7 +138,7 @@ class BiTuning(Regularizer):
             aggregation="only_first_replica",
         )
 
-    def batch_distance(self, batch):
+    def batch_distance(self, batch: Batch) -> Tensor:
         """See `Regularizer.batch_distance`; then the batch's keys join the queues."""
         shares, weights = read_labels(batch, self._encoder.head.kernel.shape[1])
         numbers = ops.cast(ops.argmax(shares, axis=-1), "int32")
@@ -196,14 +200,14 @@ class BiTuning(Regularizer):
             queue.assign(ops.scatter_update(ops.convert_to_tensor(queue), indices, new))
         self._pointer.assign((pointer + many) % self.keys)
 
-    def after_step(self, batch):
+    def after_step(self, batch: Batch) -> None:
         """See `Regularizer.after_step`: the key encoder follows."""
         m = self.momentum
         for variable, key in self._encoder.pairs:
             now = ops.convert_to_tensor(variable)
             key.assign(m * ops.convert_to_tensor(key) + (1 - m) * now)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """See `Regularizer.get_config`."""
         own = ("keys", "temperature", "momentum", "projection", "view")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}

@@ -1,11 +1,16 @@
 """BSS: batch spectral shrinkage, against features that do not transfer."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 from keras import ops
 
 from keras_delta import _arguments
+from keras_delta._network.networks import Networks
+from keras_delta._types import Strength, Tensor
 from keras_delta.regularizers.base import Regularizer
+from keras_delta.regularizers.batch import Batch
 from keras_delta.regularizers.features import check_features, gather
 
 
@@ -36,26 +41,33 @@ class BSS(Regularizer):
     needs = frozenset({"target_features"})
     starts_at_source = False
 
-    def __init__(self, alpha=0.001, beta=0.0, k=1, name=None, **kwargs):
+    def __init__(
+        self,
+        alpha: Strength = 0.001,
+        beta: Strength = 0.0,
+        k: int = 1,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(alpha, beta, name=name, **kwargs)
         self.k = _arguments.integer("k", k)
 
-    def check(self, networks):
+    def check(self, networks: Networks) -> None:
         """See `Regularizer.check`."""
         super().check(networks)
         check_features(networks, "target", "bss", classes=False)
 
-    def batch_distance(self, batch):
+    def batch_distance(self, batch: Batch) -> Tensor:
         """See `Regularizer.batch_distance`; of the global batch."""
         features = gather(batch.target_features, batch.replicas)
         return spectral_penalty(features, self.k) / batch.replicas
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """See `Regularizer.get_config`."""
         return {**super().get_config(), "k": self.k}
 
 
-def spectral_penalty(features, k=1):
+def spectral_penalty(features: Tensor, k: int = 1) -> Tensor:
     """Sum of the squares of the `k` smallest singular values, a float32 scalar.
 
     Args:

@@ -1,11 +1,15 @@
 """Co-Tuning: classes of the source, in the proportions of each target class."""
 
+from typing import Any, Literal
+
 import keras
 import numpy as np
 from keras import ops, tree
 
 from keras_delta import _arguments
 from keras_delta._compat import array
+from keras_delta._network.networks import Networks
+from keras_delta._types import ArrayLike, Strength, Tensor
 from keras_delta.regularizers.base import Regularizer
 from keras_delta.regularizers.batch import Batch
 from keras_delta.regularizers.class_relations import VARIANTS, relate
@@ -58,14 +62,14 @@ class CoTuning(Regularizer):
 
     def __init__(
         self,
-        alpha=2.3,
-        beta=0.0,
-        variant="direct",
-        samples=None,
-        calibration=0.8840456604957581,
-        name=None,
-        **kwargs,
-    ):
+        alpha: Strength = 2.3,
+        beta: Strength = 0.0,
+        variant: Literal["direct", "bayes"] = "direct",
+        samples: int | None = None,
+        calibration: float = 0.8840456604957581,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(alpha, beta, name=name, **kwargs)
         self.variant = _arguments.choice("variant", variant, VARIANTS)
         self.samples = _arguments.integer("samples", samples, optional=True)
@@ -75,21 +79,21 @@ class CoTuning(Regularizer):
         self._heads, self._relations = [], []
 
     @property
-    def source_head(self):
+    def source_head(self) -> SourceHead | None:
         """The `SourceHead` on the target's features; None before a model has it."""
         return self._heads[0] if self._heads else None
 
     @property
-    def relations(self):
+    def relations(self) -> np.ndarray | None:
         """R, `(classes, classes of the source)`; None before it is known."""
         return array(self._relations[0]) if self._relations and self.ready else None
 
-    def check(self, networks):
+    def check(self, networks: Networks) -> None:
         """See `Regularizer.check`."""
         super().check(networks)
         check_source_head(networks, "co_tuning")
 
-    def bind(self, networks):
+    def bind(self, networks: Networks) -> None:
         """See `Regularizer.bind`; copies the source's classifier."""
         super().bind(networks)
         self._predictions.bind(networks)
@@ -102,11 +106,11 @@ class CoTuning(Regularizer):
         self._relations.append(relations)
 
     @property
-    def ready(self):
+    def ready(self) -> bool:
         """Whether R is known."""
         return bool(self._relations) and bool(array(self._relations[0]).any())
 
-    def prepare(self, model, samples, verbose=True):
+    def prepare(self, model: keras.Model, samples: Any, verbose: bool = True) -> None:
         """Find R from the training images and the source's predictions for them."""
         if self.ready:
             return
@@ -120,12 +124,10 @@ class CoTuning(Regularizer):
             kept = weights > 0
             logits.append(ops.convert_to_numpy(each)[kept])
             numbers.append(shares[kept].argmax(-1))
-        logits, numbers = np.concatenate(logits), np.concatenate(numbers)
-        self.set_relations(
-            relate(logits, numbers, classes, self.variant, self.calibration)
-        )
+        found = np.concatenate(logits), np.concatenate(numbers)
+        self.set_relations(relate(*found, classes, self.variant, self.calibration))
 
-    def set_relations(self, relations):
+    def set_relations(self, relations: ArrayLike) -> None:
         """Use relations that were found before.
 
         Args:
@@ -133,14 +135,15 @@ class CoTuning(Regularizer):
         """
         self._relations[0].assign(relations)
 
-    def batch_distance(self, batch):
+    def batch_distance(self, batch: Batch) -> Tensor:
         """See `Regularizer.batch_distance`."""
         relations = self._relations[0]
         shares, weights = read_labels(batch, relations.shape[0])
-        logits = self.source_head(batch.target_features)
+        head: Any = self.source_head
+        logits = head(batch.target_features)
         return label_distance(relations, logits, shares, weights) * batch.share
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """See `Regularizer.get_config`."""
         own = ("variant", "samples", "calibration")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}

@@ -1,8 +1,12 @@
 """DELTA: the attention-weighted distance of feature maps."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
+from keras_delta._network.networks import Networks
+from keras_delta._types import Attention, Strength, Tensor, Variant
 from keras_delta.regularizers import distances
 from keras_delta.regularizers.attention_weights import AttentionWeights, of_part
 from keras_delta.regularizers.maps import MapRegularizer
@@ -50,15 +54,15 @@ class Delta(MapRegularizer):
 
     def __init__(
         self,
-        alpha=None,
-        beta=0.01,
-        attention="auto",
-        variant="relative",
-        attention_samples=256,
-        temperature=5.0,
-        name=None,
-        **kwargs,
-    ):
+        alpha: Strength | None = None,
+        beta: Strength = 0.01,
+        attention: Attention = "auto",
+        variant: Variant = "relative",
+        attention_samples: int | None = 256,
+        temperature: float = 5.0,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(alpha, beta, variant, name=name, **kwargs)
         self.attention_weights = AttentionWeights(
             attention, attention_samples, temperature
@@ -70,27 +74,27 @@ class Delta(MapRegularizer):
     computed_attention = of_part("computed_attention")
     set_attention_weights = of_part("set_attention_weights")
 
-    def check(self, networks):
+    def check(self, networks: Networks) -> None:
         """See `Regularizer.check`; the attention has to be of the same taps."""
         super().check(networks)
         self.attention_weights.check(networks.target_map_shapes)
 
-    def bind(self, networks):
+    def bind(self, networks: Networks) -> None:
         """See `Regularizer.bind`; makes variables for scales and attention."""
         super().bind(networks)
         self.attention_weights.bind(networks.target_map_shapes, self.add_weight)
 
     @property
-    def ready(self):
+    def ready(self) -> bool:
         """Whether the scales of the source maps and the attention are known."""
         return super().ready and self.attention_weights.ready
 
-    def prepare(self, model, samples, verbose=True):
+    def prepare(self, model: keras.Model, samples: Any, verbose: bool = True) -> None:
         """Measure the scales and, where it is `"auto"`, the attention."""
         super().prepare(model, samples, verbose)
         self.attention_weights.prepare(model, samples, verbose)
 
-    def tap_distance(self, tap, source_map, target_map):
+    def tap_distance(self, tap: str, source_map: Tensor, target_map: Tensor) -> Tensor:
         """See `MapRegularizer.tap_distance`."""
         d = distances.channel_distances(source_map, target_map)
         channels = d.shape[-1]
@@ -101,6 +105,6 @@ class Delta(MapRegularizer):
             return 0.5 * channels * weighted / distances.positions(target_map)
         return weighted
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """See `Regularizer.get_config`."""
         return {**super().get_config(), **self.attention_weights.get_config()}

@@ -1,9 +1,12 @@
 """DTNH: a regularizer that never works against the task."""
 
+from typing import Any, Self
+
 import keras
 from keras import ops
 
 from keras_delta._errors import invalid
+from keras_delta._types import Gradients, RegularizerLike, Strength, Tensor
 from keras_delta.regularizers.distances import half_sum_of_squares
 from keras_delta.regularizers.sum import Sum
 
@@ -38,11 +41,16 @@ class DTNH(Sum):
     splits_gradients = True
 
     def __init__(
-        self, regularizer="feature_map", alpha=None, beta=None, name=None, **kwargs
-    ):
+        self,
+        regularizer: RegularizerLike = "feature_map",
+        alpha: Strength | None = None,
+        beta: Strength | None = None,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         from keras_delta.regularizers import get  # which knows this class
 
-        strengths = {"alpha": alpha, "beta": beta}
+        strengths: dict[str, Any] = {"alpha": alpha, "beta": beta}
         strengths = {k: v for k, v in strengths.items() if v is not None}
         member = get(regularizer)
         if strengths and not isinstance(regularizer, str):
@@ -62,7 +70,9 @@ class DTNH(Sum):
     def _set_strength(self, name, value):
         self.members[0]._set_strength(name, value)
 
-    def combine(self, task_gradients, penalty_gradients):
+    def combine(
+        self, task_gradients: Gradients, penalty_gradients: Gradients
+    ) -> list[Tensor]:
         """See `Regularizer.combine`."""
         both = [
             (task, penalty)
@@ -80,13 +90,13 @@ class DTNH(Sum):
             for task, penalty in zip(task_gradients, penalty_gradients, strict=True)
         ]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """See `Regularizer.get_config`."""
         member = keras.saving.serialize_keras_object(self.members[0])
         return {"name": self.name, "regularizer": member, "alpha": None, "beta": None}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """See `Regularizer.from_config`."""
         return cls(**config)
 

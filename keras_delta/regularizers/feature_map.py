@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_delta._types import Tensor
 from keras_delta.regularizers import distances
 from keras_delta.regularizers.maps import MapRegularizer
 
@@ -33,7 +34,7 @@ class FeatureMap(MapRegularizer):
     at github.com/lixingjian/DELTA.
     """
 
-    def tap_distance(self, tap, source_map, target_map):
+    def tap_distance(self, tap: str, source_map: Tensor, target_map: Tensor) -> Tensor:
         """See `MapRegularizer.tap_distance`."""
         d = distances.channel_distances(source_map, target_map)
         if self.variant == "relative":

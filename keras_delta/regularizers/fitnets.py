@@ -1,11 +1,17 @@
 """FitNets: a layer of the target learns what a layer of the source puts out."""
 
+from typing import Any, Literal
+
 import keras
 from keras import ops
 
 from keras_delta import _arguments
 from keras_delta._errors import invalid
 from keras_delta._network import auto_taps
+from keras_delta._network.graph import Graph
+from keras_delta._network.networks import Networks
+from keras_delta._types import Maps, Strength, Tensor
+from keras_delta.regularizers.batch import Batch
 from keras_delta.regularizers.paired_maps import PairedMaps
 from keras_delta.regularizers.predictions import Predictions, mean
 from keras_delta.regularizers.stages import Staged
@@ -52,15 +58,15 @@ class FitNets(Staged, PairedMaps):
 
     def __init__(
         self,
-        alpha=None,
-        beta=0.0,
-        variant="code",
-        stage_steps=0,
-        kd=0.0,
-        temperature=4.0,
-        name=None,
-        **kwargs,
-    ):
+        alpha: Strength | None = None,
+        beta: Strength = 0.0,
+        variant: Literal["code", "article"] = "code",
+        stage_steps: int = 0,
+        kd: float = 0.0,
+        temperature: float = 4.0,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         self.variant = _arguments.choice("variant", variant, VARIANTS)
         alpha = DEFAULT[variant] if alpha is None else alpha
         super().__init__(alpha, beta, stage_steps=stage_steps, name=name, **kwargs)
@@ -72,16 +78,16 @@ class FitNets(Staged, PairedMaps):
         self.regressors = []
 
     @property
-    def temperature(self):
+    def temperature(self) -> float:
         """What predictions are softened by."""
         return self.predictions.temperature
 
-    def choose_taps(self, graph):
+    def choose_taps(self, graph: Graph) -> list[str] | None:
         """See `Regularizer.choose_taps`: the end of a stage in the middle."""
         ends = auto_taps.find_stage_ends(graph)
         return ends[len(ends) // 2 :][:1]
 
-    def check(self, networks):
+    def check(self, networks: Networks) -> None:
         """See `Regularizer.check`; grids that a convolution fits."""
         super().check(networks)
         if self.kd:
@@ -90,7 +96,7 @@ class FitNets(Staged, PairedMaps):
         for theirs, ours in zip(*(s.values() for s in shapes), strict=True):
             _convolution(theirs, ours)
 
-    def bind(self, networks):
+    def bind(self, networks: Networks) -> None:
         """See `Regularizer.bind`; makes the regressors."""
         super().bind(networks)
         if self.kd:
@@ -103,7 +109,9 @@ class FitNets(Staged, PairedMaps):
             rectified = _is_relu(operation)
             self.regressors.append(Regressor(theirs, ours, norm, rectified, i))
 
-    def feature_distance(self, source_maps, target_maps, training=False):
+    def feature_distance(
+        self, source_maps: Maps, target_maps: Maps, training: bool = False
+    ) -> Tensor:
         """The distance `Omega`, a scalar before alpha.
 
         Args:
@@ -127,12 +135,12 @@ class FitNets(Staged, PairedMaps):
             total = total + mean(each)
         return total
 
-    def batch_distance(self, batch):
+    def batch_distance(self, batch: Batch) -> Tensor:
         """See `Regularizer.batch_distance`; in training mode."""
         maps = batch.source_maps, batch.target_maps
         return self.feature_distance(*maps, training=True) * batch.share
 
-    def penalties(self, batch):
+    def penalties(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """See `Regularizer.penalties`; the first one includes that of the outputs."""
         feature, head = super().penalties(batch)
         if self.kd:
@@ -141,7 +149,7 @@ class FitNets(Staged, PairedMaps):
             feature = feature + weight * distance
         return feature, head
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """See `Regularizer.get_config`."""
         own = ("variant", "kd", "temperature")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}

@@ -1,6 +1,8 @@
 """4Ds: distils from a source that was trained on another domain, and adapts it."""
 
 import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import keras
 from keras import ops
@@ -9,11 +11,14 @@ from keras_delta import _arguments
 from keras_delta._compat import array
 from keras_delta._errors import invalid
 from keras_delta._network import auto_taps
-from keras_delta._network.graph import shapes_fit
+from keras_delta._network.graph import Graph, shapes_fit
+from keras_delta._network.networks import Networks
+from keras_delta._types import Maps, Shape, Strength, Tensor
 from keras_delta.layers.fourier import compute_phase
 from keras_delta.layers.fourier_adapter import FourierAdapter
 from keras_delta.layers.fusion_activation import FusionActivation, concatenate_phases
 from keras_delta.regularizers.base import MAPS
+from keras_delta.regularizers.batch import Batch
 from keras_delta.regularizers.predictions import Predictions, check_maps
 from keras_delta.regularizers.source_adapting import SourceAdapting
 
@@ -81,15 +86,15 @@ class FourDs(SourceAdapting):
 
     def __init__(
         self,
-        alpha=0.1,
-        kd=1.0,
-        temperature=4.0,
-        beta=0.0,
-        variant="article",
-        optimizer=None,
-        name=None,
-        **kwargs,
-    ):
+        alpha: Strength = 0.1,
+        kd: float = 1.0,
+        temperature: float = 4.0,
+        beta: Strength = 0.0,
+        variant: Literal["article", "code"] = "article",
+        optimizer: str | Mapping[str, Any] | keras.optimizers.Optimizer | None = None,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(alpha, beta, name=name, **kwargs)
         self.kd = _arguments.number("kd", kd)
         self.predictions = Predictions(temperature)
@@ -98,30 +103,30 @@ class FourDs(SourceAdapting):
         self.optimizer = optimizer and keras.optimizers.serialize(
             keras.optimizers.get(optimizer)
         )
-        self.target_taps = ()
+        self.target_taps: tuple[str, ...] = ()
         # Containers: Keras goes on tracking a layer whose attribute is deleted.
         self.adapters, self._norms, self._fusions = {}, {}, []
 
     @property
-    def temperature(self):
+    def temperature(self) -> float:
         """What predictions are softened by."""
         return self.predictions.temperature
 
     @property
-    def fusion(self):
+    def fusion(self) -> FusionActivation | None:
         """The `FusionActivation`; None before `build_for` and `bind`."""
         return self._fusions[0] if self._fusions else None
 
     @property
-    def source_layers(self):
+    def source_layers(self) -> list[FourierAdapter]:
         """See `SourceAdapting.source_layers`: the adapters."""
         return list(self.adapters.values())
 
-    def choose_taps(self, graph):
+    def choose_taps(self, graph: Graph) -> list[str] | None:
         """See `Regularizer.choose_taps`: the ends of the last four stages."""
         return auto_taps.find_stage_ends(graph)
 
-    def check(self, networks):
+    def check(self, networks: Networks) -> None:
         """See `Regularizer.check`; the same classes, and the same channels at taps."""
         super().check(networks)
         self.predictions.check(networks)
@@ -151,7 +156,7 @@ class FourDs(SourceAdapting):
             expected = f"layers of {each} channels or more, and {total} in all"
             raise ValueError(invalid("taps", expected, f"{channels[0]} channels"))
 
-    def make_layers(self, networks):
+    def make_layers(self, networks: Networks) -> None:
         """See `SourceAdapting.make_layers`: adapters and gate.
 
         Weights that they had before are kept.
@@ -173,7 +178,9 @@ class FourDs(SourceAdapting):
         own = sum(layer.count_params() for layer in self.source_layers)
         self.adapter_share = own / whole
 
-    def build_for(self, source_shapes, target_shapes):
+    def build_for(
+        self, source_shapes: Mapping[str, Shape], target_shapes: Mapping[str, Shape]
+    ) -> None:
         """Make adapters and gate anew, in a model or outside of any.
 
         Args:
@@ -183,6 +190,7 @@ class FourDs(SourceAdapting):
         self.adapters.clear()
         self._fusions.clear()
         for i, (tap, shape) in enumerate(source_shapes.items()):
+            options: dict[str, Any]
             options = {"synchronized": True, "dtype": "float32", "name": f"adapter{i}"}
             self.adapters[tap] = FourierAdapter(**options)
             self.adapters[tap].build((None, *shape))
@@ -191,14 +199,14 @@ class FourDs(SourceAdapting):
         self.fusion.build((None, None, None, channels))
         self.target_taps = tuple(target_shapes)
 
-    def make_source_optimizer(self):
+    def make_source_optimizer(self) -> keras.optimizers.Optimizer:
         """See `SourceAdapting.make_source_optimizer`."""
         if self.optimizer is not None:
             return keras.optimizers.deserialize(self.optimizer)
         rate = _Cosine(RATE, self._begin, self._end)
         return keras.optimizers.AdamW(rate, weight_decay=0.01, epsilon=1e-4)
 
-    def begin_training(self, steps, verbose=True):
+    def begin_training(self, steps: int | None, verbose: bool = True) -> None:
         """See `Regularizer.begin_training`; the adapters' rate falls until the end."""
         done = int(ops.convert_to_numpy(self.source_optimizer.iterations))
         if verbose and not done:
@@ -210,7 +218,9 @@ class FourDs(SourceAdapting):
             self._begin.assign(done)
             self._end.assign(done + steps)
 
-    def call_source(self, operation, tap, *args, **kwargs):
+    def call_source(
+        self, operation: Any, tap: str | None, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         """See `SourceAdapting.call_source`; what is compared are phases."""
         norm = self._norms.get(operation.name)
         if norm is None:
@@ -222,7 +232,7 @@ class FourDs(SourceAdapting):
         adapted, phase = self.adapters[tap](maps, training=True)
         return ops.cast(adapted, maps.dtype), phase
 
-    def feature_distance(self, source_maps, target_maps):
+    def feature_distance(self, source_maps: Maps, target_maps: Maps) -> Tensor:
         """The distance `Omega` of maps, a scalar before alpha.
 
         Args:
@@ -238,7 +248,7 @@ class FourDs(SourceAdapting):
         phases = {tap: compute_phase(maps) for tap, maps in source_maps.items()}
         return self._phase_distance(phases, target_maps)
 
-    def batch_distance(self, batch):
+    def batch_distance(self, batch: Batch) -> Tensor:
         """See `Regularizer.batch_distance`."""
         return self._phase_distance(batch.source_maps, batch.target_maps) * batch.share
 
@@ -247,23 +257,25 @@ class FourDs(SourceAdapting):
         ours = [compute_phase(target_maps[tap]) for tap in self.target_taps]
         return self.fusion(theirs, concatenate_phases(ours))
 
-    def penalties(self, batch):
+    def penalties(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """See `Regularizer.penalties`; the first one has that of the predictions."""
         feature, head = super().penalties(batch)
         distilled = self.kd * self.predictions.distance(batch) * batch.share
         return feature + distilled, head
 
-    def tap_penalties(self, batch):
+    def tap_penalties(self, batch: Batch) -> dict[str, Tensor]:
         """See `Regularizer.tap_penalties`; the gate is of all taps together."""
         return {}
 
-    def source_loss(self, batch, task_loss):
+    def source_loss(
+        self, batch: Batch, task_loss: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         """See `SourceAdapting.source_loss`."""
         loss = ops.cast(task_loss(self.predictions.as_target(batch)), "float32")
         backwards = self.predictions.distance(batch, towards="target")
         return loss + self.kd * backwards * batch.share
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """See `Regularizer.get_config`."""
         own = ("kd", "temperature", "variant", "optimizer")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}

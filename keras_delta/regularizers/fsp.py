@@ -1,12 +1,15 @@
 """FSP: how one layer's channels go along with the next one's."""
 
 import itertools
+from typing import Any, Literal
 
 import keras
 from keras import ops
 
 from keras_delta import _arguments
 from keras_delta._errors import invalid
+from keras_delta._network.networks import Networks
+from keras_delta._types import Maps, Strength, Tensor
 from keras_delta.layers.pooling import adaptive_average_pool
 from keras_delta.regularizers.paired_maps import PairedMaps
 from keras_delta.regularizers.predictions import mean
@@ -46,12 +49,18 @@ class FSP(Staged, PairedMaps):
     """
 
     def __init__(
-        self, alpha=50.0, beta=0.0, variant="code", stage_steps=0, name=None, **kwargs
-    ):
+        self,
+        alpha: Strength = 50.0,
+        beta: Strength = 0.0,
+        variant: Literal["code", "article"] = "code",
+        stage_steps: int = 0,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(alpha, beta, stage_steps=stage_steps, name=name, **kwargs)
         self.variant = _arguments.choice("variant", variant, VARIANTS)
 
-    def check(self, networks):
+    def check(self, networks: Networks) -> None:
         """See `Regularizer.check`; two taps or more, with the same channels."""
         super().check(networks)
         shapes = networks.source_map_shapes, networks.target_map_shapes
@@ -64,7 +73,7 @@ class FSP(Staged, PairedMaps):
             remedy += '"at" and "afd" compare maps with any channels.'
             raise ValueError(invalid("taps", expected, received, remedy))
 
-    def feature_distance(self, source_maps, target_maps):
+    def feature_distance(self, source_maps: Maps, target_maps: Maps) -> Tensor:
         """The distance `Omega`, a scalar before alpha.
 
         Args:
@@ -81,7 +90,7 @@ class FSP(Staged, PairedMaps):
             total = total + mean(reduce(ops.square(theirs - ours), axis=(1, 2)))
         return total
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """See `Regularizer.get_config`."""
         return {**super().get_config(), "variant": self.variant}
 

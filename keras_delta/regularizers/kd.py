@@ -1,10 +1,15 @@
 """KD: the target's predictions follow those of a source with a head of its own."""
 
+from typing import Any
+
 import keras
 
 from keras_delta import _arguments
 from keras_delta._errors import invalid
+from keras_delta._network.networks import Networks
+from keras_delta._types import Strength, Tensor
 from keras_delta.regularizers.base import Regularizer
+from keras_delta.regularizers.batch import Batch
 from keras_delta.regularizers.predictions import Predictions, distillation_loss, mean
 
 DEFAULT = 0.9
@@ -46,14 +51,14 @@ class KD(Regularizer):
 
     def __init__(
         self,
-        alpha=DEFAULT,
-        beta=0.0,
-        temperature=4.0,
-        task_weight=0.1,
-        kd_weight=None,
-        name=None,
-        **kwargs,
-    ):
+        alpha: Strength = DEFAULT,
+        beta: Strength = 0.0,
+        temperature: float = 4.0,
+        task_weight: float = 0.1,
+        kd_weight: Strength | None = None,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         if kd_weight is not None:
             if alpha not in (DEFAULT, kd_weight):
                 expected = "one of `alpha` and `kd_weight`, which are the same"
@@ -64,25 +69,25 @@ class KD(Regularizer):
         self.task_weight = _arguments.number("task_weight", task_weight)
 
     @property
-    def temperature(self):
+    def temperature(self) -> float:
         """What outputs are softened by."""
         return self.predictions.temperature
 
-    def check(self, networks):
+    def check(self, networks: Networks) -> None:
         """See `Regularizer.check`; both networks need a head for the same classes."""
         super().check(networks)
         self.predictions.check(networks)
 
-    def bind(self, networks):
+    def bind(self, networks: Networks) -> None:
         """See `Regularizer.bind`; looks at what the two heads end in."""
         super().bind(networks)
         self.predictions.bind(networks)
 
-    def batch_distance(self, batch):
+    def batch_distance(self, batch: Batch) -> Tensor:
         """See `Regularizer.batch_distance`."""
         return self.predictions.distance(batch) * batch.share
 
-    def logit_distance(self, source_logits, target_logits):
+    def logit_distance(self, source_logits: Tensor, target_logits: Tensor) -> Tensor:
         """`Omega`, the mean over the batch, before its weight.
 
         Args:
@@ -93,7 +98,7 @@ class KD(Regularizer):
         """
         return mean(distillation_loss(source_logits, target_logits, self.temperature))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """See `Regularizer.get_config`."""
         own = {"temperature": self.temperature, "task_weight": self.task_weight}
         return {**super().get_config(), **own}

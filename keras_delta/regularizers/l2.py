@@ -1,7 +1,10 @@
 """L2: plain weight decay on every parameter."""
 
+from typing import Any
+
 import keras
 
+from keras_delta._types import Strength, Tensor
 from keras_delta.regularizers.base import Regularizer
 from keras_delta.regularizers.distances import half_sum_of_squares
 
@@ -24,9 +27,15 @@ class L2(Regularizer):
 
     starts_at_source = False
 
-    def __init__(self, alpha=1e-4, beta=1e-4, name=None, **kwargs):
+    def __init__(
+        self,
+        alpha: Strength = 1e-4,
+        beta: Strength = 1e-4,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(alpha, beta, name=name, **kwargs)
 
-    def weight_distance(self):
+    def weight_distance(self) -> Tensor:
         """`1/2 ||w||^2` over the trainable parameters that the source has too."""
         return half_sum_of_squares(v for v, _ in self.pairing.variables)

@@ -1,7 +1,11 @@
 """L2-FE: the pretrained network as a fixed feature extractor."""
 
+from typing import Any
+
 import keras
 
+from keras_delta._network.networks import Networks
+from keras_delta._types import Strength
 from keras_delta.regularizers.base import Regularizer
 
 
@@ -24,10 +28,16 @@ class L2FE(Regularizer):
 
     trains_features = False
 
-    def __init__(self, alpha=0.0, beta=0.01, name=None, **kwargs):
+    def __init__(
+        self,
+        alpha: Strength = 0.0,
+        beta: Strength = 0.01,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(alpha, beta, name=name, **kwargs)
 
-    def check(self, networks):
+    def check(self, networks: Networks) -> None:
         """See `Regularizer.check`; there must be something left to train."""
         if not networks.pairing.new_layers:
             raise ValueError(

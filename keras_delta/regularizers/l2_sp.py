@@ -1,9 +1,12 @@
 """L2-SP: distance of the parameters from the starting point."""
 
+from typing import Any, Literal
+
 import keras
 from keras import ops
 
 from keras_delta import _arguments
+from keras_delta._types import Strength, Tensor
 from keras_delta.regularizers.base import Regularizer
 from keras_delta.regularizers.distances import half_sum_of_squares
 
@@ -31,11 +34,18 @@ class L2SP(Regularizer):
     2021, doi 10.1145/3473912, section 4.2.
     """
 
-    def __init__(self, alpha=0.01, beta=0.01, parameters="all", name=None, **kwargs):
+    def __init__(
+        self,
+        alpha: Strength = 0.01,
+        beta: Strength = 0.01,
+        parameters: Literal["all", "kernels"] = "all",
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(alpha, beta, name=name, **kwargs)
         self.parameters = _arguments.choice("parameters", parameters, PARAMETERS)
 
-    def weight_distance(self):
+    def weight_distance(self) -> Tensor:
         """`1/2 ||w - w*||^2` over the parameters chosen."""
         return half_sum_of_squares(
             ops.cast(v, "float32") - ops.cast(start, "float32")
@@ -43,7 +53,7 @@ class L2SP(Regularizer):
             if self.parameters == "all" or is_kernel(v)
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """See `Regularizer.get_config`."""
         return {**super().get_config(), "parameters": self.parameters}
 

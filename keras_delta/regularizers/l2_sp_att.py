@@ -1,8 +1,12 @@
 """L2-SP(ATT): L2-SP with channel attention on the filters of the taps."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
+from keras_delta._network.networks import Networks
+from keras_delta._types import Attention, Strength, Tensor
 from keras_delta.regularizers.attention_weights import AttentionWeights, of_part
 from keras_delta.regularizers.base import Regularizer
 from keras_delta.regularizers.distances import half_sum_of_squares
@@ -33,14 +37,14 @@ class L2SPAtt(Regularizer):
 
     def __init__(
         self,
-        alpha=0.01,
-        beta=0.01,
-        attention="auto",
-        attention_samples=256,
-        temperature=5.0,
-        name=None,
-        **kwargs,
-    ):
+        alpha: Strength = 0.01,
+        beta: Strength = 0.01,
+        attention: Attention = "auto",
+        attention_samples: int | None = 256,
+        temperature: float = 5.0,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(alpha, beta, name=name, **kwargs)
         self.attention_weights = AttentionWeights(
             attention, attention_samples, temperature
@@ -53,12 +57,12 @@ class L2SPAtt(Regularizer):
     computed_attention = of_part("computed_attention")
     set_attention_weights = of_part("set_attention_weights")
 
-    def check(self, networks):
+    def check(self, networks: Networks) -> None:
         """See `Regularizer.check`; the attention has to be of the same taps."""
         super().check(networks)
         self.attention_weights.check(networks.target_map_shapes)
 
-    def bind(self, networks):
+    def bind(self, networks: Networks) -> None:
         """See `Regularizer.bind`; finds the kernels of the tapped layers."""
         super().bind(networks)
         pairing, taps = networks.pairing, networks.target_map_shapes
@@ -76,15 +80,15 @@ class L2SPAtt(Regularizer):
             )
 
     @property
-    def ready(self):
+    def ready(self) -> bool:
         """Whether the attention is known."""
         return self.attention_weights.ready
 
-    def prepare(self, model, samples, verbose=True):
+    def prepare(self, model: keras.Model, samples: Any, verbose: bool = True) -> None:
         """Compute the attention where it is `"auto"`."""
         self.attention_weights.prepare(model, samples, verbose)
 
-    def weight_distance(self):
+    def weight_distance(self) -> Tensor:
         """The distance from the starting point, attended filters weighted."""
         return half_sum_of_squares(
             self._difference(v, start) for v, start in self.pairing.variables
@@ -99,6 +103,6 @@ class L2SPAtt(Regularizer):
         weights = self.attention_weights.of_tap(tap, channels)
         return difference * ops.sqrt(channels * weights)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """See `Regularizer.get_config`."""
         return {**super().get_config(), **self.attention_weights.get_config()}

@@ -1,6 +1,8 @@
 """L2-SP-Fisher: parameters that matter stay nearer to where they began."""
 
+from collections.abc import Mapping
 from types import SimpleNamespace
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,6 +13,8 @@ from keras_delta import _arguments
 from keras_delta._compat import array
 from keras_delta._errors import invalid
 from keras_delta._inputs.samples import regrouped
+from keras_delta._network.networks import Networks
+from keras_delta._types import ArrayLike, Strength, Tensor
 from keras_delta.regularizers.base import Regularizer
 from keras_delta.regularizers.features import check_features
 from keras_delta.regularizers.predictions import Predictions
@@ -51,20 +55,20 @@ class L2SPFisher(Regularizer):
 
     def __init__(
         self,
-        alpha=0.01,
-        beta=0.01,
-        samples=256,
-        normalize=True,
-        name=None,
-        **kwargs,
-    ):
+        alpha: Strength = 0.01,
+        beta: Strength = 0.01,
+        samples: int | None = 256,
+        normalize: bool = True,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(alpha, beta, name=name, **kwargs)
         self.samples = _arguments.integer("samples", samples, optional=True)
         self.normalize = bool(normalize)
         # Not lists of its own: Keras would take the target's variables for ours.
         self._bound, self._fisher = SimpleNamespace(pairs=[]), []
 
-    def check(self, networks):
+    def check(self, networks: Networks) -> None:
         """See `Regularizer.check`; the target has to predict classes."""
         super().check(networks)
         check_features(networks, "target", "l2_sp_fisher")
@@ -74,7 +78,7 @@ class L2SPFisher(Regularizer):
             expected = "a target without LoRA, whose kernels do not train"
             raise ValueError(invalid("target", expected, networks.target.model.name))
 
-    def bind(self, networks):
+    def bind(self, networks: Networks) -> None:
         """See `Regularizer.bind`; makes a variable for the information of each."""
         super().bind(networks)
         self._bound.pairs.extend(self.pairing.variables)
@@ -88,16 +92,16 @@ class L2SPFisher(Regularizer):
             self._fisher.append(fisher)
 
     @property
-    def ready(self):
+    def ready(self) -> bool:
         """Whether the information is known."""
         return any(array(f).any() for f in self._fisher)
 
     @property
-    def fisher(self):
+    def fisher(self) -> dict[str, np.ndarray]:
         """Dict path of a variable of the target -> its information, an array."""
         return {v.path: array(f) for (v, _), f in self._with_fisher()}
 
-    def set_fisher(self, fisher):
+    def set_fisher(self, fisher: Mapping[str, ArrayLike]) -> None:
         """Use information that was measured before, as it is.
 
         Args:
@@ -113,7 +117,7 @@ class L2SPFisher(Regularizer):
     def _with_fisher(self):
         return zip(self._bound.pairs, self._fisher, strict=True)
 
-    def prepare(self, model, samples, verbose=True):
+    def prepare(self, model: keras.Model, samples: Any, verbose: bool = True) -> None:
         """Measure the information on training images."""
         if self.ready or not self._bound.pairs:
             return
@@ -131,7 +135,7 @@ class L2SPFisher(Regularizer):
         for variable, values in zip(self._fisher, found, strict=True):
             variable.assign(values / mean if self.normalize else values)
 
-    def weight_distance(self):
+    def weight_distance(self) -> Tensor:
         """`1/2 sum F (w - w*)^2`, over what trains now."""
         trained = {id(v) for v, _ in self.pairing.variables}
         total = ops.zeros((), "float32")
@@ -142,7 +146,7 @@ class L2SPFisher(Regularizer):
             total = total + 0.5 * ops.sum(fisher * ops.square(moved))
         return total
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """See `Regularizer.get_config`."""
         own = {"samples": self.samples, "normalize": self.normalize}
         return {**super().get_config(), **own}

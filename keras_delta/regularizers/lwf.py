@@ -1,10 +1,15 @@
 """LwF: the source's task is not forgotten."""
 
+from typing import Any, Literal
+
 import keras
 from keras import ops
 
 from keras_delta import _arguments
+from keras_delta._network.networks import Networks
+from keras_delta._types import Strength, Tensor
 from keras_delta.regularizers.base import Regularizer
+from keras_delta.regularizers.batch import Batch
 from keras_delta.regularizers.features import SourceHead, check_source_head
 from keras_delta.regularizers.predictions import Predictions, mean
 
@@ -49,13 +54,13 @@ class LwF(Regularizer):
 
     def __init__(
         self,
-        alpha=None,
-        beta=0.0,
-        temperature=None,
-        variant="article",
-        name=None,
-        **kwargs,
-    ):
+        alpha: Strength | None = None,
+        beta: Strength = 0.0,
+        temperature: float | None = None,
+        variant: Literal["article", "tllib"] = "article",
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         self.variant = _arguments.choice("variant", variant, VARIANTS)
         default_alpha, default_temperature = DEFAULT[variant]
         alpha = default_alpha if alpha is None else alpha
@@ -67,33 +72,34 @@ class LwF(Regularizer):
         self._heads = []
 
     @property
-    def temperature(self):
+    def temperature(self) -> float:
         """What predictions are softened by."""
         return self.predictions.temperature
 
     @property
-    def source_head(self):
+    def source_head(self) -> SourceHead | None:
         """The `SourceHead` on the target's features; None before a model has it."""
         return self._heads[0] if self._heads else None
 
-    def check(self, networks):
+    def check(self, networks: Networks) -> None:
         """See `Regularizer.check`."""
         super().check(networks)
         check_source_head(networks, "lwf")
 
-    def bind(self, networks):
+    def bind(self, networks: Networks) -> None:
         """See `Regularizer.bind`; copies the source's classifier."""
         super().bind(networks)
         self.predictions.bind(networks)
         self._heads.append(SourceHead(networks, trainable=self.variant == "article"))
 
-    def batch_distance(self, batch):
+    def batch_distance(self, batch: Batch) -> Tensor:
         """See `Regularizer.batch_distance`."""
         source = self.predictions.source_logits(batch)
-        target = self.source_head(batch.target_features)
+        head: Any = self.source_head
+        target = head(batch.target_features)
         return self.logit_distance(source, target) * batch.share
 
-    def logit_distance(self, source_logits, target_logits):
+    def logit_distance(self, source_logits: Tensor, target_logits: Tensor) -> Tensor:
         """`Omega`, the mean over the batch, before its weight.
 
         Args:
@@ -111,7 +117,7 @@ class LwF(Regularizer):
             return mean(crossed)
         return mean(crossed + ops.sum(ops.exp(source) * source, axis=-1))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """See `Regularizer.get_config`."""
         own = {"temperature": self.temperature, "variant": self.variant}
         return {**super().get_config(), **own}

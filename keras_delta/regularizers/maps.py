@@ -1,5 +1,9 @@
 """Regularizers of feature maps: taps, variants, reduction, scale."""
 
+from collections.abc import Mapping
+from typing import Any
+
+import keras
 import numpy as np
 from keras import ops
 
@@ -7,9 +11,12 @@ from keras_delta import _arguments
 from keras_delta._compat import array
 from keras_delta._errors import invalid, warn
 from keras_delta._inputs.samples import length, regrouped
+from keras_delta._network.networks import Networks
 from keras_delta._network.taps import check_pairs, no_maps
+from keras_delta._types import Maps, Strength, Tensor, Variant
 from keras_delta.regularizers import distances
 from keras_delta.regularizers.base import MAPS, Regularizer
+from keras_delta.regularizers.batch import Batch
 
 VARIANTS = ("relative", "code", "article")
 SCALE_SAMPLES = 256
@@ -31,7 +38,14 @@ class MapRegularizer(Regularizer):
     needs = MAPS
     default_alpha = {"relative": 5.0, "code": 0.01, "article": 0.01}
 
-    def __init__(self, alpha=None, beta=0.01, variant="relative", name=None, **kwargs):
+    def __init__(
+        self,
+        alpha: Strength | None = None,
+        beta: Strength = 0.01,
+        variant: Variant = "relative",
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         variant = _arguments.choice("variant", variant, VARIANTS)
         alpha = self.default_alpha[variant] if alpha is None else alpha
         super().__init__(alpha, beta, name=name, **kwargs)
@@ -39,14 +53,14 @@ class MapRegularizer(Regularizer):
         self.head_factor = 2.0 if variant == "article" else 1.0
         self._scales = {}
 
-    def check(self, networks):
+    def check(self, networks: Networks) -> None:
         """See `Regularizer.check`; maps are compared in pairs of the same shape."""
         super().check(networks)
         if not networks.target_taps:
             raise ValueError(no_maps(networks.target))
         check_pairs(networks)
 
-    def bind(self, networks):
+    def bind(self, networks: Networks) -> None:
         """See `Regularizer.bind`; makes a variable for the scale of each tap."""
         super().bind(networks)
         if self.variant == "relative":
@@ -56,17 +70,17 @@ class MapRegularizer(Regularizer):
                 )
 
     @property
-    def ready(self):
+    def ready(self) -> bool:
         """Whether the scales of the source maps are known."""
         return len(self.scales) == len(self._scales)
 
     @property
-    def scales(self):
+    def scales(self) -> dict[str, float]:
         """Dict tap -> mean square of the source map, `E_l`; empty until prepared."""
         scales = {tap: float(array(s)) for tap, s in self._scales.items()}
         return scales if all(s > 0 for s in scales.values()) else {}
 
-    def set_scales(self, scales):
+    def set_scales(self, scales: Mapping[str, float]) -> None:
         """Use scales that were measured before, for the same taps and training data.
 
         Args:
@@ -79,7 +93,7 @@ class MapRegularizer(Regularizer):
         for tap, value in scales.items():
             self._scales[tap].assign(value)
 
-    def prepare(self, model, samples, verbose=True):
+    def prepare(self, model: keras.Model, samples: Any, verbose: bool = True) -> None:
         """Measure the scale of each source map, on 256 training samples."""
         if len(self.scales) == len(self._scales):
             return
@@ -93,11 +107,11 @@ class MapRegularizer(Regularizer):
             _check_scale(tap, total, count)
             self._scales[tap].assign(total / count)
 
-    def tap_distance(self, tap, source_map, target_map):
+    def tap_distance(self, tap: str, source_map: Tensor, target_map: Tensor) -> Tensor:
         """Distance of one tap per sample, `(B,)`, before the scale."""
         raise NotImplementedError
 
-    def feature_distance(self, source_maps, target_maps):
+    def feature_distance(self, source_maps: Maps, target_maps: Maps) -> Tensor:
         """The distance, a scalar before alpha.
 
         Args:
@@ -113,7 +127,7 @@ class MapRegularizer(Regularizer):
         parts = self.tap_distances(source_maps, target_maps)
         return sum(parts.values(), ops.zeros((), "float32"))
 
-    def tap_distances(self, source_maps, target_maps):
+    def tap_distances(self, source_maps: Maps, target_maps: Maps) -> dict[str, Tensor]:
         """The distance of each tap, as `feature_distance`: dict tap -> scalar."""
         return {
             tap: self._reduced(tap, source_maps[tap], target_map)
@@ -136,11 +150,11 @@ class MapRegularizer(Regularizer):
             return ops.convert_to_tensor(self._scales[tap])
         return ops.mean(distances.mean_square(source_map))
 
-    def feature_share(self, batch):
+    def feature_share(self, batch: Batch) -> Tensor:
         """See `Regularizer.feature_share`; a sum over the batch counts whole."""
         return 1.0 if self.variant == "code" else batch.share
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """See `Regularizer.get_config`."""
         return {**super().get_config(), "variant": self.variant}
 

@@ -1,9 +1,14 @@
 """What methods have in common that compare maps of two networks, tap by tap."""
 
+from typing import Any
+
 from keras import ops
 
 from keras_delta._errors import invalid
 from keras_delta._network import auto_taps
+from keras_delta._network.graph import Graph
+from keras_delta._network.networks import Networks
+from keras_delta._types import Maps, Tensor
 from keras_delta.regularizers.base import MAPS, Regularizer
 from keras_delta.regularizers.predictions import check_maps
 
@@ -18,14 +23,15 @@ class PairedMaps(Regularizer):
     needs = MAPS
     starts_at_source = False
 
-    source_taps = target_taps = None
+    source_taps: Any = None
+    target_taps: Any = None
     """Names of the taps in their order, once a model uses the regularizer."""
 
-    def choose_taps(self, graph):
+    def choose_taps(self, graph: Graph) -> list[str] | None:
         """See `Regularizer.choose_taps`: the ends of the last four stages."""
         return auto_taps.find_stage_ends(graph)
 
-    def check(self, networks):
+    def check(self, networks: Networks) -> None:
         """See `Regularizer.check`; maps of images, as many in source and target."""
         super().check(networks)
         check_maps(networks)
@@ -42,13 +48,15 @@ class PairedMaps(Regularizer):
             remedy = "Pass two lists of the same length, `taps` and `source_taps`."
             raise ValueError(invalid("taps", expected, received, remedy))
 
-    def bind(self, networks):
+    def bind(self, networks: Networks) -> None:
         """See `Regularizer.bind`."""
         super().bind(networks)
         self.source_taps = tuple(networks.source_map_shapes)
         self.target_taps = tuple(networks.target_map_shapes)
 
-    def pairs(self, source_maps, target_maps):
+    def pairs(
+        self, source_maps: Maps, target_maps: Maps
+    ) -> list[tuple[Tensor, Tensor]]:
         """List of `(source map, target map)`, float32, in the order of the taps."""
         ours, theirs = (
             [ops.cast(maps[tap], "float32") for tap in taps or maps]

@@ -1,7 +1,12 @@
 """What a regularizer promises that has layers of its own inside the source."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 
+from keras_delta._network.networks import Networks
+from keras_delta._types import Tensor
 from keras_delta.regularizers.base import Regularizer
 from keras_delta.regularizers.batch import Batch
 
@@ -22,27 +27,27 @@ class SourceAdapting(Regularizer):
     source_optimizer = source_loss_tracker = None
     """The optimizer of `source_variables`, and the metric that logs their loss."""
 
-    source_layers = ()
+    source_layers: Any = ()
     """List of the layers inside the source."""
 
-    def find_adapting(self):
+    def find_adapting(self) -> Any:
         """See `Regularizer.find_adapting`."""
         return self
 
     @property
-    def source_variables(self):
+    def source_variables(self) -> list[keras.Variable]:
         """The variables inside the source that `source_optimizer` trains."""
         return [v for layer in self.source_layers for v in layer.trainable_variables]
 
-    def make_layers(self, networks):
+    def make_layers(self, networks: Networks) -> None:
         """Make the method's layers for two networks that `check` has let through."""
         raise NotImplementedError
 
-    def make_source_optimizer(self):
+    def make_source_optimizer(self) -> keras.optimizers.Optimizer:
         """The Keras optimizer of `source_variables`."""
         raise NotImplementedError
 
-    def bind(self, networks):
+    def bind(self, networks: Networks) -> None:
         """See `Regularizer.bind`; makes the layers and their optimizer."""
         super().bind(networks)
         self.make_layers(networks)
@@ -53,7 +58,9 @@ class SourceAdapting(Regularizer):
         self.source_optimizer = optimizer
         self.source_loss_tracker = keras.metrics.Mean(name="source_loss")
 
-    def call_source(self, operation, tap, *args, **kwargs):
+    def call_source(
+        self, operation: Any, tap: str | None, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         """Run one of the source's calls.
 
         Args:
@@ -66,7 +73,9 @@ class SourceAdapting(Regularizer):
         """
         raise NotImplementedError
 
-    def source_loss(self, batch: Batch, task_loss):
+    def source_loss(
+        self, batch: Batch, task_loss: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         """What the layers inside the source minimise, as this replica's share.
 
         Args:
@@ -80,7 +89,7 @@ class SourceAdapting(Regularizer):
         raise NotImplementedError
 
     @property
-    def variables(self):
+    def variables(self) -> list[keras.Variable]:
         """As of every layer, and those of the optimizer: all that a file is to hold."""
         if self.source_optimizer is None:
             return super().variables

@@ -1,8 +1,11 @@
 """Methods that train in two stages: the distance alone, then the task."""
 
+from typing import Any
+
 from keras import ops
 
 from keras_delta import _arguments
+from keras_delta._types import Tensor
 from keras_delta.regularizers.base import Regularizer
 
 
@@ -17,15 +20,15 @@ class Staged(Regularizer):
         **kwargs: as for `Regularizer`.
     """
 
-    def __init__(self, *args, stage_steps=0, **kwargs):
+    def __init__(self, *args: Any, stage_steps: int = 0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.stage_steps = _arguments.integer("stage_steps", stage_steps, least=0)
 
-    def in_later_stage(self, step):
+    def in_later_stage(self, step: Tensor) -> Tensor:
         """1 where a step is behind the first stage, else 0; float32."""
         return ops.cast(ops.cast(step, "int64") >= self.stage_steps, "float32")
 
-    def strength(self, name, step):
+    def strength(self, name: str, step: Tensor) -> Tensor:
         """See `Regularizer.strength`."""
         value = super().strength(name, step)
         if not self.stage_steps:
@@ -33,10 +36,10 @@ class Staged(Regularizer):
         later = self.in_later_stage(step)
         return value * (later if name == "beta" else 1 - later)
 
-    def task_factor(self, step):
+    def task_factor(self, step: Tensor) -> Tensor:
         """See `Regularizer.task_factor`."""
         return super().task_factor(step) * self.in_later_stage(step)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """See `Regularizer.get_config`."""
         return {**super().get_config(), "stage_steps": self.stage_steps}

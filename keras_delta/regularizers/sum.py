@@ -1,9 +1,16 @@
 """The sum of several regularizers."""
 
+from collections.abc import Iterable
+from typing import Any, Self
+
 import keras
 from keras import ops
 
+from keras_delta._network.graph import Graph
+from keras_delta._network.networks import Networks
+from keras_delta._types import Tensor
 from keras_delta.regularizers.base import Regularizer
+from keras_delta.regularizers.batch import Batch
 
 
 @keras.saving.register_keras_serializable("keras_delta")
@@ -22,7 +29,9 @@ class Sum(Regularizer):
             one that combines gradients beside others.
     """
 
-    def __init__(self, members, name=None, **kwargs):
+    def __init__(
+        self, members: Iterable[Regularizer], name: str | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(alpha=0.0, beta=0.0, name=name, **kwargs)
         self.members = list(members)
         self.needs = frozenset().union(*(m.needs for m in self.members))
@@ -60,17 +69,17 @@ class Sum(Regularizer):
             f"`model.regularizer.members[0].{name} = {value!r}`."
         )
 
-    def task_factor(self, step):
+    def task_factor(self, step: Tensor) -> Tensor:
         """See `Regularizer.task_factor`: the product of the members'."""
         factor = ops.ones((), "float32")
         for member in self.members:
             factor = factor * member.task_factor(step)
         return factor
 
-    def choose_taps(self, graph):
+    def choose_taps(self, graph: Graph) -> list[str] | None:
         """See `Regularizer.choose_taps`; members that have their own must agree."""
-        chosen = {type(m).__name__: m.choose_taps(graph) for m in self.members}
-        chosen = {name: taps for name, taps in chosen.items() if taps}
+        every = [(type(m).__name__, m.choose_taps(graph)) for m in self.members]
+        chosen = {name: taps for name, taps in every if taps}
         if len({tuple(taps) for taps in chosen.values()}) > 1:
             raise ValueError(
                 f"Members of the sum tap other layers of '{graph.model.name}' each: "
@@ -79,11 +88,11 @@ class Sum(Regularizer):
             )
         return next(iter(chosen.values()), None)
 
-    def find_adapting(self):
+    def find_adapting(self) -> Any:
         """See `Regularizer.find_adapting`."""
         return next((m for m in self.members if m.find_adapting()), None)
 
-    def bind(self, networks):
+    def bind(self, networks: Networks) -> None:
         """See `Regularizer.bind`."""
         members = [m.for_model(networks.pairing) for m in self.members]
         self.members.clear()  # assigned anew, Keras would track the old ones on
@@ -94,38 +103,38 @@ class Sum(Regularizer):
         super().bind(networks)
 
     @property
-    def ready(self):
+    def ready(self) -> bool:
         """Whether all members are ready."""
         return all(m.ready for m in self.members)
 
-    def prepare(self, model, samples, verbose=True):
+    def prepare(self, model: keras.Model, samples: Any, verbose: bool = True) -> None:
         """See `Regularizer.prepare`."""
         for member in self.members:
             member.prepare(model, samples, verbose)
 
-    def begin_training(self, steps, verbose=True):
+    def begin_training(self, steps: int | None, verbose: bool = True) -> None:
         """See `Regularizer.begin_training`."""
         for member in self.members:
             member.begin_training(steps, verbose)
 
-    def take_strengths(self, other):
+    def take_strengths(self, other: Any) -> None:
         """See `Regularizer.take_strengths`."""
         for member, theirs in zip(self.members, other.members, strict=True):
             member.take_strengths(theirs)
 
-    def penalties(self, batch):
+    def penalties(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """See `Regularizer.penalties`."""
         parts = [member.penalties(batch) for member in self.members]
         features, heads = zip(*parts, strict=True)
         zero = ops.zeros((), "float32")
         return sum(features, zero), sum(heads, zero)
 
-    def after_step(self, batch):
+    def after_step(self, batch: Batch) -> None:
         """See `Regularizer.after_step`."""
         for member in self.members:
             member.after_step(batch)
 
-    def tap_penalties(self, batch):
+    def tap_penalties(self, batch: Batch) -> dict[str, Tensor]:
         """See `Regularizer.tap_penalties`."""
         total = {}
         for member in self.members:
@@ -133,13 +142,13 @@ class Sum(Regularizer):
                 total[tap] = total.get(tap, 0.0) + value
         return total
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """See `Regularizer.get_config`."""
         members = [keras.saving.serialize_keras_object(m) for m in self.members]
         return {"name": self.name, "members": members}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """See `Regularizer.from_config`."""
         members = [keras.saving.deserialize_keras_object(m) for m in config["members"]]
         return cls(members, name=config.get("name"))

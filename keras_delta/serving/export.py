@@ -2,14 +2,18 @@
 
 import functools
 import os
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
+import keras
 import numpy as np
 
 from keras_delta import _arguments
 from keras_delta._answers import calibration, figures, tasks
 from keras_delta._answers.network import Network
 from keras_delta._errors import invalid
+from keras_delta._types import Data, ImageSize, PathLike, ProtocolName, Task
 from keras_delta.model import DeltaModel
 from keras_delta.serving import (
     card,
@@ -25,28 +29,28 @@ from keras_delta.serving.options import Options, check_data, check_formats
 
 
 def export_for_serving(
-    model,
-    path,
-    class_names,
+    model: keras.Model,
+    path: PathLike,
+    class_names: Sequence[str],
     *,
-    input="image_bytes",
-    format="saved_model",
-    top_k=5,
-    image_size=None,
-    protocol="default",
-    ten_crop_average="logits",
-    taps=None,
-    task=None,
-    thresholds=None,
-    from_logits=None,
-    validation_data=None,
-    calibrate=False,
-    quantize=None,
-    representative_data=None,
-    model_card=None,
-    version=None,
-    overwrite=False,
-):
+    input: Literal["image_bytes", "tensor"] = "image_bytes",
+    format: Literal["saved_model", "litert", "onnx"] = "saved_model",
+    top_k: int = 5,
+    image_size: ImageSize | None = None,
+    protocol: ProtocolName = "default",
+    ten_crop_average: Literal["logits", "probabilities"] = "logits",
+    taps: Sequence[str] | None = None,
+    task: Task | None = None,
+    thresholds: float | Sequence[float] | None = None,
+    from_logits: bool | None = None,
+    validation_data: Data = None,
+    calibrate: bool = False,
+    quantize: Literal["float16", "dynamic", "int8"] | None = None,
+    representative_data: Data = None,
+    model_card: Mapping[str, Any] | None = None,
+    version: int | None = None,
+    overwrite: bool = False,
+) -> Path:
     """Write a model so that it takes images and answers with labels, or numbers.
 
     The folder holds a SavedModel of the target alone (no source, regularizer or

@@ -4,6 +4,7 @@ import dataclasses
 
 from keras_delta import _arguments
 from keras_delta._errors import invalid
+from keras_delta._types import ImageSize
 from keras_delta.data.augment import PROTOCOLS
 from keras_delta.data.ten_crop import AVERAGES, height_width
 from keras_delta.serving import folders, litert, onnx
@@ -26,7 +27,7 @@ class Options:
     input: str = "image_bytes"
     format: str = "saved_model"
     top_k: int = 5
-    image_size: tuple | int | None = None
+    image_size: ImageSize | None = None
     protocol: str = "default"
     ten_crop_average: str = "logits"
     calibrate: bool = False

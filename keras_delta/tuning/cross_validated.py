@@ -3,8 +3,11 @@
 import contextlib
 import io
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
+import keras
 import keras_tuner
 
 from keras_delta import _arguments, _compat, _disk
@@ -13,6 +16,14 @@ from keras_delta._inputs import outputs
 from keras_delta._inputs.training_data import TrainingData
 from keras_delta._runs import status
 from keras_delta._training import checks
+from keras_delta._types import (
+    Data,
+    ImageSize,
+    PathLike,
+    ProtocolName,
+    SourceMaps,
+    Verbose,
+)
 from keras_delta.tuning import alone, objectives, part, results, search
 from keras_delta.tuning.folds import cut
 from keras_delta.tuning.hyper_model import DeltaHyperModel
@@ -65,19 +76,19 @@ class CrossValidated(Outcome, _compat.TunerHooks):
 
     def __init__(
         self,
-        hypermodel,
-        objective="val_accuracy",
+        hypermodel: DeltaHyperModel,
+        objective: str | keras_tuner.Objective = "val_accuracy",
         *,
-        folds=5,
-        seed=0,
-        discard=None,
-        rule="best",
-        directory="search",
-        project_name="alpha_beta",
-        overwrite=False,
-        chief_timeout=600,
-        **kwargs,
-    ):
+        folds: int = 5,
+        seed: int = 0,
+        discard: float | None = None,
+        rule: Literal["best", "one_standard_error"] = "best",
+        directory: PathLike = "search",
+        project_name: str = "alpha_beta",
+        overwrite: bool = False,
+        chief_timeout: float = 600,
+        **kwargs: Any,
+    ) -> None:
         if not isinstance(hypermodel, DeltaHyperModel):
             expected = "a keras_delta.tuning.DeltaHyperModel"
             raise TypeError(invalid("hypermodel", expected, hypermodel))
@@ -124,44 +135,44 @@ class CrossValidated(Outcome, _compat.TunerHooks):
 
     # Keras Tuner's hooks
 
-    def state_file(self):
+    def state_file(self) -> str:
         """See `_compat.TunerHooks`; a tuner has no state of its own."""
         return str(self.folder / "oracle.json")
 
-    def declare_space(self):
+    def declare_space(self) -> None:
         """See `_compat.TunerHooks`."""
         space = self.oracle.get_space()
         self.hypermodel.declare_hyperparameters(space)
         self.oracle.update_space(space)
 
-    def save(self):
+    def save(self) -> None:
         """See `keras_tuner.Tuner.save`."""
         self._part.save(self.oracle)
 
-    def reload(self):
+    def reload(self) -> None:
         """See `keras_tuner.Tuner.reload`."""
         self._part.reload(self)
 
-    def pre_create_trial(self):
+    def pre_create_trial(self) -> None:
         """See `keras_tuner.Tuner.pre_create_trial`."""
         status.report(state="waiting for a cell")
 
     def search(
         self,
-        x,
-        y=None,
+        x: Data,
+        y: Data = None,
         *,
-        epochs,
-        batch_size=16,
-        image_size=None,
-        protocol="default",
-        views=4,
-        batches=None,
-        callbacks=None,
-        source_maps="auto",
-        validate=False,
-        verbose="auto",
-    ):
+        epochs: int,
+        batch_size: int = 16,
+        image_size: ImageSize | None = None,
+        protocol: ProtocolName = "default",
+        views: int | None = 4,
+        batches: Callable[..., Data] | None = None,
+        callbacks: Sequence[keras.callbacks.Callback] | None = None,
+        source_maps: SourceMaps = "auto",
+        validate: bool = False,
+        verbose: Verbose = "auto",
+    ) -> None:
         """Search, or go on with a search.
 
         Args:
@@ -187,6 +198,7 @@ class CrossValidated(Outcome, _compat.TunerHooks):
             ValueError: before any training, for too few samples in a class, an
                 objective that is not logged, or a folder of another search.
         """
+        options: dict[str, Any]
         options = {"batch_size": batch_size, "image_size": image_size}
         options |= {"protocol": protocol, "views": views, "batches": batches}
         given = (epochs, callbacks, source_maps, validate, verbose)
@@ -262,7 +274,7 @@ class CrossValidated(Outcome, _compat.TunerHooks):
             **options,
         )
 
-    def number_of_cells(self):
+    def number_of_cells(self) -> int | None:
         """How many cells there are at most, or None."""
         oracle = _compat.oracle_of(self)
         if isinstance(oracle, GridOracle):
@@ -279,7 +291,7 @@ class CrossValidated(Outcome, _compat.TunerHooks):
 
     # One trial
 
-    def run_and_update(self, trial, job):
+    def run_and_update(self, trial: Any, job: Any) -> None:
         """As Keras Tuner's, but what is no matter of a cell ends the search."""
         try:
             self.oracle.update_trial(trial.trial_id, self.run_trial(trial, job))
@@ -288,7 +300,7 @@ class CrossValidated(Outcome, _compat.TunerHooks):
             trial.status, trial.message = "FAILED", str(e)
             self._tell(trial, job, f"failed: {str(e).splitlines()[0]}")
 
-    def run_trial(self, trial, job):
+    def run_trial(self, trial: Any, job: Any) -> dict[str, float]:
         """Train what is missing of a cell, and give its mean metrics."""
         record = self._trials.run(trial, job)
         if "failed" in record.end:

@@ -2,6 +2,8 @@
 
 import inspect
 import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import keras
 import keras_tuner
@@ -13,6 +15,7 @@ from keras_delta._network import taps as tapping
 from keras_delta._network.graph import Graph
 from keras_delta._network.heads import output_activation
 from keras_delta._network.pairing import Pairing
+from keras_delta._types import Loss, Searched, Taps
 from keras_delta.model import DeltaModel
 from keras_delta.regularizers.maps import MapRegularizer
 from keras_delta.tuning.objectives import check_objective
@@ -92,23 +95,23 @@ class DeltaHyperModel(keras_tuner.HyperModel):
 
     def __init__(
         self,
-        source,
-        target,
-        regularizer="delta",
+        source: Callable[[], keras.Model],
+        target: Callable[[keras.Model], keras.Model],
+        regularizer: str | Callable[..., regularizers.Regularizer] = "delta",
         *,
-        alpha=None,
-        beta=BETA,
-        learning_rate=0.01,
-        taps="auto",
-        temperature=None,
-        variant=None,
-        optimizer=None,
-        loss=None,
-        metrics=("accuracy",),
-        jit_compile="auto",
-        name=None,
-        tunable=True,
-    ):
+        alpha: Searched | Mapping[str, Searched] | None = None,
+        beta: Searched = BETA,
+        learning_rate: Searched = 0.01,
+        taps: Taps | Mapping[str, Taps] = "auto",
+        temperature: Sequence[float] | None = None,
+        variant: Sequence[str] | None = None,
+        optimizer: Callable[..., keras.optimizers.Optimizer] | None = None,
+        loss: Loss = None,
+        metrics: Any = ("accuracy",),
+        jit_compile: bool | Literal["auto"] = "auto",
+        name: str | None = None,
+        tunable: bool = True,
+    ) -> None:
         super().__init__(name=name, tunable=tunable)
         self._source = factory("source", source)
         self._target = factory("target", target)
@@ -175,11 +178,11 @@ class DeltaHyperModel(keras_tuner.HyperModel):
             expected = f"a name, or a function with the arguments {list(some)}"
             raise TypeError(invalid("regularizer", expected, given, f"{e}.")) from e
 
-    def declare_hyperparameters(self, hp):
+    def declare_hyperparameters(self, hp: keras_tuner.HyperParameters) -> None:
         """Name all hyperparameters, without building a model."""
         self.settings(hp)
 
-    def settings(self, hp):
+    def settings(self, hp: keras_tuner.HyperParameters) -> dict[str, Any]:
         """What a trial's hyperparameters stand for.
 
         Args:
@@ -210,7 +213,7 @@ class DeltaHyperModel(keras_tuner.HyperModel):
                 values[name] = declare(hp, f"alpha_{name}", where)
         return values[variant]
 
-    def searches(self, name):
+    def searches(self, name: str) -> bool:
         """Whether one of the names of `settings` has more than one value."""
         where = {
             "alpha": next(iter(self._alpha.values())),
@@ -224,7 +227,7 @@ class DeltaHyperModel(keras_tuner.HyperModel):
             return True
         return not isinstance(where, float) and len(where or ()) > 1
 
-    def description(self, hp):
+    def description(self, hp: keras_tuner.HyperParameters) -> dict[str, Any]:
         """What makes one search another: a dict for JSON.
 
         Args:
@@ -243,7 +246,7 @@ class DeltaHyperModel(keras_tuner.HyperModel):
             "loss": keras.tree.map_structure(_name, self.loss),
         }
 
-    def build(self, hp):
+    def build(self, hp: keras_tuner.HyperParameters) -> DeltaModel:
         """A new compiled `DeltaModel`; see `keras_tuner.HyperModel.build`.
 
         Raises:
@@ -274,7 +277,7 @@ class DeltaHyperModel(keras_tuner.HyperModel):
             lambda m: m if isinstance(m, str) else m(), self.metrics
         )
 
-    def optimizer(self, settings):
+    def optimizer(self, settings: Mapping[str, Any]) -> keras.optimizers.Optimizer:
         """The optimizer of some `settings`, new."""
         optimizer = self._optimizer(settings["learning_rate"])
         if not isinstance(optimizer, keras.optimizers.Optimizer):
@@ -282,7 +285,7 @@ class DeltaHyperModel(keras_tuner.HyperModel):
             raise FatalTypeError(invalid("optimizer", expected, optimizer))
         return self._fresh("optimizer", optimizer)
 
-    def regularizer(self, settings):
+    def regularizer(self, settings: Mapping[str, Any]) -> regularizers.Regularizer:
         """The regularizer of some `settings`, new."""
         return self._fresh("regularizer", self._new_regularizer(settings))
 
@@ -295,7 +298,7 @@ class DeltaHyperModel(keras_tuner.HyperModel):
             raise FatalTypeError(invalid("regularizer", expected, regularizer))
         return regularizer
 
-    def check_taps(self, model):
+    def check_taps(self, model: DeltaModel) -> None:
         """Refuse taps, of all that are searched, that such a model does not have."""
         source, target = Graph(model.source), Graph(model.target)
         pairing = Pairing(target, source)
@@ -319,7 +322,13 @@ class DeltaHyperModel(keras_tuner.HyperModel):
         self._made[argument] = weakref.ref(value)
         return value
 
-    def fit(self, hp, model, *args, **kwargs):
+    def fit(
+        self,
+        hp: keras_tuner.HyperParameters,
+        model: DeltaModel,
+        *args: Any,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
         """Train one trial; see `keras_tuner.HyperModel.fit`."""
         validation = kwargs.get("validation_data")
         if validation is None:

@@ -1,6 +1,7 @@
 """The grid as an oracle of Keras Tuner that can be resumed."""
 
 import itertools
+from typing import Any
 
 import keras_tuner
 import numpy as np
@@ -64,14 +65,14 @@ class GridSearch(keras_tuner.Tuner):
 
     def __init__(
         self,
-        hypermodel=None,
-        objective=None,
-        points=5,
-        max_trials=None,
-        seed=None,
-        max_consecutive_failed_trials=3,
-        **kwargs,
-    ):
+        hypermodel: Any = None,
+        objective: Any = None,
+        points: int = 5,
+        max_trials: int | None = None,
+        seed: int | None = None,
+        max_consecutive_failed_trials: int = 3,
+        **kwargs: Any,
+    ) -> None:
         oracle = GridOracle(
             objective,
             points,

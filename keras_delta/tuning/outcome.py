@@ -2,7 +2,9 @@
 
 import contextlib
 import numbers
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import keras
 import keras_tuner
@@ -10,12 +12,19 @@ from keras_tuner.engine.trial import Trial
 
 from keras_delta import _compat, _disk
 from keras_delta._runs.models import scope_of
+from keras_delta._types import Data, PathLike
+from keras_delta.model import DeltaModel
+from keras_delta.regularizers import Regularizer
 from keras_delta.tuning import results, search
 from keras_delta.tuning.folds import cut
 from keras_delta.tuning.hparams import write_hparams
 from keras_delta.tuning.records import Record, mean_metrics
 from keras_delta.tuning.summary import summary
 from keras_delta.tuning.surface import plot_surface
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 
 class Outcome:
@@ -25,15 +34,15 @@ class Outcome:
     """
 
     @property
-    def folder(self):
+    def folder(self) -> Path:
         """`Path` of the search."""
         return Path(self.project_dir)
 
-    def record_of(self, trial):
+    def record_of(self, trial: Any) -> Record:
         """The `Record` of a trial's cell."""
         return Record(self.folder / "cells", trial.hyperparameters.values)
 
-    def cells(self):
+    def cells(self) -> list[results.Cell]:
         """All cells so far, a list of `results.Cell`, also while others search."""
         paths = sorted(self.folder.glob("trial_*/trial.json"))
         states = [state for p in paths if (state := _disk.read_json(p)) is not None]
@@ -63,7 +72,7 @@ class Outcome:
         objective = self.oracle.objective
         return objective.name, objective.direction
 
-    def searched_values(self, hp):
+    def searched_values(self, hp: keras_tuner.HyperParameters) -> dict[str, Any]:
         """Alpha, beta and what else is searched: dict name -> value."""
         searches = self.hypermodel.searches
         values = {
@@ -74,7 +83,9 @@ class Outcome:
         own = {k: v for k, v in hp.values.items() if k.startswith("tuner/")}
         return {**values, **own}
 
-    def get_best_hyperparameters(self, num_trials=1):
+    def get_best_hyperparameters(
+        self, num_trials: int = 1
+    ) -> list[keras_tuner.HyperParameters]:
         """See `keras_tuner.Tuner.get_best_hyperparameters`; the first is by `rule`."""
         cells, direction = self.cells(), self._objective[1]
         best = results.best(cells, direction, self.rule)
@@ -85,7 +96,7 @@ class Outcome:
         ]
         return [Trial.from_state(_disk.read_json(p)).hyperparameters for p in paths]
 
-    def get_best_models(self, num_models=1):
+    def get_best_models(self, num_models: int = 1) -> NoReturn:
         """Not for a cross-validation, whose models have seen a part of the data each.
 
         Raises:
@@ -97,12 +108,19 @@ class Outcome:
             "the best settings."
         )
 
-    def best_regularizer(self):
+    def best_regularizer(self) -> Regularizer:
         """The best cell's regularizer, new, to pass to `fit`."""
         hp = self.get_best_hyperparameters()[0]
         return self.hypermodel.regularizer(self.hypermodel.settings(hp))
 
-    def fit_best(self, x=None, y=None, *, batches=None, **kwargs):
+    def fit_best(
+        self,
+        x: Data = None,
+        y: Data = None,
+        *,
+        batches: Callable[..., Data] | None = None,
+        **kwargs: Any,
+    ) -> DeltaModel:
         """Train with the best settings on all training data.
 
         Args:
@@ -142,18 +160,18 @@ class Outcome:
         by_xla = self.hypermodel.jit_compile is True
         return search.cache_for(asked, data, views, by_xla)
 
-    def results_frame(self):
+    def results_frame(self) -> "DataFrame":
         """All cells as a `pandas.DataFrame`, the best first; as in `results.csv`."""
         return results.frame(self.cells(), *self._objective)
 
-    def write_table(self):
+    def write_table(self) -> None:
         """Write `results.csv`, where pandas is installed."""
         with contextlib.suppress(ImportError):
             table = self.results_frame()
             with _disk.replace_file(self.folder / "results.csv") as temporary:
                 table.to_csv(temporary, index=False)
 
-    def summary(self):
+    def summary(self) -> str:
         """What was found, in plain words, and whether it is more than noise: a str."""
         cells, limits = self.cells(), self._limits()
         return summary(cells, *self._objective, self.rule, self.folds, limits)
@@ -170,11 +188,11 @@ class Outcome:
                 limits[one.name] = min(one.values), max(one.values)
         return limits
 
-    def results_summary(self, num_trials=10):
+    def results_summary(self, num_trials: int = 10) -> None:
         """Print `summary`."""
         print(self.summary())
 
-    def plot_surface(self, path=None):
+    def plot_surface(self, path: PathLike | None = None) -> "Figure":
         """Mean score over alpha and beta, as the article's Fig. 4.
 
         Args:
@@ -185,6 +203,6 @@ class Outcome:
         """
         return plot_surface(self.cells(), *self._objective, path)
 
-    def write_hparams(self, folder):
+    def write_hparams(self, folder: PathLike) -> None:
         """All cells for TensorBoard's HParams page, a run each."""
         write_hparams(self.cells(), self._objective[0], folder)

@@ -2,11 +2,14 @@
 
 import os
 import sys
+from collections.abc import Callable, Sequence
 from importlib import metadata, resources
 from pathlib import Path
+from typing import Any
 
 from keras_delta import _arguments, _disk
 from keras_delta._errors import import_optional, invalid
+from keras_delta._types import Data, ImageSize, Models, PathLike, Task, Verbose
 from keras_delta.analysis.images import Images
 from keras_delta.analysis.reporting import changes, given_images, quality
 from keras_delta.analysis.reporting.models import Reported
@@ -14,7 +17,7 @@ from keras_delta.analysis.reporting.section import LeftOut
 
 TEMPLATE = "page.html"
 MOST_IMAGES = 2000
-SECTIONS = (
+SECTIONS: tuple[Callable[..., Any], ...] = (
     quality.summarize,
     quality.draw_history,
     quality.tabulate_recall,
@@ -31,19 +34,19 @@ SECTIONS = (
 
 
 def report(
-    models,
-    train=None,
-    test=None,
-    path="report.html",
+    models: Models,
+    train: Data = None,
+    test: Data = None,
+    path: PathLike = "report.html",
     *,
-    title=None,
-    class_names=None,
-    image_size=None,
-    task=None,
-    max_images=MOST_IMAGES,
-    seed=0,
-    verbose="auto",
-):
+    title: str | None = None,
+    class_names: Sequence[str] | None = None,
+    image_size: ImageSize | None = None,
+    task: Task | None = None,
+    max_images: int | None = MOST_IMAGES,
+    seed: int = 0,
+    verbose: Verbose = "auto",
+) -> Path:
     """Write one page about fine-tuned models: what people want to look at first.
 
     Accuracy with its interval, recall of each class, confusions, the most confident
@@ -82,11 +85,11 @@ def report(
         kd.analysis.report(model, train="photos/train", test="photos/test")
         ```
     """
-    path = _arguments.file("path", path)
+    page: Path = _arguments.file("path", path)
     looked_at = look(
         models, train, test, class_names, image_size, task, max_images, seed
     )
-    _disk.check_writable("path", Path(os.path.abspath(path)).parent)
+    _disk.check_writable("path", Path(os.path.abspath(page)).parent)
     found, left_out = [], []
     for make in SECTIONS:
         if verbose != 0:
@@ -98,10 +101,10 @@ def report(
         else:
             found.append(section)
     title = title or f"{looked_at[0][0].title}: report"
-    _write(path, found, left_out, title)
+    _write(page, found, left_out, title)
     if verbose != 0:
-        _say(f"report: {path}")
-    return path
+        _say(f"report: {page}")
+    return page
 
 
 def look(
