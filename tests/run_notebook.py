@@ -1,4 +1,4 @@
-"""Runs a notebook in a folder of its own: `run_notebook.py NOTEBOOK FOLDER [OUTPUT]`."""
+"""Runs a notebook in a folder: `run_notebook.py NOTEBOOK FOLDER [OUTPUT]`."""
 
 import sys
 from pathlib import Path
