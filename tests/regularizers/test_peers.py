@@ -69,6 +69,11 @@ CASES = {
 every_case = pytest.mark.parametrize("name", CASES)
 
 
+def some(*names):
+    """Those in which something is at stake; each of these tests takes seconds."""
+    return pytest.mark.parametrize("name", names)
+
+
 def make(name, **more):
     arguments = {**CASES[name][0], **more}
     return regularizers.ALL[name.split("-")[0]](**arguments)
@@ -286,7 +291,7 @@ def test_arguments_survive(name):
     assert regularizers.get(short).get_config() == config
 
 
-@every_case
+@some("bss", "bi_tuning", "co_tuning", "dtnh", "fitnets")
 def test_in_a_graph(name, data):
     """Traced, a training is what it is eagerly."""
     eager, traced = make_model(name), make_model(name, run_eagerly=False)
@@ -295,7 +300,7 @@ def test_in_a_graph(name, data):
         np.testing.assert_allclose(logs[1][key], value, rtol=1e-3, atol=1e-5)
 
 
-@every_case
+@some("l2_sp_fisher", "bss", "bi_tuning", "co_tuning", "dtnh", "fitnets", "at")
 def test_two_replicas_equal_one(name, data, strategy):
     """On batches of 5 and 7: uneven ones."""
     batches = tf.data.Dataset.from_tensor_slices(data)
@@ -314,7 +319,7 @@ def test_two_replicas_equal_one(name, data, strategy):
             np.testing.assert_allclose(a, b, atol=1e-3)
 
 
-@every_case
+@some("l2_sp_fisher", "bi_tuning", "lwf", "co_tuning", "dtnh", "fitnets")
 def test_a_file_goes_on(name, data, tmp_path):
     """Layers, queues and measurements are in it, and the optimizer's state."""
     model = make_model(name)
@@ -330,7 +335,7 @@ def test_a_file_goes_on(name, data, tmp_path):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-@every_case
+@some("l2_sp_fisher", "bi_tuning", "co_tuning", "fitnets")
 def test_a_second_model_gets_a_copy(name, data):
     model = make_model(name)
     fit(model, data)
