@@ -11,7 +11,8 @@ def tidy(outputs):
     """Outputs to keep: what is printed in one piece, TensorFlow's notes left out."""
     kept = []
     for output in outputs:
-        if output.get("name") == "stderr":
+        notes = output.get("text", "").startswith(("INFO:", "WARNING:"))
+        if output.get("name") == "stderr" or notes:
             continue
         if output.get("name") == "stdout" and kept and kept[-1].get("name") == "stdout":
             kept[-1]["text"] += output["text"]
