@@ -122,14 +122,15 @@ def estimate(source, train, test, args):
     run(x)
     one = (time.perf_counter() - began) / len(x)
     passes = len(train) * (PASSES * args.epochs + 3) + 6 * len(test)
-    minutes = len(args.regularizer) * passes * one / 60 + 1
-    console.print(f"about {max(1, round(minutes))} minutes for all that follows")
+    minutes = max(1, round(len(args.regularizer) * passes * one / 60 + 1))
+    console.print(f"about {minutes} minute{'s' * (minutes > 1)} for all that follows")
 
 
 class OneBar(keras.callbacks.Callback):
-    """One progress bar for a whole training, with the time left."""
+    """One progress bar for a whole training, with the time left; a line in a file."""
 
     def on_train_begin(self, logs=None):
+        self.began = time.perf_counter()
         steps = self.params["steps"] * self.params["epochs"]
         self.bar = keras.utils.Progbar(steps, stateful_metrics=["accuracy", "loss"])
         self.done = 0
@@ -141,7 +142,12 @@ class OneBar(keras.callbacks.Callback):
             self.bar.update(self.done, self.shown, finalize=False)
 
     def on_train_end(self, logs=None):
-        self.bar.update(self.done, self.shown, finalize=True)
+        if sys.stdout.isatty():
+            self.bar.update(self.done, self.shown, finalize=True)
+            return
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in self.shown)
+        seconds = time.perf_counter() - self.began
+        console.print(f"{self.done} steps in {seconds:.0f} s: {shown}")
 
 
 def fine_tune(name, source, train, test, classes, args):
