@@ -116,11 +116,9 @@ class Bench:
         if key not in self._sources:
             size = cell.image_size or backbones.ALL[cell.network].size
             build = backbones.get(cell.network)
-            self._sources[key] = build(
-                weights=cell.weights,
-                input_shape=(size, size, 3),
-                include_top=include_top,
-            )
+            options = {"include_top": True} if include_top else {}
+            options |= {"weights": cell.weights, "input_shape": (size, size, 3)}
+            self._sources[key] = build(**options)
         return self._sources[key]
 
     def _target(self, cell, classes):

@@ -123,7 +123,8 @@ def test_probe_has_a_head_alone():
     assert from_settings(probe.settings()) == probe
     assert probe.key != Cell("cub", "l2_fe", head="only").key
     with_training = [n for n in methods.KNOWN if Cell("cub", n).head != "only"]
-    assert with_training == [*methods.ALL, *methods.TRAINERS, *methods.OF_TEACHER]
+    others = methods.PEERS | methods.TRAINERS | methods.OF_TEACHER
+    assert with_training == [*methods.ALL, *others]
 
 
 def test_key_is_sixteen_digits_of_the_settings(cell):
@@ -245,7 +246,7 @@ def test_what_it_is_for_does_not_tell_cells_apart(cell):
             "method",
             "l2sp",
             "Unknown name for `method`. Received: 'l2sp'. Closest names: 'l2_sp', "
-            "'l2', 'l2_sp_att'.",
+            "'l2', 'l2_sp_att', 'fsp', 'l2_sp_fisher'.",
         ),
         (
             "protocol",

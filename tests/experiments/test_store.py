@@ -39,7 +39,8 @@ COLUMNS = [
     *("key", "dataset", "per_class", "network", "image_size", "method", "factor"),
     *("protocol", "augmentation", "schedule"),
     *("label", "alpha", "beta", "seed", "label_noise", "fold"),
-    *("accuracy", "loss", "seconds", "prepare_seconds", "wall_seconds", "epochs"),
+    *("accuracy", "loss", "calibration_error", "seconds", "prepare_seconds"),
+    *("wall_seconds", "epochs"),
     *("images", "training_accuracy", "feature_penalty", "threads"),
     *("correct", "curve", "corrupted", "versions"),
 ]

@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 FIELDS = {
     *("accuracy", "loss", "correct", "training_accuracy", "feature_penalty"),
     *("epochs", "images", "seconds", "prepare_seconds", "wall_seconds"),
-    *("curve", "corrupted", "threads"),
+    *("curve", "corrupted", "threads", "calibration_error"),
 }
 
 
@@ -181,6 +181,7 @@ def test_measured_of_large_logits():
     assert found == {
         "accuracy": 1 / 3,
         "loss": pytest.approx((1000 + math.log(2)) / 3),
+        "calibration_error": 0.5,  # ((1 + 1) - 1) / 3 and 0.5 / 3
         "correct": "100",
     }
 
