@@ -39,7 +39,7 @@ def test_typing_errors_list_the_closest():
     )
 
 
-@pytest.mark.parametrize("wrong", [3, 0.1, L2], ids=repr)
+@pytest.mark.parametrize("wrong", [3, 0.1, dict], ids=repr)
 def test_other_types(wrong):
     with pytest.raises(TypeError) as e:
         regularizers.get(wrong)
