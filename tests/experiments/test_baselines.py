@@ -253,6 +253,7 @@ def test_through_the_trainer(method, tmp_path, short):
     assert not trainer.warm(cell)
 
 
+@pytest.mark.slow
 def test_a_teacher(tmp_path, short, monkeypatch):
     """It is trained once, by the recipe on its own images, and tested as it is."""
     teacher = {"network": "toy", "per_class": 5}
