@@ -19,7 +19,7 @@ from keras_delta.layers.fourier_adapter import FourierAdapter
 from keras_delta.layers.fusion_activation import FusionActivation, concatenate_phases
 from keras_delta.regularizers.base import MAPS
 from keras_delta.regularizers.batch import Batch
-from keras_delta.regularizers.predictions import Predictions, check_maps
+from keras_delta.regularizers.predictions import Predictions, check_image_maps
 from keras_delta.regularizers.source_adapting import SourceAdapting
 
 VARIANTS = ("article", "code")
@@ -131,13 +131,7 @@ class FourDs(SourceAdapting):
         super().check(networks)
         self.predictions.check(networks)
         shapes = networks.source_map_shapes, networks.target_map_shapes
-        check_maps(networks)
-        for whose, found in zip(("source", "target"), shapes, strict=True):
-            for tap, shape in found.items():
-                if len(shape) != 3:
-                    expected = "layers with maps (height, width, channels)"
-                    received = f"'{tap}' of the {whose}, with {shape}"
-                    raise ValueError(invalid("taps", expected, received))
+        check_image_maps(networks)
         channels = [[shape[-1] for shape in found.values()] for found in shapes]
         grids = [list(found.values())[-1][:2] for found in shapes]
         if channels[0] != channels[1] or not shapes_fit(*grids):

@@ -10,7 +10,7 @@ from keras_delta._network.graph import Graph
 from keras_delta._network.networks import Networks
 from keras_delta._types import Maps, Tensor
 from keras_delta.regularizers.base import MAPS, Regularizer
-from keras_delta.regularizers.predictions import check_maps
+from keras_delta.regularizers.predictions import check_image_maps
 
 
 class PairedMaps(Regularizer):
@@ -34,14 +34,8 @@ class PairedMaps(Regularizer):
     def check(self, networks: Networks) -> None:
         """See `Regularizer.check`; maps of images, as many in source and target."""
         super().check(networks)
-        check_maps(networks)
+        check_image_maps(networks)
         shapes = networks.source_map_shapes, networks.target_map_shapes
-        for whose, found in zip(("source", "target"), shapes, strict=True):
-            for tap, shape in found.items():
-                if len(shape) != 3:
-                    expected = "layers with maps (height, width, channels)"
-                    received = f"'{tap}' of the {whose}, with {shape}"
-                    raise ValueError(invalid("taps", expected, received))
         if len(shapes[0]) != len(shapes[1]):
             expected = "as many taps in the source as in the target"
             received = f"{list(shapes[0])} and {list(shapes[1])}"

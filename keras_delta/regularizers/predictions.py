@@ -69,6 +69,18 @@ def check_maps(networks):
             raise ValueError(invalid(whose, expected, "one without", remedy))
 
 
+def check_image_maps(networks):
+    """As `check_maps`; and refuse maps that are none of images."""
+    check_maps(networks)
+    found = {"source": networks.source_map_shapes, "target": networks.target_map_shapes}
+    for whose, shapes in found.items():
+        for tap, shape in shapes.items():
+            if len(shape) != 3:
+                expected = "layers with maps (height, width, channels)"
+                received = f"'{tap}' of the {whose}, with {shape}"
+                raise ValueError(invalid("taps", expected, received))
+
+
 def distillation_loss(source_logits, target_logits, temperature):
     """Distance of softened predictions: `T^2 KL(softmax(s / T) || softmax(t / T))`.
 
