@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_delta import Recipe, _compat, attach_head, callbacks, fine_tune
+from keras_delta import _compat, attach_head, callbacks, fine_tune
 from keras_delta._runs.models import set_seeds
 from experiments.clock import Clock
 
@@ -49,7 +49,7 @@ def run(cell, source, classes, train, images, verbose=0, teacher=None):
     if cell.method == "fastai":
         epochs = cell.protocol.epochs(images)
         return fastai(source, classes, train, epochs=epochs, verbose=verbose)
-    options = {"parts": Recipe(**cell.recipe or {}), "teacher": teacher}
+    options = {"parts": cell.its_recipe(), "teacher": teacher}
     return recipe(source, classes, train, seed=cell.seed, verbose=verbose, **options)
 
 

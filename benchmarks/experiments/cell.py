@@ -149,6 +149,20 @@ class Cell:
         alone = {"recipe": None, "teacher": None, "corruptions": (), "label": ""}
         return self.replace(method="recipe", **{**alone, **self.teacher})
 
+    def its_recipe(self):
+        """The `Recipe` of the method `"recipe"`, at the cell's strengths."""
+        from keras_delta import Recipe, regularizers  # not light
+
+        found = Recipe(**self.recipe or {})
+        given = {"alpha": self.alpha, "beta": self.beta}
+        given = {name: value for name, value in given.items() if value is not None}
+        if not given:
+            return found
+        regularizer = regularizers.get(found.get_config()["regularizer"])
+        for name, value in given.items():
+            setattr(regularizer, name, value)
+        return dataclasses.replace(found, regularizer=regularizer)
+
     def __eq__(self, other):
         return isinstance(other, Cell) and self.key == other.key
 

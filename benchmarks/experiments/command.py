@@ -36,7 +36,7 @@ SMOKE = {
     "averages": {"conditions": studies.AVERAGES[:2]},
     "distillation": {"conditions": studies.DISTILLED[::2]},
     "domains": {"conditions": studies.DISTILLED[::2]},
-    "family": {"members": studies.MEMBERS[::3]},
+    "family": {"members": studies.MEMBERS[::5]},
     "family-plain": {"members": studies.PLAIN[::4]},
     "robustness": {
         "methods": ("delta",),

@@ -1,6 +1,7 @@
 """Tables of the family: many methods, one recipe, right and wrong labels."""
 
 import numpy as np
+import pandas as pd
 
 from keras_delta._errors import import_optional, unknown_name
 from experiments.bootstrap import adjust, compare
@@ -24,17 +25,18 @@ RIGHT = "right labels"
 def family_table(frame):
     """A row for each method, best first: accuracy, calibration, wrong labels, time.
 
-    Columns are the accuracy on each setting with right labels and its mean, that with
-    wrong labels in the mean over the settings, the mean calibration error with right
-    ones, and processor seconds of a training with all that comes before it, relative
-    to L2. Means are over settings that every method has.
+    Columns are the strength, the accuracy on each setting with right labels and its
+    mean, that with wrong labels in the mean over the settings, the mean calibration
+    error with right ones, and processor seconds of a training with all that comes
+    before it, relative to L2. Means are over settings that every method has.
     """
     rows = _rows(frame)
     names, shared = methods(rows), _shared(rows)
     names.sort(key=lambda m: -_mean(rows, shared, m, 0.0, "accuracy"))
     noises = sorted(set(rows["label_noise"]))
     seconds = {m: _seconds(rows, shared, m) for m in names}
-    columns = {
+    columns = {"alpha": [_strength(rows[rows["method"] == m]) for m in names]}
+    columns |= {
         setting_name(s): [
             _percent(rows[_at(rows, m, 0.0) & (rows["setting"] == s)]["accuracy"])
             for m in names
@@ -56,8 +58,9 @@ def family_table(frame):
     seeds = rows.groupby(["setting", "method", "label_noise"])["seed"].nunique()
     caption = (
         f"Test accuracy in percent, means over {_range(seeds)} seeds; means are over "
-        f"{len(shared)} settings. Calibration error: of 15 bins, in percent. Times: of "
-        "the processor, with all that comes before training."
+        f"{len(shared)} settings. Alpha: as chosen on training images, or the method's "
+        "own. Calibration error: of 15 bins, in percent. Times: of the processor, with "
+        "all that comes before training."
     )
     index = [method_name(m) for m in names]
     return Table.of("The family", columns, index, ("method",), caption)
@@ -149,6 +152,12 @@ def _seconds(rows, shared, method):
     return (
         (its["seconds"] + its["prepare_seconds"]).groupby(its["setting"]).mean().sum()
     )
+
+
+def _strength(rows):
+    """The one alpha of these rows, or "own"."""
+    alphas = {v for v in rows.get("alpha", ()) if pd.notna(v)}
+    return ", ".join(f"{v:g}" for v in sorted(alphas)) or "own"
 
 
 def _percent(values):

@@ -19,25 +19,28 @@ class Choice:
     a failed fold, one that diverged, is out.
 
     Args:
-        cell: the `Cell` whose training images are cut into folds; its own strengths
-            do not matter.
-        pairs: tuple of (alpha, beta).
+        of: tuple of the `Cell`s whose training images are cut into folds; all of them
+            get the same strengths, their own do not matter.
+        pairs: tuple of (alpha, beta); None is the regularizer's own default.
         folds: number of folds.
+        held_out: how many of the folds are tested on in turn; None: all.
     """
 
-    cell: Cell
+    of: tuple
     pairs: tuple
     folds: int
+    held_out: int | None = None
 
     @functools.cached_property
     def cells(self):
-        """Dict (alpha, beta) -> list of cells, one a fold."""
-        plain = self.cell.replace(curve=False, corruptions=(), factor="", label="")
+        """Dict (alpha, beta) -> list of cells, one a fold of each of `of`."""
+        plain = [
+            cell.replace(curve=False, corruptions=(), fold=fold)
+            for cell in self.of
+            for fold in [(k, self.folds) for k in range(self.held_out or self.folds)]
+        ]
         return {
-            (alpha, beta): [
-                plain.replace(alpha=alpha, beta=beta, fold=(k, self.folds))
-                for k in range(self.folds)
-            ]
+            (alpha, beta): [cell.replace(alpha=alpha, beta=beta) for cell in plain]
             for alpha, beta in self.pairs
         }
 
@@ -45,11 +48,6 @@ class Choice:
     def all_cells(self):
         """The cells of all folds and pairs, a list."""
         return [cell for cells in self.cells.values() for cell in cells]
-
-    @property
-    def one_fold(self):
-        """One of the cells; all train on the same images but for the fold."""
-        return self.all_cells[0]
 
     def scores(self, store):
         """Dict (alpha, beta) -> mean accuracy of the folds; None while some lack.
@@ -148,7 +146,7 @@ class Plan:
 
     def size(self):
         """Number of different cells in the end, about: strengths may coincide."""
-        choices = sum(len(c.pairs) * c.folds for c in self._choices)
+        choices = sum(len(c.all_cells) for c in self._choices)
         return choices + len({(e.cell.key, e.choice) for e in self.entries})
 
     def pending(self, store):

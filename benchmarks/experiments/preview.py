@@ -30,7 +30,7 @@ def check_data(plan, store, data_dir, download=False, only_sizes=False):
         Dict data set -> (training images, classes).
     """
     cells = [entry.cell for entry in plan.entries]
-    cells += [entry.choice.one_fold for entry in plan.entries if entry.choice]
+    cells += plan.folds()
     cells += [cell.of_teacher() for cell in cells if cell.teacher]
     sizes, absent = {}, []
     for name in dict.fromkeys(cell.dataset for cell in cells):

@@ -240,6 +240,7 @@ MEMBERS = (
     ("probe", {"method": "probe"}),
 )
 OF_REFERENCE = OF_FAMILY[0]
+FACTORS = (0.1, 10.0)  # of a method's own strength, to choose from beside it
 # The same from a random head, as papers have it: on two data sets, with right labels.
 PLAIN = tuple((name, {"method": name}) for name in ("l2_fe", *OF_FAMILY))
 PLAIN += tuple((name, {"method": name}) for name in ("stoch_norm", "rifle"))
@@ -464,7 +465,13 @@ def averages(settings=RECIPE, *, conditions=AVERAGES, noises=NOISES[::2], **opti
 
 
 def family(
-    settings=FAMILY, *, members=MEMBERS, noises=(0.0, 0.2), repeats=None, **options
+    settings=FAMILY,
+    *,
+    members=MEMBERS,
+    noises=(0.0, 0.2),
+    repeats=None,
+    choose=True,
+    **options,
 ):
     """Every method in one recipe, with right and with wrong labels, seed by seed.
 
@@ -472,26 +479,40 @@ def family(
         settings, repeats, **options: as of `why`; the protocol is `"bench"` by default.
         members: (label, changes) each: `changes` are arguments of `Cell`.
         noises: shares of wrong labels.
+        choose: whether each method gets one of three strengths, its own default and a
+            tenth and ten times of it: that of the best mean accuracy over the
+            settings, on one fold of the training images of the first seed.
     """
     stage = options.pop("stage", 0)
     options = _options(**{"protocol": "bench", **options})
     repeats = repeats or options["protocol"].repeats
-    found = []
-    for seed in range(repeats):
-        for noise in noises:
-            for label, changes in members:
-                its = {**options, "seed": seed, "label_noise": noise, "label": label}
-                its |= changes
-                cells = _cells(settings, its.pop("method"), its)
-                found += [Entry(cell, None, stage + seed / repeats) for cell in cells]
-    return found
+
+    def cells(label, changes, **its):
+        its = {**options, **its, "label": label, **changes}
+        return _cells(settings, its.pop("method"), its)
+
+    choices = {
+        label: _choice_of_factor(cells(label, changes, seed=0)) if choose else None
+        for label, changes in members
+    }
+    return [
+        Entry(cell, choices[label], stage + seed / repeats)
+        for seed in range(repeats)
+        for noise in noises
+        for label, changes in members
+        for cell in cells(label, changes, seed=seed, label_noise=noise)
+    ]
 
 
 def family_plain(
     settings=(FAMILY[0], FAMILY[-1]), *, members=PLAIN, noises=(0.0,), **options
 ):
-    """The family from a random head, without the recipe; arguments as of `family`."""
-    return family(settings, members=members, noises=noises, **options)
+    """The family from a random head, without the recipe; arguments as of `family`.
+
+    Strengths are the methods' own.
+    """
+    its = {"members": members, "noises": noises, "choose": False}
+    return family(settings, **its, **options)
 
 
 def distillation(settings=TASKS, *, conditions=DISTILLED, **options):
@@ -580,7 +601,17 @@ def _scheduled(protocol, schedule):
 def _article_choice(cell):
     alphas = ARTICLE_GRID if methods.get(cell.method).alphas else (None,)
     pairs = tuple((a, b) for a in alphas for b in ARTICLE_GRID)
-    return Choice(cell.replace(curve=False), pairs, cell.protocol.folds)
+    return Choice((cell.replace(curve=False),), pairs, cell.protocol.folds)
+
+
+def _choice_of_factor(cells):
+    """One strength for all of these cells; None for a method without."""
+    if cells[0].method != "recipe":
+        return None
+    own = regularizers.get(cells[0].its_recipe().regularizer).alpha
+    tried = [float(f"{float(own) * factor:.3g}") for factor in FACTORS]
+    pairs = [(alpha, None) for alpha in (None, *tried)]
+    return Choice(tuple(cells), tuple(pairs), cells[0].protocol.folds, held_out=1)
 
 
 def _few_shot_choice(cell):
@@ -595,4 +626,4 @@ def _few_shot_choice(cell):
         label_noise=0.0,
         corruptions=(),
     )
-    return Choice(its, tuple((a, None) for a in alphas), protocol.folds)
+    return Choice((its,), tuple((a, None) for a in alphas), protocol.folds)

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_delta import Recipe, _disk, backbones, callbacks, data, regularizers
+from keras_delta import _disk, backbones, callbacks, data, regularizers
 from keras_delta._answers.calibration import expected_calibration_error
 from keras_delta._network import memory
 from keras_delta._errors import invalid
@@ -135,7 +135,7 @@ class Trainer:
         """The pretrained network, with its classifier where the method needs that."""
         if cell.method != "recipe":
             return self._bench.source(cell)
-        method = regularizers.get(Recipe(**cell.recipe or {}).regularizer)
+        method = regularizers.get(cell.its_recipe().regularizer)
         include_top = method is not None and method.needs_source_head
         return self._bench.source(cell, include_top)
 

@@ -65,7 +65,7 @@ def plan(seeds=3, methods=("l2_sp", "feature_map", "delta"), alphas=(20.0, 5.0, 
     entries = []
     for method in methods:
         cell = Cell("toy", method, per_class=5)
-        choice = Choice(cell, tuple((alpha, None) for alpha in alphas), 2)
+        choice = Choice((cell,), tuple((alpha, None) for alpha in alphas), 2)
         entries += [Entry(cell.replace(seed=s), choice, 0) for s in range(seeds)]
     plain = Cell("toy", "l2_fe", per_class=5)
     entries += [Entry(plain.replace(seed=s), None, 1) for s in range(seeds)]

@@ -35,6 +35,10 @@ def test_table():
     assert table["mean, 20% wrong"].tolist() == ["68.8", "43.8", "18.8"]
     assert table["calibration error"].tolist() == ["10.0"] * 3
     assert table["times L2"].tolist() == ["1.50", "1.00", "0.50"]
+    assert table["alpha"].tolist() == ["own"] * 3
+    frame = make_frame()
+    frame["alpha"] = frame["label"].map({"bss": 0.01})
+    assert family.family_table(frame).frame["alpha"].tolist() == ["own", "own", "0.01"]
 
 
 def test_means_are_over_what_all_have():

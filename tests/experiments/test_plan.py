@@ -29,7 +29,7 @@ def test_cells_of_a_choice():
     cell = CELL.replace(
         alpha=3.0, curve=True, corruptions=("blur 3",), factor="a", label="b", seed=2
     )
-    choice = Choice(cell, ((0.1, 0.2), (0.3, None)), 3)
+    choice = Choice((cell,), ((0.1, 0.2), (0.3, None)), 3)
     plain = Cell("toy", "delta", per_class=5, seed=2)
     assert choice.cells == {
         (0.1, 0.2): [plain.replace(alpha=0.1, beta=0.2, fold=(k, 3)) for k in range(3)],
@@ -38,7 +38,7 @@ def test_cells_of_a_choice():
 
 
 def test_best_mean_of_the_folds(store):
-    choice = Choice(CELL, PAIRS, 2)
+    choice = Choice((CELL,), PAIRS, 2)
     # The best single fold is 20's, the best mean 5's.
     put(store, choice, {(20.0, None): (0.95, 0.5), (0.5, None): (0.6, 0.6)})
     assert choice.scores(store) is None and choice.chosen(store) is None
@@ -50,7 +50,7 @@ def test_best_mean_of_the_folds(store):
 
 
 def test_nothing_is_chosen_while_a_fold_lacks(store):
-    choice = Choice(CELL, PAIRS, 2)
+    choice = Choice((CELL,), PAIRS, 2)
     put(store, choice, {pair: (0.5, 0.5) for pair in PAIRS})
     store.forget(choice.cells[0.5, None][1])
     assert choice.chosen(store) is None
@@ -58,7 +58,7 @@ def test_nothing_is_chosen_while_a_fold_lacks(store):
 
 def test_ties_go_to_the_smaller_strengths(store):
     pairs = ((0.2, 0.01), (0.1, 0.1), (0.1, 0.01), (0.01, 0.2))
-    choice = Choice(CELL, pairs, 2)
+    choice = Choice((CELL,), pairs, 2)
     put(store, choice, dict.fromkeys(pairs, (0.25, 0.75)))
     assert choice.chosen(store) == (0.1, 0.01)
     put(store, choice, {(0.1, 0.01): (0.25, 0.7)})
@@ -66,7 +66,7 @@ def test_ties_go_to_the_smaller_strengths(store):
 
 
 def test_means_that_differ_by_rounding_are_a_tie(store):
-    choice = Choice(CELL, PAIRS, 3)
+    choice = Choice((CELL,), PAIRS, 3)
     # Sums in another order: 0.19999999999999998 and 0.2.
     folds = {(20.0, None): (0.1, 0.2, 0.3), (5.0, None): (0.3, 0.2, 0.1)}
     put(store, choice, {**folds, (0.5, None): (0.19, 0.2, 0.2)})
@@ -76,7 +76,7 @@ def test_means_that_differ_by_rounding_are_a_tie(store):
 
 
 def test_pair_with_a_failed_fold_is_out(store):
-    choice = Choice(CELL, PAIRS, 2)
+    choice = Choice((CELL,), PAIRS, 2)
     folds = {(20.0, None): (1.0, None), (5.0, None): (0.6, 0.6)}
     put(store, choice, {**folds, (0.5, None): (0.5, 0.5)})
     assert choice.scores(store) == {(5.0, None): 0.6, (0.5, None): 0.5}
@@ -84,7 +84,7 @@ def test_pair_with_a_failed_fold_is_out(store):
 
 
 def test_all_failed(store):
-    choice = Choice(CELL, PAIRS[:2], 2)
+    choice = Choice((CELL,), PAIRS[:2], 2)
     lost, found = Entry(CELL, choice), Entry(CELL.replace(alpha=7.0))
     ours = Plan([lost, found])
     put(store, choice, {PAIRS[0]: (0.5, None), PAIRS[1]: (None, 0.5)})
@@ -97,7 +97,7 @@ def test_all_failed(store):
 
 
 def test_nothing_is_lost_while_folds_lack(store):
-    choice = Choice(CELL, PAIRS[:1], 2)
+    choice = Choice((CELL,), PAIRS[:1], 2)
     store.put(choice.cells[PAIRS[0]][0], {"failed": "nan"})
     ours = Plan([Entry(CELL, choice)])
     assert ours.lost(store) == [] and len(ours.pending(store)) == 1
@@ -105,7 +105,7 @@ def test_nothing_is_lost_while_folds_lack(store):
 
 
 def test_results_have_the_chosen_strengths(store):
-    choice = Choice(CELL, PAIRS, 2)
+    choice = Choice((CELL,), PAIRS, 2)
     entries = [Entry(CELL.replace(seed=s, label="x"), choice) for s in range(2)]
     ours = Plan([*entries, Entry(CELL.replace(alpha=7.0))])
     assert ours.results(store) == [CELL.replace(alpha=7.0)]
@@ -151,21 +151,21 @@ def test_cells_of_equal_settings_are_one_of_the_first_stage(store):
 
 
 def test_choices_are_of_the_first_stage_that_needs_them(store):
-    choice = Choice(CELL, PAIRS, 2)
+    choice = Choice((CELL,), PAIRS, 2)
     late, early = (Entry(CELL.replace(seed=s), choice, s) for s in (1, 0))
     assert set(Plan([late, early]).pending(store).values()) == {0}
 
 
 def test_cells_of_two_choices_are_of_the_first_stage(store):
     # They share the folds of 5.
-    late, early = (Choice(CELL, pairs, 2) for pairs in (PAIRS[:2], PAIRS[1:]))
+    late, early = (Choice((CELL,), pairs, 2) for pairs in (PAIRS[:2], PAIRS[1:]))
     found = Plan([Entry(CELL, late, 1), Entry(CELL, early, 0)]).pending(store)
     assert len(found) == 6
     assert {c.alpha: stage for c, stage in found.items()} == {20.0: 1, 5.0: 0, 0.5: 0}
 
 
 def test_cell_of_a_choice_and_of_a_result_is_one(store):
-    choice = Choice(CELL, PAIRS, 2)
+    choice = Choice((CELL,), PAIRS, 2)
     fold = choice.cells[5.0, None][0]
     assert len(Plan([Entry(CELL, choice), Entry(fold)]).pending(store)) == 6
 
@@ -214,3 +214,48 @@ def test_study_of_the_recipe():
     assert [(e.cell.method, e.cell.seed) for e in some] == [
         *(("l2", 0), ("fastai", 0), ("l2", 1), ("fastai", 1)),
     ]
+
+
+def test_one_strength_for_several_settings(store):
+    few, many = CELL, CELL.replace(per_class=40)
+    choice = Choice((few, many), PAIRS, 3, held_out=2)
+    assert [(c.per_class, c.fold) for c in choice.cells[5.0, None]] == [
+        *((5, (0, 3)), (5, (1, 3)), (40, (0, 3)), (40, (1, 3)))
+    ]
+    put(store, choice, {pair: (0.5, 0.5, 0.5, 0.5) for pair in PAIRS})
+    put(store, choice, {(5.0, None): (0.4, 0.4, 0.6, 0.7)})
+    assert choice.chosen(store) == (5.0, None)
+    ours = Plan([Entry(few, choice), Entry(many, choice)])
+    assert {c.alpha for c in ours.results(store)} == {5.0} and ours.size() == 12 + 2
+
+
+def test_study_of_the_family(store):
+    members = (
+        ("co_tuning", {"method": "recipe", "recipe": {"regularizer": "co_tuning"}}),
+        ("probe", {"method": "probe"}),
+    )
+    settings = (("cub", 5), ("cub", 10))
+    entries = studies.family(settings, members=members, repeats=2)
+    assert [e.cell.label for e in entries[:4]] == ["co_tuning"] * 2 + ["probe"] * 2
+    assert [(e.cell.seed, e.cell.label_noise) for e in entries[::4]] == [
+        *((0, 0.0), (0, 0.2), (1, 0.0), (1, 0.2))
+    ]
+    (choice,) = {e.choice for e in entries} - {None}
+    assert choice == entries[12].choice and entries[2].choice is None
+    assert list(choice.cells) == [(None, None), (0.23, None), (23.0, None)]
+    folds = choice.cells[0.23, None]
+    assert [(c.per_class, c.seed, c.label_noise, c.fold) for c in folds] == [
+        *((5, 0, 0.0, (0, 3)), (10, 0, 0.0, (0, 3)))
+    ]
+    regularizer = folds[0].its_recipe().regularizer
+    assert regularizer.alpha == 0.23 and type(regularizer).__name__ == "CoTuning"
+    put(store, choice, {p: (p[0] or 0, 0) for p in choice.cells})
+    assert Plan(entries).results(store)[0].alpha == 23.0
+    # At its own strength it is the cell that it was without a choice.
+    (own,) = {
+        e.cell.key
+        for e in studies.family(
+            settings, members=members[:1], repeats=1, noises=(0.0,), choose=False
+        )[:1]
+    }
+    assert own == entries[0].cell.key

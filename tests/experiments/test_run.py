@@ -80,7 +80,7 @@ def test_results_of_the_first_stage_come_before_choices_of_the_second(store):
     entries = []
     for stage, dataset in enumerate(("first", "second")):
         cell = Cell(dataset, "delta")
-        entries.append(Entry(cell, Choice(cell, pairs, 2), stage))
+        entries.append(Entry(cell, Choice((cell,), pairs, 2), stage))
     run(Plan(entries[::-1]), store, verbose=0, trainer=trainer)
     assert [c.dataset for c in trainer.trained] == ["first"] * 5 + ["second"] * 5
 
