@@ -24,7 +24,7 @@ quickstart: $(VENV)/.installed  ## Fine-tune on real photographs, compare, expor
 	@$(BIN)/python examples/quickstart.py $(ARGS)
 
 serve: $(VENV)/.installed  ## Serve what quickstart exported (ARGS=FOLDER for another model)
-	@$(BIN)/python examples/serve.py $(or $(ARGS),runs/quickstart/served/photographs)
+	@$(BIN)/python examples/serve.py $(or $(ARGS),runs/quickstart/served/images)
 
 # By files: a file's fixtures are made once, by one worker.
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile

@@ -1,6 +1,6 @@
 """Classify photographs with an exported SavedModel. Needs TensorFlow alone.
 
-python examples/classify.py runs/quickstart/served/photographs photo.jpg ...
+python examples/classify.py runs/quickstart/served/images photo.jpg ...
 """
 
 import argparse

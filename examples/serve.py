@@ -1,6 +1,6 @@
 """Serve an exported model over HTTP, with a page to try it with photographs.
 
-python examples/serve.py runs/quickstart/served/photographs --port 8501
+python examples/serve.py runs/quickstart/served/images --port 8501
 """
 
 import sys

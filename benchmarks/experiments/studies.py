@@ -469,6 +469,7 @@ def family(
     *,
     members=MEMBERS,
     noises=(0.0, 0.2),
+    noise_repeats=2,
     repeats=None,
     choose=True,
     **options,
@@ -479,6 +480,7 @@ def family(
         settings, repeats, **options: as of `why`; the protocol is `"bench"` by default.
         members: (label, changes) each: `changes` are arguments of `Cell`.
         noises: shares of wrong labels.
+        noise_repeats: seeds with wrong labels, at most `repeats`.
         choose: whether each method gets one of three strengths, its own default and a
             tenth and ten times of it: that of the best mean accuracy over the
             settings, on one fold of the training images of the first seed.
@@ -499,6 +501,7 @@ def family(
         Entry(cell, choices[label], stage + seed / repeats)
         for seed in range(repeats)
         for noise in noises
+        if not noise or seed < noise_repeats
         for label, changes in members
         for cell in cells(label, changes, seed=seed, label_noise=noise)
     ]

@@ -8,6 +8,7 @@ from keras_delta.data.corruptions import corrupt as corrupt
 from keras_delta.data.corruptions import corrupted as corrupted
 from keras_delta.data.decode import BadImageError as BadImageError
 from keras_delta.data.decode import read_image as read_image
+from keras_delta.data.embedded import embedded_digits as embedded_digits
 from keras_delta.data.embedded import embedded_photographs as embedded_photographs
 from keras_delta.data.folders import from_directory as from_directory
 from keras_delta.data.image_set import ImageSet as ImageSet
