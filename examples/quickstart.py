@@ -28,9 +28,9 @@ from rich.table import Table
 PLAIN = "plain"
 METHODS = (PLAIN, "l2_fe", "feature_map")
 WHAT = {
-    PLAIN: "all layers from a random head, SGD",
+    PLAIN: "all, from a random head",
     "l2_fe": "the head alone",
-    "feature_map": "the recipe: kd.fine_tune",
+    "feature_map": "all, by kd.fine_tune",
 }
 WRONG = 0.2  # share of wrong labels in the digits
 MANY = 500  # training images, from which on two methods have to do
@@ -182,8 +182,8 @@ def fine_tune(name, source, train, test, labels, classes, args):
         callbacks=[OneBar(), kd.callbacks.TerminateOnNaN(), clock],
         verbose=0,
     )
-    if model.recipe:
-        console.print(f"{model.probe}\n{model.recipe}")
+    if model.probe:
+        console.print(str(model.probe))
     right = model.predict(test, verbose=0).argmax(-1) == labels
     return model, {"method": name, "right": right, "clock": clock, "model": model}
 
@@ -215,14 +215,14 @@ def table_of(rows):
         lines.append(
             [
                 row["method"],
-                WHAT.get(row["method"], "the recipe with it"),
+                WHAT.get(row["method"], "all, by the recipe"),
                 percent(row["right"]),
                 ahead,
                 f"{clock.prepared + clock.trained:.0f} s",
             ]
         )
-    header = ["method", "what is trained", "test accuracy %"]
-    return [*header, f"{last['method']} is ahead by", "time"], lines
+    header = ["method", "what is trained", "accuracy %"]
+    return [*header, f"{last['method']} ahead", "time"], lines
 
 
 def percent(values, sign=""):
@@ -340,6 +340,9 @@ def main():
         if attention is not None:
             attention.save(args.output / "attention.json")
             attention.plot(args.output / "attention.png")
+
+    if model.recipe:
+        console.print(f"\nThe recipe of the last one:\n{model.recipe}")
 
     console.rule("4  Result", align="left")
     header, lines = table_of(rows)

@@ -1,4 +1,4 @@
-"""The embedded photographs: disjoint patches, enough of them, reproducible."""
+"""The embedded images: disjoint parts, enough of them, reproducible."""
 
 import sys
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_delta.data import embedded_photographs
+from keras_delta.data import embedded_digits, embedded_photographs
 from keras_delta.data.embedded import MIN_CONTRAST, PHOTOGRAPHS
 
 
@@ -75,3 +75,36 @@ def test_missing_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "skimage", None)
     with pytest.raises(ImportError, match=r"pip install \"keras_delta\[examples\]\""):
         embedded_photographs()
+
+
+def test_digits():
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    sets = embedded_digits(20, 154)
+    assert set(sets["train"].counts.values()) == {20}
+    assert set(sets["test"].counts.values()) == {154}
+    assert sets["test"].class_names == tuple("0123456789")
+    # Each is one of the scans, with its label; none is in both parts.
+    where = {
+        (16 * scan).astype(int).tobytes(): i for i, scan in enumerate(digits.images)
+    }
+    drawn = []
+    for part in sets.values():
+        pixels = part.arrays(8, dtype="uint8")[0][..., 0]
+        grey = np.rint(pixels / 255 * 16).astype(int) * 16
+        drawn += [where[g.tobytes()] for g in grey]
+    labels = np.concatenate([part.labels for part in sets.values()])
+    np.testing.assert_array_equal(digits.target[drawn], labels)
+    assert len(set(drawn)) == len(drawn) == 1740
+
+
+def test_digits_depend_on_the_seed_alone():
+    first, again, other = (embedded_digits(2, 2, seed=s)["test"] for s in (0, 0, 1))
+    np.testing.assert_array_equal(patches(again, 8), patches(first, 8))
+    assert not np.array_equal(patches(other, 8), patches(first, 8))
+
+
+def test_too_many_digits():
+    with pytest.raises(ValueError, match="at most 154 beside 20 for training"):
+        embedded_digits(20, 155)

@@ -87,7 +87,7 @@ def tabulate_confusions(models, train, test, seed):
             for counts, of in zip(matrix.tolist(), shares.tolist(), strict=True)
         ]
     data = {"pairs": pairs, "matrix": matrix, "names": answers.class_names}
-    return Section("confusions", "What is taken for what?", data)
+    return Section("confusions", "What is confused with what?", data)
 
 
 def show_mistakes(models, train, test, seed):
