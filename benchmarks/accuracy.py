@@ -1,11 +1,11 @@
-"""Test accuracy of the regularizers on few images a class, over several seeds.
+"""Test accuracy of the regularizers on few images per class, over several seeds.
 
     python benchmarks/accuracy.py --data-dir FOLDER [--per-class 10 --seeds 3]
 
-FOLDER holds train/ and test/ with a folder a class, or class folders, of which a
-quarter is held out. Each seed draws other training images and another head; all
-methods of a seed get the same. Nothing is chosen on the test images: every method
-runs with its default strength and counts its last epoch. For the time of a step, see
+FOLDER holds train/ and test/ with one folder per class, or class folders, of which a
+quarter is held out. Each seed draws different training images and a different head,
+the same for all methods. Nothing is chosen on the test images: every method runs with
+its default strength, and its last epoch counts. For the time of a step, see
 step_time.py, which measures all methods side by side.
 """
 
@@ -68,12 +68,12 @@ def arguments():
         "--batch-norm-momentum",
         type=float,
         default=0.9,
-        help="of the target; Keras's own default is 0.99",
+        help="momentum of the target's BatchNorm; Keras's default is 0.99",
     )
-    add("--views", type=int, help="fixed crops of each image; needed for a cache")
+    add("--views", type=int, help="fixed crops per image; needed for a cache")
     usual = [name for name in METHODS if name not in {*CACHES, *FITTED}]
     add("--methods", nargs="+", default=usual, choices=METHODS)
-    add("--csv", type=Path, help="write every run's figures there")
+    add("--csv", type=Path, help="file for the figures of every run")
     return parser.parse_args()
 
 

@@ -7,8 +7,8 @@
     python benchmarks/article.py --study bench --data-dir FOLDER
 
 Shows a plan, trains what is not in the store yet, and writes the tables as text,
-Markdown, LaTeX, CSV and PNG. Interrupt it, or kill it: the same command goes on.
-`--plan` shows the plan alone; `--cell KEY` trains one cell again and compares.
+Markdown, LaTeX, CSV and PNG. After an interrupt or a kill, the same command resumes.
+`--plan` shows only the plan; `--cell KEY` trains one cell again and compares.
 """
 
 import argparse

@@ -7,14 +7,14 @@
     python benchmarks/attention.py official FOLDER
 
 "speed" compares `ChannelAttention.compute` with the plain loop (one compiled pass of
-the whole network for each channel) and with the suffix without batching (one pass
-of what lies behind the tap for each channel), all in one process on the same
-samples. A plain loop over thousands of channels takes hours, so some channels are
-timed, before ours and after it, and the rest is extrapolated; their scores give the
-largest difference. "memory" shows how much a process grows. "growth" shows how time
-grows with samples. "convergence" shows how many samples the weights need: FOLDER
-holds train/ with a folder a class.
-"official" prints the perplexities that the authors' seven files of scores give.
+the whole network per channel) and with the unbatched suffix (one pass per channel of
+the layers after the tap), all in one process on the same samples. A plain loop over
+thousands of channels takes hours, so only some channels are timed, before and after
+`compute`, and the rest is extrapolated; their scores give the largest difference.
+"memory" shows how much a process grows. "growth" shows how time grows with the number
+of samples. "convergence" shows how many samples the weights need: FOLDER holds train/
+with one folder per class.
+"official" prints the perplexities of the authors' seven files of scores.
 """
 
 import argparse
@@ -60,18 +60,18 @@ def arguments():
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     tables = parser.add_subparsers(dest="table", required=True)
-    speed = tables.add_parser("speed", help="against the plain loop")
+    speed = tables.add_parser("speed", help="time against the plain loop")
     peak = tables.add_parser("memory", help="growth of the process")
     growth = tables.add_parser("growth", help="time by number of samples")
-    convergence = tables.add_parser("convergence", help="how many samples it needs")
+    convergence = tables.add_parser("convergence", help="samples needed")
     official = tables.add_parser("official", help="perplexities of the authors' scores")
     for sub in (speed, peak, growth, convergence):
         sub.add_argument("--network", default="efficientnet_lite0", choices=NETWORKS)
         sub.add_argument("--size", type=int, help="side of the images")
         sub.add_argument("--taps", nargs="+", help='layer names, or "auto"')
     speed.add_argument("--samples", type=int, default=100)
-    speed.add_argument("--passes", type=int, default=6, help="plain passes a tap")
-    peak.add_argument("--memory", nargs="+", help="budgets; default: the default")
+    speed.add_argument("--passes", type=int, default=6, help="plain passes per tap")
+    peak.add_argument("--memory", nargs="+", help="budgets; default: compute's own")
     peak.add_argument("--of", help=argparse.SUPPRESS)
     peak.add_argument("--samples", type=int, default=16)
     growth.add_argument(

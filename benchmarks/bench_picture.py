@@ -1,8 +1,8 @@
-"""The picture of README: how far other ways to fine-tune are behind the recipe.
+"""The README's picture: how far other ways to fine-tune are behind the recipe.
 
     python benchmarks/bench_picture.py [--rows docs/results/bench.csv]
 
-Dots are mean differences over all settings, lines their 95 % intervals.
+Dots are mean differences over all settings; lines are their 95 % intervals.
 """
 
 import argparse

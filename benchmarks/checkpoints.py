@@ -1,9 +1,9 @@
-"""Size of checkpoints, and the time that one takes.
+"""Size of checkpoints, and the time to write one.
 
     python benchmarks/checkpoints.py [--backbone resnet50]
 
-"naive wrapper" is a `keras.Model` with two attributes, source and target, as one
-writes it first; it is saved after the same training step with the same optimizer.
+"naive wrapper" is a `keras.Model` with two attributes, source and target: the obvious
+first version. It is saved after the same training step with the same optimizer.
 """
 
 import argparse

@@ -1,14 +1,13 @@
-"""Size, accuracy and speed of a classifier in each format that it is served in.
+"""Size, accuracy and speed of a classifier in each serving format.
 
     python benchmarks/formats.py [--backbones efficientnet_lite0=96 inception_v3=128]
 
-Each network is exported as a SavedModel, for LiteRT (float32, float16, with weights
-of 8 bits and with integers alone) and for ONNX. Without ImageNet weights here, its
-weights are random and only the differences tell something; with them, it is first
-fine-tuned for a few epochs on the photographs that ship with scikit-image, and
-`accuracy` is over their held-out patches. Times are of one prepared image on all
-cores, every format in turn, so that whatever else the machine does falls on all of
-them alike.
+Each network is exported as a SavedModel, for LiteRT (float32, float16, 8-bit weights,
+integers only) and for ONNX. If it has no ImageNet weights here, its weights are random
+and only the differences are meaningful; otherwise it is first fine-tuned for a few
+epochs on the photographs that ship with scikit-image, and `accuracy` is over their
+held-out patches. Times are for one prepared image on all cores, every format in turn,
+so that other load on the machine affects all of them alike.
 """
 
 import argparse
@@ -57,7 +56,7 @@ def arguments():
         default=["efficientnet_lite0=96", "resnet50=96"],
     )
     add("--epochs", type=int, default=8)
-    add("--rounds", type=int, default=30, help="timed calls of each format")
+    add("--rounds", type=int, default=30, help="timed calls per format")
     return parser.parse_args()
 
 

@@ -2,14 +2,14 @@
 
     python benchmarks/imagenet_top1.py FOLDER [--backbones efficientnet_lite0 ...]
 
-FOLDER holds images whose names begin with the index of their class, 0 to 999 in
+FOLDER holds images whose names start with the index of their class, 0 to 999 in
 the order of the ILSVRC-2012 synsets, such as `0207_golden_retriever.jpg`. Each
-image is prepared as for the evaluation of the original EfficientNets: the central
+image is prepared as in the evaluation of the original EfficientNets: the central
 square of size / (size + 32) of the shorter side, resized bicubically to the
-network's own size.
+network's input size.
 
-A wrong preprocessing or padding does not raise; it costs some points, which is
-what this script is there to see.
+Wrong preprocessing or padding raises no error; it costs some points, and this script
+shows whether it does.
 """
 
 import argparse

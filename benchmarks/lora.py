@@ -2,10 +2,11 @@
 
     python benchmarks/lora.py --data-dir FOLDER [--per-class 10 --seeds 2]
 
-FOLDER holds train/ and test/ with a folder a class. EfficientNet-Lite0 with LoRA in all
-convolutions but the depthwise ones, against all layers trained; each with L2, L2-SP and
-the distance of feature maps, at their default strengths. Adam at 1e-3 for LoRA, whose
-matrices begin at zero, SGD at 0.01 as everywhere else for all layers.
+FOLDER holds train/ and test/ with one folder per class. EfficientNet-Lite0 with LoRA in
+all convolutions except the depthwise ones, against training all layers; each with L2,
+L2-SP and the distance between feature maps, at their default strengths. LoRA, whose
+matrices start from zero, is trained with Adam at 1e-3, all layers with SGD at 0.01 as
+in the other benchmarks.
 """
 
 import argparse

@@ -1,18 +1,18 @@
-"""Networks tried whole: what a user does with each, from the taps to the export.
+"""End-to-end check of many networks, from the taps to the export.
 
-    python benchmarks/networks.py                       # of each family one
+    python benchmarks/networks.py                       # one of each family
     python benchmarks/networks.py VGG19 hub.ViT         # these
     python benchmarks/networks.py --markdown TABLE.md
 
 The smallest network of each architecture of `keras.applications` (the others by name),
 and one of each image family of KerasHub (`pip install "keras_delta[hub]"`) with a small
-configuration, all with random weights whose BatchNormalization has the statistics of
-some images. With each: `attach_head`, `DeltaModel` with `taps="auto"`, one step of
-"delta" with an attention that is computed from two samples and with learning rate 0, a
-`.keras` file that is loaded, and `export_for_serving`.
+configuration, all with random weights and with BatchNormalization statistics of some
+images. With each: `attach_head`, `DeltaModel` with `taps="auto"`, one step of "delta"
+at learning rate 0 with attention computed from two samples, saving and loading a
+`.keras` file, and `export_for_serving`.
 
-"start" is the feature penalty of that step as a share of what the maps are large,
-without alpha: 0, but for the statistics of the batch (BatchNormalization) and dropout.
+"start" is the feature penalty of that step relative to the size of the maps, without
+alpha: 0 except for batch statistics (BatchNormalization) and dropout.
 """
 
 import argparse

@@ -3,10 +3,10 @@
     python benchmarks/profile_step.py [--data-dir FOLDER --backbone resnet50]
 
 The parts are differences of medians: target forward, with backward, with optimizer,
-with the source, with the penalty, each compiled by itself and run in turn. "input"
-is what `fit` takes longer for a step when it reads JPEG files than on one batch that
-is there: 0 where reading keeps up. FOLDER has a folder a class, or train/ with them;
-by default some photographs of scikit-image are written as JPEG files.
+with the source, with the penalty, each compiled separately and run in turn. "input"
+is the extra time that `fit` takes per step when it reads JPEG files instead of one
+batch in memory: 0 if reading keeps up. FOLDER has one folder per class, or train/ with
+such folders; by default some photographs of scikit-image are written as JPEG files.
 """
 
 import argparse

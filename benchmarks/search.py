@@ -1,20 +1,20 @@
-"""What a cross-validated search of alpha and beta costs, and what it finds.
+"""Cost and result of a cross-validated search of alpha and beta.
 
     python benchmarks/search.py speed --data-dir FOLDER
     python benchmarks/search.py quality --data-dir FOLDER
 
-FOLDER holds train/ and test/ with a folder a class, or class folders.
+FOLDER holds train/ and test/ with one folder per class, or class folders.
 
-`speed` runs a few cells on all folds, by `CrossValidatedGridSearch` in one process and
-in two workers, and some of the trainings straightforwardly, as a loop would do it: each
-builds and traces a model, decodes the images, computes its attention, and runs the
-source in each step. Half of those come before the others, half after. Times of the
-article's 25 cells are extrapolated from the cost of a further cell.
+`speed` runs a few cells on all folds, with `CrossValidatedGridSearch` in one process
+and in two workers, and some of the trainings in a straightforward loop: each builds and
+traces a model, decodes the images, computes its attention, and runs the source in each
+step. Half of the loop's trainings run before the searches, half after. Times of the
+article's 25 cells are extrapolated from the cost of one more cell.
 
 `quality` runs a whole grid, then a Bayesian search of a few cells on the same folds,
-which shares nothing with the grid, and says how far the default strengths, which need
-no search, are from the best. Seconds of the processor are less disturbed by other
-programs than those of the clock.
+which shares nothing with the grid, and prints how far the default strengths, which need
+no search, are from the best. Processor seconds are less affected by other programs than
+wall-clock seconds.
 """
 
 import argparse
@@ -53,8 +53,8 @@ def arguments():
     add("--betas", type=float, nargs="+", default=None)
     add("--bayesian-cells", type=int, default=4)
     add("--seed", type=int, default=0)
-    add("--straightforward", type=int, default=4, help="how many trainings")
-    add("--output", type=Path, help="keep results and picture there")
+    add("--straightforward", type=int, default=4, help="trainings in the loop")
+    add("--output", type=Path, help="folder for results and picture")
     return parser.parse_args()
 
 

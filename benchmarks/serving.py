@@ -1,22 +1,22 @@
-"""The server under load: bad requests, latency, memory, a new version, its end.
+"""The server under load: bad requests, latency, memory, a new version, shutdown.
 
-    python benchmarks/serving.py              # everything; on two cores half an hour
+    python benchmarks/serving.py              # everything; half an hour on two cores
     python benchmarks/serving.py --quick      # a few minutes
     python benchmarks/serving.py requests latency     # some parts
 
 It exports EfficientNet-Lite0 for images of 96 pixels and 12 classes, starts the command
-`keras_delta serve` as a process of its own, and asks it from this one. The images are
-patches of photographs, 40 pixels wide, as JPEG and PNG; for `latency`, JPEGs of 400
+`keras_delta serve` as a separate process, and sends requests from this one. The images
+are patches of photographs, 40 pixels wide, as JPEG and PNG; for `latency`, JPEGs of 400
 pixels.
 
-- `requests`: good ones and ten kinds of malformed ones, 16 at a time: does each get its
-  status, and each good one the answer of the SavedModel in this process?
-- `latency`: a server that batches and one that does not, asked in turns.
+- `requests`: good ones and ten kinds of malformed ones, 16 at a time: does each get the
+  right status, and each good one the answer of the SavedModel in this process?
+- `latency`: a server that batches and one that does not, in turns.
 - `memory`: resident set of the server, and its slope over the second half.
-- `swap`: version 2 appears under load; it has other labels, which tell who answered.
-- `stop`: SIGTERM under load. All that was sent before must be answered.
+- `swap`: version 2 appears under load; its labels differ, so they show who answered.
+- `stop`: SIGTERM under load. Every request sent before it must be answered.
 
-What is not as it must be is said at the end; the exit code is then 1.
+Failures are listed at the end; the exit code is then 1.
 """
 
 import argparse
@@ -64,13 +64,13 @@ def arguments():
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all")
-    add("--quick", action="store_true", help="a tenth of everything")
-    add("--requests", type=int, default=1000, help="of the part `requests`")
-    add("--memory-requests", type=int, default=10_000, help="of the part `memory`")
-    add("--latency-requests", type=int, default=200, help="a round and setting")
-    add("--rounds", type=int, default=3, help="in which the servers take turns")
-    add("--at-once", type=int, default=16, help="requests at a time")
+    add("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all")
+    add("--quick", action="store_true", help="fewer requests, one round")
+    add("--requests", type=int, default=1000, help="for the part `requests`")
+    add("--memory-requests", type=int, default=10_000, help="for the part `memory`")
+    add("--latency-requests", type=int, default=200, help="per round and setting")
+    add("--rounds", type=int, default=3, help="rounds of the part `latency`")
+    add("--at-once", type=int, default=16, help="concurrent requests")
     add("--seed", type=int, default=0)
     args = parser.parse_args()
     for part in args.parts:

@@ -2,8 +2,8 @@
 
     python benchmarks/step_memory.py [--backbone resnet50 --size 96]
 
-Each row is a process of its own that makes four steps on one batch; its peak is the
-largest resident set, above what TensorFlow takes after it was imported.
+Each row is a separate process that makes four steps on one batch; its peak is the
+largest resident set, minus the one after TensorFlow was imported.
 """
 
 import argparse

@@ -3,10 +3,10 @@
     python benchmarks/step_time.py [--backbone resnet50 --size 96 --batch 16]
 
 All three train the same network on the same images with the same optimizer, in
-one process, step by step in turn, so that whatever else the machine does falls on
-all of them alike. The Distiller is the nearest thing that Keras has: it compares
-feature maps of a teacher and a student, here of the same number of classes,
-because it refuses others.
+one process, step by step in turn, so that other load on the machine affects all of
+them alike. The Distiller is Keras's closest equivalent: it compares feature maps of
+a teacher and a student, here with the same number of classes because it requires
+that.
 """
 
 import argparse
@@ -42,8 +42,8 @@ def arguments():
         nargs="+",
         default=["l2", "l2_sp", "l2_sp_att", "delta", "delta-recipe", "delta-cached"],
         help='names; "-cached" reads the maps of the source from a cache, "-watched" '
-        'looks closer at each step, as PenaltyLogger does; "-recipe" has statistics '
-        "fixed and the gradients clipped, as `fit` does by itself",
+        'records more in each step, as for PenaltyLogger; "-recipe" fixes the '
+        "statistics and clips the gradients, as `fit` does by default",
     )
     parser.add_argument(
         "--freeze-until", metavar="LAYER", help="freeze the first layers of every model"

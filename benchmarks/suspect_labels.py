@@ -3,10 +3,10 @@
     python benchmarks/suspect_labels.py --data-dir FOLDER [--per-class 20 --seeds 3]
     python benchmarks/suspect_labels.py --data-dir FOLDER --methods probe l2 feature_map
 
-FOLDER holds train/ and test/ with a folder a class, or class folders. Of the training
-images a share gets a wrong label, drawn uniformly. `probe` judges by a linear model of
-the source's features, other methods by networks that are fine-tuned without the images,
-5 folds each. `random` is what a list drawn at random would have: the share itself.
+FOLDER holds train/ and test/ with one folder per class, or class folders. A share of
+the training images gets a wrong label, drawn uniformly. `probe` judges by a linear
+model on the source's features, other methods by networks fine-tuned without the images,
+with 5 folds each. A list drawn at random would have the share itself as its precision.
 """
 
 import argparse
