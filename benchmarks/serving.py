@@ -64,7 +64,7 @@ def arguments():
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all")
+    add("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; none: all")
     add("--quick", action="store_true", help="fewer requests, one round")
     add("--requests", type=int, default=1000, help="for the part `requests`")
     add("--memory-requests", type=int, default=10_000, help="for the part `memory`")
