@@ -112,8 +112,8 @@ def choose(args, images):
             setattr(args, name, value)
     if args.epochs is None:
         steps = -(-images // args.batch_size)
-        few = kd.Recipe().epochs_for(steps) if images < 5000 else 4
-        args.epochs = 2 if args.quick else few
+        few = kd.Recipe().epochs_for(steps) if own else 15
+        args.epochs = 2 if args.quick else few if images < 5000 else 4
     if args.regularizer is None:
         args.regularizer = list(METHODS if images <= MANY else METHODS[1:])
     console.print(
@@ -172,11 +172,11 @@ def fine_tune(name, source, train, test, labels, classes, args):
         model.compile(keras.optimizers.SGD(0.01, momentum=0.9), **settings)
     else:  # the optimizer is the recipe's, as is the start
         model.compile(regularizer=name, **settings)
-    clock = Clock()
+    clock, every = Clock(), max(1, args.epochs // 3)
     model.fit(
         train,
         validation_data=test,
-        validation_freq=max(1, args.epochs // 3),
+        validation_freq=every,
         epochs=args.epochs,
         shuffle=False,  # the data set shuffles by itself
         callbacks=[OneBar(), kd.callbacks.TerminateOnNaN(), clock],
@@ -185,7 +185,8 @@ def fine_tune(name, source, train, test, labels, classes, args):
     if model.probe:
         console.print(str(model.probe))
     right = model.predict(test, verbose=0).argmax(-1) == labels
-    return model, {"method": name, "right": right, "clock": clock, "model": model}
+    row = {"method": name, "right": right, "clock": clock, "every": every}
+    return model, {**row, "history": model.history.history}
 
 
 class Clock(keras.callbacks.Callback):
@@ -267,9 +268,9 @@ def plot_curves(rows, path):
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for i, row in enumerate(rows):
-        history, color = row["model"].history.history, f"C{i}"
+        history, color = row["history"], f"C{i}"
         epochs = np.arange(1, len(history["loss"]) + 1)
-        tested = np.linspace(0, len(epochs), len(history["val_accuracy"]) + 1)[1:]
+        tested = epochs[row["every"] - 1 :: row["every"]]
         left.plot(epochs, history["task_loss"], color=color)
         right.plot(epochs, history["accuracy"], color=color, ls=":", lw=1)
         right.plot(
