@@ -112,8 +112,8 @@ def choose(args, images):
             setattr(args, name, value)
     if args.epochs is None:
         steps = -(-images // args.batch_size)
-        few = kd.Recipe().epochs_for(steps) if own else 15
-        args.epochs = 2 if args.quick else few if images < 5000 else 4
+        few = kd.Recipe().epochs_for(steps) if images < 5000 else 4
+        args.epochs = 2 if args.quick else few
     if args.regularizer is None:
         args.regularizer = list(METHODS if images <= MANY else METHODS[1:])
     console.print(
