@@ -496,7 +496,7 @@ def test_wrong_networks_are_refused():
         with pytest.raises(ValueError, match=r"source.*include_top=True"):
             kd.DeltaModel(target, backbone, regularizer=name)
     flat = kd.attach_head(backbone, CLASSES, pooling="flatten")
-    with pytest.raises(ValueError, match="8 features, as the source's head takes"):
+    with pytest.raises(ValueError, match="8 features, which the source's head takes"):
         kd.DeltaModel(flat, headed(backbone, OF_SOURCE), regularizer="lwf")
     sigmoid = headed(backbone, CLASSES, "sigmoid")
     for name in ("bi_tuning", "l2_sp_fisher"):
@@ -550,7 +550,7 @@ def test_bss_beside_a_teacher(data):
 
 
 def test_members_that_tap_other_layers():
-    with pytest.raises(ValueError, match=r"tap other layers.*FitNets.*`source_taps=`"):
+    with pytest.raises(ValueError, match=r"tap different layers.*FitNets.*`source_taps=`"):
         make_model("fsp", of=["fitnets", "fsp"])
 
 
