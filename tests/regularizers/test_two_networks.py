@@ -589,7 +589,7 @@ def test_a_teacher_is_no_start(data):
         ValueError, match=r"`average` of 0\.5 mixes in weights of the so"
     ):
         model.fit(*data, recipe=kd.Recipe(average=0.5), verbose=0)
-    with pytest.raises(ValueError, match="The source is another network, which it ca"):
+    with pytest.raises(ValueError, match="The source is a different network and can"):
         kd.averaging.interpolate(model)
 
 
