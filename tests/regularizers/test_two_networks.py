@@ -358,7 +358,7 @@ def test_tasks_without_classes(data, loss):
     model = make_model("kd")
     model.compile("sgd", loss)
     labels = np.eye(CLASSES)[data[1]]
-    with pytest.raises(ValueError, match=r"the loss of the model is for another task"):
+    with pytest.raises(ValueError, match=r"the model's loss is for another task"):
         model.fit(data[0], labels, verbose=0)
 
 
