@@ -449,9 +449,9 @@ def test_statistics_that_cannot_follow(bn_backbone, images):
         checks.batch_norm_keeps_up(model, steps)
     assert str(caught[0].message) == (
         "BatchNormalization has momentum 0.99: after the 12 steps of this training, "
-        "89% of its moving statistics are still those of the start, and `evaluate` and "
-        "`predict` use them with weights that have moved on. On few images this costs "
-        "much accuracy. Give the layers the momentum 0.9, as `attach_head` does, or "
+        "89% of its moving statistics are still the initial ones, and `evaluate` and "
+        "`predict` use them with changed weights. On few images this costs much "
+        "accuracy. Give the layers the momentum 0.9, as `attach_head` does, or "
         "train for more steps."
     )
     with warnings.catch_warnings():
