@@ -225,7 +225,7 @@ def test_a_target_that_was_built_from_a_config():
     source = backbone()
     target = kd.attach_head(keras.Model.from_config(source.get_config()), 3)
     (message,) = warned(target, source, "l2_sp")
-    assert re.search(r"2 of 2 layers.*'c0' of the target.*are its initial ones", message)
+    assert re.search(r"2 of 2 layers.*'c0' of the target.*its initial ones", message)
 
 
 def test_other_weights_are_said_before_the_first_step_alone():
