@@ -621,7 +621,7 @@ def test_an_image_that_is_not_finite(bad, fresh):
     """In the second batch."""
     x, y = learnable(40)
     x[35, 2, 2, 0] = bad
-    with pytest.raises(ValueError, match=r"'conv0' puts out.*Check the images"):
+    with pytest.raises(ValueError, match=r"'conv0' outputs.*Check the images"):
         ChannelAttention.compute(fresh, (x, y), ["conv2"], progress=False)
 
 

@@ -589,5 +589,5 @@ def test_stoch_norm_says_when_it_does_nothing(data):
 
 def test_a_class_without_images(data):
     model = make_model("co_tuning")
-    with pytest.raises(ValueError, match="none of the class 2"):
+    with pytest.raises(ValueError, match="none of class 2"):
         fit(model, (data[0], data[1] % 2))
