@@ -4,7 +4,7 @@ import importlib
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING
 
-# All that a `.keras` file may hold: loading one needs the classes registered.
+# Everything a `.keras` file may contain: loading one needs the classes registered.
 from keras_delta import attention as attention
 from keras_delta import averaging as averaging
 from keras_delta import backbones as backbones
@@ -22,7 +22,7 @@ from keras_delta.caching import SourceMapCache as SourceMapCache
 from keras_delta.model import DeltaModel as DeltaModel
 from keras_delta.recipe import Recipe as Recipe
 
-if TYPE_CHECKING:  # what `__getattr__` loads when it is first asked for
+if TYPE_CHECKING:  # loaded by `__getattr__` on first access
     from keras_delta import analysis as analysis
     from keras_delta import serving as serving
     from keras_delta import statistics as statistics
@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # what `__getattr__` loads when it is first asked for
 
 __version__ = _version("keras_delta")
 
-# The others are loaded when first asked for, with Keras Tuner and the like.
+# Loaded on first access, since they import Keras Tuner and the like.
 _LAZY = {
     "analysis": "analysis",
     "export_for_serving": "serving",

@@ -1,4 +1,4 @@
-"""What arguments must be, said once: each function returns the value, or refuses it.
+"""Checks of arguments: each function returns the value or raises an error.
 
 views = integer("views", views, least=1)
 method = choice("method", method, ("exact", "gradient"))
@@ -19,15 +19,15 @@ def integer(argument, value, least=1, most=None, optional=False):
 
     Args:
         argument: name of the argument as the user typed it.
-        value: the value that came; NumPy's integers are fine, `True` is not.
+        value: the value received; NumPy's integers are allowed, `True` is not.
         least, most: bounds, both included; `most=None` for none.
-        optional: whether None is fine as well.
+        optional: whether None is allowed as well.
 
     Returns:
         The value as an int, or None.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: if it is anything else.
     """
     if value is None and optional:
         return None
@@ -56,23 +56,23 @@ def number(
         argument, value: as for `integer`; text and booleans are refused.
         least, most: bounds, both included; `None` for none.
         above: a lower bound in place of `least`, itself excluded.
-        optional: whether None is fine as well.
-        also: what the caller takes besides, for the message.
+        optional: whether None is allowed as well.
+        also: other values that the caller accepts, for the message.
         below: an upper bound in place of `most`, itself excluded.
 
     Returns:
         The value as a float, or None.
 
     Raises:
-        TypeError: for what is no number.
-        ValueError: for a number that is not finite or outside of the bounds.
+        TypeError: if the value is not a number.
+        ValueError: if the number is not finite or out of bounds.
     """
     if value is None and optional:
         return None
     least = None if above is not None else least
     text = _describe_interval(least, most, above, below)
     text += f" or {also}" * bool(also) + " or None" * optional
-    # NumPy's booleans are no `Real`, Python's are.
+    # NumPy's booleans are not `Real`, Python's are.
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise TypeError(invalid(argument, text, value))
     try:
@@ -104,7 +104,7 @@ def _describe_interval(least, most, above, below):
 
 
 def seed(argument, value):
-    """A seed that NumPy and TensorFlow take, an integer from 0 to 2**31 - 1."""
+    """A seed that NumPy and TensorFlow accept, an integer from 0 to 2**31 - 1."""
     return integer(argument, value, least=0, most=2**31 - 1)
 
 
@@ -113,13 +113,13 @@ def choice(argument, value, choices):
 
     Args:
         argument, value: as for `integer`.
-        choices: all names (or integers, as of `verbose`) that are right.
+        choices: all valid names (or integers, as for `verbose`).
 
     Returns:
         The value.
 
     Raises:
-        ValueError: for another name (the closest ones are listed), or no name.
+        ValueError: if it is another name (the closest ones are listed) or not a name.
     """
     if isinstance(value, (str, int)) and value in choices:
         return value
@@ -134,7 +134,7 @@ def flag(argument, value):
     """True or False.
 
     Raises:
-        ValueError: for anything else, 0 and 1 included.
+        ValueError: if it is anything else, including 0 and 1.
     """
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
@@ -148,8 +148,8 @@ def folder(argument, value, optional=False):
         `Path`, or None.
 
     Raises:
-        TypeError: for what is no path.
-        ValueError: for the path of a file.
+        TypeError: if it is not a path.
+        ValueError: if it is the path of a file.
     """
     path = _path(argument, value, "the path of a folder", optional)
     if path is not None and path.exists() and not path.is_dir():
@@ -165,8 +165,8 @@ def file(argument, value, optional=False):
         `Path`, or None.
 
     Raises:
-        TypeError: for what is no path.
-        ValueError: for the path of a folder.
+        TypeError: if it is not a path.
+        ValueError: if it is the path of a folder.
     """
     path = _path(argument, value, "the path of a file", optional)
     if path is not None and path.is_dir():

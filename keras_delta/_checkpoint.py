@@ -1,4 +1,4 @@
-"""Work that can be interrupted: a file that says how far it has come."""
+"""Interruptible work: a file that records the progress."""
 
 import json
 import time
@@ -18,11 +18,11 @@ class Checkpoint:
 
     Args:
         path: of the file; None for no file.
-        made_for: dict of what the arrays belong to (weights, taps, loss, ...). A
-            file that was made for something else is refused.
+        made_for: dict that identifies the work (weights, taps, loss, ...). A file
+            made for other work is refused.
 
     Attributes:
-        written: whether the file holds something of this work.
+        written: whether the file contains progress of this work.
     """
 
     def __init__(self, path, made_for):
@@ -32,10 +32,10 @@ class Checkpoint:
         self.written = False
 
     def load(self):
-        """The arrays of the file, a dict; None where there is no file.
+        """The arrays of the file, a dict; None if the file does not exist.
 
         Raises:
-            ValueError: for a damaged file, or one made for something else.
+            ValueError: if the file is damaged or was made for other work.
         """
         if self.path is None:
             return None
@@ -54,20 +54,20 @@ class Checkpoint:
         expected = {"format": FORMAT, **self._made_for}
         if differing := [k for k in expected if made_for.get(k) != expected[k]]:
             what = "; ".join(
-                f"{key}: {made_for.get(key)} there, {expected[key]} now"
+                f"{key}: {made_for.get(key)} in the file, {expected[key]} now"
                 for key in differing
             )
             raise ValueError(
                 f"The checkpoint '{self.path}' was made for something else ({what}). "
-                "Pass another path, or delete the file if it is of no more use."
+                "Pass another path, or delete the file if it is no longer needed."
             )
         self.written = True
         return arrays
 
     def save(self, arrays, now=False):
-        """Write, unless the last time was a moment ago.
+        """Write, unless the last write was a moment ago.
 
-        A disk that is full costs a warning and not the work.
+        A full disk causes a warning and does not stop the work.
 
         Args:
             arrays: function that returns a dict of arrays.
@@ -84,7 +84,7 @@ class Checkpoint:
             if not self._warned:
                 warn(
                     f"The checkpoint '{self.path}' could not be written ({e}). The "
-                    "computation goes on; an interruption would lose what was done "
+                    "computation continues; an interruption would lose the work "
                     "since the last checkpoint."
                 )
             self._warned = True

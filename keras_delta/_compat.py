@@ -1,8 +1,8 @@
-"""Names of Keras, Keras Tuner and TensorFlow that are not public, all of them here.
+"""All uses of private names of Keras, Keras Tuner and TensorFlow.
 
 Nothing else in this package uses a private name of another one. Each has a test in
-`tests/test_compat.py`, which tells what a new version has changed; the versions
-that were run are in CONTRIBUTING.md.
+`tests/test_compat.py`, which shows what a new version has changed; the tested
+versions are in CONTRIBUTING.md.
 """
 
 import importlib
@@ -18,7 +18,7 @@ from keras.src.utils.io_utils import print_msg
 
 __all__ = ["Functional", "get_data_adapter", "operations", "print_msg"]
 
-# Loaded when asked for: most users never import Keras Tuner.
+# Loaded on demand: most users never import Keras Tuner.
 _KERAS_TUNER = {
     "infer_metric_direction": "engine.metrics_tracking",
     "oracle_chief": "distribute",
@@ -49,7 +49,7 @@ def run_through_graph(model, inputs, call):
 
     Args:
         model: Functional model.
-        inputs: what stands for its inputs.
+        inputs: stand-ins for its inputs.
         call: function of an operation and its arguments, returns its outputs.
     """
     return model._run_through_graph(
@@ -68,12 +68,12 @@ def takes_training(operation):
 
 
 def seed_states(layer):
-    """The variables that a layer draws its random numbers from."""
+    """The seed variables of a layer's random numbers."""
     return [g.state for g in getattr(layer, "_seed_generators", None) or ()]
 
 
 def logits_of(outputs):
-    """The logits that Keras remembers of a softmax or sigmoid; None if it does not."""
+    """The logits that Keras stores for a softmax or sigmoid; None without them."""
     return getattr(outputs, "_keras_logits", None)
 
 
@@ -83,7 +83,7 @@ def remember_logits(outputs, logits):
 
 
 def array(variable):
-    """A variable's value; NumPy alone warns of Keras's `__array__`."""
+    """A variable's value; NumPy itself would warn about Keras's `__array__`."""
     return variable.value.numpy()
 
 
@@ -91,10 +91,10 @@ def array(variable):
 
 
 class FitHooks:
-    """Mix-in of a `keras.Model`: what Keras's `fit` and `evaluate` tell before epochs.
+    """Mix-in of a `keras.Model`: a hook that `fit` and `evaluate` call before epochs.
 
-    A subclass defines `before_epochs(iterator, batch)`, which returns what Keras
-    builds the model from.
+    A subclass defines `before_epochs(iterator, batch)`, which returns the arguments
+    that Keras builds the model from.
     """
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
@@ -102,7 +102,7 @@ class FitHooks:
 
 
 def build_metrics(model, epoch_iterator, outputs):
-    """Let metrics make their variables early: else TensorFlow traces a step twice."""
+    """Let metrics make their variables early, or TensorFlow traces a step twice."""
     metrics = model._compile_metrics
     if epoch_iterator is None or metrics is None or metrics.built:
         return
@@ -118,22 +118,22 @@ def check_compiled(model, method):
 
 
 def set_initial_epoch(model, epoch):
-    """Let `fit` go on with an epoch, whatever its argument says; None: the argument."""
+    """Let `fit` resume at an epoch despite its argument; None: use the argument."""
     model._initial_epoch = epoch
 
 
 def initial_epoch(model):
-    """What `set_initial_epoch` has set, or None."""
+    """The value set by `set_initial_epoch`, or None."""
     return model._initial_epoch
 
 
 def loop_step(model, step):
-    """What Keras's `fit` calls with an iterator, for a function of one batch."""
+    """The function of an iterator that `fit` calls, from a function of one batch."""
     return model._make_function(step)
 
 
 def convert_optionals(model, step):
-    """A function of one batch that takes parts of it that may be missing, as None."""
+    """A function of one batch that accepts missing parts of it as None."""
     return model._autoconvert_optionals(step)
 
 
@@ -153,12 +153,12 @@ def loss_tracker(model):
 
 
 def compiled_metrics(model):
-    """What `compile(metrics=...)` was given, a list or dict; None for none."""
+    """The argument of `compile(metrics=...)`, a list or dict; None for none."""
     return getattr(getattr(model, "_compile_metrics", None), "_user_metrics", None)
 
 
 def loss_weights(model):
-    """What `compile(loss_weights=...)` was given; None for none."""
+    """The argument of `compile(loss_weights=...)`; None for none."""
     compiled = getattr(model, "_compile_config", None)
     return (getattr(compiled, "config", None) or {}).get("loss_weights")
 
@@ -169,25 +169,25 @@ def learning_rate(optimizer):
 
 
 def variable_index(optimizer, variable):
-    """The place of a variable in an optimizer's slots."""
+    """The index of a variable in an optimizer's slots."""
     return optimizer._get_variable_index(variable)
 
 
 def known_variables(optimizer):
-    """Ids of the variables that a built optimizer can move."""
+    """Ids of the variables that a built optimizer can update."""
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     return {id(v) for v in inner._trainable_variables}
 
 
 class NoCommonDecay:
-    """Mix-in of an optimizer whose `update_step` decays the weights by itself."""
+    """Mix-in of an optimizer whose `update_step` applies the weight decay itself."""
 
     def _apply_weight_decay(self, variables):
         pass
 
 
 def is_decayed(optimizer, variable):
-    """Whether an optimizer's weight decay is for a variable, too."""
+    """Whether an optimizer's weight decay applies to a variable."""
     return optimizer._use_weight_decay(variable)
 
 
@@ -196,7 +196,7 @@ AVERAGES = "_model_variables_moving_average"
 
 
 def slots(optimizer):
-    """Dict name -> list of what an optimizer keeps for each variable that it trains."""
+    """Dict name -> list of an optimizer's slots, one for each trained variable."""
     lists = {k: v for k, v in vars(optimizer).items() if isinstance(v, list)}
     lists.pop("_trainable_variables", None)
     lists.pop("_variables", None)
@@ -217,14 +217,14 @@ CALLBACK_STATE = {
     "SwapEMAWeights": ("_ema_weights_in_model",),
     "TensorBoard": ("_global_train_batch", "_global_test_batch"),
 }
-"""What Keras's callbacks remember of a training, names of their attributes."""
+"""Attributes in which Keras's callbacks keep the state of a training."""
 
 
 def global_seed_generator(create=True):
-    """The seeds of what was given none; None where nothing has asked for them yet.
+    """The generator for layers without a seed; None if it does not exist yet.
 
     Args:
-        create: whether to make it then.
+        create: whether to create it in that case.
     """
     if create:
         return seed_generator.global_seed_generator()
@@ -235,12 +235,12 @@ def global_seed_generator(create=True):
 
 
 def made_of(dataset):
-    """The `tf.data.Dataset`s that one was made of."""
+    """The `tf.data.Dataset`s that a data set was made from."""
     return dataset._inputs()
 
 
 def adapter_dataset(adapter):
-    """The `tf.data.Dataset` inside of a data adapter; None if there is none."""
+    """The `tf.data.Dataset` inside a data adapter, or None."""
     return getattr(adapter, "_dataset", None)
 
 
@@ -248,12 +248,12 @@ def adapter_dataset(adapter):
 
 
 def number_of_workers(strategy):
-    """How many processes a `MultiWorkerMirroredStrategy` has."""
+    """The number of processes of a `MultiWorkerMirroredStrategy`."""
     return strategy.extended._num_workers
 
 
 def strategy_name(strategy):
-    """A strategy's public name, which its class need not have."""
+    """A strategy's public name, which may differ from that of its class."""
     if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return "MultiWorkerMirroredStrategy"
     return type(strategy).__name__
@@ -266,7 +266,7 @@ def is_chief(strategy):
 
 def has_several_workers(strategy):
     """Whether a strategy's replicas are spread over several processes."""
-    # A cluster of one is none, as is a strategy made without TF_CONFIG.
+    # Not for a cluster of one, or a strategy made without TF_CONFIG.
     workers = tf.distribute.MultiWorkerMirroredStrategy
     return isinstance(strategy, workers) and number_of_workers(strategy) > 1
 
@@ -275,11 +275,11 @@ def has_several_workers(strategy):
 
 
 class TunerHooks:
-    """Mix-in of a Keras Tuner `BaseTuner`: what it calls of itself.
+    """Mix-in of a Keras Tuner `BaseTuner`: methods that the tuner calls on itself.
 
-    A subclass defines `state_file()`, the path of the tuner's own state;
+    A subclass defines `state_file()`, the path of the tuner's state;
     `declare_space()`, which names all hyperparameters; and `run_and_update(trial,
-    ...)`, which runs a trial and tells the oracle.
+    ...)`, which runs a trial and reports to the oracle.
     """
 
     def _get_tuner_fname(self):
@@ -301,23 +301,23 @@ def copy_callbacks(tuner, callbacks, trial=None, execution=None):
 
 
 def oracle_of(tuner):
-    """The tuner's oracle; a worker's own behind its connection to the chief."""
+    """The tuner's oracle; in a worker, the local one behind the chief's connection."""
     return getattr(tuner.oracle, "_oracle", tuner.oracle)
 
 
 def saved_oracle(oracle):
-    """What an oracle has saved, a dict."""
+    """The saved state of an oracle, a dict."""
     path = oracle._get_oracle_fname()
     return importlib.import_module("keras_tuner.src.utils").load_json(path)
 
 
 def retry_queue(oracle):
-    """Ids of trials that are given to workers again, a list to change."""
+    """Ids of trials to be run again by workers, a mutable list."""
     return oracle._retry_queue
 
 
 def has_been_tried(oracle, values):
-    """Whether an oracle has given these values to a trial."""
+    """Whether an oracle has already used these values in a trial."""
     return oracle._duplicate(values)
 
 
@@ -329,11 +329,11 @@ def hash_of_values(oracle, values):
 def replace_save_json(replacing):
     """Let all of Keras Tuner write its JSON files through a context, once.
 
-    Subclasses would not do: an oracle makes its trials itself, and any oracle can be
-    searched with.
+    Subclasses would not be enough: an oracle creates its trials itself, and a search
+    can use any oracle.
 
     Args:
-        replacing: context manager of a path, which gives the path to write to.
+        replacing: context manager of a path, which yields the path to write to.
     """
     utils = importlib.import_module("keras_tuner.src.utils")
     save = utils.save_json

@@ -1,4 +1,4 @@
-"""Files and folders: written as a whole or not at all, locked, tried out; JSON."""
+"""Files and folders: atomic writes, locks, write tests, JSON."""
 
 import contextlib
 import json
@@ -21,17 +21,17 @@ SUFFIXES = (".weights.h5",)  # of two parts, which Keras looks at
 
 @contextlib.contextmanager
 def replace_file(path):
-    """A temporary path beside `path`, which takes its place if all goes well.
+    """A temporary path beside `path`, which replaces it on success.
 
-    Whoever reads `path` finds the old file or the new one, never a part of one,
-    whenever the process is killed.
+    A reader of `path` sees the old file or the new one, never a part of one, even if
+    the process is killed.
 
     Args:
-        path: of the file; its folder is made if there is none.
+        path: of the file; its folder is created if missing.
 
     Yields:
-        `Path` of the same folder and suffix. What is written there is flushed to the
-        disk and renamed at the end; after an exception it is removed.
+        `Path` in the same folder, with the same suffix. The file written there is
+        flushed to disk and renamed at the end; after an exception it is removed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,10 +49,10 @@ def replace_file(path):
 
 @contextlib.contextmanager
 def make_folder(path):
-    """A temporary folder beside `path`, which becomes it if all goes well.
+    """A temporary folder beside `path`, which is renamed to it on success.
 
     Args:
-        path: of a folder that is not there yet.
+        path: of a folder that does not exist yet.
 
     Yields:
         `Path` of an empty folder. After an exception it is removed.
@@ -72,14 +72,14 @@ def make_folder(path):
 
 @contextlib.contextmanager
 def lock(path, wait=True):
-    """Only one process at a time is within.
+    """A context that only one process at a time can enter.
 
-    The lock belongs to the open file, so it ends with the process, however that ends.
-    Without effect on Windows.
+    The lock belongs to the open file, so it always ends with the process. It has no
+    effect on Windows.
 
     Args:
-        path: of a file for the lock, made if there is none.
-        wait: whether to wait until another process is through.
+        path: of a file for the lock, created if missing.
+        wait: whether to wait until another process has finished.
 
     Yields:
         Whether this process has the lock; always True with `wait=True`.
@@ -118,7 +118,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def remove_leftovers(path):
-    """Remove what processes left beside `path` that were killed while they wrote."""
+    """Remove files beside `path` left by processes that were killed while writing."""
     stem, suffix = _parts(path)
     left = re.compile(rf"\.{re.escape(stem)}\.(\d+)\.tmp{re.escape(suffix)}")
     with contextlib.suppress(OSError):
@@ -143,7 +143,7 @@ def _parts(path):
 
 
 def is_running(process):
-    """Whether there is a process of this number, other than this one."""
+    """Whether a process with this number exists, other than this one."""
     if os.name == "nt":  # where `kill` would be a Ctrl-C
         return process != os.getpid()
     try:
@@ -157,15 +157,15 @@ def is_running(process):
 
 @contextlib.contextmanager
 def occupy(path, what, remedy):
-    """This process alone uses something, until it leaves or ends.
+    """A context that reserves something for this process.
 
     Args:
-        path: of the lock file, made if there is none; it says who has the lock.
-        what: what is occupied, for the message.
-        remedy: a sentence that says what the other process is to do.
+        path: of the lock file, created if missing; it names the owner of the lock.
+        what: what is reserved, for the message.
+        remedy: a sentence that tells the other process's user what to do.
 
     Raises:
-        RuntimeError: where another process has it; says which.
+        RuntimeError: if another process holds it, naming that process.
     """
     with lock(path, wait=False) as mine:
         if not mine:
@@ -177,15 +177,15 @@ def occupy(path, what, remedy):
 
 
 def check_writable(argument, folder, size=0):
-    """Refuse a folder in which no file can be written; it is made if there is none.
+    """Refuse a folder in which no file can be written; it is created if missing.
 
     Args:
         argument: name of the argument that named it.
         folder: its path.
-        size: bytes that have to fit, written and removed.
+        size: bytes that must fit; written and removed.
 
     Raises:
-        ValueError: with the reason.
+        ValueError: if writing fails, with the reason.
     """
     path = Path(folder) / f".write_test.{os.getpid()}"
     try:
@@ -212,7 +212,7 @@ def write_json(path, value, indent=None):
 
 
 def read_json(path, default=None):
-    """What a JSON file holds; `default` where there is none, or a damaged one."""
+    """The contents of a JSON file; `default` if it is missing or damaged."""
     try:
         return json.loads(Path(path).read_text("utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Sentences for errors: argument, what was expected, what came, what to do."""
+"""Texts of errors: argument, expected value, received value, remedy."""
 
 import contextlib
 import difflib
@@ -18,9 +18,9 @@ def invalid(argument, expected, received, remedy=""):
 
     Args:
         argument: name of the argument as the user typed it.
-        expected: what it must be, without a final full stop.
-        received: the value that came; shown with `repr`.
-        remedy: one sentence that says what to do.
+        expected: the valid values, without a final full stop.
+        received: the value received; shown with `repr`.
+        remedy: one sentence that tells the user what to do.
 
     Returns:
         One string, ready for `ValueError` or `TypeError`.
@@ -39,12 +39,12 @@ def unknown_name(argument, name, known):
     """The text of an error about a name, with the closest known ones.
 
     Args:
-        argument: name of the argument, or of what the name stands for.
+        argument: name of the argument, or of the kind of thing named.
         name: the name that was not found.
-        known: all names that would have been right.
+        known: all valid names.
 
     Returns:
-        One string that lists up to five close names, or, where none is close,
+        One string that lists up to five close names, or, if none is close,
         up to twenty of the known ones.
     """
     known = [str(k) for k in known]
@@ -61,12 +61,12 @@ def unknown_name(argument, name, known):
 
 
 def import_optional(module, what, extra):
-    """An optional module, or an ImportError that says how to get it.
+    """An optional module, or an ImportError that says how to install it.
 
     Args:
         module: its name.
-        what: what needs it, the beginning of a sentence.
-        extra: of `keras_delta`, which brings it.
+        what: what needs it, as the beginning of a sentence.
+        extra: the extra of `keras_delta` that installs it.
     """
     try:
         return importlib.import_module(module)
@@ -79,7 +79,7 @@ def import_optional(module, what, extra):
 
 
 def warn(message):
-    """Warn, pointing at the user's line that led here."""
+    """Warn, pointing at the line of the user's code that led here."""
     # With the separator: `keras_delta_trials` beside the package is the user's.
     packages = (Path(__file__).parent, Path(keras.__file__).parent)
     inside = (*(os.path.join(p, "") for p in packages), contextlib.__file__)

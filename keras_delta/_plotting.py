@@ -1,4 +1,4 @@
-"""What pictures have in common: a log axis with a place for 0, and their files."""
+"""Shared parts of pictures: a log axis with a place for 0, and saving to files."""
 
 import itertools
 import math
@@ -26,7 +26,7 @@ class LogScale:
         self.values = values
 
     def position(self, value):
-        """Where a value lies, in decades."""
+        """Position of a value, in decades."""
         return math.log10(value) if value > 0 else self.low - self.gap
 
     def apply(self, axis):
@@ -58,7 +58,7 @@ class LogScale:
 
 
 def save_figure(figure, path, dpi=150):
-    """A figure, written to `path` as well, whole or not at all.
+    """The figure, also written to `path` atomically.
 
     Args:
         figure: `matplotlib.figure.Figure`.
@@ -69,7 +69,7 @@ def save_figure(figure, path, dpi=150):
         `figure`.
 
     Raises:
-        ValueError: for a path with another suffix.
+        ValueError: if the path has another suffix.
     """
     if path is not None:
         if Path(path).suffix.lower() not in SUFFIXES:
@@ -80,5 +80,5 @@ def save_figure(figure, path, dpi=150):
 
 
 def _apart(values, span):
-    """Whether the labels of neighbours on a log axis have room."""
+    """Whether neighbouring labels on a log axis have room."""
     return all(math.log10(b / a) >= 0.08 * span for a, b in itertools.pairwise(values))

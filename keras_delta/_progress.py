@@ -1,4 +1,4 @@
-"""How far long work is: a bar on a terminal, a line now and then in a file."""
+"""Progress of long work: a bar on a terminal, a line now and then in a file."""
 
 import sys
 import time
@@ -12,12 +12,12 @@ class Progress:
     """Keras's bar on a terminal; elsewhere a line every `SECONDS`.
 
     Args:
-        total: how much there is to do.
-        unit: of what, in the singular.
+        total: number of units to do.
+        unit: name of the unit, in the singular.
         quiet: whether to show nothing.
 
     Attributes:
-        done: how much is done.
+        done: number of units done.
     """
 
     def __init__(self, total, unit="image", quiet=False):
@@ -28,7 +28,7 @@ class Progress:
             self._bar = keras.utils.Progbar(total, unit_name=unit)
 
     def add(self, count):
-        """Count what was done."""
+        """Add `count` to the units done."""
         self.done += count
         if self._bar:
             self._bar.update(min(self.done, self.total))
@@ -37,7 +37,7 @@ class Progress:
             self._say(f"{self.done} of {self.total} {self._unit}s")
 
     def end(self):
-        """Say how long it took."""
+        """Print how long it took."""
         seconds = time.monotonic() - self._began
         self._say(f"{self.done} {self._unit}s in {seconds:.1f} s")
 
@@ -48,5 +48,5 @@ class Progress:
 
 
 def epoch_verbosity(verbose):
-    """Keras's `verbose`: a line an epoch where `"auto"` would draw bars into a file."""
+    """Keras's `verbose`: a line per epoch if `"auto"` would draw bars into a file."""
     return 2 if verbose == "auto" and not sys.stdout.isatty() else verbose

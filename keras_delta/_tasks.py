@@ -1,7 +1,7 @@
-"""What a network is trained for: one table of Keras's losses.
+"""Tasks of a network, from one table of Keras's losses.
 
-Whoever asks what labels a loss needs, which activation it expects of the head, or which
-task it stands for, asks here.
+The table gives each loss's labels, the activation it expects of the head, and the task
+it stands for.
 """
 
 import re
@@ -27,13 +27,13 @@ ANY = "any"  # of another shape than the output: not looked at
 
 
 class Loss(NamedTuple):
-    """What there is to know of one of Keras's losses.
+    """Properties of a Keras loss.
 
     Attributes:
         labels: form of the labels, see above.
-        activation: what the head should end in where the loss takes probabilities;
-            None where the loss takes what comes.
-        task: one of `TASKS`, None where the loss does not tell.
+        activation: activation at the end of the head if the loss takes probabilities;
+            None if the loss takes any output.
+        task: one of `TASKS`; None if the loss does not determine it.
     """
 
     labels: str
@@ -85,7 +85,7 @@ def loss_name(loss):
 
 
 def class_name(loss):
-    """Name of Keras's class for a loss that is Keras's own; else None."""
+    """Name of Keras's class for a loss from Keras; else None."""
     if isinstance(loss, str):
         try:
             loss = keras.losses.get(loss)
@@ -104,12 +104,12 @@ def of_loss(loss):
 
 
 def of_output(loss, shape, activation):
-    """The task of one output, or None where it cannot be told.
+    """The task of one output, or None if it cannot be determined.
 
     Args:
         loss: a Keras loss (an instance, a name or a function), or None.
         shape: of the output, with the batch.
-        activation: of the output as `heads.output_activation` says, or None.
+        activation: of the output as `heads.output_activation` returns it, or None.
     """
     known = of_loss(loss)
     if len(shape) > 2:

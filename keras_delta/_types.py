@@ -1,14 +1,14 @@
-"""Names that signatures share for what Keras and NumPy take in many forms."""
+"""Type aliases for arguments that Keras and NumPy accept in many forms."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 ArrayLike: TypeAlias = Any
-"""What `numpy.asarray` takes."""
+"""Any argument of `numpy.asarray`."""
 PathLike: TypeAlias = str | os.PathLike[str]
 Shape: TypeAlias = Sequence[Any]
-"""Integers, or None where a size is open."""
+"""Integers, or None if a size is open."""
 ImageSize: TypeAlias = int | Sequence[int]
 """Side in pixels, or (height, width)."""
 
@@ -18,10 +18,10 @@ Maps: TypeAlias = Mapping[str, Tensor]
 """Tap -> feature map."""
 Gradients: TypeAlias = Sequence[Tensor | None]
 FilterDistances: TypeAlias = Any
-"""What `kd.analysis.compare_filter_distances` takes."""
+"""Any argument of `kd.analysis.compare_filter_distances`."""
 
 Data: TypeAlias = Any
-"""What `fit` takes: arrays, data sets, `PyDataset`; images also as the docs say."""
+"""Data for `fit`: arrays, data sets, `PyDataset`; for images, see the docs too."""
 Models: TypeAlias = Any
 """A Keras model or `DeltaModel`, or a dict label -> model."""
 Loss: TypeAlias = Any

@@ -1,4 +1,4 @@
-"""Averages of weights: between two models, and of several."""
+"""Weight averaging: between two models, and over several."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -18,32 +18,32 @@ def interpolate(
     start: keras.Model | Sequence[np.ndarray] | None = None,
     share: float = 0.5,
 ) -> None:
-    """Move a model's weights back towards those that its training began with.
+    """Move a model's weights back towards those that its training started from.
 
-    Each weight becomes, statistics of BatchNormalization included,
+    Each weight, including statistics of BatchNormalization, becomes
 
         (1 - share) * start + share * now,
 
     computed in double precision. Fine-tuned weights know the new images best, those of
-    the start other kinds of images, and on the line between there is often a model that
-    does well on both. Seeds and integers stay as they are.
+    the start other kinds of images, and a model on the line between them often does
+    well on both. Seeds and integers are unchanged.
 
-    The layers that only one of both has cannot be interpolated: with `start=None` the
-    new head of a `DeltaModel` stays as it is. So this is of most use after a training
-    that began at a fitted head (`fit_head`).
+    Layers that only one of the two has cannot be interpolated: with `start=None` the
+    new head of a `DeltaModel` is unchanged. Interpolation is therefore most useful
+    after a training that started from a fitted head (`fit_head`).
 
     Args:
-        model: a Functional or Sequential model, or a `DeltaModel`: then its target; it
-            is changed in place.
-        start: a model of the same architecture; or a list of arrays, which
-            `model.get_weights()` gave; or None: for a `DeltaModel` its source, with
-            the weights of the layers that are paired (`model.pairing`).
-        share: of the weights as they are now, from 0 to 1.
+        model: a Functional or Sequential model, or a `DeltaModel`, whose target is
+            used; changed in place.
+        start: a model of the same architecture; or a list of arrays from
+            `model.get_weights()`; or None: for a `DeltaModel` its source, with
+            the weights of the paired layers (`model.pairing`).
+        share: of the current weights, from 0 to 1.
 
     Raises:
-        TypeError: for a subclassed model, or no such `start`.
-        ValueError: for another architecture, and layers with LoRA, whose product is
-            not the one of averaged matrices. Nothing is changed then.
+        TypeError: if the model is subclassed, or `start` is anything else.
+        ValueError: if the architectures differ, or a layer has LoRA, whose product
+            is not that of averaged matrices. Nothing is changed then.
 
     Source: Wortsman et al., "Robust fine-tuning of zero-shot models" (WiSE-FT), CVPR
     2022, arXiv:2109.01903.
@@ -76,30 +76,30 @@ def interpolate(
 def soup(
     models: Sequence[keras.Model], weights: Sequence[float] | None = None
 ) -> keras.Model:
-    """A model whose weights are the mean of those of several models.
+    """A model whose weights are the mean of several models' weights.
 
-    Models that were fine-tuned from one start, with other seeds, strengths or
-    augmentation, lie close enough together for the mean of their weights to be a good
-    model, often a better one than each, at the cost of one. Of models that began at
-    different weights, heads drawn at random included, it is of no use: let all begin at
-    the same head (`fit_head`).
+    Models fine-tuned from one start with different seeds, strengths or augmentation
+    lie close enough together for the mean of their weights to be a good model, often
+    better than each of them, at the cost of one. It does not help with models that
+    started from different weights, including random heads: start all of them from the
+    same head (`fit_head`).
 
     Statistics of BatchNormalization are averaged as well; better ones come from
     `kd.batch_norm.estimate_statistics(soup, train)`.
 
     Args:
         models: Functional or Sequential models of one architecture, or `DeltaModel`s,
-            then their targets; they stay as they are.
-        weights: a number for each, of which the sum is made 1; default: all alike.
+            whose targets are used; not changed.
+        weights: one number per model, scaled to sum 1; default: all equal.
 
     Returns:
-        A new Functional model, without nested ones, that is not compiled. Integers are
-        those of the first model.
+        A new, uncompiled Functional model without nested ones. Integers are those of
+        the first model.
 
     Raises:
-        TypeError: for a subclassed model.
-        ValueError: for no models, different architectures, LoRA, or weights that are
-            negative or all 0.
+        TypeError: if a model is subclassed.
+        ValueError: if there are no models, architectures differ, a layer has LoRA, or
+            weights are negative or all 0.
 
     Source: Wortsman et al., "Model soups", ICML 2022, arXiv:2203.05482.
     """
@@ -123,8 +123,9 @@ class Network:
     """A model's layers and weights, in an order that does not depend on nesting.
 
     Args:
-        model: a Functional or Sequential model, or a `DeltaModel`: then its target.
-        argument: what the user passed it as.
+        model: a Functional or Sequential model, or a `DeltaModel`, whose target is
+            used.
+        argument: name of the user's argument.
 
     Attributes:
         graph: its `Graph`.
@@ -143,8 +144,8 @@ class Network:
             for part in _compat.flatten_layers(layer):
                 if getattr(part, "lora_enabled", False):
                     raise ValueError(
-                        f"The layer '{part.name}' of `{argument}` has LoRA: the mean "
-                        "of its matrices does not give the mean of their products. "
+                        f"The layer '{part.name}' of `{argument}` has LoRA: averaging "
+                        "its matrices does not average their products. "
                         "Average models without LoRA."
                     )
 
@@ -155,9 +156,9 @@ class Network:
         if where == len(self._calls) == len(other._calls):
             return
         raise ValueError(
-            f"`{other.argument}` has another architecture than `{self.argument}`: call "
+            f"`{other.argument}` and `{self.argument}` differ in architecture: call "
             f"{where} is {other._describe(where)} and {self._describe(where)}. Weights "
-            "are averaged one by one, so build all models by the same code."
+            "are averaged one by one, so build all models with the same code."
         )
 
     def _outline(self):
@@ -180,7 +181,7 @@ class Network:
         return f"'{operation.name}' ({f'{type(operation).__name__} {shapes}'.strip()})"
 
     def assign(self, values: Iterable[tuple[keras.Variable, Tensor]]) -> None:
-        """Give variables their values, pairs of both; integers stay as they are."""
+        """Assign values to variables, given as pairs; integers are unchanged."""
         for v, value in values:
             if is_averaged(v):
                 v.assign(value.astype(_compat.array(v).dtype))
@@ -191,7 +192,7 @@ class Network:
 
 
 def is_averaged(variable: keras.Variable) -> bool:
-    """Whether a mean of a weight's values makes sense: not of integers."""
+    """Whether a weight's values can be averaged: not if they are integers."""
     return keras.backend.is_float_dtype(variable.dtype)
 
 
@@ -205,17 +206,17 @@ def mean(arrays: Iterable[ArrayLike], shares: Iterable[float]) -> np.ndarray:
 def _of_source(model):
     if not hasattr(model, "pairing"):
         expected = "a model of the same architecture or a list of arrays"
-        remedy = "None is for a DeltaModel, and means its source."
+        remedy = "None is for a DeltaModel and stands for its source."
         raise TypeError(invalid("start", expected, None, remedy))
     if not model.pairing.weights:
-        expected = "what the weights were before training"
-        remedy = "The source is another network, which it cannot be interpolated with."
+        expected = "the weights before training"
+        remedy = "The source is a different network and cannot be interpolated with."
         raise ValueError(invalid("start", expected, None, remedy))
     return [(v, _compat.array(w)) for v, w in model.pairing.weights]
 
 
 def _of_list(model, network, start):
-    """Pairs of the model's variables and a list of arrays, in the order of Keras."""
+    """Pairs of the model's variables and a list of arrays, in Keras's order."""
     expected = "a model, a list of arrays as `model.get_weights()` gives, or None"
     if not isinstance(start, (list, tuple)):
         raise TypeError(invalid("start", expected, start))
@@ -227,14 +228,15 @@ def _of_list(model, network, start):
     if len(shapes) != len(wanted):
         raise ValueError(
             f"`start` has {len(shapes)} arrays, but the model has "
-            f"{len(network.graph.model.weights)} weights. Pass what "
-            "`model.get_weights()` gave before training."
+            f"{len(network.graph.model.weights)} weights. Pass the result of "
+            "`model.get_weights()` from before training."
         )
     for v, shape, fits in zip(weights, shapes, wanted, strict=True):
         if shape != fits:
             raise ValueError(
                 f"`start` has an array {shape} where the model has '{v.path}' {fits}. "
-                "Pass what `model.get_weights()` gave before training, in that order."
+                "Pass the result of `model.get_weights()` from before training, in "
+                "that order."
             )
     of_variable = {id(v): array for v, array in zip(weights, start, strict=True)}
     return [(v, of_variable[id(v)]) for v in network.variables]

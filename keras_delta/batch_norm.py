@@ -1,4 +1,4 @@
-"""Statistics of BatchNormalization: found, and estimated again on other data."""
+"""Lists BatchNormalization layers and re-estimates their statistics on other data."""
 
 import contextlib
 
@@ -17,14 +17,14 @@ BATCH = 64
 
 
 def layers(model: keras.Model) -> list[keras.layers.BatchNormalization]:
-    """All BatchNormalization layers of a model, those inside of other layers as well.
+    """All BatchNormalization layers of a model, including those inside other layers.
 
     Args:
-        model: a Keras model, built; of a `DeltaModel` its target.
+        model: a built Keras model; for a `DeltaModel`, its target is used.
 
     Returns:
-        List of layers, each once; of a Functional or Sequential model in the order of
-        computation.
+        List of layers, each once; for a Functional or Sequential model in the order
+        of computation.
     """
     target = getattr(model, "target", model)
     outer = [target]
@@ -43,43 +43,44 @@ def estimate_statistics(
     frozen: bool = True,
     seed: int = 0,
 ) -> int:
-    """Estimate the moving statistics of BatchNormalization again, on some data.
+    """Re-estimate the moving statistics of BatchNormalization on some data.
 
-    Each layer's moving mean and variance, which inference normalises by, become
+    Each layer's moving mean and variance, used in inference, become
 
-        (1 - share) * what they were + share * those of the data,
+        (1 - share) * old + share * those of the data,
 
     where those of the data are the means over the batches of each batch's mean and
-    (biased) variance, as training mode sees them: one pass measures all layers, and
-    each normalises by its batch. It is for averaged weights, which no training has seen
-    at work (`share=1`), and for images of another kind than in training.
+    (biased) variance, as in training mode: one pass measures all layers, each
+    normalising by its batch. Use it for averaged weights, which have never been
+    trained together (`share=1`), and for images of another kind than in training.
 
-    All else runs in inference mode: dropout and augmentation are off. Only a layer that
-    is made of layers, BatchNormalization among them (`TimeDistributed`, a class of your
-    own), runs in training mode as a whole.
+    Everything else runs in inference mode: dropout and augmentation are off. Only a
+    layer composed of layers that include BatchNormalization (`TimeDistributed`, a class
+    you wrote) runs in training mode as a whole.
 
     Args:
-        model: a Functional or Sequential model, or a `DeltaModel`: then its target.
-        x: data as `fit` takes them, with targets or without. Arrays and data sets of
-            `ImageSet.batches`, these as a test shows them, are shuffled; all else
-            should come in a random order, as batches of one class each are none of a
-            training.
+        model: a Functional or Sequential model, or a `DeltaModel`, whose target is
+            used.
+        x: data as `fit` takes them, with or without targets. Arrays and data sets of
+            `ImageSet.batches` (prepared as for testing) are shuffled; other data
+            should come in random order, since batches of one class each do not occur
+            in training.
         share: of the data, from 0 to 1.
-        batch_size: of the batches here, whatever the size of those that come in. A last
-            one of less than half is left out, unless there are only such ones.
-        max_samples: no more than so many; default: all. Generators, of which no more is
-            read than that and two batches, and data without end need a number.
-        frozen: whether layers that do not train are estimated, too; if not, they stay
+        batch_size: size of the batches used here, regardless of the incoming ones. A
+            last batch less than half full is left out, unless all are.
+        max_samples: number of samples at most; default: all. Required for endless data
+            and for generators, of which at most two batches more are read.
+        frozen: whether to estimate non-trainable layers too; if not, they are unchanged
             and run in inference mode, as in `fit`.
-        seed: of the order of arrays; data sets have theirs.
+        seed: of the order of arrays; data sets keep theirs.
 
     Returns:
-        Number of samples that were taken in.
+        Number of samples used.
 
     Raises:
-        TypeError: for a subclassed model, whose graph cannot be read.
-        ValueError: for no BatchNormalization in training mode, no samples, or
-            statistics that are not finite; nothing is changed then.
+        TypeError: if the model is subclassed, so its graph cannot be read.
+        ValueError: if there is no BatchNormalization in training mode, no sample, or
+            statistics are not finite; nothing is changed then.
 
     Source: Schneider et al., NeurIPS 2020, arXiv:2006.16971 (shares of old and new);
     Izmailov et al., UAI 2018, arXiv:1803.05407 (after averaging weights).
@@ -107,7 +108,7 @@ def _measure(run, stream, batch_size):
             small.add(run(batch), count)
     found = whole if whole.count else small
     if not found.count:
-        raise ValueError("No samples: statistics cannot be estimated on nothing.")
+        raise ValueError("No samples: statistics need at least one.")
     return found
 
 
@@ -136,7 +137,7 @@ class _Run:
     """Computes a batch's statistics, traced once for each size of image.
 
     Attributes:
-        layers: the BatchNormalization layers, once it has run those that are called in
+        layers: the BatchNormalization layers; after a run, only those called in
             training mode.
     """
 
@@ -174,14 +175,14 @@ class _Run:
                 call=self._tell,
                 held=self._held,
             )
-        # A layer of a user's may call one in inference mode, whatever it is told.
+        # A user's layer may call one in inference mode regardless of `training`.
         self.layers = [v for v in self.layers if noted.values(v.moving_mean)]
         self._check()
         variables = [v for layer in self.layers for v in _statistics(layer)]
         return [ops.stack(noted.values(v)) for v in variables]
 
     def _tell(self, node, *args, **kwargs):
-        """Call what does not take `training` so that layers inside know of it."""
+        """Call an operation without `training` so that layers inside receive it."""
         if takes_training(node.operation) or node.path in self._plain:
             return None
         return _Training(node.operation)(*args, training=True, **kwargs)
@@ -190,9 +191,9 @@ class _Run:
         if not self.layers:
             raise ValueError(
                 f"'{self._graph.model.name}' has no BatchNormalization that normalises "
-                "by its batch in training mode, and so no statistics to estimate. Pass "
-                "a model that has one. Other normalization (LayerNormalization, "
-                "GroupNormalization) needs none."
+                "by its batch in training mode, so it has no statistics to estimate. "
+                "Pass a model that has one. Other normalization (LayerNormalization, "
+                "GroupNormalization) needs no statistics."
             )
 
 
@@ -205,12 +206,12 @@ class _Training(keras.layers.Layer):
         self.built = True
 
     def call(self, *args, training=None, **kwargs):
-        """What the layer makes of it; Keras tells those inside of `training`."""
+        """The layer's output; Keras passes `training` on to the layers inside."""
         return self.layer(*args, **kwargs)
 
 
 class _Noted(keras.StatelessScope):
-    """Notes what layers give to some variables; none is changed."""
+    """Records the values that layers assign to some variables; none is changed."""
 
     def __init__(self, variables):
         super().__init__([(v, _finite(ops.convert_to_tensor(v))) for v in variables])
@@ -231,9 +232,9 @@ class _Noted(keras.StatelessScope):
 
 @contextlib.contextmanager
 def _in_training(normalizers):
-    """Layers give their moving statistics the batch's own; frozen ones as well.
+    """Makes layers assign the batch's statistics to the moving ones, even if frozen.
 
-    It is for tracing: what was traced before has its own momenta.
+    It is for tracing: functions traced before keep their momenta.
     """
     kept = [
         (v, v.momentum, v.trainable, [(w, w.trainable) for w in v.weights])
@@ -251,7 +252,7 @@ def _in_training(normalizers):
 
 
 def _assign(normalizers, means, share):
-    """Give layers their statistics, if all are finite."""
+    """Assign statistics to layers if all are finite."""
     new, wrong = [], []
     variables = [(layer, v) for layer in normalizers for v in _statistics(layer)]
     for (layer, v), of_data in zip(variables, means, strict=True):
@@ -265,8 +266,8 @@ def _assign(normalizers, means, share):
         raise ValueError(
             f"The statistics of {', '.join(map(repr, wrong[:5]))}"
             f"{' and more' if len(wrong) > 5 else ''} are not finite (NaN or infinite) "
-            "on these data; nothing was changed. Check the images and the weights, and "
-            "with half precision the size of the values."
+            "on these data; nothing was changed. Check the images, the weights and, "
+            "with half precision, the size of the values."
         )
     for v, value in new:
         v.assign(value)
@@ -277,7 +278,7 @@ def _assign(normalizers, means, share):
 
 
 def _finite(values):
-    """0 in the place of NaN, since 0 times NaN would be noted as NaN."""
+    """0 in place of NaN, since 0 times NaN would be recorded as NaN."""
     return ops.where(ops.isfinite(values), values, ops.zeros_like(values))
 
 
@@ -286,7 +287,7 @@ def _statistics(layer):
 
 
 def _inside(operation):
-    """The BatchNormalization layers inside of one, or itself; none of an operation."""
+    """The BatchNormalization layers in a layer, itself included; none otherwise."""
     if not isinstance(operation, keras.layers.Layer):
         return []
     parts = _compat.flatten_layers(operation)

@@ -35,12 +35,12 @@ from keras_delta.recipe import Recipe
 class DeltaModel(
     Regularized, Saving, TargetAlone, Watching, _compat.FitHooks, keras.Model
 ):
-    """Fine-tunes `target`, kept close to a frozen `source` by a regularizer.
+    """Fine-tunes `target` while a regularizer keeps it close to a frozen `source`.
 
-    `fit`, `evaluate`, `predict`, `save` and callbacks are Keras's own. In each
-    training step the target runs once, for predictions and feature maps together;
-    where the regularizer compares maps, the source runs up to its last tap, in
-    inference mode, outside of the gradient tape. What is minimised is
+    `fit`, `evaluate`, `predict`, `save` and callbacks work as in Keras. In each
+    training step the target runs once, for predictions and feature maps together.
+    If the regularizer compares maps, the source runs up to its last tap, in
+    inference mode, outside the gradient tape. The objective is
 
         task loss + alpha * feature penalty + beta * head penalty,
 
@@ -49,36 +49,36 @@ class DeltaModel(
     `predict` and `export` never touch the source.
 
     Args:
-        target: Functional or Sequential model to train, as `attach_head` makes it.
+        target: Functional or Sequential model to train, such as `attach_head` returns.
         source: the pretrained model, copied and frozen here; default: a snapshot
-            of the target without its head, as it is now.
+            of the target's current state, without its head.
         taps: the layers whose maps are compared: `"auto"`, a list of layer names,
             or a dict from target to source names.
-        source_taps: a list of the source's layers, where `taps` is one of the target's
+        source_taps: list of the source's layers, if `taps` is a list of the target's
             and the two are not pairs: for regularizers that compare all with all.
         regularizer: instance, name, config dict or list (their sum); can also be
-            given to `compile` and `fit`, the latest wins. Default: none.
+            passed to `compile` and `fit`, the latest wins. Default: none.
         name: optional name.
         source_maps: `"compute"`: the source runs in each step; `"cache"` or a
-            `SourceMapCache`: it runs once for each image that comes back. Can also be
-            given to `fit`.
-        pairing: dict from layers of the target to those of the source, such as
-            `model.pairing.names`, edited; default: found by equal weights, names,
+            `SourceMapCache`: it runs once for each recurring image. Can also be
+            passed to `fit`.
+        pairing: dict from layers of the target to those of the source, such as an
+            edited `model.pairing.names`; default: matched by equal weights, names,
             connections and structure, in this order.
 
     Attributes:
-        target: the plain Keras model; use it to go on without this package.
+        target: the plain Keras model, which does not need this package.
         source: the frozen copy.
         taps: list of the target's tapped layers.
         pairing: which layers correspond, and which only the target has.
         regularizer: the regularizer in use, or None.
-        recipe, probe: the `Recipe` that the training began by, and how well the
-            fitted head did, known to the process that fitted it; or None.
+        recipe, probe: the `Recipe` that training started with, and how well the
+            fitted head did (only in the process that fitted it); or None.
 
     Raises:
-        TypeError: for a subclassed target or source.
-        ValueError: for unknown taps, a source that does not fit the target, or
-            parts built outside of the distribution strategy's scope.
+        TypeError: if the target or source is a subclassed model.
+        ValueError: if a tap is unknown, the source does not fit the target, or
+            a part was built outside the distribution strategy's scope.
 
     Example:
         ```python
@@ -89,7 +89,7 @@ class DeltaModel(
         ```
     """
 
-    default_recipe = "auto"  # what `fit` follows where it is not told; or "none"
+    default_recipe = "auto"  # used by `fit` unless it gets another; or "none"
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class DeltaModel(
 
     @property
     def hosts(self) -> OneHost | SeveralHosts:
-        """The processes that take part in the training."""
+        """The processes that take part in training."""
         return hosts.of(self.distribute_strategy)
 
     @property
@@ -149,19 +149,22 @@ class DeltaModel(
     def sharing(self) -> list[str]:
         """Names of the target's calls that a step computes for the source as well.
 
-        Known once the step has been made, at the start of `fit`.
+        Known once the step has been built, at the start of `fit`.
         """
         return [] if self._step is None else list(self._step.shared.names)
 
     @property
     def interrupted(self) -> bool:
-        """Whether Ctrl-C has ended the last `fit`, or is ending this one."""
+        """Whether Ctrl-C ended the last `fit`, or is ending the current one."""
         return self._session is not None and self._session.interrupted
 
     def compile(
         self, *args: Any, regularizer: RegularizerLike = None, **kwargs: Any
     ) -> None:
-        """As `keras.Model.compile`, and `regularizer`; no optimizer: the recipe's."""
+        """Like `keras.Model.compile`, plus `regularizer`.
+
+        Without an optimizer, the recipe's is used.
+        """
         super().compile(*args, **kwargs)
         given = inspect.signature(super().compile).bind(*args, **kwargs).arguments
         self.optimizer_given = given.pop("optimizer", None) is not None
@@ -183,32 +186,34 @@ class DeltaModel(
         recipe: Recipe | str | None = None,
         **kwargs: Any,
     ) -> keras.callbacks.History:
-        """As `keras.Model.fit`, and `regularizer`, `source_maps` and `recipe`.
+        """Like `keras.Model.fit`, plus `regularizer`, `source_maps` and `recipe`.
 
-        A new head is fitted first, and regularizers look at the data that have to.
+        Before the first step, a new head is fitted and regularizers that need a look
+        at the data get one.
 
         Args:
             x, y, batch_size, *args, **kwargs: see `keras.Model.fit`.
             regularizer: instance, name, config dict or list; None keeps the
                 current one, `"none"` switches it off.
-            source_maps: as for the class; None keeps what is set. A cache is for data
-                that comes back: with flips, fixed views or no augmentation. `"cache"`
-                lets go of its maps at the end of `fit`; an instance keeps them.
-            recipe: a `Recipe` to begin by; `"none"`; or `"auto"` (the default): the
-                usual one, with a regularizer and a network that was not trained yet.
-                What `compile` and `fit` are given counts more.
+            source_maps: as for the class; None keeps the current setting. A cache is
+                for recurring images: with flips, fixed views or no augmentation.
+                `"cache"` drops its maps at the end of `fit`; an instance keeps them.
+            recipe: a `Recipe` to start with; `"none"`; or `"auto"` (the default): the
+                usual one, if there is a regularizer and the network is not trained
+                yet. Arguments of `compile` and `fit` take precedence.
 
-        `verbose="auto"` is a line an epoch where the output is no terminal.
+        With `verbose="auto"`, one line per epoch is printed if the output is not a
+        terminal.
 
-        Ctrl-C ends the epoch after the step under way, with `interrupted` set; a
-        second one interrupts at once.
+        Ctrl-C ends the epoch after the current step and sets `interrupted`; a second
+        one interrupts at once.
 
         Returns:
             `keras.callbacks.History`.
 
         Raises:
-            ValueError: before the first step, for what cannot work.
-            RuntimeError: where a worker is lost, or a folder is another process's.
+            ValueError: if a combination cannot work (before the first step).
+            RuntimeError: if a worker is lost, or another process uses a folder.
         """
         _compat.check_compiled(self, "fit")
         if regularizer is not None:
@@ -225,7 +230,7 @@ class DeltaModel(
     def open_session(
         self, arguments: dict[str, Any], recipe: Recipe | str | None = None
     ) -> Iterator[session.Session]:
-        """What `fit` has around Keras's own; for loops of `train_on_batch` as well.
+        """Context that `fit` runs in; also for loops of `train_on_batch`.
 
         Args:
             arguments: dict of the arguments of `keras.Model.fit`.
@@ -249,11 +254,12 @@ class DeltaModel(
         regularizer: RegularizerLike = None,
         recipe: Recipe | str | None = None,
     ) -> None:
-        """Begin as `fit` does, for `train_on_batch`; the second time it does nothing.
+        """Prepare as `fit` does, for `train_on_batch`; a second call does nothing.
 
         Args:
-            x, y, verbose: the training data, as `fit` takes it; 0 for silence.
-            regularizer, recipe: as for `fit`, with a model that is compiled.
+            x, y: the training data, as for `fit`.
+            verbose: as for `fit`; 0 for silence.
+            regularizer, recipe: as for `fit`, if the model is compiled.
         """
         if regularizer is not None:
             self.set_regularizer(regularizer)
@@ -279,7 +285,7 @@ class DeltaModel(
         )
 
     def renew_step(self) -> None:
-        """Make the step again if other layers train, or shared ones now differ."""
+        """Rebuild the step if other layers train, or shared ones now differ."""
         if self.train_function is not None and not self._step.still_holds():
             self.make_train_function(force=True)
 
@@ -290,7 +296,7 @@ class DeltaModel(
     def outputs_and_maps(
         self, inputs: Tensor, training: bool = False
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The target's outputs, and a dict tap -> its feature map, from one pass."""
+        """The target's outputs and a dict tap -> feature map, from one pass."""
         run, taps = self.networks.run_target, self.networks.target_taps
         return Pass(self, lambda x, t: run(x, t, taps))(inputs, training=training)
 
@@ -302,20 +308,20 @@ class DeltaModel(
 
     def train_step(self, data: Data) -> dict[str, Any]:
         """One step: task loss, plus the regularizer's penalties; see `Step.run`."""
-        if self._step is None:  # a loop of the user's
+        if self._step is None:  # in a user's loop
             self.make_train_function()
         return self._step.run(data)[0]
 
     @property
     def training_only_metrics(self) -> Any:
-        """The means of the parts of the objective, which `evaluate` leaves out."""
+        """Means of the objective's parts, which `evaluate` leaves out."""
         of_regularizer = self.regularizer.metrics if self.regularizer else []
         return [*self.part_means, *of_regularizer]
 
     def before_epochs(self, iterator: Any, batch: Any) -> tuple[Any, Any]:
         """See `FitHooks`. On several replicas, Keras builds from a batch of zeros.
 
-        Averaging the replicas' first batches would fail where they are uneven.
+        Averaging the replicas' first batches would fail if they are uneven.
         """
         if iterator and self._session is not None and not self.is_evaluating:
             self._session.take_iterator(iterator)

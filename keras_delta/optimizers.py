@@ -1,4 +1,4 @@
-"""Gradient descent with another learning rate for the head than for the rest."""
+"""Gradient descent with separate learning rates for the head and the rest."""
 
 import collections
 from collections.abc import Mapping, Sequence
@@ -17,13 +17,13 @@ REST = "default"
 class LayerwiseSGD(_compat.NoCommonDecay, keras.optimizers.SGD):
     """SGD whose learning rate is multiplied by a number per layer.
 
-    A new head learns from nothing and the backbone from good weights, so fine-tuning
+    A new head starts from nothing and the backbone from good weights, so fine-tuning
     often gives the head a larger rate. With `learning_rate=0.01` and
     `multipliers={"default": 0.1, "head": 1.0}` the layer `head` learns at 0.01 and
     all others at 0.001, as in thuml/Transfer-Learning-Library with `--finetune`
     (`Classifier.get_parameters`).
 
-    For a variable with the multiplier c, SGD's formulas hold with c · learning_rate,
+    For a variable with the multiplier c, SGD's formulas use c · learning_rate,
     now and after each change by `optimizer.learning_rate = ...`,
     `LearningRateScheduler` or a schedule. That includes `weight_decay`, which Keras
     subtracts as c · learning_rate · weight_decay · w beside the momentum (PyTorch adds
@@ -31,18 +31,18 @@ class LayerwiseSGD(_compat.NoCommonDecay, keras.optimizers.SGD):
 
     Args:
         learning_rate, momentum, nesterov: as for `keras.optimizers.SGD`.
-        multipliers: dict from names of layers to numbers of 0 or more; "default" is
-            for all others, 1 where it is missing. A name also holds for the layers
-            inside it: that one counts which is last in `variable.path`, without the
+        multipliers: dict from names of layers to non-negative numbers; "default"
+            applies to all others and is 1 if missing. A name also applies to layers
+            inside that layer: the last match in `variable.path` counts, without the
             name of the variable itself. Name the layers of a `Sequential` that is
-            part of a model, not the `Sequential`: Keras leaves its name out of the
-            paths when the model is loaded again, and the optimizer refuses it.
+            part of a model, not the `Sequential`: Keras omits its name from the
+            paths when the model is loaded again, and the optimizer raises an error.
         **kwargs: as for `keras.optimizers.SGD`: `weight_decay`, `clipnorm`, ...
 
     Raises:
-        TypeError: for a multiplier that is no number.
-        ValueError: for a multiplier below 0 or infinite; when built, for a name that
-            no layer with trainable variables has.
+        TypeError: if a multiplier is not a number.
+        ValueError: if a multiplier is negative or infinite; when built, if no layer
+            with trainable variables has a given name.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class LayerwiseSGD(_compat.NoCommonDecay, keras.optimizers.SGD):
             variables: the model's trainable variables.
 
         Raises:
-            ValueError: for a name in `multipliers` that none of them lies in.
+            ValueError: if none of them lies in a layer named in `multipliers`.
         """
         if self.built:
             return
@@ -107,17 +107,17 @@ class LayerwiseSGD(_compat.NoCommonDecay, keras.optimizers.SGD):
 def adapt(
     optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]
 ) -> keras.optimizers.Optimizer:
-    """A copy of an optimizer that trains other variables, and goes on.
+    """A copy of an optimizer that trains other variables and keeps its state.
 
-    Keras builds an optimizer for the variables that there are at first. What it keeps
-    for a variable that both train is copied, its iterations and learning rate too.
+    Keras builds an optimizer for a fixed list of variables. The state of each variable
+    that both train is copied, as are iterations and learning rate.
 
     Args:
-        optimizer: the optimizer, which is built.
-        variables: what the copy is to train.
+        optimizer: a built optimizer.
+        variables: the variables that the copy trains.
 
     Returns:
-        A new, built optimizer of the same settings.
+        A new, built optimizer with the same settings.
     """
     adapted = type(optimizer).from_config(optimizer.get_config())
     adapted.build(variables)

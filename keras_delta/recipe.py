@@ -1,4 +1,4 @@
-"""`Recipe`: all that decides how a network is fine-tuned, as one value."""
+"""`Recipe`: every setting that decides how a network is fine-tuned, as one value."""
 
 import dataclasses
 import json
@@ -24,13 +24,13 @@ NEAR_RATE, FAR_RATE = 3e-4, 6e-4  # of Adam
 
 @keras.saving.register_keras_serializable("keras_delta")
 class WarmUpCosine(keras.optimizers.schedules.LearningRateSchedule):
-    """Keras's `CosineDecay` with a warm-up from 0, begun at any iteration.
+    """Keras's `CosineDecay` with a warm-up from 0, starting at any iteration.
 
     Args:
         rate: the largest value.
-        steps: from 0 to 0.
-        warm_up: share of the steps in which it rises.
-        start: the optimizer's iteration at which it begins.
+        steps: number of steps, from 0 back to 0.
+        warm_up: share of the steps in which the rate rises.
+        start: the optimizer's iteration at which the schedule starts.
     """
 
     def __init__(self, rate, steps, warm_up=0.1, start=0):
@@ -46,15 +46,15 @@ class WarmUpCosine(keras.optimizers.schedules.LearningRateSchedule):
 
     @property
     def end(self):
-        """The iteration at which it is 0 again."""
+        """The iteration at which the rate is 0 again."""
         return self.start + self.steps
 
     def __call__(self, step):
-        """The rate of a step."""
+        """The rate at a step."""
         return self._from_zero(ops.cast(step, "float32") - self.start)
 
     def for_steps(self, steps, start):
-        """The same for other steps."""
+        """The same schedule with other `steps` and `start`."""
         return WarmUpCosine(self.rate, steps, self.warm_up, start)
 
     def get_config(self):
@@ -67,45 +67,44 @@ class WarmUpCosine(keras.optimizers.schedules.LearningRateSchedule):
 class Recipe:
     """How to fine-tune a pretrained network on few images.
 
-    `fine_tune` follows it, and `DeltaModel.fit` where the head is new, except in what
-    `compile` and `fit` are given. `docs/fine-tuning.md` has the reason of each part.
-    Each can be changed: `Recipe(batch_norm="training")`,
+    `fine_tune` follows it, and so does `DeltaModel.fit` if the head is new, except
+    where arguments of `compile` and `fit` override it. `docs/fine-tuning.md` explains
+    each field. Fields can be changed: `Recipe(batch_norm="training")`,
     `recipe.replace(learning_rate=1e-4)`.
 
     Args:
-        regularizer: what keeps the target near the source: name, config or instance,
+        regularizer: keeps the target near the source: name, config or instance,
             as for `DeltaModel.fit`.
-        fit_head: whether to begin at the head of `keras_delta.fit_head`; else at a
-            random one.
-        optimizer: name of one of Keras's optimizers, or its config with more arguments:
+        fit_head: whether to start from the head of `keras_delta.fit_head`; else from
+            a random one.
+        optimizer: name of a Keras optimizer, or its config with more arguments:
             `{"class_name": "SGD", "config": {"momentum": 0.9}}`. None: the one that the
-            model was compiled with, whose rate it is, too.
-        learning_rate: the largest, reached after the warm-up; `"auto"`: by the
-            statistics, 3e-4 where the source's are kept and 6e-4 where the target's
-            have a share. The images are then unlike the source's, and the
-            weights have further to go.
-        warm_up: share of the steps in which the rate rises, in a straight line from
-            zero; after that it falls to zero along half a cosine.
-        epochs: passes over the images; None: 10, and more where that would be less than
+            model was compiled with, including its learning rate.
+        learning_rate: the peak rate, reached after the warm-up; `"auto"`: 3e-4 if the
+            source's statistics are kept, 6e-4 if the target's have a share: the images
+            are then unlike the source's, and the weights have further to go.
+        warm_up: share of the steps in which the rate rises linearly from zero; after
+            that it falls to zero along half a cosine.
+        epochs: passes over the images; None: 10, or more if that would be fewer than
             60 steps, up to 40.
-        batch_size: images a step.
+        batch_size: images per step.
         augmentation: `protocol` of `ImageSet.batches`: mirrored random crops. None: the
             images as they come.
-        batch_norm: which statistics the network normalises by. A number from 0 to 1:
-            they stay fixed while training, at `(1 - share) * source + share * target`,
+        batch_norm: the statistics that the network normalises with. A number from 0 to
+            1: they stay fixed in training, at `(1 - share) * source + share * target`,
             see `keras_delta.batch_norm.estimate_statistics`; `"auto"`: the share among
             0, 1/4 and 1/2 with which a head on the frozen network does best in a
-            cross-validation; `"training"`: those of each batch, Keras's usual way.
-        freeze: share of the taps up to which the network stays as it is; 0: all of it
-            is trained.
-        clip: largest norm of a step's gradient, of all weights together; None: any.
-            `"auto"`: 1 with the model's own optimizer, as with fixed statistics SGD
-            comes apart at rates that are usual; else None.
-        average: share of the source's weights in the result, of all layers but the
+            cross-validation; `"training"`: those of each batch, as usual in Keras.
+        freeze: share of the taps up to which the network stays frozen; 0: the whole
+            network is trained.
+        clip: largest norm of a step's gradient over all weights; None: no limit.
+            `"auto"`: 1 with the optimizer from `compile`, since with fixed statistics
+            SGD diverges at usual rates; else None.
+        average: share of the source's weights in the result, in all layers but the
             head, see `keras_delta.averaging.interpolate`.
 
     Raises:
-        TypeError, ValueError: for values that a part cannot have.
+        TypeError, ValueError: if a field has an invalid value.
     """
 
     regularizer: object = "feature_map"
@@ -145,7 +144,7 @@ class Recipe:
         _arguments.number("average", self.average, below=1)
 
     def replace(self, **changes: Any) -> Self:
-        """The same recipe but for some parts."""
+        """The same recipe with some fields changed."""
         known = [f.name for f in dataclasses.fields(self)]
         for name in changes:
             if name not in known:
@@ -153,7 +152,7 @@ class Recipe:
         return dataclasses.replace(self, **changes)
 
     def settled(self, batch_norm: float | str) -> Self:
-        """The recipe with what was chosen, a share of the target's statistics."""
+        """The recipe with the chosen `batch_norm` and all that follows from it."""
         rate = self.learning_rate
         if rate == "auto":
             rate = FAR_RATE if batch_norm else NEAR_RATE
@@ -163,16 +162,16 @@ class Recipe:
         return self.replace(batch_norm=batch_norm, learning_rate=rate, clip=clip)
 
     def epochs_for(self, steps: int | None) -> int:
-        """Number of epochs for so many steps in each; None: not known."""
+        """Number of epochs, by the number of steps in each; None: unknown."""
         needed = max(LEAST_EPOCHS, math.ceil(FEWEST_STEPS / (steps or FEWEST_STEPS)))
         return self.epochs or min(needed, MOST_EPOCHS)
 
     def make_optimizer(self, steps: int | None) -> keras.optimizers.Optimizer:
-        """The optimizer of a training of so many steps, with its schedule."""
+        """The optimizer, with its schedule, for a training of `steps` steps."""
         return self._make_optimizer(self.make_schedule(steps))
 
     def make_schedule(self, steps: int | None) -> LearningRate:
-        """The learning rate of so many steps; None: not known, the rate stays."""
+        """The learning rate over `steps` steps; None: unknown, the rate is constant."""
         rate = NEAR_RATE if self.learning_rate == "auto" else self.learning_rate
         return rate if steps is None else WarmUpCosine(rate, steps, self.warm_up)
 
@@ -184,7 +183,7 @@ class Recipe:
         return made
 
     def get_config(self) -> dict[str, Any]:
-        """The parts as a dict for JSON."""
+        """The fields as a dict for JSON."""
         found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         if not isinstance(self.regularizer, str):
             found["regularizer"] = regularizers.serialize(
@@ -196,19 +195,19 @@ class Recipe:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """The recipe of a `get_config`."""
+        """The recipe from a `get_config` dict."""
         return cls().replace(**config)
 
     def save(self, path: PathLike) -> None:
-        """Write a JSON file, as a whole or not at all."""
+        """Write a JSON file, atomically."""
         _disk.write_json(Path(path), {"version": VERSION, **self.get_config()})
 
     @classmethod
     def load(cls, path: PathLike) -> Self:
-        """Read what `save` wrote.
+        """Read a file written by `save`.
 
         Raises:
-            ValueError: for a file of another version, or that is no recipe.
+            ValueError: if the file has another version or is not a recipe.
         """
         try:
             config = json.loads(Path(path).read_text())
@@ -219,9 +218,9 @@ class Recipe:
             ) from None
         if version != VERSION:
             raise ValueError(
-                f"The recipe {path} is of version {version}, and this is keras_delta "
-                f"with version {VERSION}. Write it again: what a part means may have "
-                "changed."
+                f"The recipe {path} has version {version}, but this keras_delta reads "
+                f"version {VERSION}. Create it again, since fields may have changed "
+                "their meaning."
             )
         return cls.from_config(config)
 
@@ -240,7 +239,7 @@ class Recipe:
 
 
 def _shown(value):
-    """A layer, or the config of one, by its class."""
+    """A layer or its config, by its class name."""
     if isinstance(value, dict):
         return value.get("class_name", value)
     return type(value).__name__ if isinstance(value, keras.Layer) else value

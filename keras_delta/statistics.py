@@ -36,7 +36,7 @@ class Interval(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """How two cells differ on the folds that both have; see `paired_t_test`."""
+    """How two cells differ on the folds they share; see `paired_t_test`."""
 
     difference: float
     standard_error: float
@@ -54,26 +54,26 @@ def paired_interval(
 ) -> Interval:
     """The difference of two methods' mean accuracies, with a bootstrap interval.
 
-    Both methods were trained from the same seeds (training images, order, head) and
+    Both methods must be trained from the same seeds (training images, order, head) and
     tested on the same images. Each draw of a two-level paired bootstrap takes S - 1 of
     the S seeds and I of the I test images, with replacement and the same for both
     methods and all seeds, and averages
 
         d = mean over drawn seeds s and drawn images i of a[s, i] - b[s, i].
 
-    The interval ends at the (1 - level)/2 and (1 + level)/2 quantiles of d. It answers
-    for other seeds and other test images together; the mean over S seeds of one set of
-    images alone would leave out the second. With one seed, only images are drawn, and
-    nothing is said about other seeds.
+    The interval runs from the (1 - level)/2 to the (1 + level)/2 quantile of d. It
+    covers other seeds and other test images together; a mean over S seeds on one set of
+    images would leave out the latter. With one seed, only images are drawn, and the
+    result says nothing about other seeds.
 
     S - 1 seeds, since a mean of S drawn ones varies too little, by sqrt((S - 1)/S):
-    a fifth at S = 3. What remains is that quantiles know nothing of Student's t: where
+    a fifth at S = 3. The remaining flaw is that quantiles ignore Student's t: if
     the seeds' noise is much larger than that of the images, S seeds that all favour one
-    method count as significant, and by chance they do so in 2 of 2^S cases: simulated
+    method count as significant, which happens by chance in 2 of 2^S cases: simulated
     95 % intervals held in 78 % with 3 seeds, in 90 % with 5, and in 93 % with 3 seeds
-    pooled over 6 settings. A single difference of less than 6 seeds needs care. Where
-    the images' noise is the larger one, the interval is up to 1.7 times too wide, since
-    chance that strikes single answers is counted with the seeds and with the images.
+    pooled over 6 settings. Treat a single difference over fewer than 6 seeds with care.
+    If the images' noise is larger, the interval is up to 1.7 times too wide, since
+    noise of single answers counts both with the seeds and with the images.
 
     Args:
         a, b: arrays (seeds, images) of bools (or 0 and 1): whether each method, trained
@@ -88,8 +88,8 @@ def paired_interval(
         or lie on the other side of it; the numbers of `seeds` and `images`.
 
     Raises:
-        ValueError: for different shapes, values that are not 0 or 1, no seeds, no
-            images, no draws or an impossible level.
+        ValueError: if shapes differ, a value is not 0 or 1, there are no seeds, images
+            or draws, or the level is impossible.
 
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, ch. 13
         (percentiles); Owen, "The Pigeonhole Bootstrap", Annals of Applied Statistics 1,
@@ -115,23 +115,24 @@ def pooled_interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """The mean over several settings of the difference of two methods.
+    """The difference of two methods, averaged over several settings.
 
-    As `paired_interval`, with d averaged over the settings. Seeds and images are drawn
-    independently for each group of settings, and once for the settings of a group,
-    which share them: those of one data set with several numbers of training images.
+    Like `paired_interval`, with d averaged over the settings. Seeds and images are
+    drawn independently for each group of settings, but once for all settings of a
+    group, which share them: such as one data set with several numbers of training
+    images.
 
     Args:
         pairs: sequence of (a, b), one per setting; shapes may differ between settings.
-        groups: sequence of names, one per setting; default: each is a group of its own.
-            So are settings of a group that differ in shape.
+        groups: sequence of names, one per setting; default: each is a separate group,
+            as are settings of one group that differ in shape.
         draws, level, seed: see `paired_interval`.
 
     Returns:
-        `Interval`; `seeds` is the least number of a setting, `images` the sum.
+        `Interval`; `seeds` is the smallest number in a setting, `images` the sum.
 
     Raises:
-        ValueError: as `paired_interval`, and for no settings.
+        ValueError: as for `paired_interval`, or if there are no settings.
     """
     differences = [_differences(a, b) for a, b in pairs]
     if not differences:
@@ -176,7 +177,7 @@ def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float,
         `(low, high)`, both from 0 to 1.
 
     Raises:
-        ValueError: for other numbers.
+        ValueError: if an argument is out of range.
 
     Source: Wilson, "Probable Inference, the Law of Succession, and Statistical
         Inference", JASA 22, 1927.
@@ -201,22 +202,22 @@ def paired_t_test(
 
         t = mean(d) / sqrt((1/n + 1/(folds - 1)) * var(d)),
 
-    n - 1 degrees of freedom. `1/(folds - 1)` is the ratio of held-out to training
-    images. Without it, the test takes the folds for independent, though they share
+    with n - 1 degrees of freedom. `1/(folds - 1)` is the ratio of held-out to training
+    images. Without it, the test treats the folds as independent, though they share
     training images, and finds differences too often.
 
     Args:
         scores, other: dicts from folds to scores.
-        folds: of the cross-validation, at least 2 for a p value.
+        folds: number of folds of the cross-validation, at least 2 for a p value.
 
     Returns:
         `Difference`: `difference`, the mean of `scores - other` over the common folds;
-        its `standard_error`, the root above; the two-sided `p_value`, for differences
-        that are all alike 1 if they are zero and else 0; and `folds`, n. nan where
-        folds are too few: one for the difference, two for the others.
+        its `standard_error`, the root above; the two-sided `p_value` (if all
+        differences are equal: 1 if they are zero, else 0); and `folds`, n. nan if there
+        are too few folds: the difference needs one, the others two.
 
     Raises:
-        ImportError: where SciPy is missing.
+        ImportError: if SciPy is missing.
 
     Source: Nadeau and Bengio, "Inference for the Generalization Error", Machine
         Learning 52, 2003, doi 10.1023/A:1024068626366.
@@ -236,7 +237,7 @@ def paired_t_test(
 def lower_tail(difference: float, error: float, n: int) -> float:
     """P(T <= difference / error) of Student's t with n - 1 degrees of freedom.
 
-    nan for an error that is nan; for an error of 0 it is 0, 1/2 or 1.
+    nan if the error is nan; 0, 1/2 or 1 if the error is 0.
     """
     if math.isnan(error):
         return math.nan
@@ -250,8 +251,8 @@ def lower_tail(difference: float, error: float, n: int) -> float:
 def holm(p_values: ArrayLike) -> np.ndarray:
     """Holm's adjusted p values: with m tests, the i-th smallest times m - i + 1.
 
-    None is smaller than that of a smaller p value, none larger than 1. Rejecting
-    those below 0.05 makes a false rejection among all m tests in at most 5 %.
+    None is smaller than that of a smaller p value, and none exceeds 1. Rejecting
+    those below 0.05 causes a false rejection among all m tests in at most 5 % of cases.
 
     Args:
         p_values: sequence of numbers.
@@ -278,7 +279,7 @@ def _differences(a, b):
         raise ValueError(invalid("b", expected, b.shape, remedy))
     for name, array in (("a", a), ("b", b)):
         if array.ndim != 2 or 0 in array.shape:
-            expected = "an array (seeds, images) with at least one of both"
+            expected = "an array (seeds, images) with at least one of each"
             raise ValueError(invalid(name, expected, array.shape))
         if array.dtype != bool and not np.isin(array, (0, 1)).all():
             raise ValueError(invalid(name, "an array of bools, or of 0 and 1", array))
@@ -289,8 +290,8 @@ def _draw_means(difference, draws, stream):
     """`draws` means of `difference` (seeds, images) with both resampled."""
     random = np.random.default_rng(stream)
     seeds, images = difference.shape
-    # Images on which all seeds agree are alike, so it is enough to draw how many come
-    # from each kind. Three seeds know 27 kinds, however many images there are.
+    # Images with the same outcomes are interchangeable, so it is enough to draw how
+    # many come from each kind. Three seeds make 27 kinds for any number of images.
     kinds, counts = np.unique(difference.T, axis=0, return_counts=True)
     kinds = kinds.astype("float64")
     shares = counts / images

@@ -174,7 +174,7 @@ def test_a_checkpoint_of_something_else(tmp_path):
     assert Checkpoint(path, {"a": 1}).load() is None
     assert Checkpoint(None, {}).load() is None
     write_checkpoint(path, 1)
-    with pytest.raises(ValueError, match=r"something else \(a: 1 there, 2 now\)"):
+    with pytest.raises(ValueError, match=r"something else \(a: 1 in the file, 2 now\)"):
         Checkpoint(path, {"a": 2}).load()
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(ValueError, match="cannot be read as a checkpoint"):

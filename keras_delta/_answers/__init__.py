@@ -1,1 +1,1 @@
-"""What a network's outputs say, and how well: served, and looked at in a report."""
+"""A network's answers and their quality, for serving and reports."""

@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say: temperature scaling."""
+"""Calibrated probabilities by temperature scaling."""
 
 import numpy as np
 
@@ -11,11 +11,11 @@ BINS = 15
 def temperature(logits, labels):
     """The temperature T for which softmax(logits / T) fits held-out labels best.
 
-    It minimises the mean of `-log softmax(logits / T)[label]`, of several labels
+    It minimises the mean of `-log softmax(logits / T)[label]`, or for several labels
     (samples, labels) that of the binary cross-entropies of sigmoid(logits / T). Both
-    are convex in 1 / T, and no ranking changes. It is from 0.01 to 100, above 1 where
-    the network is too sure of itself; and 1, with a warning, where every label is
-    right: then the best T would be 0, which calls everything certain.
+    are convex in 1 / T, and no ranking changes. It lies between 0.01 and 100, above 1
+    if the network is overconfident; and is 1, with a warning, if every prediction is
+    right: the best T would then be 0, which makes everything certain.
 
     Source: Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural
         Networks", ICML 2017, section 4.2.
@@ -27,8 +27,8 @@ def temperature(logits, labels):
         right = np.argmax(logits, axis=-1) == labels
     if right.all():
         warn(
-            f"All {len(labels)} images of `validation_data` are recognised, so how "
-            "often the model is wrong cannot be told: scores stay as they are. "
+            f"All {len(labels)} images of `validation_data` are recognised, so the "
+            "error rate cannot be estimated: scores are not calibrated. "
             "Calibrate with more images."
         )
         return 1.0
@@ -40,7 +40,7 @@ def temperature(logits, labels):
 
 
 def loss(logits, labels):
-    """Mean cross-entropy, in nats, of integer labels or of several labels a sample."""
+    """Mean cross-entropy, in nats, of integer labels or several labels per sample."""
     if np.ndim(labels) == 2:
         logits = np.asarray(logits, "float64")
         each = np.logaddexp(0, logits) - logits * labels

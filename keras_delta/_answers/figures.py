@@ -1,4 +1,4 @@
-"""How well a model does on images that it was not trained on, for the model card."""
+"""Quality of a model on images that it was not trained on, for the model card."""
 
 import numpy as np
 
@@ -7,10 +7,10 @@ from keras_delta.statistics import wilson_interval
 
 
 def of_classes(logits, labels, class_names, temperature=1.0):
-    """Figures of one class of several.
+    """Figures for one of several classes.
 
-    For logits (samples, classes), integer labels, and what serving divides logits by.
-    `interval` is Wilson's, of 95 %, `loss` in nats, `uncalibrated_error` at the
+    For logits (samples, classes), integer labels, and the temperature of serving.
+    `interval` is Wilson's 95 % interval, `loss` is in nats, `uncalibrated_error` is at
     temperature 1.
     """
     right = np.asarray(logits).argmax(axis=-1) == labels
@@ -33,7 +33,7 @@ def of_classes(logits, labels, class_names, temperature=1.0):
 
 
 def of_labels(logits, labels, class_names, temperature, thresholds):
-    """Figures of several labels: exact matches, F1 and average precision of each.
+    """Figures for several labels: exact matches, F1 and average precision of each.
 
     `F1 = 2 TP / (2 TP + FP + FN)` at the label's threshold; `macro` is the mean over
     labels that occur, `micro` counts all labels together.
@@ -63,7 +63,7 @@ def of_labels(logits, labels, class_names, temperature, thresholds):
 
 
 def of_numbers(values, labels, names):
-    """Figures of a regression, for each number: MAE, RMSE and R2.
+    """Figures for a regression: MAE, RMSE and R2 of each number.
 
     The interval of the mean absolute error is `mean +- 1.96 s / sqrt(n)`.
     """
@@ -84,7 +84,7 @@ def of_numbers(values, labels, names):
 
 
 def f1(on, true):
-    """F1 of what is said and what is true, boolean arrays; 0 where nothing is."""
+    """F1 of predictions and labels, boolean arrays; 0 without true positives."""
     both = 2 * int((on & true).sum())
     return both / (int(on.sum()) + int(true.sum())) if both else 0.0
 
@@ -119,8 +119,8 @@ def roc_auc(scores, true):
 def best_thresholds(scores, labels):
     """The threshold of each label with the highest F1 on held-out images.
 
-    Half way between two scores that images have; 0.5 for a label without positives
-    or negatives.
+    Halfway between two scores of images; 0.5 for a label without positives or
+    negatives.
     """
     found = []
     for column, true in zip(scores.T, np.asarray(labels).astype(bool).T, strict=True):
@@ -134,6 +134,6 @@ def best_thresholds(scores, labels):
         hits = true.sum() - np.append(0, np.cumsum(true[order]))[off]
         values = 2 * hits / (len(column) - off + true.sum())  # F1
         best = between[values == values.max()]
-        # Of equally good ones the nearest to 0.5.
+        # Among equally good ones, the nearest to 0.5.
         found.append(float(best[np.abs(best - 0.5).argmin()]))
     return found

@@ -1,4 +1,4 @@
-"""What a fine-tuned network computes when it is served, on TensorFlow's tensors."""
+"""A served network's computations, on TensorFlow tensors."""
 
 import tensorflow as tf
 from keras import tree
@@ -17,25 +17,25 @@ class Network:
     """A network's logits, features and class activation maps.
 
     Args:
-        target: Functional or Sequential model with one image input, of colour or grey,
+        target: Functional or Sequential model with one image input, colour or grey,
             and one output `(B, units)`.
         taps: list of layer names whose maps count as features, or `"auto"`: as for
-            `DeltaModel`, and the last maps alone where that finds none.
-        from_logits: whether the output is logits; None: as the last layer's activation
-            says.
-        task: name of the task, or a function of the graph that gives it.
+            `DeltaModel`, or only the last maps if that finds none.
+        from_logits: whether the output is logits; None: inferred from the last layer's
+            activation.
+        task: name of the task, or a function of the graph that returns it.
 
     Attributes:
         channels: of the images, 3 or 1.
-        classes: how many names of classes, labels or numbers there are.
+        classes: number of classes, labels or numbers.
         graph: `Graph` of the model.
-        image_size: (height, width) of the input, None where any will do.
+        image_size: (height, width) of the input, None if it takes any.
         target: the model.
         task: see `keras_delta._answers.tasks`.
 
     Raises:
-        TypeError, ValueError: for other models, unknown taps, and an activation that
-            is not known if `from_logits` is None.
+        TypeError, ValueError: if the model has another form, taps are unknown, or the
+            activation is unknown and `from_logits` is None.
     """
 
     def __init__(self, target, taps="auto", from_logits=None, task="multiclass"):
@@ -46,7 +46,7 @@ class Network:
             if len(tensors) != 1:
                 remedy = "Export a model of one image and one output, "
                 remedy += "`keras.Model(model.inputs[0], model.outputs[0])`; or the "
-                remedy += "whole network as it is, with `model.export(path)`."
+                remedy += "whole network unchanged, with `model.export(path)`."
                 names = [t.name for t in tensors]
                 raise ValueError(invalid("model", f"one {what}", names, remedy))
         (self._input,), (self._output,) = graph.inputs, outputs
@@ -78,7 +78,7 @@ class Network:
         return self.task.logits(self._run(self._output, images))
 
     def features(self, images):
-        """Dict from taps to maps `(B, H, W, C)`; `"pooled"` is what the head sees."""
+        """Dict from taps to maps `(B, H, W, C)`; `"pooled"` is the head's input."""
         values = self._run(self._feature_tensors(), images)
         return {k: _float(v) for k, v in values.items()}
 
@@ -90,10 +90,10 @@ class Network:
             map = relu(sum_c w_c A_c),    w_c = mean over positions of dz / dA_c,
 
         divided by its largest value. For an average pooling and one Dense layer that
-        is the class activation map of Zhou et al. (2016), without what is negative.
+        is the class activation map of Zhou et al. (2016), without negative values.
 
-        Returns the maps, `(B, h, w)` from 0 to 1, and the classes taken, int64: the
-        likeliest one where `class_ids` is negative.
+        Returns the maps, `(B, h, w)` from 0 to 1, and the classes used, int64: the
+        most likely one if `class_ids` is negative.
 
         Source: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks
             via Gradient-based Localization", ICCV 2017, equations 1 and 2.
@@ -120,7 +120,7 @@ class Network:
 
     @property
     def has_features(self):
-        """Whether `features` gives anything."""
+        """Whether `features` returns anything."""
         return bool(self._feature_tensors())
 
     @property
@@ -146,7 +146,7 @@ class Network:
 
 
 def _from_logits(graph, given, task):
-    """Whether the output is logits; numbers of a regression count as such."""
+    """Whether the output is logits; a regression's numbers count as logits."""
     activation = output_activation(graph)
     known = {"linear": True, "softmax": False, "sigmoid": False}
     if task == "regression":
@@ -159,8 +159,8 @@ def _from_logits(graph, given, task):
         return bool(given)
     if activation is None:
         raise ValueError(
-            "Whether the model gives logits or probabilities cannot be told from its "
-            "last layer. Pass `from_logits=True` or `from_logits=False`."
+            "The last layer does not show whether the model outputs logits or "
+            "probabilities. Pass `from_logits=True` or `from_logits=False`."
         )
     return activation == "linear"
 

@@ -1,7 +1,7 @@
-"""What a served model answers: one of several classes, labels, yes or no, numbers.
+"""Tasks of a served model: one of several classes, labels, yes or no, numbers.
 
-A task knows how scores come from logits, which labels held-out images have, and how
-well the model does on them. Yes or no is served as two classes: one unit z stands for
+A task turns logits into scores, checks the labels of held-out images, and computes
+figures of quality on them. Yes or no is served as two classes: one unit z stands for
 the logits `(-z / 2, z / 2)`, whose softmax is its sigmoid.
 """
 
@@ -28,11 +28,11 @@ def choose(model, graph, given=None):
     Args:
         model: a `DeltaModel` or Keras model, compiled or not.
         graph: the target's `Graph`, of one output.
-        given: what the user says, or None.
+        given: the user's choice, or None.
 
     Raises:
-        ValueError: for dense prediction, where the loss says another task than the
-            user, and where nothing tells.
+        ValueError: if the model makes dense predictions, the loss contradicts the
+            user, or the task cannot be inferred.
     """
     (output,) = tree.flatten(graph.outputs)
     losses = [x for x in tree.flatten(getattr(model, "loss", None)) if x is not None]
@@ -41,27 +41,27 @@ def choose(model, graph, given=None):
     found = _tasks.of_output(loss, output.shape, activation)
     if found == _tasks.DENSE:
         expected = "a model with the output (B, classes)"
-        remedy = "Maps of classes or boxes are not served as labels: use "
+        remedy = "Class maps and boxes are not served as labels: use "
         remedy += "`model.export(path)`, which writes a SavedModel of the network."
         raise ValueError(invalid("model", expected, output.shape, remedy))
     if given is not None and given not in _tasks.TASKS:
         raise ValueError(invalid("task", f"one of {_tasks.TASKS} or None", given))
     if given is not None and found not in (None, given):
-        expected = f"'{found}' or None, as loss and last layer say"
+        expected = f"'{found}' or None, according to loss and last layer"
         raise ValueError(invalid("task", expected, given))
     if found is None and loss is None and output.shape[-1] > 1:
         found = _tasks.MULTICLASS  # logits of a model that is not compiled
     if (given or found) is None:
         fitting = [k for k, kind in KINDS.items() if kind.takes(output.shape[-1])]
         raise ValueError(
-            "What the model tells cannot be seen from its loss and its last layer. "
+            "The model's task cannot be inferred from its loss and last layer. "
             f"Pass `task=`, one of {', '.join(map(repr, fitting))}."
         )
     return given or found
 
 
 def get(name, from_logits):
-    """The task of a name, for an output that is logits or not."""
+    """The task with a name, for an output that is logits or not."""
     return KINDS[name](from_logits)
 
 
@@ -76,11 +76,11 @@ class Multiclass:
 
     @classmethod
     def takes(cls, units):
-        """Whether a network of so many units, or None, can be meant."""
+        """Whether the task suits a number of units, or None."""
         return (units or 0) > 1
 
     def number_of_names(self, units):
-        """How many names the model needs for an output of so many units."""
+        """Number of names that the model needs for a number of output units."""
         return units
 
     def logits(self, output):
@@ -91,7 +91,7 @@ class Multiclass:
         return tf.math.log(tf.maximum(output, TINY))
 
     def scores(self, logits):
-        """What is answered for each name."""
+        """The score of each name."""
         return tf.nn.softmax(logits)
 
     def logits_of(self, scores):
@@ -99,17 +99,17 @@ class Multiclass:
         return np.log(np.maximum(scores, 1e-7))
 
     def top(self, names, top_k):
-        """How many names an answer has."""
+        """Number of names in an answer."""
         return min(int(top_k), names)
 
     def labels(self, y, names, argument="validation_data"):
-        """Labels of held-out images as the figures take them, checked."""
+        """Labels of held-out images in the form for the figures, checked."""
         if y.ndim == 2 and y.shape[-1] == names > 1:
             if np.isin(y, (0, 1)).all() and (y.sum(-1) != 1).any():
                 raise ValueError(
-                    f"Images of `{argument}` have no label or several, and the "
-                    "model is taken to tell one of several classes. Pass the model as "
-                    'it is compiled, or `task="multilabel"`.'
+                    f"Images of `{argument}` have no label or several, but the "
+                    "model is assumed to predict one of several classes. Pass the "
+                    'compiled model, or `task="multilabel"`.'
                 )
             if (y.sum(-1) == 1).all():
                 y = y.argmax(axis=-1)
@@ -121,11 +121,11 @@ class Multiclass:
         return figures.of_classes(logits, labels, names, temperature)
 
     def decide(self, scores, thresholds):
-        """What is said of each image, an array, or None: numbers are not decided."""
+        """The decision for each image, an array, or None for numbers."""
         return scores.argmax(-1)
 
     def share(self, decisions, others):
-        """Share of the images of which two say the same."""
+        """Share of the images with equal decisions."""
         same = decisions == others
         return float(same.reshape(len(same), -1).all(-1).mean())
 
@@ -142,7 +142,7 @@ class Binary(Multiclass):
         return units == 1
 
     def number_of_names(self, units):
-        """See `Multiclass`: that of no comes first."""
+        """See `Multiclass`: the name of "no" comes first."""
         return 2
 
     def logits(self, output):
@@ -159,7 +159,7 @@ class Binary(Multiclass):
 
 
 class Multilabel(Multiclass):
-    """Any of several labels, each by itself."""
+    """Any of several labels, each independent."""
 
     name = _tasks.MULTILABEL
 
@@ -187,9 +187,9 @@ class Multilabel(Multiclass):
         """See `Multiclass`."""
         labelling.check(y, (None, names), CROSSENTROPY["multilabel"])
         if not np.isin(y, (0, 1)).all():
-            expected = "labels of 0 and 1, which figures are made of"
+            expected = "labels of 0 and 1, which the figures need"
             found = y[~np.isin(y, (0, 1))][:3].tolist()
-            remedy = "Of shares of annotators, for example, pass `y > 0.5`."
+            remedy = "For shares of annotators, for example, pass `y > 0.5`."
             raise ValueError(invalid(argument, expected, found, remedy))
         return y.reshape(len(y), names).astype("int64")
 

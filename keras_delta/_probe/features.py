@@ -1,4 +1,4 @@
-"""What enters the last layers of a network, of all samples of some data."""
+"""Reads the inputs of a network's last layers for all samples of some data."""
 
 import functools
 
@@ -20,7 +20,7 @@ BATCH = 32
 def random_front(graph):
     """Names of the calls in front of the first weights; empty if none is random.
 
-    That is augmentation inside of the model.
+    These are augmentation inside the model.
     """
     weighted = [n for n, node in graph.nodes.items() if _weights(node.operation)]
     tensors = [t for name in weighted for t in graph.nodes[name].outputs]
@@ -33,19 +33,19 @@ def _weights(operation):
 
 
 def read(run, last, losses, passes, most, tell=None):
-    """The rows that linear models in the place of the last layers are fitted on.
+    """The rows for fitting linear models in place of the last layers.
 
-    The network runs in inference mode, but for random layers in front of its first
+    The network runs in inference mode, except for random layers in front of its first
     weights, which draw as in training from the second pass on.
 
     Args:
-        run: the network's `Run`, for what enters the last layers.
+        run: the network's `Run`, for the inputs of the last layers.
         last: list of `LastLayer`.
-        losses: list of losses, one an output.
+        losses: list of losses, one per output.
         passes: list of iterables of batches `(x, y, weights)` of arrays, one for
             each view of the images, in the same order.
-        most: rows, beyond which no more views are read.
-        tell: function that is told how many rows were read, or None.
+        most: number of rows beyond which no more views are read.
+        tell: function called with the number of rows read, or None.
 
     Returns:
         List of `Rows`, one for each of `last`.
@@ -79,9 +79,9 @@ def read(run, last, losses, passes, most, tell=None):
 
 
 class _Images:
-    """Which samples are the same image, as in data that repeat.
+    """Groups samples that are the same image, as in repeated data.
 
-    Else a cross-validation would test on images that it has trained on.
+    Otherwise a cross-validation would test on images that it has trained on.
 
     Attributes:
         groups: for each sample, the number of the first one like it.
@@ -91,7 +91,7 @@ class _Images:
         self.groups, self._first = [], {}
 
     def add(self, x, count):
-        """Take in a batch of so many samples."""
+        """Add a batch of `count` samples."""
         arrays = [np.asarray(v) for v in tree.flatten(x)]
         for i in range(count):
             content = hash(tuple(v[i].tobytes() for v in arrays))
@@ -99,7 +99,7 @@ class _Images:
 
 
 def as_matrix(y, last):
-    """Labels of an output as `Rows` has them; NaN where the loss ignores one."""
+    """Labels of an output in the form of `Rows`; NaN if the loss ignores one."""
     y = np.asarray(y)
     width = last.layer.units
     if _tasks.of_loss(last.loss).labels == _tasks.INTEGERS:
@@ -117,23 +117,23 @@ def _joined(parts, last):
     if not counted.any():
         raise ValueError(
             f"No image has a label that counts for the layer '{last.layer.name}': all "
-            "weights are 0, or `ignore_class` is all labels. A head cannot be fitted "
-            'on them: pass `recipe="none"`, or `recipe=Recipe(fit_head=False)`, to '
-            "begin at the head as it is."
+            "weights are 0, or `ignore_class` excludes all labels. A head cannot be "
+            'fitted: pass `recipe="none"`, or `recipe=Recipe(fit_head=False)`, to '
+            "start from the current head."
         )
     rows = rows.take(counted)
     if not np.isfinite(rows.features).all():
         count = int((~np.isfinite(rows.features)).any(axis=1).sum())
         raise ValueError(
-            f"What enters the layer '{last.layer.name}' is not finite (NaN or "
+            f"The input of the layer '{last.layer.name}' is not finite (NaN or "
             f"infinite) for {count} of {len(rows.features)} images, so no head can be "
             "fitted. Check the images, and the weights of the source."
         )
     if len(rows.features) > 1 and not np.ptp(rows.features, axis=0).any():
         warn(
-            f"What enters the layer '{last.layer.name}' is the same for all images: a "
-            "head on it can only guess. Has the source its pretrained weights, and do "
-            "the images have the range that it expects?"
+            f"The input of the layer '{last.layer.name}' is the same for all images: a "
+            "head on it can only guess. Check that the source has its pretrained "
+            "weights and that the images have the range it expects."
         )
     return rows
 
@@ -150,7 +150,7 @@ class Run:
 
     def __call__(self, x, random):
         feeds = self.graph.feed(x)
-        # What random layers draw is not drawn from what training will.
+        # Random layers do not use up the random numbers of the training.
         seeds = [ops.cast([i, self._calls], v.dtype) for i, v in enumerate(self._seeds)]
         self._calls += 1
         random = random and bool(self._seeds)
@@ -173,6 +173,6 @@ class Run:
 
 
 def _seeds(layer):
-    """The variables that a layer and those in it draw from; none of an operation."""
+    """The seed variables of a layer and those inside it; none for an operation."""
     inside = _compat.flatten_layers(layer) if hasattr(layer, "weights") else ()
     return [v for each in inside for v in _compat.seed_states(each)]

@@ -1,4 +1,4 @@
-"""`fit_head`: the linear probe, which is also where fine-tuning should begin."""
+"""`fit_head`: the linear probe, also the best starting point for fine-tuning."""
 
 import itertools
 import sys
@@ -26,21 +26,21 @@ METRICS = {
 
 
 class Probe(NamedTuple):
-    """How well a head does that was fitted on frozen features.
+    """How well a head fitted on frozen features does.
 
     Attributes:
         score: cross-validated, on images that the head was not fitted on: accuracy,
-            or for numbers the share of the variance that is explained. A mean over
-            several outputs; None where there are too few images to hold any out.
-        losses: array of the losses of these images, in an order that depends on labels
-            and seed alone; of numbers their mean is the share of the variance that is
-            not explained. Empty likewise.
-        metric: what `score` is, in words.
-        strengths: dict from the head's layer to its C, one for each output.
+            or the share of explained variance for a regression. A mean over several
+            outputs; None if there are too few images to hold any out.
+        losses: array of the losses of these images, in an order that depends only on
+            labels and seed; their mean is the share of unexplained variance for a
+            regression. Empty if `score` is None.
+        metric: name of the score.
+        strengths: dict from the head's layer to its C, one per output.
         scores: dict from the head's layer to a dict from each C to its score.
         samples: number of images with a label that counts.
         views: number of times that each was seen.
-        seconds: that it took.
+        seconds: time taken.
     """
 
     score: float | None
@@ -76,43 +76,43 @@ def fit_head(
 ) -> Probe:
     """Fit the last layer of a network on frozen features, in seconds.
 
-    This is the *linear probe*, the baseline that everything else has to beat, and where
-    fine-tuning begins: a random head sends large, meaningless gradients into the
-    pretrained layers first. The features are what enters the last
-    `Dense` layer in inference mode. Minimised is, over all views i of the images,
+    This is the *linear probe*, the baseline that everything else has to beat and the
+    starting point of fine-tuning: a random head would first send large, meaningless
+    gradients into the pretrained layers. The features are the input of the last
+    `Dense` layer in inference mode. The objective, over all views i of the images, is
 
         1/2 ||kernel||^2 + C * sum_i w_i loss_i,
 
-    with features divided by their root mean square, by L-BFGS: multinomial logistic
-    regression for classes, one logistic regression a label for several labels, ridge
-    regression for numbers. C is the one of `strengths` with the least loss in a
-    cross-validation on the images given.
+    with features divided by their root mean square, minimised by L-BFGS: multinomial
+    logistic regression for classes, one logistic regression per label for several
+    labels, ridge regression for numbers. C is the value in `strengths` with the lowest
+    loss in a cross-validation on the given images.
 
     Args:
         model: a `DeltaModel`, or a Functional or Sequential model whose outputs come
-            out of `Dense` layers on vectors.
+            from `Dense` layers on vectors.
         x, y: the training data, as `fit` takes it. Data sets of `ImageSet.batches`
             and models with augmentation inside are seen as in a test and in random
-            views; the score is that of the views of a test.
+            views; the score is for the test views.
         loss: Keras loss (a list or dict for several outputs); default: the compiled
             one, else cross-entropy as the output's activation and the labels suggest.
-        strengths: C to choose from; a number for that one.
-        views: random views of each image, besides the one that a test shows.
+        strengths: values of C to choose from; or a single one.
+        views: random views of each image, in addition to the test view.
         folds: of the cross-validation.
-        max_samples: no more images, and views of images, than so many; default 20,000.
-            Data without end need a number.
+        max_samples: number of images, and of views of images, at most; default 20,000.
+            Endless data need a number.
         sample_weight, class_weight: as `fit` takes them.
         seed: of the folds.
         verbose: 0 for silence.
 
     Returns:
-        A `Probe`: the cross-validated accuracy and how it was found. The model's
+        A `Probe`: the cross-validated accuracy and how it was obtained. The model's
         last layers have the fitted weights.
 
     Raises:
-        TypeError: for a subclassed model, whose graph cannot be read.
-        ValueError: for a model none of whose outputs can be fitted, features that are
-            not finite, data without labels or without a sample.
+        TypeError: if the model is subclassed, so its graph cannot be read.
+        ValueError: if no output of the model can be fitted, features are not finite,
+            or the data have no labels or no samples.
 
     Source: Kornblith et al., CVPR 2019, arXiv:1805.08974 (logistic regression on fixed
     features); Kumar et al., ICLR 2022, arXiv:2202.10054 (probe, then fine-tune).
@@ -132,13 +132,13 @@ def fit_head(
 
 
 class Fitting:
-    """`fit_head` of a network whose weights may change in between; traced once.
+    """`fit_head` for a network whose weights may change in between; traced once.
 
     Args: see `fit_head`.
 
     Attributes:
-        layers: list of the layers that it fits.
-        image_seconds: that the last pass took for an image; the first is traced.
+        layers: list of the fitted layers.
+        image_seconds: time per image of the last pass; the first includes tracing.
     """
 
     def __init__(
@@ -168,8 +168,8 @@ class Fitting:
             self._passes = [self._read(view) for view in self._views]
             first = next(self._passes[0], None)
             if first is None:
-                raise ValueError("No samples: a head cannot be fitted on nothing.")
-            # What was read is not read again: a shuffle would go on.
+                raise ValueError("No samples: a head needs at least one.")
+            # Do not read the first batch twice: a shuffle would advance.
             self._passes[0] = itertools.chain([first], self._passes[0])
         label = samples.take(first[1], 0, 1)
         self._losses = head_losses.choose(model, self._graph, loss, label).losses
@@ -183,7 +183,7 @@ class Fitting:
         return samples.limited(stream, *(self._most, True))
 
     def fit(self, verbose="auto"):
-        """Fit the head for the weights that the network has now: a `Probe`."""
+        """Fit the head for the network's current weights; returns a `Probe`."""
         began = time.perf_counter()
         rows = self.read(verbose)
         fits = []
@@ -196,10 +196,10 @@ class Fitting:
         return result
 
     def find_held_out(self, verbose=0):
-        """Outputs `(images, units)` of heads that have not seen the image, one each.
+        """Outputs `(images, units)`, each by a head that has not seen the image.
 
-        That is of the first head; NaN for an image that is alone in its class. Weights
-        stay as they are.
+        For the first output; NaN for an image that is alone in its class. Weights are
+        not changed.
         """
         (rows, *_), (one, *_) = self.read(verbose), self._last
         width = one.layer.units
@@ -207,7 +207,7 @@ class Fitting:
         return found.outputs
 
     def read(self, verbose=0):
-        """List of `Rows` of the features, one for each layer that is fitted."""
+        """List of `Rows` of the features, one per fitted layer."""
         began = time.perf_counter()
         bar = _bar() if verbose != 0 and sys.stdout.isatty() else None
         with replay.unmoved(self._x):
@@ -238,7 +238,7 @@ def _options(strengths, folds, seed):
 
 
 def _views(x, graph, views, most):
-    """The data once for each view, in an order that stays; as a test shows it first."""
+    """The data once per view, in a fixed order, with the test view first."""
     if hasattr(x, "as_tested") and x.image_views > 1 and x.image_count <= most:
         return [x.as_tested()] + [x.in_order()] * min(views, x.image_views)
     if features.random_front(graph) and not hasattr(x, "element_spec"):
@@ -247,7 +247,7 @@ def _views(x, graph, views, most):
 
 
 def _bar():
-    """Shows how many images were read, where somebody looks."""
+    """A progress bar of the images read."""
     print("Features of the head:", flush=True)
     return keras.utils.Progbar(None, unit_name="image")
 
@@ -261,7 +261,7 @@ def _last_layers(graph, losses):
 
 
 def _mean_losses(each):
-    """Mean over the heads, image by image; all of them where images differ."""
+    """Mean over the heads, image by image; all losses if images differ."""
     alike = len({len(losses) for losses in each}) == 1
     return np.mean(each, axis=0) if alike else np.concatenate(each)
 

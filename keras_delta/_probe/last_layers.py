@@ -1,4 +1,4 @@
-"""The last layers of a network's outputs, and what enters them."""
+"""The last layers of a network's outputs, and their inputs."""
 
 from typing import NamedTuple
 
@@ -11,13 +11,13 @@ from keras_delta._network.heads import last_dense
 
 
 class LastLayer(NamedTuple):
-    """The `Dense` layer that an output comes out of.
+    """The `Dense` layer that an output comes from.
 
     Attributes:
         index: of the output, among all.
-        name: of the output, where there are several; else None.
+        name: of the output, if there are several; else None.
         layer: the `Dense` layer.
-        entering: the KerasTensor that it takes, `(B, D)`.
+        entering: its input KerasTensor, `(B, D)`.
         loss: the output's loss.
         task: one of `_tasks.TASKS`.
     """
@@ -31,11 +31,11 @@ class LastLayer(NamedTuple):
 
 
 def find(graph, losses):
-    """The `LastLayer`s that a linear model can be put in the place of.
+    """The `LastLayer`s that a linear model can replace.
 
     Args:
         graph: the network's `Graph`.
-        losses: list of losses, one an output, None where an output has none.
+        losses: list of losses, one per output, None for an output without.
 
     Returns:
         List of `LastLayer`, and dict from the other outputs' names to the reason.
@@ -49,9 +49,9 @@ def find(graph, losses):
         name = names[i] if len(tensors) > 1 else None
         node, task = _dense(graph, tensor), tasks[i]
         if node is None:
-            reason = "does not come out of a Dense layer of kernel and bias, on vectors"
+            reason = "does not come from a Dense layer of kernel and bias, on vectors"
         elif task not in _tasks.TASKS:
-            reason = f"has a loss, {_tasks.loss_name(loss)}, that tells no task"
+            reason = f"has a loss, {_tasks.loss_name(loss)}, of no known task"
         else:
             entering = node.inputs[0]
             found.append(LastLayer(i, name, node.operation, entering, loss, task))
@@ -61,7 +61,7 @@ def find(graph, losses):
 
 
 def _dense(graph, tensor):
-    """The call of the plain Dense layer that `tensor` comes out of, or None."""
+    """The call of the plain Dense layer that `tensor` comes from, or None."""
     node = last_dense(graph, tensor)
     # Without a bias, with LoRA or quantised it has others than these two.
     plain = node and len(node.operation.weights) == 2 and node.operation.use_bias

@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits  # scikit-learn's
 
 from keras_delta import _tasks
 
-STRENGTHS = (0.01, 0.1, 1.0)  # C: what the losses of all rows count
+STRENGTHS = (0.01, 0.1, 1.0)  # C: weight of the losses of all rows
 USUAL_STRENGTH = 0.1
 LITTLE_WORK = 1e8  # rows x directions x classes
 MOST_WORK = 5e9  # of a cross-validation: rows x directions x classes x fits
@@ -19,14 +19,14 @@ SMALLEST = 1e-6  # of the largest singular value
 
 
 class Rows(NamedTuple):
-    """What a linear model is fitted on, one row a view of an image (or a position).
+    """Data for fitting a linear model, one row per view of an image (or position).
 
     Attributes:
         features: `(rows, D)`.
         labels: `(rows, K)` shares of classes, labels from 0 to 1, or numbers.
         weights: `(rows,)`, each row's weight.
         groups: `(rows,)`, number of the image; the same for all of its views.
-        tested: `(rows,)`, whether a row is the view that a test shows.
+        tested: `(rows,)`, whether a row is the test view.
     """
 
     features: np.ndarray
@@ -47,12 +47,12 @@ class Fit(NamedTuple):
         kernel: `(D, K)`.
         bias: `(K,)`.
         strength: C.
-        scores: dict from each strength that was tried to the score of the images
-            held out; empty where there were too few images.
-        losses: array `(views held out,)` of the losses with that strength; in the same
-            order for other features of the same images. Empty likewise.
-        outputs: array `(views of a test, K)`, of the models that have not seen the
-            image, with that strength, in the order of the rows; NaN for those of none.
+        scores: dict from each strength tried to the score on held-out images; empty if
+            there were too few images.
+        losses: array `(held-out views,)` of the losses with `strength`; in the same
+            order for other features of the same images. Also empty in that case.
+        outputs: array `(test views, K)` by the models that have not seen the image,
+            with `strength`, in the order of the rows; NaN if there is no such model.
     """
 
     kernel: np.ndarray
@@ -64,25 +64,25 @@ class Fit(NamedTuple):
 
 
 def fit(rows, task, width, strengths=STRENGTHS, folds=5, seed=0, every_fold=False):
-    """Fit a linear model with the strength that does best on images held out.
+    """Fit a linear model with the strength that does best on held-out images.
 
-    Minimised is `1/2 ||kernel||^2 + C * sum_i w_i loss_i`, on features divided by their
-    root mean square, for one number; the bias is free. The loss is the cross-entropy
-    (of each label by itself for several labels), or half the squared error of
-    standardised numbers. The strength with the least loss on held-out images wins.
+    The objective is `1/2 ||kernel||^2 + C * sum_i w_i loss_i`, on features divided by
+    one number, their root mean square; the bias is free. The loss is the cross-entropy
+    (separately for each label if there are several), or half the squared error of
+    standardised numbers. The strength with the lowest loss on held-out images wins.
 
     Args:
         rows: `Rows`.
         task: one of `_tasks.TASKS`.
         width: K, number of classes, labels or numbers.
         strengths: C to choose from.
-        folds: parts for the cross-validation; only some of them are held out, one at
-            least, where there are very many images and classes.
+        folds: parts for the cross-validation; only some of them, at least one, are
+            held out if there are very many images and classes.
         seed: of the parts.
-        every_fold: whether to hold out all parts, whatever the work.
+        every_fold: whether to hold out all parts, regardless of the work.
 
     Returns:
-        A `Fit`, for the features as they are.
+        A `Fit`, for the unscaled features.
     """
     scale = np.sqrt(np.mean(np.square(rows.features, dtype="float64"))) or 1.0
     features = rows.features / scale
@@ -92,7 +92,7 @@ def fit(rows, task, width, strengths=STRENGTHS, folds=5, seed=0, every_fold=Fals
     most = max(1, int(MOST_WORK / (work * len(strengths))))
     parts = split(rows, task, folds, seed)[: None if every_fold else most]
     losses, scores, outputs = {}, {}, {}
-    # On little work the threads of BLAS do nothing but wait for each other.
+    # For little work the threads of BLAS only wait for each other.
     with threadpool_limits(1 if work < LITTLE_WORK else None, "blas"):
         for strength in strengths if parts else ():
             held = [_held_out(rows, part, task, width, strength) for part in parts]
@@ -116,10 +116,10 @@ def fit(rows, task, width, strengths=STRENGTHS, folds=5, seed=0, every_fold=Fals
 
 
 def _rotated(features):
-    """Features in the space that the rows span, and the way back for a kernel.
+    """Features in the space spanned by the rows, and the way back for a kernel.
 
-    A kernel with the smallest norm lies in it, so nothing changes but the time: few
-    images span far fewer directions than a network has channels.
+    The kernel with the smallest norm lies in it, so only the time changes: few images
+    span far fewer directions than a network has channels.
     """
     if features.shape[0] >= features.shape[1]:
         return features, np.eye(features.shape[1])
@@ -129,10 +129,10 @@ def _rotated(features):
 
 
 def split(rows, task, folds, seed):
-    """Masks of the rows held out, a list; views of one image stay together.
+    """List of masks of held-out rows; views of one image stay together.
 
-    The images of each class are dealt out in turn. One that is alone in its class is
-    never held out.
+    The images of each class are dealt out in turn. An image that is alone in its class
+    is never held out.
     """
     _, first, of_row = np.unique(rows.groups, return_index=True, return_inverse=True)
     labels = rows.labels[first]
@@ -151,7 +151,7 @@ def split(rows, task, folds, seed):
 
 
 def _held_out(rows, mask, task, width, strength):
-    """Outputs, losses and score of the views held out, of a model of the others."""
+    """Outputs, losses and score on the held-out views, by a model of the others."""
     kernel, bias = solve(rows.take(~mask), task, width, strength)
     held = rows.take(mask & rows.tested)
     outputs = held.features @ kernel + bias
@@ -159,7 +159,7 @@ def _held_out(rows, mask, task, width, strength):
 
 
 def evaluate(outputs, labels, task):
-    """Loss of each row, and accuracy or (of numbers) the share of variance told."""
+    """Loss of each row, and accuracy or (for numbers) the explained variance."""
     if task == _tasks.REGRESSION:
         spread = labels.var(axis=0) + np.finfo(float).tiny
         error = (np.square(outputs - labels) / spread).mean(axis=1)
@@ -195,7 +195,7 @@ def _solve_numbers(rows, strength):
 
 
 def _solve_classes(rows, width, strength):
-    """Multinomial logistic regression; a row counts for each class it has part in."""
+    """Multinomial logistic regression; a row counts for each class it has shares of."""
     row, found = np.nonzero(rows.labels)
     weights = rows.weights[row] * rows.labels[row, found]
     kernel, bias = np.zeros((rows.features.shape[1], width)), np.zeros(width)
@@ -208,7 +208,7 @@ def _solve_classes(rows, width, strength):
         if len(known) == 2:
             w, b = np.hstack([-w, w]) / 2, np.concatenate([-b, b]) / 2
         kernel[:, known], bias[known] = w, b
-    # As if one image more showed each class that no image shows.
+    # As if one more image showed each class without images.
     unknown = np.setdiff1d(np.arange(width), known)
     bias[unknown] = bias[known].min() - np.log(len(np.unique(rows.groups)) + 1)
     return kernel, bias

@@ -1,1 +1,1 @@
-"""One `fit`, and one of its steps."""
+"""The course of a `fit` and of its steps."""

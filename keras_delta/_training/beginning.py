@@ -1,9 +1,9 @@
-"""Where training begins: a new head is fitted, and what a recipe leaves open is chosen.
+"""Start of training: fits a new head and makes the choices that a recipe leaves open.
 
-choose ──> Beginning: layers frozen, optimizer made ──> backups put back
+choose ──> Beginning: layers frozen, optimizer made ──> backups restored
                                                              │
     new training ──> `settle`: statistics and head chosen ───┤
-    one that goes on ──> `follow`: as it was settled ────────┴──> steps
+    resumed one ──> `follow`: as settled before ─────────────┴──> steps
 """
 
 import datetime
@@ -21,9 +21,9 @@ from keras_delta._training import start
 from keras_delta.layers import StochNorm
 from keras_delta.recipe import SHARES, Recipe, WarmUpCosine
 
-# In what `fit` has defaults for, it stays with them.
+# Defaults of `fit`, which remain in force.
 DEFAULT = {"epochs": 1, "batch_size": 32}
-# What sets the learning rate, which it cannot where that is a schedule.
+# Callbacks that set the learning rate, which a schedule does not allow.
 SETS_RATE = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)
 FORMS = '"auto", "none" or a keras_delta.Recipe'
 MOST = 1000  # images that statistics are estimated on
@@ -32,14 +32,14 @@ FORWARD_PASSES = 4  # that a step takes as long as: source, target, two backward
 
 
 def choose(model, asked):
-    """The `Recipe` that a training is to follow, or None.
+    """The `Recipe` for a training, or None.
 
-    A head that was trained on the network as it is stays, and with it the statistics.
+    A head that was already trained on this network is kept, and so are the statistics.
     Heads that cannot be fitted are left to the user.
 
     Args:
         model: the `DeltaModel`.
-        asked: a `Recipe` is followed; `"auto"`: the default one where nothing of the
+        asked: a `Recipe` is followed; `"auto"`: the default one if nothing of the
             pretrained network was trained; `"none"`; None: `model.default_recipe`.
     """
     given = model.default_recipe if asked is None else asked
@@ -51,9 +51,9 @@ def choose(model, asked):
     done = _steps_done(model)
     if recipe is asked and done:
         raise ValueError(
-            "`recipe` says how to begin, and this model has trained: its optimizer has "
-            f"made {done} steps. Leave `recipe` out to go on, or `compile` again to "
-            "begin at the weights as they are."
+            "`recipe` sets how training starts, but this model has already trained: "
+            f"its optimizer has made {done} steps. Omit `recipe` to continue, or "
+            "`compile` again to start from the current weights."
         )
     if recipe is asked and model.regularizer is None:
         model.set_regularizer(recipe.regularizer)
@@ -73,13 +73,13 @@ def choose(model, asked):
 
 
 def renew_schedule(model, steps):
-    """Begin the recipe's schedule again where it ends before a training does.
+    """Restart the recipe's schedule if it ends before the training does.
 
-    So it is in a second `fit`: at a rate of 0 nothing would move.
+    That happens in a second `fit`: at a rate of 0 nothing would move.
 
     Args:
         model: the `DeltaModel`.
-        steps: that the training still has to go; None if not known.
+        steps: remaining steps of the training; None if unknown.
     """
     schedule, done = _compat.learning_rate(model.optimizer), _steps_done(model)
     if isinstance(schedule, WarmUpCosine) and steps and done + steps > schedule.end:
@@ -92,7 +92,7 @@ def _steps_done(model):
 
 
 def _last_layers(model):
-    """The layers that can be fitted; as they are made, their biases are zero."""
+    """The layers that can be fitted; their initial biases are zero."""
     from keras_delta._probe import last_layers
 
     graph = model.networks.target
@@ -109,7 +109,7 @@ def complete(recipe, arguments, data):
         data: the `TrainingData`.
 
     Returns:
-        (the recipe with what is the case, steps of the training or None).
+        (the recipe with the actual values, steps of the training or None).
     """
     per_epoch = arguments.get("steps_per_epoch")
     if arguments.get("epochs") is None:
@@ -117,7 +117,7 @@ def complete(recipe, arguments, data):
     epochs = arguments["epochs"] - arguments.get("initial_epoch", 0)
     size = data.first_size or recipe.batch_size
     recipe = recipe.replace(epochs=max(1, epochs), batch_size=size)
-    if not hasattr(data.x, "as_tested"):  # no ImageSet's
+    if not hasattr(data.x, "as_tested"):  # not from an ImageSet
         recipe = recipe.replace(augmentation=None)
     callbacks = tree.flatten(arguments.get("callbacks"))
     if any(isinstance(c, SETS_RATE) for c in callbacks):
@@ -128,12 +128,12 @@ def complete(recipe, arguments, data):
 class Beginning:
     """A training by a recipe, from before its first step to its end.
 
-    Freezes what is fixed from the first step on, and makes the optimizer.
+    Freezes the layers that are fixed from the first step on, and makes the optimizer.
 
     Args:
         model: the `DeltaModel`.
         recipe: the `Recipe`, with the epochs and the batch size of this training.
-        steps: of the training; None if not known: the rate then stays as it is.
+        steps: of the training; None if unknown: the rate is then constant.
 
     Attributes:
         is_settled: whether nothing is left to choose.
@@ -145,8 +145,8 @@ class Beginning:
             recipe = recipe.replace(optimizer=None)
         elif recipe.optimizer is None:
             raise ValueError(
-                "The recipe's `optimizer` is None, the one that the model is compiled "
-                "with, and `compile` was given none. Pass one to either."
+                "The recipe's `optimizer` is None, which stands for the compiled one, "
+                "but `compile` got no optimizer. Pass one to either."
             )
         self._recipe = recipe.replace(regularizer=model.regularizer)
         _check_average(model, recipe)
@@ -183,13 +183,13 @@ class Beginning:
             print(f"{self._steps} steps, about {about}", flush=True)
 
     def follow(self, recipe):
-        """Train as was settled."""
+        """Train by a settled recipe."""
         self._model.recipe, self.is_settled = recipe, True
         if recipe.optimizer is not None:
             self._model.optimizer.learning_rate = recipe.make_schedule(self._steps)
 
     def end(self):
-        """Average with the source; statistics that stayed fixed stay."""
+        """Average with the source; fixed statistics are unchanged."""
         recipe = self._model.recipe
         if recipe is None or not recipe.average:
             return
@@ -207,14 +207,14 @@ class Beginning:
             layer.trainable = value
 
     def _choose(self, x, y, on_read, options):
-        """Try some shares of the target's statistics, each with a head of its own.
+        """Try some shares of the target's statistics, each with a separate head.
 
-        The first one stays, but where another's head has a smaller loss on images held
-        out, by more than two standard errors of the difference: a few images say
-        little, and a wrong share costs more than it gains.
+        The first share is kept unless another's head has a smaller loss on held-out
+        images by more than two standard errors of the difference: few images give weak
+        evidence, and a wrong share costs more than a right one gains.
 
         Returns:
-            (share, seconds that an image takes).
+            (share, seconds per image).
         """
         from keras_delta._probe.fit import Fitting  # scikit-learn takes a while to load
 
@@ -247,22 +247,22 @@ class Beginning:
         return share, fitting.image_seconds
 
     def _measure(self, x, most):
-        """The target images' own statistics."""
-        self._let_train(True)  # what else is frozen runs in inference mode
+        """The statistics of the target images."""
+        self._let_train(True)  # other frozen layers run in inference mode
         batch_norm.estimate_statistics(self._model, x, max_samples=most, frozen=False)
         self._let_train(False)
         return _values(self._statistics)
 
 
 def _check_average(model, recipe):
-    """Refuse an average with a source that the target did not begin as."""
+    """Refuse an average with a source that the target did not start from."""
     teaches = "source_outputs" in model.regularizer.needs or model.networks.mismatch
     if recipe.average and teaches:
         raise ValueError(
             f"The recipe's `average` of {recipe.average:g} mixes in weights of the "
-            f"source, and that of '{model.regularizer.name}' is a network that teaches "
-            "and not the one that the target began as. Use `average=0`, and "
-            "`keras_delta.averaging.interpolate(model, start)` with what it began as."
+            f"source, but the source of '{model.regularizer.name}' is a teacher and "
+            "not the network that the target started from. Use `average=0`, and "
+            "`keras_delta.averaging.interpolate(model, start)` with that network."
         )
 
 
@@ -270,8 +270,8 @@ def fix_statistics(model, recipe):
     """Freeze the BatchNormalization layers whose statistics a recipe fixes.
 
     Returns:
-        List of these: the target's that the source has, and that trained so far; all
-        that trained where the source is another network.
+        List of these: the target's layers that the source has and that trained so far;
+        if the source is another network, all that trained.
     """
     if recipe.batch_norm == "training" or not model.trains_features:
         return []
@@ -283,7 +283,7 @@ def fix_statistics(model, recipe):
         layer.trainable = False
     if any(isinstance(layer, StochNorm) for layer in layers):
         warn(
-            "StochNorm has nothing to do: the recipe fixes the statistics. Train with "
+            "StochNorm has no effect: the recipe fixes the statistics. Train with "
             '`recipe=keras_delta.Recipe(batch_norm="training")`, or `recipe="none"`.'
         )
     return layers
@@ -299,7 +299,7 @@ def _assign(variables, values):
 
 
 def _excess(probe, usual):
-    """By how many standard errors a probe's losses exceed another's, where by many."""
+    """Difference of two probes' losses in standard errors, if far below 0; else 0."""
     more = probe.losses - usual.losses
     if len(more) < 2 or not more.any():
         return 0.0

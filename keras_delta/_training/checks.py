@@ -1,4 +1,4 @@
-"""Refusals before training: what would fail late, silently, or without a reason."""
+"""Checks before training for errors that would appear late, silently or unexplained."""
 
 import re
 
@@ -15,23 +15,23 @@ from keras_delta._network.heads import output_activation
 from keras_delta._training import hosts
 
 USUAL_MOMENTUM = 0.9  # PyTorch's, and so the authors' program's
-OLD_STATISTICS = 0.2  # share of BatchNorm's statistics that may stem from before
+OLD_STATISTICS = 0.2  # share of BatchNorm's statistics that may predate the training
 
 SCALING = ("Rescaling", "ImageNetPreprocessing")  # layers that expect raw images
 
 
 def built_in_scope(model, what, variables):
-    """Refuse a part of a model that was not made in the strategy's scope.
+    """Refuse a part of a model that was not built in the strategy's scope.
 
     Args:
         model: the `DeltaModel`.
-        what: what the part is called.
+        what: name of the part.
         variables: its Keras variables.
     """
     if keras.distribution.distribution() is not None:
         raise ValueError(
-            "keras.distribution is set, which Keras's TensorFlow backend does not "
-            "carry out: every variable stays on one device. Use "
+            "keras.distribution is set, but Keras's TensorFlow backend does not "
+            "support it: every variable stays on one device. Use "
             "`tf.distribute.MirroredStrategy` and unset it with "
             "`keras.distribution.set_distribution(None)`."
         )
@@ -45,16 +45,16 @@ def built_in_scope(model, what, variables):
     if not inside:
         raise ValueError(
             f"The {what} was built outside of the scope of "
-            f"{hosts.of(strategy).name}. Build source, target and DeltaModel, "
-            "and compile, inside `with strategy.scope():`."
+            f"{hosts.of(strategy).name}. Build and compile source, target and "
+            "DeltaModel inside `with strategy.scope():`."
         )
 
 
 def loss_is_sum(loss):
-    """Whether all losses are sums over the batch, and not its mean.
+    """Whether all losses are sums over the batch rather than means.
 
     Raises:
-        ValueError: where some are neither, or both kinds are mixed.
+        ValueError: if some are neither, or both kinds are mixed.
     """
     found = {getattr(v, "reduction", "mean") for v in tree.flatten(loss)}
     if found == {"sum"}:
@@ -62,14 +62,14 @@ def loss_is_sum(loss):
     if wrong := found - {"mean", "sum_over_batch_size"}:
         raise ValueError(
             f"On several replicas, losses with reduction={sorted(map(str, wrong))} "
-            "cannot be put together to the loss of the whole batch. Use "
+            "cannot be combined into the loss of the whole batch. Use "
             "reduction='sum_over_batch_size', or 'sum' for all losses."
         )
     return False
 
 
 def strategy_supports(model):
-    """Refuse what Keras cannot run on several replicas."""
+    """Refuse settings that Keras cannot run on several replicas."""
     replicas = model.distribute_strategy.num_replicas_in_sync
     if replicas == 1:
         return
@@ -106,7 +106,7 @@ def strategy_supports(model):
 
 
 def has_regularizer(model):
-    """Refuse to prepare nothing: what is prepared before it is set is not kept."""
+    """Refuse to prepare without a regularizer: the result would not be kept."""
     if model.regularizer is None:
         raise ValueError(
             "There is no regularizer to prepare. Pass it here as well: "
@@ -118,14 +118,14 @@ def regularizer_ready(model):
     """Refuse to train before the regularizer has looked at the data."""
     if model.regularizer is not None and not model.regularizer.ready:
         raise ValueError(
-            f"The regularizer {type(model.regularizer).__name__} has to look at "
+            f"The regularizer {type(model.regularizer).__name__} needs to look at "
             "training data before the first step. Use `fit`, or call "
             "`model.prepare(x, y)` first."
         )
 
 
 def trains_in_floats(model):
-    """Refuse layers that are quantised: their integers would not move."""
+    """Refuse quantised layers: their integers would not move."""
     for name, layer in model.networks.target.layers().items():
         parts = _compat.flatten_layers(layer)
         quantised = any(getattr(part, "quantization_mode", None) for part in parts)
@@ -139,7 +139,7 @@ def trains_in_floats(model):
 
 
 def has_loss(model):
-    """Refuse a model without anything to minimise before the data are looked at."""
+    """Refuse a model without a loss, before reading the data."""
     if model.loss is None and not model.losses:
         raise ValueError(
             "No loss to compute. Provide a `loss` argument in `compile()`."
@@ -147,22 +147,22 @@ def has_loss(model):
 
 
 def predictions_fit(model):
-    """Refuse methods of classes where the loss is for another task."""
+    """Refuse methods for classification if the loss is for another task."""
     regularizer, graph = model.regularizer, model.networks.target
     if regularizer is None or not regularizer.needs_classes:
         return
     for task in outputs.tasks(model.loss, graph):
         if task not in (None, _tasks.MULTICLASS):
             raise ValueError(
-                f"The regularizer '{regularizer.name}' is for classes that exclude "
-                f"each other, and the loss of the model is for another task ({task}). "
+                f"The regularizer '{regularizer.name}' is for mutually exclusive "
+                f"classes, but the model's loss is for another task ({task}). "
                 "Use a cross-entropy over the classes, or a regularizer of feature "
                 "maps."
             )
 
 
 def cache_can_be_read(model):
-    """Refuse a cache where XLA was asked for, or the source gives what changes."""
+    """Refuse a cache if XLA was requested, or if the source's maps change."""
     networks = model.networks
     if adapting := model.regularizer.find_adapting():
         raise ValueError(
@@ -172,8 +172,8 @@ def cache_can_be_read(model):
     changing = networks.entry.changing(networks.target) or networks.find_shared().random
     if changing:
         raise ValueError(
-            f"The source takes what the target's layer '{changing[0]}' gives, which is "
-            "another image in each step, so its maps cannot be kept in a cache. Put "
+            f"The source's input is the output of the target's layer '{changing[0]}', "
+            "which differs in each step, so its maps cannot be cached. Put "
             "augmentation into the data, as `ImageSet.batches` does, or train with "
             '`source_maps="compute"`.'
         )
@@ -193,8 +193,8 @@ def data_fits(model, data):
         data: `TrainingData`.
 
     Raises:
-        ValueError: for images of another shape than the model's input or with NaN,
-            fewer samples than replicas, and labels or weights that do not fit.
+        ValueError: if the shape of images differs from the model's input, they contain
+            NaN, there are fewer samples than replicas, or labels or weights do not fit.
     """
     if data.first_size is None:
         return
@@ -204,25 +204,25 @@ def data_fits(model, data):
     if data.first_size < replicas:
         raise ValueError(
             f"The batch has {data.first_size} sample(s) for {replicas} replicas. Use a "
-            f"batch size of {replicas} or more: it is shared among them."
+            f"batch size of at least {replicas}: it is split among them."
         )
     labels_fit(model, data.labels, data.all_labels)
     weights_fit(model, data.weights)
 
 
 def labels_fit(model, y, complete=False):
-    """Refuse labels that an output's loss cannot be computed from.
+    """Refuse labels that do not suit an output's loss.
 
     Args:
         model: the `DeltaModel`.
         y: labels of some samples, as `fit` takes them.
-        complete: whether they are all of the training data: refused if all alike.
+        complete: whether they are all training labels: refused if all are equal.
     """
     if model.loss is None:
         return
     if y is None:
         raise ValueError(
-            "The data has no labels, which the loss needs: pass `(x, y)`, or a data "
+            "The data have no labels, which the loss needs: pass `(x, y)`, or a data "
             "set of pairs."
         )
     graph = model.networks.target
@@ -236,7 +236,7 @@ def labels_fit(model, y, complete=False):
 
 
 def weights_fit(model, weights):
-    """Refuse sample weights that would count for others than they are given for."""
+    """Refuse sample weights that would apply to the wrong samples."""
     if model.loss is None or weights is None:
         return
     graph = model.networks.target
@@ -249,7 +249,7 @@ def weights_fit(model, weights):
 
 
 def class_weight(model, given, data):
-    """`class_weight` of `fit` for all classes; refused where it cannot count."""
+    """`class_weight` of `fit` for all classes; refused if it cannot be applied."""
     if given is None or model.loss is None:
         return given
     graph = model.networks.target
@@ -265,10 +265,10 @@ def class_weight(model, given, data):
 
 
 def loss_is_possible(model, logs):
-    """Warn of a loss that right labels cannot give; whether it did.
+    """Warn about a loss that valid labels cannot give; returns whether it did.
 
-    Only the first batch's labels are known of a data set, and TensorFlow computes with
-    any. A label of 5 for a sigmoid pulls the loss below 0 without end.
+    Only the first batch's labels of a data set are known, and TensorFlow computes with
+    any. A label of 5 for a sigmoid pushes the loss below 0 indefinitely.
     """
     facts = [_tasks.of_loss(loss) for loss in tree.flatten(model.loss)]
     if logs.get("task_loss", 0) > -1e-3 or any(
@@ -276,31 +276,31 @@ def loss_is_possible(model, logs):
     ):
         return False
     warn(
-        f"The task loss is {logs['task_loss']:.4g}, and no labels from 0 to 1 make it "
-        "less than 0. Some batch after the first, at which `fit` looks before "
-        "training, holds other labels or negative weights. Check the whole data set."
+        f"The task loss is {logs['task_loss']:.4g}, but labels from 0 to 1 never make "
+        "it negative. Some batch after the first, which `fit` checks before "
+        "training, has other labels or negative weights. Check the whole data set."
     )
     return True
 
 
 def explain_label(model, error):
-    """Say in our words that a batch had a label out of range; TensorFlow found it."""
+    """Raise our error for a label out of range that TensorFlow has reported."""
     found = re.search(r"label value of (-?\d+) .*?range of \[0, (\d+)\)", str(error))
     if found:
         raise ValueError(
-            f"A batch holds the label {found[1]}, but the head has {found[2]} classes, "
-            f"0 to {int(found[2]) - 1}. The first batch, at which `fit` looks before "
+            f"A batch has the label {found[1]}, but the head has {found[2]} classes, "
+            f"0 to {int(found[2]) - 1}. The first batch, which `fit` checks before "
             "training, had none. Check the label encoding of the whole data set."
         ) from error
 
 
 def _pixels(model, fed):
-    """Refuse images that are no numbers; warn of 0..1 where 0..255 is scaled inside."""
+    """Refuse images with NaN; warn about 0..1 if the model itself scales 0..255."""
     graph = model.pairing.target
     for tensor, values in zip(graph.inputs, fed, strict=True):
         if not values.dtype.is_floating:
             continue
-        # The sum: NaN need not survive a minimum.
+        # The sum, since NaN may not survive a minimum.
         if not np.isfinite(float(tf.reduce_sum(tf.cast(values, tf.float32)))):
             raise ValueError(
                 f"The input '{tensor.name}' holds values that are not finite (NaN or "
@@ -309,8 +309,8 @@ def _pixels(model, fed):
         low, high = float(tf.reduce_min(values)), float(tf.reduce_max(values))
         if _is_scaled_inside(graph, tensor) and low >= 0 and 0 < high <= 1:
             warn(
-                f"The images lie between {low:g} and {high:g}, but the model scales "
-                "raw images of 0 to 255 itself. Pass them as they come from the file, "
+                f"The images lie between {low:g} and {high:g}, but the model itself "
+                "scales raw images of 0 to 255. Pass them as they come from the file, "
                 "without dividing by 255."
             )
 
@@ -329,11 +329,11 @@ def _is_scaled_inside(graph, tensor):
 
 
 def batch_norm_keeps_up(model, steps):
-    """Warn where BatchNorm's statistics cannot follow the weights in so few steps.
+    """Warn if BatchNorm's statistics cannot follow the weights in so few steps.
 
     Args:
         model: the `DeltaModel`.
-        steps: number of training steps to come, None if not known.
+        steps: number of training steps to come, None if unknown.
     """
     if not steps or not model.trains_features:
         return
@@ -343,8 +343,8 @@ def batch_norm_keeps_up(model, steps):
         warn(
             f"BatchNormalization has momentum {momentum:g}: after the {steps} steps "
             f"of this training, {momentum**steps:.0%} of its moving statistics are "
-            "still those of the start, and `evaluate` and `predict` use them with "
-            "weights that have moved on. On few images this costs much accuracy. Give "
+            "still the initial ones, and `evaluate` and `predict` use them with "
+            "changed weights. On few images this costs much accuracy. Give "
             f"the layers the momentum {USUAL_MOMENTUM}, as `attach_head` does, or "
             "train for more steps."
         )

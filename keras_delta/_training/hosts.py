@@ -1,7 +1,7 @@
 """One host or several: the processes that take part in a training.
 
-`of(strategy)` is the only place that tells them apart. Everything else calls the
-methods of `OneHost`, which do next to nothing; `SeveralHosts` does them under
+`of(strategy)` is the only place that distinguishes them. Everything else calls the
+methods of `OneHost`, which do almost nothing; `SeveralHosts` implements them for
 `tf.distribute.MultiWorkerMirroredStrategy`.
 """
 

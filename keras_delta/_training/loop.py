@@ -1,4 +1,4 @@
-"""What Keras's `fit` calls for each step, or for several."""
+"""The function that Keras's `fit` calls for one step or several."""
 
 import contextlib
 
@@ -8,10 +8,10 @@ from keras_delta import _compat
 
 
 def make_train_function(model, step, looks):
-    """What `fit` calls with an iterator, for `steps_per_execution` steps.
+    """The function of an iterator that `fit` calls for `steps_per_execution` steps.
 
-    Keras's own, except where that does not run: several steps on several replicas,
-    and steps that are watched. There the steps are called one by one.
+    It is Keras's, except where that does not work: for several steps on several
+    replicas, and for watched steps. Steps are then called one by one.
 
     Args:
         model: the `DeltaModel`.

@@ -1,4 +1,4 @@
-"""A training in one process: what it asks of the others, of which there are none."""
+"""Training in one process: the interface to other processes, which do not exist."""
 
 import contextlib
 
@@ -6,7 +6,7 @@ from keras_delta import _compat
 
 
 class OneHost:
-    """A process on its own.
+    """A single process.
 
     Args:
         strategy: its `tf.distribute.Strategy`.
@@ -37,25 +37,25 @@ class OneHost:
         return contextlib.nullcontext(True)
 
     def loop_step(self, model, step):
-        """What Keras's `fit` calls with an iterator, for a `train_step`."""
+        """The function of an iterator that Keras's `fit` calls, for a `train_step`."""
         return _compat.loop_step(model, step)
 
     def test_function(self, model):
-        """What Keras's `evaluate` calls; None for Keras's own."""
+        """The function that Keras's `evaluate` calls; None for the default."""
         return None
 
     def predict_function(self, model):
-        """What Keras's `predict` calls; None for Keras's own."""
+        """The function that Keras's `predict` calls; None for the default."""
         return None
 
     def check_same(self, what, number):
-        """Refuse a number that is another one in another process."""
+        """Refuse a number that differs in another process."""
 
     def check_same_samples(self, x):
         """Refuse arrays of another length in another process."""
 
     def copy_first(self, variables):
-        """Give the first process's values to variables in all of them."""
+        """Copy the first process's values of variables to all processes."""
 
     def check_same_start(self, model):
         """Refuse models that differ between the processes before the first step."""

@@ -1,4 +1,4 @@
-"""The regularizer of a `DeltaModel`, and what it makes the model train."""
+"""The regularizer of a `DeltaModel`, and the variables to train with it."""
 
 import keras
 
@@ -11,7 +11,7 @@ class Regularized:
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        # A list: Keras goes on tracking a layer whose attribute is deleted.
+        # A list: Keras keeps tracking a layer whose attribute is deleted.
         self._regularizers = []
 
     @property
@@ -21,17 +21,17 @@ class Regularized:
 
     @property
     def trains_features(self) -> bool:
-        """Whether more than the target's own new layers is trained."""
+        """Whether more than the target's new layers is trained."""
         return self.regularizer is None or self.regularizer.trains_features
 
     @property
     def trainable_variables(self) -> list[keras.Variable]:
-        """See `keras.Model`; without what an optimizer of the regularizer's trains."""
+        """See `keras.Model`; without those that the regularizer's optimizer trains."""
         return self._without_source(super().trainable_variables)
 
     @property
     def variables_to_train(self) -> list[keras.Variable]:
-        """The variables that a step moves."""
+        """The variables that a step updates."""
         if self.trains_features:
             return self.trainable_variables
         own = self._without_source(self.regularizer.trainable_variables)
@@ -45,8 +45,9 @@ class Regularized:
     def set_regularizer(self, regularizer: RegularizerLike) -> None:
         """Use a regularizer from now on; `"none"` or None for none.
 
-        One that another model uses is copied, without what was computed for that. A
-        name or config of the current one keeps it, and sets the strengths.
+        A regularizer that another model uses is copied, without the values computed
+        for that model. A name or config of the current one keeps it and sets the
+        strengths.
         """
         new = regularizers.get(regularizer)
         if new is not regularizer and regularizers.alike(new, self.regularizer):
@@ -62,9 +63,9 @@ class Regularized:
             try:
                 with self.distribute_strategy.scope():
                     new.bind(self.networks)
-            except Exception:  # whatever it is: the model goes on as it was
+            except Exception:  # of any kind: the model is left unchanged
                 self.networks.serve(self.regularizer)
                 raise
-        self._regularizers.clear()  # Keras would track an attribute's old value on
+        self._regularizers.clear()  # Keras would keep tracking an attribute's old value
         self._regularizers.extend([] if new is None else [new])
         self.train_function = None

@@ -1,4 +1,4 @@
-"""The files that a `DeltaModel` writes, and loads again."""
+"""Saving and loading of `DeltaModel` files."""
 
 import contextlib
 import json
@@ -18,29 +18,30 @@ from keras_delta._types import PathLike
 from keras_delta.recipe import Recipe
 
 ATOMIC = (".keras", ".weights.h5")
-HIDDEN = ("source", "layers")  # what would bring the source into a weights file
+HIDDEN = ("source", "layers")  # would put the source into a weights file
 
 
 def check_path(filepath):
-    """Refuse Keras's old format, which cannot hold a model with a source."""
+    """Refuse Keras's old format, which cannot store a model with a source."""
     if str(filepath).endswith((".h5", ".hdf5")):
         raise ValueError(
             f"A DeltaModel cannot be saved to '{filepath}': Keras's old format loses "
-            "the source. Use a name that ends in `.keras`, or `save_weights` with one "
-            "that ends in `.weights.h5`."
+            "the source. Use a name ending in `.keras`, or `save_weights` with one "
+            "ending in `.weights.h5`."
         )
 
 
 class Saving:
-    """Mix-in for `DeltaModel`: files written as a whole, and the source only once.
+    """Mix-in for `DeltaModel`: files are written atomically.
 
-    A `.keras` file holds the source; a weights file its fingerprint, and the recipe.
+    A `.keras` file contains the source; a weights file only its fingerprint, and the
+    recipe.
     """
 
     _hidden = ()
 
     def get_config(self) -> dict[str, Any]:
-        """Target, source, taps, regularizer and recipe; weights are saved beside."""
+        """Target, source, taps, regularizer and recipe, without weights."""
         return {
             "name": self.name,
             "target": keras.saving.serialize_keras_object(self.target),
@@ -71,7 +72,7 @@ class Saving:
         return model
 
     def get_compile_config(self) -> dict[str, Any]:
-        """See `keras.Model.get_compile_config`; Keras's default optimizer is none."""
+        """See `keras.Model.get_compile_config`; omits Keras's default optimizer."""
         config = super().get_compile_config()
         if not self.optimizer_given:
             config.pop("optimizer", None)
@@ -83,10 +84,10 @@ class Saving:
         self.optimizer.build(self.trainable_variables)
 
     def save(self, filepath: PathLike, *args: Any, **kwargs: Any) -> None:
-        """See `keras.Model.save`; a file that is there is replaced as a whole.
+        """See `keras.Model.save`; an existing file is replaced atomically.
 
-        Of several workers the first alone writes. The file holds all that training
-        needs to go on, the source included.
+        With several workers only the first writes. The file contains everything needed
+        to resume training, including the source.
         """
         check_path(filepath)
         with self.hosts.writing() as first:
@@ -94,10 +95,10 @@ class Saving:
                 self._write_whole(super().save, filepath, args, kwargs)
 
     def save_weights(self, filepath: PathLike, *args: Any, **kwargs: Any) -> None:
-        """See `keras.Model.save_weights`; a file is replaced as a whole.
+        """See `keras.Model.save_weights`; an existing file is replaced atomically.
 
-        The frozen source is not in it, only its fingerprint: what loads the weights
-        has built a model on the same source before.
+        The file does not contain the frozen source, only its fingerprint: build the
+        model on the same source before loading the weights.
         """
         writing = self.hosts.writing()
         with writing as first, self._hiding(HIDDEN):
@@ -120,11 +121,11 @@ class Saving:
         Weights of another regularizer, or of none, are loaded without its state.
 
         Raises:
-            ValueError: for weights of a model with another source.
+            ValueError: if the weights belong to a model with another source.
         """
         hidden: tuple[str, ...] = HIDDEN
         if str(filepath).endswith(".keras"):
-            hidden = ()  # all of the model is there, the source as well
+            hidden = ()  # the file has the whole model, including the source
         elif str(filepath).endswith(".h5"):
             self._check_fingerprint(filepath)
             self._take_recipe(filepath)
@@ -153,17 +154,17 @@ class Saving:
         return self.networks.source_fingerprint
 
     def save_own_variables(self, store: Any) -> None:
-        """Notes in a weights file which source it belongs to, and the recipe."""
+        """Store the source's fingerprint and the recipe in a weights file."""
         if self._hidden:
             store["source_fingerprint"] = _as_bytes(self.source_fingerprint)
             if self.recipe is not None:
                 store["recipe"] = _as_bytes(json.dumps(self.recipe.get_config()))
 
     def load_own_variables(self, store: Any) -> None:
-        """Nothing: the fingerprint was looked at before anything was loaded."""
+        """Load nothing: the fingerprint was checked before loading."""
 
     def _fits_regularizer(self, filepath):
-        """Whether a weights file has what the regularizer has; a warning if not."""
+        """Whether a weights file fits the regularizer; warns if not."""
         if self.regularizer is None:
             return True
         stored = []
@@ -177,41 +178,41 @@ class Saving:
         warn(
             f"'{filepath}' was written with another regularizer than the "
             f"{type(self.regularizer).__name__} in use, or with none. Target and "
-            "optimizer are loaded; the regularizer stays as it is."
+            "optimizer are loaded; the regularizer is not changed."
         )
         return False
 
     def _take_recipe(self, filepath):
-        """Go on by the recipe of a weights file: its statistics do not move."""
+        """Adopt the recipe of a weights file, with its fixed statistics."""
         stored = _text(filepath, "recipe")
         if stored is not None and self.recipe is None:
             self.recipe = Recipe.from_config(json.loads(stored))
             fix_statistics(self, self.recipe)
 
     def _check_fingerprint(self, filepath):
-        """Refuse a weights file of another source; Keras would load it half."""
+        """Refuse a weights file of another source; Keras would load part of it."""
         stored = _text(filepath, "source_fingerprint")
         if stored is None:
             raise ValueError(
                 f"'{filepath}' was not written by `save_weights` of a DeltaModel. "
-                "Weights of the target alone are loaded with "
-                "`model.target.load_weights(path)`; what "
-                "`keras.saving.save_weights(model, path)` wrote is not read."
+                "Load weights of the target alone with "
+                "`model.target.load_weights(path)`; files written by "
+                "`keras.saving.save_weights(model, path)` are not supported."
             )
         if stored != self.source_fingerprint:
             raise ValueError(
-                f"'{filepath}' holds the weights of a model with another source: its "
-                f"fingerprint is {stored}, this one's {self.source_fingerprint}. "
-                "Weights files do not hold the frozen source. Build the model on the "
-                "same source (network, weights, input shape), with the same taps, "
+                f"'{filepath}' contains the weights of a model with another source: "
+                f"its fingerprint is {stored}, this one's {self.source_fingerprint}. "
+                "Weights files do not contain the frozen source. Build the model on "
+                "the same source (network, weights, input shape), with the same taps, "
                 "before loading."
             )
 
 
 def _rename(names, places, graph, other):
-    """Names of layers as they are now, a dict of pairs or a list.
+    """Current names of layers, a dict of pairs or a list.
 
-    A network that its own class builds again may number its layers differently.
+    A network rebuilt by its class may number its layers differently.
     """
     pairs = isinstance(names, dict)
     known = set(names) <= set(graph.nodes)
@@ -228,7 +229,7 @@ def _as_bytes(text):
 
 
 def _text(filepath, name):
-    """What `save_own_variables` wrote under a name; None if nothing."""
+    """The text that `save_own_variables` stored under a name, or None."""
     with h5py.File(filepath, "r") as file:
         stored = file.get(f"vars/{name}")
         return None if stored is None else bytes(np.asarray(stored)).decode()

@@ -1,4 +1,4 @@
-"""One `fit`: all that surrounds Keras's training loop, with a beginning and an end."""
+"""One `fit`: everything before and after Keras's training loop."""
 
 import contextlib
 import inspect
@@ -130,12 +130,12 @@ class Session:
                 self._cache.check_data(self.data.x, self.data.y, self.data.first_size)
 
     def _count_steps(self, first_epoch):
-        """Steps from an epoch on; None where it is not known."""
+        """Steps from an epoch on; None if unknown."""
         epochs = self.arguments.get("epochs", 1) - first_epoch
         return self.data.count_steps(epochs, self.arguments.get("steps_per_epoch"))
 
     def _look_at_validation_data(self, given):
-        """Wrong labels show now, and not after an epoch."""
+        """Find wrong labels now rather than after an epoch."""
         if given is None or inspect.isgenerator(given):  # a look would use it up
             return
         x, y, weights = given, None, None
@@ -149,7 +149,7 @@ class Session:
 
     @property
     def _cache(self):
-        """The cache that was asked for, if the source runs in a step; else None."""
+        """The requested cache, if the source runs in a step; else None."""
         uses_source = self.model.regularizer is not None and self.model.networks.fetched
         return self._asked_cache if uses_source else None
 
@@ -179,7 +179,7 @@ class Session:
                 hooks.after_fit(self)
 
     def repeat_looks(self, numbers):
-        """Read the data before training as an earlier `fit` did: shuffles go on."""
+        """Repeat an earlier `fit`'s reads before training, to continue its shuffles."""
         self.looks.extend(numbers)
         for number in numbers:
             self.data.pass_over(number)
@@ -200,7 +200,7 @@ class Session:
         self._epoch_iterator = iterator
 
     def begin_training(self):
-        """Continue where a backup ended, if one was read; all callbacks have begun."""
+        """Resume from a backup if one was read; runs after all other callbacks."""
         model = self.model
         if self.interrupted:  # Keras has reset it since
             model.stop_training = True
@@ -221,12 +221,12 @@ class Session:
         prepare(self.model, self.look, verbose)
 
     def follow(self, config):
-        """Train by a recipe's config, as it was settled before; None for none."""
+        """Train by the config of a recipe settled before; None for none."""
         if config is not None and self._beginning is not None:
             self._beginning.follow(Recipe.from_config(config))
 
     def _settle(self, verbose):
-        """Fit a new head, and choose what the recipe leaves open."""
+        """Fit a new head and make the choices that the recipe leaves open."""
         if self._beginning is None or self._beginning.is_settled:
             return
         data, given = self.data, self.arguments
@@ -273,9 +273,9 @@ class Session:
 
     @contextlib.contextmanager
     def _stop_at_interrupt(self):
-        """Ctrl-C ends the epoch after the step under way, a second one at once.
+        """Ctrl-C ends the epoch after the current step, a second one at once.
 
-        A handler that somebody else has set stays.
+        An existing custom handler is kept.
         """
         ours = threading.current_thread() is threading.main_thread()
         default = signal.default_int_handler
@@ -292,7 +292,7 @@ class Session:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         self.interrupted = self.model.stop_training = True
         print(
-            "\nStopping after this step, with the weights as they are then. Press "
+            "\nStopping after this step, with its weights. Press "
             "Ctrl-C again to stop at once.",
             file=sys.stderr,
             flush=True,
@@ -300,7 +300,7 @@ class Session:
 
 
 class _Begin(keras.callbacks.Callback):
-    """The last callback: tells the session when all others have begun."""
+    """The last callback: notifies the session once all others have begun."""
 
     def __init__(self, session):
         super().__init__()
@@ -314,7 +314,7 @@ class _Begin(keras.callbacks.Callback):
             self._has_warned = checks.loss_is_possible(self.model, logs or {})
 
     def on_epoch_begin(self, epoch, logs=None):
-        if not self._has_begun:  # by now callbacks have loaded what they load
+        if not self._has_begun:  # by now callbacks have finished loading
             self.model.hosts.check_same_start(self.model)
         self._has_begun = True
         self._session.model.renew_step()  # a callback may have thawed layers
@@ -329,11 +329,11 @@ def prepare(model, look, verbose="auto"):
 
     Args:
         model: the `DeltaModel`.
-        look: function of a number of samples, gives up to so many as `Batches`.
+        look: function of a number of samples; returns up to that many as `Batches`.
         verbose: 0 for silence.
     """
     regularizer = model.regularizer
     if regularizer is not None and not regularizer.ready:
         regularizer.prepare(model, Samples(look), verbose=verbose != 0)
-        # The same to the last bit, also where the hosts differ.
+        # Bit-identical even if the hosts differ.
         model.hosts.copy_first(regularizer.variables)

@@ -1,9 +1,9 @@
 """`fit` on several hosts, `tf.distribute.MultiWorkerMirroredStrategy`.
 
-Keras's loop runs there, but its steps reduce within one process alone. Here are
-the parts that do work: how the global batch is shared out, one step with its
-collectives, the checks that all workers do the same, and what is said when one
-of them is lost. Whatever calls a collective has to be called by all workers.
+Keras's loop runs there, but its steps reduce only within one process. This module has
+the missing parts: splitting the global batch, one step with its collectives, checks
+that all workers do the same, and the error when one of them is lost. All workers have
+to call any function that uses a collective.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from keras_delta._training.one_host import OneHost
 DIGESTS = 2**20  # the sum over replicas of the squares of so many fits into int64
 NAME = "MultiWorkerMirroredStrategy"  # the class has another one
 DIFFERENT = "The workers read different batches"
-# TensorFlow's words; the second where the strategy was given a `timeout_seconds`.
+# TensorFlow's texts; the second if the strategy has a `timeout_seconds`.
 LOST = (
     "Collective ops is aborted by: (.*?)(?:The error could|$)"
     "|(Collective has timed out)"
@@ -39,14 +39,14 @@ class SeveralHosts(OneHost):
 
     @contextlib.contextmanager
     def running(self):
-        """Where Keras's `fit`, `evaluate` and `predict` run on several workers.
+        """Context for Keras's `fit`, `evaluate` and `predict` on several workers.
 
-        Keras asks the strategy to distribute each data set. In here, this shares out
-        global batches as `shared` says.
+        Keras asks the strategy to distribute each data set. In this context, that
+        splits global batches as described in `shared`.
 
         Raises:
-            RuntimeError: when a worker is lost.
-            ValueError: when the workers read different batches.
+            RuntimeError: if a worker is lost.
+            ValueError: if the workers read different batches.
         """
         strategy = self.strategy
         if "experimental_distribute_dataset" in vars(strategy):  # within another
@@ -64,28 +64,28 @@ class SeveralHosts(OneHost):
 
     @contextlib.contextmanager
     def writing(self):
-        """Whether to write a file, in a context in which one worker can do so alone.
+        """Context in which one worker can write a file alone; yields whether to write.
 
-        The first worker writes. Metrics are read without asking the others, which
-        need not come along.
+        The first worker writes. Metrics are read without the other workers, which
+        need not take part.
 
         Raises:
-            ValueError: in the strategy's scope, where Keras makes variables to save a
-                model, and each of them waits for all workers.
+            ValueError: if called in the strategy's scope, where Keras creates variables
+                to save a model, each of which waits for all workers.
         """
         _refuse_in_scope("`save`")
         with tf.distribute.ReplicaContext(self.strategy, 0):
             yield self.is_first
 
     def loop_step(self, model, step):
-        """What `fit` and `evaluate` call for each global batch.
+        """The function that `fit` and `evaluate` call for each global batch.
 
         Args:
             model: the `DeltaModel`.
             step: its `train_step` or `test_step`.
 
         Returns:
-            Function of a data set's iterator, that returns the logs: means over the
+            Function of a data set's iterator that returns the logs: means over the
             replicas, the same on every worker.
         """
         step_on_batch = _compat.convert_optionals(model, step)
@@ -103,19 +103,19 @@ class SeveralHosts(OneHost):
         def function(iterator):
             if not isinstance(iterator, tf.distribute.DistributedIterator):
                 raise ValueError(
-                    f"Single batches cannot be given to {NAME}, which "
-                    "has to share them out. Use `fit` and `evaluate`."
+                    f"{NAME} does not take single batches, since it "
+                    "has to split them. Use `fit` and `evaluate`."
                 )
             return on_worker(iterator)
 
         return function
 
     def test_function(self, model):
-        """What `evaluate` calls for each global batch."""
+        """The function that `evaluate` calls for each global batch."""
         return self.loop_step(model, model.test_step)
 
     def predict_function(self, model):
-        """What `predict` calls for each global batch; all workers get all outputs."""
+        """The function for a global batch in `predict`; all workers get all outputs."""
         step = _compat.convert_optionals(model, model.predict_step)
 
         def on_replica(data):
@@ -172,7 +172,7 @@ class SeveralHosts(OneHost):
             raise ValueError(
                 f"The workers have different numbers of {what}: this one "
                 f"{number}, worker 0 {None if first < 0 else first}. Under {NAME}, "
-                "each worker must be given the same arguments and the whole data: "
+                "each worker must get the same arguments and the whole data: "
                 "`fit` gives each its share of every batch."
             )
 
@@ -208,16 +208,16 @@ class SeveralHosts(OneHost):
             raise ValueError(
                 "The workers do not start from the same model"
                 f"{where if differing else ''}. Load the same weights, and the same "
-                "backup, on all workers: a backup or checkpoint has to lie in a folder "
+                "backup, on all workers: a backup or checkpoint must be in a folder "
                 "that all of them can read."
             )
 
 
 def _explain(error, workers):
-    """Raise in our words what TensorFlow says of different batches and lost workers."""
+    """Raise our errors for different batches and lost workers."""
     if isinstance(error, tf.errors.InvalidArgumentError) and DIFFERENT in str(error):
         raise ValueError(
-            f"{DIFFERENT}. Under {NAME}, each worker must be given "
+            f"{DIFFERENT}. Under {NAME}, each worker must get "
             "the whole training data, in the same order, with the same batch size: "
             "`fit` gives each its share of every batch. Call "
             "`keras.utils.set_random_seed` with the same seed on all workers before "
@@ -232,7 +232,7 @@ def _explain(error, workers):
         f"Training under {NAME} has lost one of its {workers} workers, or the "
         f"connection to it ({reason}). Start all workers again with the same command: "
         "with a backup callback (`keras_delta.callbacks.BackupAndRestore`), training "
-        "goes on from the last backup."
+        "resumes from the last backup."
     ) from error
 
 

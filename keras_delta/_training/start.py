@@ -1,4 +1,4 @@
-"""Does training begin at the source: equal weights, and so equal maps?"""
+"""Checks that training starts from the source: equal weights, and so equal maps."""
 
 import weakref
 
@@ -17,23 +17,23 @@ NOISE = 0.3  # of a map's size, by random layers; stochastic depth makes less
 
 UNTRAINED = (
     "The source looks as if it had never been trained: all its biases are zero and its "
-    "BatchNormalization is as it was made. A model that is built from a config has no "
-    "weights: load them before it becomes the source."
+    "BatchNormalization has its initial values. A model built from a config has no "
+    "trained weights: load them before using it as the source."
 )
 
-# Networks that were found in order: a search trains one model hundreds of times.
+# Networks that passed the check: a search trains one model hundreds of times.
 _in_order = weakref.WeakSet()
 
-# What Keras fills these weights with; a trained network has others.
+# Initial values of these weights in Keras; a trained network has others.
 INITIAL = {"bias": 0, "beta": 0, "moving_mean": 0, "gamma": 1, "moving_variance": 1}
 
 
 def check(model, inputs=None):
-    """Warn where a method that keeps to the source would not begin at it.
+    """Warn if a method that keeps to the source would not start from it.
 
-    Weights of paired layers must be equal, before a first step. Where those behind a
-    tap are, the maps must be, in inference mode; and in training mode but for
-    BatchNormalization, whose statistics are those of the batch there.
+    Weights of paired layers must be equal before the first step. If those behind a
+    tap are, the maps must be equal in inference mode, and also in training mode apart
+    from BatchNormalization, which uses the batch's statistics there.
 
     Args:
         model: the `DeltaModel`.
@@ -61,9 +61,9 @@ def check(model, inputs=None):
 
 
 def is_untrained(model):
-    """Whether the target is a pretrained network as it was loaded, as far as is known.
+    """Whether the target is still the pretrained network as loaded, as far as known.
 
-    That is what the source is, or else what a source that teaches cannot tell.
+    If the source is a teacher, it cannot be compared with the target.
     """
     networks = model.networks
     if networks.mismatch is not None or "source_outputs" in model.regularizer.needs:
@@ -101,23 +101,24 @@ def _check_weights(networks, moved):
         ]
         first = next(name for name in paired if name in moved)
         warn(
-            f"Training does not begin at the source: {len(moved)} of {len(paired)} "
+            f"Training does not start from the source: {len(moved)} of {len(paired)} "
             "layers that target and source have in common have other weights, the "
             f"first '{first}' of the target and "
             f"'{networks.pairing.names[first]}' of the source. "
             + (
-                "The target's are those of its initialisation: make it with "
+                "The target's are its initial ones: make it with "
                 "`keras_delta.attach_head(source, classes)`, or copy the weights."
                 if _is_initial(networks.target)
                 else "Was the target trained before, or made from other weights? If "
-                "it should begin where it is, leave `source` out; if the wrong layers "
-                "are paired (`model.pairing.names`), pass `pairing` to the DeltaModel."
+                "it should start from its current weights, omit `source`; if the wrong "
+                "layers are paired (`model.pairing.names`), pass `pairing` to the "
+                "DeltaModel."
             )
         )
 
 
 def _is_initial(graph):
-    """Whether all weights that begin at 0 or 1 are still there."""
+    """Whether all weights initialised to 0 or 1 still have these values."""
     known = [
         (v, INITIAL[v.name])
         for layer in graph.layers().values()
@@ -140,7 +141,7 @@ def _samples(graph, inputs):
 
 
 def _check_maps(networks, taps, feeds):
-    """Warn of the first tap where maps differ; whether there is none."""
+    """Warn about the first tap where maps differ; True if there is none."""
     target, entry = networks.target, networks.entry
     wanted = {tap: networks.target_taps[tap] for tap in taps}
     with keras.StatelessScope():  # random layers draw in training what they would have
@@ -207,15 +208,15 @@ def _warn_of_noise(tap, layers, size):
     names = ", ".join(f"'{n}'" for n in layers[:3]) + ", ..." * (len(layers) > 3)
     warn(
         f"In training, layers in front of the tap '{tap}' draw at random ({names}) and "
-        f"change the target's map by {size:.0%} of its size, which the source's does "
-        "not show: the feature penalty does not begin at 0. Set the rate of such "
+        f"change the target's map by {size:.0%} of its size, but not the source's: "
+        "the feature penalty does not start at 0. Set the rate of such "
         "layers to 0, put augmentation in front of the first layer with weights, or "
         "tap layers before them."
     )
 
 
 def _warn_of_difference(networks, tap, feeds, entering):
-    """Say which layers are the first with equal weights and other results."""
+    """Warn, naming the first layers with equal weights but different results."""
     target, source, names = networks.target, networks.source, networks.pairing.names
     before = target.ancestors(networks.target_taps[tap]) - networks.entry.front
     pairs = {n: names[n] for n in target.nodes if n in before and n in names}
@@ -240,7 +241,7 @@ def _warn_of_difference(networks, tap, feeds, entering):
     )
     warn(
         f"The maps of the tap '{tap}' differ before the first step, though the weights "
-        f"are equal: the feature penalty does not begin at 0. The first layers that "
+        f"are equal: the feature penalty does not start at 0. The first layers that "
         f"differ: '{first}' of the target and '{behind[first]}' of the source"
         f"{_cause(networks, first, behind[first])}. Tap layers before them, or pass "
         "the source that the target was made from."
@@ -248,7 +249,7 @@ def _warn_of_difference(networks, tap, feeds, entering):
 
 
 def _cause(networks, ours, theirs):
-    """Why two calls give other results, as the end of a sentence."""
+    """Why two calls give different results, as the end of a sentence."""
     target, source, names = networks.target, networks.source, networks.pairing.names
     takes = [target.name_of(t) for t in target.nodes[ours].inputs]
     expected = [source.name_of(t) for t in source.nodes[theirs].inputs]
@@ -258,7 +259,7 @@ def _cause(networks, ours, theirs):
         if n is not None and names.get(n) != s
     ]
     if strangers:
-        return f", which take what '{strangers[0]}' gives and what the source has there"
+        return f", of which the former takes the output of '{strangers[0]}'"
     a, b = target.nodes[ours].operation, source.nodes[theirs].operation
     if isinstance(a, keras.layers.Layer):
         a, b = a.get_config(), b.get_config()

@@ -41,10 +41,10 @@ class Replica(NamedTuple):
 
 
 class Pass(keras.layers.Layer):
-    """One pass through the target that gives more than its outputs.
+    """One pass through the target that returns more than its outputs.
 
-    A layer and not a function: layers inside learn from Keras whether they train,
-    and their losses are cleared once, by the outermost call alone.
+    A layer rather than a function, so that Keras passes `training` to the layers
+    inside, and only the outermost call clears their losses, once.
 
     Args:
         model: the `DeltaModel`.
@@ -58,19 +58,19 @@ class Pass(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs, training=None):
-        """What `run` gives for the inputs."""
+        """The result of `run` for the inputs."""
         return run_on_samples(self._strategy, lambda x: self._run(x, training), inputs)
 
 
 class Step:
-    """The training step of a model, with all that is fixed once it is traced.
+    """The training step of a model, with everything that tracing fixes.
 
     Args:
         model: the `DeltaModel`.
-        cache: an open `SourceMapCache`, from which the source's maps come; or None.
+        cache: an open `SourceMapCache` that provides the source's maps; or None.
 
     Attributes:
-        shared: the calls that are computed once for source and target.
+        shared: the calls computed once for source and target.
     """
 
     def __init__(self, model, cache=None):
@@ -83,7 +83,7 @@ class Step:
         self._pass = Pass(model, self._run_target)
 
     def still_holds(self):
-        """Whether it trains what is to be trained, and shared layers are alike."""
+        """Whether the step still trains the right variables and shares equal layers."""
         now = self._model.variables_to_train
         if self._fixed != _fixed(self._model):
             return False
@@ -104,11 +104,12 @@ class Step:
         """One step on one replica.
 
         Args:
-            data: `(x, y, sample_weight)` as Keras gives it.
+            data: `(x, y, sample_weight)` from Keras.
             watch: whether to look at the gradients of each part as well.
 
         Returns:
-            `(logs, watched)`: Keras's logs, and a dict of scalars, empty unless asked.
+            `(logs, watched)`: Keras's logs, and a dict of scalars, empty without
+            `watch`.
         """
         model, regularizer = self._model, self._model.regularizer
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -162,7 +163,7 @@ class Step:
         return logs, watched
 
     def _gradients(self, tape, scaled, replica):
-        """Of the loss, or of task loss and penalties apart, which are then combined."""
+        """Gradients of the loss, or of task loss and penalties combined."""
         variables = self._model.variables_to_train
         gradients, *rest = [tape.gradient(part, variables) for part in scaled]
         if rest:
@@ -179,9 +180,9 @@ class Step:
         return Batch(step=step, share=replica.share, replicas=replica.count, **seen)
 
     def _forward(self, x, tape):
-        """The outputs, and a dict of what a `Batch` has of both networks.
+        """The outputs, and a dict of both networks' entries for a `Batch`.
 
-        The tape sees the target alone.
+        The tape records only the target.
         """
         if not self._needs:
             return self._model(x, training=True), {}
@@ -213,10 +214,10 @@ class Step:
 
 
 def build_optimizer(model):
-    """Build a model's optimizer, with all variables: L2-FE touches the head's alone.
+    """Build a model's optimizer for all variables, though L2-FE trains only the head.
 
     Raises:
-        ValueError: if it was built before some variables of the target began to train.
+        ValueError: if it was built before some of the target's variables were trained.
     """
     if model.optimizer is None:
         return
@@ -235,14 +236,14 @@ def build_optimizer(model):
             model.optimizer = adapt(model.optimizer, model.trainable_variables)
     if unknown:
         raise ValueError(
-            f"The optimizer was built before {len(unknown)} variables began to train, "
-            f"the first '{unknown[0]}'. Call `model.compile` again after layers are "
-            "thawed or LoRA is enabled."
+            f"The optimizer was built before {len(unknown)} variables became "
+            f"trainable, the first '{unknown[0]}'. Call `model.compile` again after "
+            "unfreezing layers or enabling LoRA."
         )
 
 
 def call_target(model, inputs, training):
-    """The target's outputs, as `call` of the model gives them."""
+    """The target's outputs, as `call` of the model returns them."""
 
     def run(x):
         if training and not model.trains_features:
@@ -253,10 +254,10 @@ def call_target(model, inputs, training):
 
 
 def run_on_samples(strategy, run, x):
-    """`run(x)`; a replica that has no sample of the last batch runs on zeros.
+    """`run(x)`; a replica without samples of the last batch runs on zeros.
 
-    TensorFlow's convolutions give an empty batch a wrong shape on the CPU, and
-    BatchNormalization's statistics of it are NaN.
+    For an empty batch, TensorFlow's convolutions return a wrong shape on the CPU, and
+    BatchNormalization's statistics are NaN.
     """
     if strategy.num_replicas_in_sync == 1:
         return run(x)
@@ -269,14 +270,14 @@ def run_on_samples(strategy, run, x):
 
 
 def _fixed(model):
-    """What of recipe and optimizer is part of the traced step."""
+    """The settings of recipe and optimizer that are part of the traced step."""
     clip = None if model.recipe is None else model.recipe.clip
     rate = None if model.optimizer is None else _compat.learning_rate(model.optimizer)
     return clip, id(rate)
 
 
 def _clipped(gradients, limit, replica):
-    """Gradients whose sum over the replicas has no larger norm than `limit`."""
+    """Gradients whose sum over the replicas has a norm of at most `limit`."""
     gradients = _divided(_sum_over_replicas(gradients, replica), replica.count)
     there = [g for g in gradients if g is not None]
     clipped, _ = tf.clip_by_global_norm(there, limit / replica.count)
@@ -294,7 +295,7 @@ def _sum_over_replicas(gradients, replica):
 
 
 def _divided(gradients, count):
-    """For an optimizer, which adds the replicas' up."""
+    """Gradients for an optimizer, which adds up those of the replicas."""
     return [g if g is None or count == 1 else g / count for g in gradients]
 
 
@@ -308,7 +309,7 @@ def _replica(strategy, x):
 
 
 def _source_loss(adapting, batch, task_loss, replica):
-    """What the layers inside the source minimise, scaled for their optimizer."""
+    """Objective of the layers inside the source, scaled for their optimizer."""
     loss = adapting.source_loss(batch.without_gradient("target"), task_loss)
     adapting.source_loss_tracker.update_state(
         loss * replica.count, sample_weight=replica.total / replica.count
@@ -319,13 +320,13 @@ def _source_loss(adapting, batch, task_loss, replica):
 def _task_loss(model, x, y, y_pred, sample_weight, replica):
     """This replica's share of the task loss.
 
-    Keras counts each replica's mean as 1/replicas, which on an uneven last batch is
-    not the mean of the global batch.
+    Keras weights each replica's mean by 1/replicas, which does not give the mean of the
+    global batch if the last batch is uneven.
     """
     loss = _compat.compute_loss(model, x, y, y_pred, sample_weight)
     if replica.count == 1:
         return loss
-    loss = ops.sum(loss)  # Keras gives a vector where there are no samples
+    loss = ops.sum(loss)  # Keras returns a vector if there are no samples
     if checks.loss_is_sum(model.loss):
         return loss
     # Penalties of variables do not depend on the samples: each replica has its

@@ -11,10 +11,10 @@ from keras_delta._types import Data, PathLike, Tensor
 
 
 class TargetAlone:
-    """Mix-in for `DeltaModel`: what Keras does besides training, without the source."""
+    """Mix-in for `DeltaModel`: everything but training, without the source."""
 
     is_evaluating = False
-    """Whether `evaluate` is under way, within a `fit` or not."""
+    """Whether `evaluate` is running, within a `fit` or not."""
 
     training_only_metrics: Any = ()
     """Metrics that `evaluate` neither updates nor shows."""
@@ -24,7 +24,7 @@ class TargetAlone:
 
     @property
     def losses(self) -> list[Tensor]:
-        """The target's own layer losses, without those of source and regularizer."""
+        """The target's layer losses, without those of source and regularizer."""
         return self.target.losses
 
     @property
@@ -44,7 +44,7 @@ class TargetAlone:
             self.is_evaluating = before
 
     def test_step(self, data: Data) -> dict[str, Any]:
-        """As Keras's: the task loss and the target's layer losses, no penalties."""
+        """Like Keras's: the task loss and the target's layer losses, no penalties."""
         with self._evaluation():
             return super().test_step(data)
 

@@ -1,4 +1,4 @@
-"""A closer look at a step: how strongly each part of the objective pulls, and where."""
+"""A closer look at a step: size and direction of each part's gradient."""
 
 import math
 from typing import Any
@@ -12,7 +12,7 @@ NAMES = {"task": "task_loss", "feature": "feature_penalty", "head": "head_penalt
 
 
 class CloserLooks:
-    """Which steps of a model are watched, and what the last of them showed.
+    """Which steps of a model are watched, and the values of the last one.
 
     Attributes:
         every: number of steps from one look to the next; None for none.
@@ -41,14 +41,14 @@ class Watching:
         return self.closer_looks.last
 
     def watch(self, every: int | None) -> None:
-        """Look closer at every so many steps; `PenaltyLogger` does it by itself.
+        """Take a closer look every `every` steps; `PenaltyLogger` calls this itself.
 
         The property `watched` then holds the last closer look: a dict of scalars of
         that step and the global batch, with `step` (the optimizer's iteration before
         it), `task_loss`, `feature_penalty`, `head_penalty`, their
         `gradient_norm/task`, `/feature` and `/head`, `gradient_angle` (degrees,
         between task and feature penalty) and `penalty/<tap>`. Weights and logs of the
-        training stay the same; a watched step goes backwards four times.
+        training are unaffected; a watched step runs four backward passes.
 
         Args:
             every: number of steps from one look to the next, counted from the
@@ -58,7 +58,7 @@ class Watching:
         if every is not None and not self.hosts.is_single:
             raise ValueError(
                 f"Steps cannot be watched under {self.hosts.name}. Watch a training "
-                "on one host, or leave out `PenaltyLogger`."
+                "on one host, or omit `PenaltyLogger`."
             )
         self.closer_looks.last = None
         if every != self.closer_looks.every:
@@ -68,8 +68,8 @@ class Watching:
 def look(model, tape, parts, variables):
     """The parts of the objective, the norms of their gradients, and an angle.
 
-    Values are those of this very step and the global batch; what `fit` logs under the
-    same names are means over the epoch.
+    Values are of this step and the global batch; `fit` logs means over the epoch under
+    the same names.
 
     Args:
         model: the `DeltaModel`.
@@ -80,14 +80,14 @@ def look(model, tape, parts, variables):
     Returns:
         Dict of float32 scalars: the three values, `gradient_norm/<part>` and
         `gradient_angle`, in degrees between the gradients of task and feature
-        penalty; nan where one of the two is zero. Below 90 both pull the same way,
-        above 90 against each other.
+        penalty; nan if one of the two is zero. Below 90 the two agree, above 90 they
+        oppose each other.
     """
     values = {NAMES[k]: _sum(ops.cast(part, "float32")) for k, part in parts.items()}
-    # As large as in the step itself, so that half precision does not lose them.
+    # Scaled as in the step itself, so that half precision does not lose them.
     scale = model.optimizer.scale_loss(ops.ones((), "float32"))
-    # A value that TensorFlow cannot foresee. It would merge these gradients with the
-    # step's own otherwise, add the parts in another order, and move a last bit.
+    # A value that TensorFlow cannot predict. Otherwise it would merge these gradients
+    # with the step's, add the parts in another order, and change a last bit.
     scale = tf.where(ops.convert_to_tensor(model.optimizer.iterations) < 0, 0.0, scale)
     gradients = {}
     for name, part in parts.items():
@@ -111,7 +111,7 @@ def look(model, tape, parts, variables):
 def penalties(regularizer, batch):
     """The penalty of each tap: dict `penalty/<tap>` -> scalar, of the global batch.
 
-    Times alpha, as in `feature_penalty`, of which they are the parts.
+    Times alpha; they are the parts of `feature_penalty`.
     """
     parts = regularizer.tap_penalties(batch)
     return {f"penalty/{tap}": _sum(value) for tap, value in parts.items()}

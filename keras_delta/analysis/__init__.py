@@ -1,4 +1,4 @@
-"""What fine-tuning came to: how good it is, where it is wrong, what it changed."""
+"""Analysis of fine-tuned models: accuracy, mistakes, and what training changed."""
 
 from keras_delta.analysis.attention_matrix import attention_matrix as attention_matrix
 from keras_delta.analysis.attention_matrix import (

@@ -1,4 +1,4 @@
-"""What a model says of images, and how well: recall, mistakes, reliability."""
+"""Quality of a classifier's answers: recall, mistakes, reliability."""
 
 from typing import NamedTuple
 
@@ -32,22 +32,22 @@ class Answers(NamedTuple):
 
     @property
     def said(self):
-        """The likeliest class of each image."""
+        """The most likely class of each image."""
         return self.logits.argmax(axis=1)
 
     @property
     def right(self):
-        """Whether that is the label."""
+        """Whether `said` is the label, for each image."""
         return self.said == self.labels
 
     @property
     def calibration_error(self):
-        """Expected calibration error, of 15 bins."""
+        """Expected calibration error, over 15 bins."""
         return expected_calibration_error(self.logits, self.labels)
 
 
 class Recall(NamedTuple):
-    """How many images of a class are recognised; `share` None without images."""
+    """Number of recognised images of a class; `share` is None without images."""
 
     name: str
     images: int
@@ -58,7 +58,7 @@ class Recall(NamedTuple):
 
 
 class Bin(NamedTuple):
-    """Images of about the same confidence; see `reliability`."""
+    """Images of similar confidence; see `reliability`."""
 
     confidence: float
     accuracy: float
@@ -74,7 +74,7 @@ def confusion(answers):
 
 
 def recalls(answers):
-    """List of `Recall`, one a class, with Wilson's intervals of 95 %."""
+    """List of `Recall`, one per class, with Wilson's 95 % intervals."""
     found = []
     for number, name in enumerate(answers.class_names):
         right = answers.right[answers.labels == number]
@@ -95,7 +95,7 @@ def confused_pairs(answers, most=10):
 
 
 def confident_mistakes(answers, most=24):
-    """Numbers of the images that are wrong with the largest probability."""
+    """Numbers of the wrongly classified images, most confident first."""
     confidence = answers.probabilities.max(axis=1)
     wrong = np.flatnonzero(~answers.right)
     return wrong[np.argsort(-confidence[wrong], kind="stable")][:most]

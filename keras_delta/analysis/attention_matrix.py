@@ -1,4 +1,4 @@
-"""A picture of AFD's attention: which target maps learn from which source maps."""
+"""A plot of AFD's attention: which target maps learn from which source maps."""
 
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 BATCH = 32
-LIGHT_FROM = 0.6  # of the darkest grey, from where digits are white
+LIGHT_FROM = 0.6  # share of the darkest grey above which digits are white
 MOST_DIGITS = 200  # cells that still have room for them
 
 
@@ -24,7 +24,7 @@ def attention_matrix(model: keras.Model, x: Data, max_samples: int = 256) -> np.
     """AFD's attention in a trained model, averaged over images.
 
     Args:
-        model: a `DeltaModel` whose regularizer is `AFD`, or has it among others.
+        model: a `DeltaModel` whose regularizer is or includes `AFD`.
         x: images, or a data set of batches as `fit` takes it.
         max_samples: largest number of images.
 
@@ -32,7 +32,7 @@ def attention_matrix(model: keras.Model, x: Data, max_samples: int = 256) -> np.
         `(source taps, target taps)` float32; each row sums to 1.
 
     Raises:
-        ValueError: for a model without AFD, and for no images.
+        ValueError: if the model has no AFD, or there are no images.
     """
     afd = _find(model)
     max_samples = _arguments.integer("max_samples", max_samples)
@@ -50,14 +50,14 @@ def attention_matrix(model: keras.Model, x: Data, max_samples: int = 256) -> np.
 def plot_attention_matrix(
     model: keras.Model, x: Data, path: PathLike | None = None, max_samples: int = 256
 ) -> "Figure":
-    """Draw `attention_matrix`: a row for each source tap, a column for each target tap.
+    """Plot `attention_matrix`: one row per source tap, one column per target tap.
 
-    Dark where a target map is pulled towards a source map. Grey shades only, so that it
-    prints well; with digits where there is room.
+    Dark cells mark target maps that are pulled towards a source map. Grey shades only,
+    to print well, with digits if there is room.
 
     Args:
         model, x, max_samples: see `attention_matrix`.
-        path: write the picture there as well (PNG, PDF or SVG by its suffix).
+        path: also write the figure to this file (PNG, PDF or SVG by its suffix).
 
     Returns:
         A `matplotlib.figure.Figure`.
@@ -71,7 +71,7 @@ def plot_attention_matrix(
     height = 0.8 + 0.3 * rows + 0.06 * longest[0]
     figure = Figure(figsize=(width, height), layout="constrained")
     axis = figure.subplots()
-    darkest = max(values.max(), 2 / columns)  # what is alike is half as dark
+    darkest = max(values.max(), 2 / columns)  # uniform attention is half as dark
     picture = axis.imshow(values, cmap="Greys", vmin=0, vmax=darkest, aspect="auto")
     axis.set_xticks(range(columns), afd.target_taps, rotation=90)
     axis.set_yticks(range(rows), afd.source_taps)

@@ -1,4 +1,4 @@
-"""Images with concepts for each pixel, in folders like Broden (Network Dissection)."""
+"""Images with per-pixel concepts, in folders like Broden (Network Dissection)."""
 
 import csv
 from pathlib import Path
@@ -12,7 +12,7 @@ from keras_delta.data.decode import read_image
 
 
 class Concept(NamedTuple):
-    """Something that images show: its number in the labels, name, and category."""
+    """A concept shown in images: its number in the labels, name, and category."""
 
     number: int
     name: str
@@ -22,12 +22,12 @@ class Concept(NamedTuple):
 class Broden:
     """A folder of images with concepts.
 
-    `index.csv` has a row an image: `image`, a file in `images/`; `sh` and `sw`, height
-    and width of the labels; and a column for each category. That holds files of labels
-    in `images/` (several are parted by ";"), whose pixels are numbers of concepts,
-    red + 256 green, 0 for none; or the numbers of what the whole image shows; or
-    nothing, where the category was not looked for. `label.csv` has the `number` and
-    `name` of the concepts, `category.csv` the `name` of the categories.
+    `index.csv` has one row per image: `image`, a file in `images/`; `sh` and `sw`,
+    height and width of the labels; and one column per category. A category's cell
+    contains label files in `images/` (separated by ";"), whose pixels are numbers of
+    concepts, red + 256 green, 0 for none; or the numbers of concepts of the whole
+    image; or nothing, if the category was not annotated. `label.csv` has the `number`
+    and `name` of the concepts, `category.csv` the `name` of the categories.
 
     Args:
         folder: its path.
@@ -36,10 +36,10 @@ class Broden:
     Attributes:
         categories: list of names.
         concepts: dict number -> name.
-        rows: list of dicts, one an image.
+        rows: list of dicts, one per image.
 
     Raises:
-        ValueError: for a folder without these files, and for no images.
+        ValueError: if a file is missing, or there are no images.
 
     Source: Bau et al., "Network Dissection", CVPR 2017, arXiv:1704.05796.
     """
@@ -49,7 +49,7 @@ class Broden:
         for name in ("index.csv", "label.csv", "category.csv"):
             if not (self.folder / name).is_file():
                 expected = "a folder with index.csv, label.csv and category.csv"
-                remedy = f"There is no {name} in it."
+                remedy = f"It has no {name}."
                 raise ValueError(invalid("data", expected, str(folder), remedy))
         self.categories = [row["name"] for row in self._table("category.csv", "name")]
         self.concepts = {
@@ -76,7 +76,7 @@ class Broden:
     def labels(self, row):
         """Dict category -> list of concept numbers: arrays `(sh, sw)` or integers.
 
-        Categories that were not looked for are left out.
+        Categories that were not annotated are left out.
         """
         found = {}
         for category in self.categories:
@@ -91,7 +91,7 @@ class Broden:
     def _segments(self, name, size):
         rgb = np.asarray(Image.open(self.folder / "images" / name).convert("RGB"))
         if rgb.shape[:2] != size:
-            expected = f"labels of {size[0]} x {size[1]} pixels, as index.csv says"
+            expected = f"labels of {size[0]} x {size[1]} pixels, as in index.csv"
             received = f"{name} of {rgb.shape[0]} x {rgb.shape[1]}"
             raise ValueError(invalid("data", expected, received))
         return rgb[..., 0].astype("int32") + 256 * rgb[..., 1].astype("int32")

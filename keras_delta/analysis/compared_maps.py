@@ -1,4 +1,4 @@
-"""Where several models look: maps of the same images, side by side."""
+"""Activation maps of several models for the same images, side by side."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,7 +33,7 @@ class ComparedMaps(NamedTuple):
     Attributes:
         images: `(N, height, width, 1 or 3)`.
         maps: dict label -> `(N, h, w, K)` float32 from 0 to 1.
-        names: list of K strings: what each map is.
+        names: list of K strings that describe the maps.
     """
 
     images: np.ndarray
@@ -48,30 +48,30 @@ def compare_activation_maps(
     channels: Channels = LOWEST,
     count: int = 3,
 ) -> ComparedMaps:
-    """Maps of source and targets for the same images; as the article's Fig. 1, 6, 7.
+    """Maps of source and targets for the same images, as in the article's Fig. 1, 6, 7.
 
-    Each map is normalised by itself, `a <- (a - min) / (max - min)` over its positions,
-    a constant one to 0: compare patterns and not strengths. Networks run in inference
-    mode.
+    Each map is normalised separately, `a <- (a - min) / (max - min)` over its
+    positions, a constant one to 0: compare patterns, not strengths. Networks run in
+    inference mode.
 
     Args:
         models: a `DeltaModel`, or a dict label -> `DeltaModel`. The first one's source
-            is shown too, as "source", where it has the tap; not with `"grad_cam"`.
+            is shown too, as "source", if it has the tap; not with `"grad_cam"`.
         images: `(N, height, width, 1 or 3)`, as the models take them.
-        tap: which of the taps; default: the last one of the first model.
-        channels: a list of numbers, a number for so many of the lowest, or a rule:
+        tap: name of the tap; default: the last one of the first model.
+        channels: a list of channel numbers, a number of lowest channels, or a rule:
             `"lowest"`, those with the lowest mean in the source, which fine-tuning may
             have put to use; `"attention"`, those with the largest attention weights;
-            `"mean"`, the mean over all channels; `"grad_cam"`, where a model sees the
-            class that it says, in the maps before its head, whatever the tap.
-        count: how many channels, for the first two rules.
+            `"mean"`, the mean over all channels; `"grad_cam"`, where a model sees its
+            predicted class, in the maps before its head, regardless of the tap.
+        count: number of channels for the first two rules.
 
     Returns:
         `ComparedMaps`.
 
     Raises:
-        TypeError, ValueError: for another model, an unknown tap, channel or rule,
-            models without attention, and images that do not fit.
+        TypeError, ValueError: if the model has another type, a tap, channel or rule is
+            unknown, models have no attention, or images do not fit.
 
     Source: Li et al., "DELTA", TKDD 2021, doi 10.1145/3473912, section 4.4.
     """
@@ -109,16 +109,16 @@ def compare_activation_maps(
 def plot_compared_maps(
     compared: ComparedMaps, path: PathLike | None = None, dpi: float = 150
 ) -> "Figure":
-    """Draw compared maps over the images, in colours that also print in grey.
+    """Plot compared maps over the images, in colours that also print in grey.
 
     Args:
         compared: `ComparedMaps`.
-        path: write the picture there as well (PNG, PDF or SVG by its suffix).
+        path: also write the figure to this file (PNG, PDF or SVG by its suffix).
         dpi: dots per inch of a PNG file.
 
     Returns:
-        A `matplotlib.figure.Figure`: a row for each image and map, a column for the
-        image and for each model.
+        A `matplotlib.figure.Figure`: one row per image and map, one column for the
+        image and one for each model.
     """
     from matplotlib.figure import Figure
 
@@ -150,20 +150,20 @@ def _by_label(models):
     if not named or not all(isinstance(m, DeltaModel) for m in named.values()):
         raise TypeError(invalid("models", "DeltaModels, by label", models))
     if SOURCE in named:
-        expected = f"another label than '{SOURCE}', which is that of the first's source"
+        expected = f"labels other than '{SOURCE}', reserved for the first one's source"
         raise ValueError(invalid("models", expected, list(named)))
     return named
 
 
 def _source(model, images, tap):
-    """The source's map of a tap; None where the source has no such pair."""
+    """The source's map of a tap; None if the source has no matching tap."""
     return None if model.networks.mismatch else model.source_maps(images)[tap]
 
 
 def _choose(rule, count, raw, named, tap):
     if rule == LOWEST:
         if SOURCE not in raw:
-            expected = "another rule: the source has no map for this tap"
+            expected = "another rule, since the source has no map for this tap"
             raise ValueError(invalid("channels", expected, rule))
         return single.lowest(raw[SOURCE], count)
     for model in named.values():
@@ -172,12 +172,12 @@ def _choose(rule, count, raw, named, tap):
             if attention is not None and tap in attention.weights:
                 weights = attention.weights[tap]
                 return np.argsort(-weights, kind="stable")[:count].tolist()
-    expected = "another rule: no model has attention for this tap"
+    expected = "another rule, since no model has attention for this tap"
     raise ValueError(invalid("channels", expected, rule))
 
 
 def _grad_cam(model, images):
     network = Network(model.target, task=lambda graph: tasks.choose(model, graph))
-    classes = np.full(len(images), -1, "int64")  # what it says
+    classes = np.full(len(images), -1, "int64")  # the predicted class
     images = tf.constant(images, "float32")
     return network.activation_maps(images, classes)[0].numpy()[..., None]

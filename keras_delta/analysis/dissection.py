@@ -15,7 +15,7 @@ from keras_delta.analysis.reading import to_map
 from keras_delta.data.augment import Protocol
 
 BATCH = 16
-TOP = 0.005  # share of a unit's activations that count as on
+TOP = 0.005  # share of a unit's activations that counts as on
 IOU = 0.04
 MOST_VALUES = 2**27  # of the highest activations, 512 MB
 
@@ -25,9 +25,9 @@ class Unit(NamedTuple):
 
     Attributes:
         unit: its number.
-        concept, category: names; None where no concept meets the unit's activations.
+        concept, category: names; None if no concept overlaps the unit's activations.
         iou: intersection over union, from 0 to 1.
-        threshold: of its activations, from where it counts as on.
+        threshold: activation above which the unit counts as on.
     """
 
     unit: int
@@ -41,7 +41,7 @@ class Dissection(NamedTuple):
     """What the units of a map detect.
 
     Attributes:
-        units: list of `Unit`, one a channel.
+        units: list of `Unit`, one per channel.
         detectors: dict category -> number of different concepts that some unit detects
             (the article's Table 4).
         total: their sum.
@@ -74,11 +74,11 @@ def dissect(
         IoU(k, c) = |M_k and L_c| / |M_k or L_c|,
 
     counted over the images that have labels of c's category. The unit is a detector of
-    the concept with the highest IoU, if that is above `iou`. How many concepts have a
-    detector says how much of what people can name a network tells apart.
+    the concept with the highest IoU, if that is above `iou`. The number of concepts
+    with a detector measures how many nameable concepts a network distinguishes.
 
-    The images are read twice. The thresholds are exact as long as the activations above
-    them fit into 512 MB, and those of a random part of the positions else.
+    The images are read twice. The thresholds are exact if the activations above
+    them fit into 512 MB; otherwise they come from a random part of the positions.
 
     Args:
         model: a Keras model or `DeltaModel` (its target).
@@ -87,18 +87,18 @@ def dissect(
         tap: layer whose map is read; default: the last tap of a `DeltaModel`.
         split: of the data; None for all.
         image_size: side in pixels or (height, width); default: the network's.
-        max_images: look at no more, drawn at random.
-        top: share of the activations that count as on.
-        iou: from where a unit counts as a detector.
-        seed: of what is drawn.
+        max_images: number of images at most, drawn at random.
+        top: share of the activations that counts as on.
+        iou: IoU above which a unit counts as a detector.
+        seed: of the random draws.
         verbose: 0 for silence.
 
     Returns:
         `Dissection`.
 
     Raises:
-        ValueError: for a folder of another form, an unknown tap, and shares that are
-            none.
+        ValueError: if the folder has another form, the tap is unknown, or a share is
+            out of range.
 
     Source: Bau et al., "Network Dissection", CVPR 2017, arXiv:1704.05796; in Li et al.,
         "DELTA", TKDD 2021, doi 10.1145/3473912, Table 4.
@@ -140,11 +140,11 @@ class _Pass:
 
 
 def _thresholds(pass_over, top, rng):
-    """`(units,)`: what a share `top` of each unit's activations exceed."""
+    """`(units,)`: thresholds that a share `top` of each unit's activations exceeds."""
     kept, seen, most, share = None, 0, None, 1.0
     for maps, _ in pass_over("Thresholds"):
         flat = maps.reshape(-1, maps.shape[-1])
-        if most is None:  # the first batch tells how many there will be
+        if most is None:  # the first batch shows how many there will be
             positions = maps[0, ..., 0].size * len(pass_over.rows)
             share = min(1.0, MOST_VALUES / (top * positions * flat.shape[1]))
             most = max(1, int(np.ceil(top * share * positions)))
@@ -160,7 +160,7 @@ def _thresholds(pass_over, top, rng):
 
 
 class _Counts:
-    """Pixels where units are on, concepts are shown, and both."""
+    """Counts of pixels where units are on, where concepts are shown, and of both."""
 
     def __init__(self, broden, units):
         self._names, self._units = broden.concepts, units
@@ -169,7 +169,7 @@ class _Counts:
         self._on = {c: np.zeros(units, "int64") for c in broden.categories}
 
     def add(self, maps, labels, size, thresholds):
-        """Count one image: maps `(h, w, units)`, labels as `Broden.labels` gives."""
+        """Count one image: maps `(h, w, units)`, labels as from `Broden.labels`."""
         resized = tf.image.resize(maps, size, method="bilinear").numpy()
         on = (resized > thresholds).reshape(-1, self._units)
         for category, parts in labels.items():
@@ -192,7 +192,7 @@ class _Counts:
             self._shown[key] = self._shown.get(key, 0) + int(shown)
 
     def summary(self, thresholds, least):
-        """`Dissection` of what was counted."""
+        """`Dissection` from the counts."""
         keys = list(self._both)
         if not keys:
             raise ValueError(invalid("data", "images with concepts", "none"))

@@ -35,18 +35,18 @@ LINES = ("-", "--", ":", "-.")
 
 
 def filter_distances(model: DeltaModel) -> dict[str, dict[str, np.ndarray]]:
-    """How far each convolution filter is from where it started.
+    """How far each convolution filter has moved from its starting point.
 
     The distance of filter j of a layer is `||vec(K_j) - vec(K*_j)||_2`, with the
     target's kernel K and the source's K*, over all layers of the target that have a
-    counterpart in the source. Sorted, stage by stage, it shows what a regularizer
-    holds and what it lets go: DELTA, unlike L2-SP, lets most filters go further (the
-    article's Fig. 5).
+    counterpart in the source. Sorted within each stage, the distances show which
+    filters a regularizer holds and which it releases: DELTA, unlike L2-SP, lets most
+    filters move further (the article's Fig. 5).
 
     Stages are `conv2_x` to `conv5_x` for Keras's ResNets, with the three
-    convolutions of each bottleneck, without the stem and the projection shortcuts,
-    and else the model's taps: a convolution belongs to the first tap that depends
-    on it, and to `rest` if none does. A filter is an output channel; in a depthwise
+    convolutions of each bottleneck, without the stem and the projection shortcuts;
+    otherwise the model's taps: a convolution belongs to the first tap that depends
+    on it, or to `rest` if none does. A filter is an output channel; in a depthwise
     kernel, a channel and multiplier; a separable convolution has both kinds.
 
     Args:
@@ -56,7 +56,7 @@ def filter_distances(model: DeltaModel) -> dict[str, dict[str, np.ndarray]]:
         Dict stage -> dict layer -> float32 `(filters,)`, in the order of computation.
 
     Raises:
-        TypeError: for another model.
+        TypeError: if `model` is not a `DeltaModel`.
         ValueError: if source and target have no convolution in common.
 
     Source: Li et al., "DELTA", TKDD 2021, doi 10.1145/3473912, section 4.4.
@@ -83,7 +83,7 @@ def kernel_distances(kernel, start, axes=(-1,)):
 
     Args:
         kernel, start: K and K*, of the same shape.
-        axes: those that number the filters.
+        axes: axes that index the filters.
     """
     squares = np.square(np.asarray(kernel, "float64") - np.asarray(start, "float64"))
     axes = [a % squares.ndim for a in axes]
@@ -95,12 +95,12 @@ def stages(model):
     """Dict stage -> list of the target's convolutions that the source has as well.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there are none.
     """
     graph, names = model.pairing.target, _common_convolutions(model)
     if not names:
         raise ValueError(
-            "Distances of filters are measured of convolutions, but source and target "
+            "Filter distances are measured on convolutions, but source and target "
             f"have none in common. Target: '{model.target.name}', source: "
             f"'{model.source.name}'."
         )
@@ -130,7 +130,7 @@ def _common_convolutions(model):
 
 
 def _kernels(layer):
-    """List of (suffix of the name, kernel, axes that number its filters)."""
+    """List of (suffix of the name, kernel, axes that index its filters)."""
     if hasattr(layer, "pointwise_kernel"):
         return [
             ("/depthwise", layer.depthwise_kernel, (-2, -1)),
@@ -149,7 +149,7 @@ def tabulate_filter_distances(distances: FilterDistances) -> dict[str, np.ndarra
     """Distances as columns, each stage sorted descending; for `pandas.DataFrame`.
 
     Args:
-        distances: what `compare_filter_distances` takes.
+        distances: as for `compare_filter_distances`.
 
     Returns:
         Dict of arrays of the same length: `stage`, `rank` (from 1), `layer`,
@@ -177,7 +177,7 @@ def save_filter_distances(distances: FilterDistances, path: PathLike) -> None:
 
 
 def load_filter_distances(path: PathLike) -> dict[str, dict[str, np.ndarray]]:
-    """The distances of a saved file, as `filter_distances` gives them."""
+    """The distances of a saved file, in the form of `filter_distances`."""
     with np.load(path) as columns:
         stage, layer, number, distance = (
             columns[name] for name in ("stage", "layer", "filter", "distance")
@@ -197,23 +197,23 @@ def load_filter_distances(path: PathLike) -> dict[str, dict[str, np.ndarray]]:
 def compare_filter_distances(
     a: FilterDistances, b: FilterDistances
 ) -> dict[str, dict[str, float]]:
-    """In which share of the filters `a` is further away than `b`.
+    """The share of filters that have moved further in `a` than in `b`.
 
-    The article finds about 90 % for DELTA and L2-SP and does not say which it is:
-    `rank_wise` compares the sorted distances of each stage (the curves of the
-    picture), `filter_wise` each filter with itself.
+    The article reports about 90 % for DELTA and L2-SP but does not say which share it
+    is: `rank_wise` compares the sorted distances of each stage (the curves of the
+    plot), `filter_wise` each filter with itself.
 
     Args:
         a, b: a `DeltaModel`, a callback `StartingPointDistance` (its last
-            measurement), the path of a saved file, or what `filter_distances` gave;
-            with the same layers.
+            measurement), the path of a saved file, or the result of
+            `filter_distances`; with the same layers.
 
     Returns:
         Dict stage -> `{"rank_wise": share, "filter_wise": share}`, with the stage
         `"all"` for the whole; equal distances do not count.
 
     Raises:
-        TypeError, ValueError: for something else, or different layers.
+        TypeError, ValueError: if `a` or `b` is anything else, or layers differ.
     """
     a, b = _distances(a, "a"), _distances(b, "b")
     sizes = [
@@ -224,9 +224,9 @@ def compare_filter_distances(
         x, y = (size.get((stage, name), 0) for size in sizes)
         if x != y:
             raise ValueError(
-                "Distances can be compared of the same layers alone. The layer "
+                "Distances can only be compared between the same layers. The layer "
                 f"'{name}' of the stage '{stage}' has {x} filters in one and {y} in "
-                "the other. Use models of the same source and the same taps."
+                "the other. Use models with the same source and the same taps."
             )
     pairs: dict[str, Any]
     pairs = {stage: (joined(a[stage]), joined(b[stage])) for stage in a}
@@ -241,7 +241,7 @@ def compare_filter_distances(
 
 
 def joined(layers):
-    """The distances of all layers of a stage, one behind the other."""
+    """The distances of all layers of a stage, concatenated."""
     return np.concatenate(list(layers.values()))
 
 
@@ -264,11 +264,11 @@ def _distances(source, argument="distances"):
 def plot_filter_distances(
     curves: Mapping[str, FilterDistances], path: PathLike | None = None
 ) -> "Figure":
-    """Sorted distances, one panel per stage; as the article's Fig. 5.
+    """Plot sorted distances, one panel per stage, as in the article's Fig. 5.
 
     Args:
-        curves: dict label -> what `compare_filter_distances` takes.
-        path: write the picture there as well (PNG, PDF or SVG by its suffix).
+        curves: dict label -> distances, as for `compare_filter_distances`.
+        path: also write the figure to this file (PNG, PDF or SVG by its suffix).
 
     Returns:
         A `matplotlib.figure.Figure`.

@@ -1,4 +1,4 @@
-"""Images to look at: as a model takes them, in batches or some of them, by name."""
+"""Images for analysis: as a model takes them, in batches or by number, with names."""
 
 import os
 from pathlib import Path
@@ -17,27 +17,27 @@ FORMS = "a folder of class folders, an ImageSet, arrays `(x, y)`, or batches of 
 
 
 class Images:
-    """Images with what is known of them.
+    """Images with their labels and names.
 
-    Files and an `ImageSet` are read when they are needed; what comes in batches is read
-    once, and up to `max_images` are kept in memory.
+    Files and an `ImageSet` are read on demand; batches are read once, and up to
+    `max_images` images are kept in memory.
 
     Args:
         given: see `FORMS`.
         argument: its name, for messages.
-        image_size: (height, width) that the model takes; None where any will do, which
-            files need `size` for.
-        max_images: look at no more, but at random ones.
-        seed: of these.
-        channels: 3, or 1 for a model of grey images: those of files become grey.
+        image_size: (height, width) that the model takes; None if it takes any, which
+            is not possible for files.
+        max_images: number of images at most, drawn at random.
+        seed: of the draw.
+        channels: 3, or 1 for a model of grey images: images from files become grey.
 
     Attributes:
         argument, size, channels: as given.
-        labels: array, as given; None where there are none.
-        class_names: tuple, None where they are not known.
-        numbers: array, which of the given images each is.
-        names: list of strings, one for each image: its file or its number.
-        left_out: how many images are not looked at.
+        labels: array, as given; None if there are none.
+        class_names: tuple, None if unknown.
+        numbers: array, the index of each image in the given ones.
+        names: list of strings, one per image: its file or its number.
+        left_out: number of images left out.
     """
 
     def __init__(
@@ -76,14 +76,14 @@ class Images:
 
     @property
     def image_set(self):
-        """The images as an `ImageSet`; None where they are none."""
+        """The images as an `ImageSet`; None if they came in another form."""
         return self._set
 
     def rename(self, names):
-        """Number the classes as a model does; labels of other names follow.
+        """Number the classes as the model does, and renumber the labels accordingly.
 
         Raises:
-            ValueError: for a class that the model does not have.
+            ValueError: if the model does not have a class.
         """
         if not self.class_names or self.labels is None:
             return
@@ -104,7 +104,7 @@ class Images:
 
     def _read_set(self, given, most, seed):
         if self.size is None or None in self.size:
-            expected = "a number of pixels: the model takes images of any size"
+            expected = "a number of pixels, since the model takes images of any size"
             raise ValueError(invalid("image_size", expected, None))
         count, self.left_out = len(given), 0
         self.numbers = np.arange(count)
@@ -123,7 +123,7 @@ class Images:
         batches = hasattr(given, "element_spec") or isinstance(given, PyDataset)
         if not (pair or batches):
             raise TypeError(invalid(self.argument, FORMS, given))
-        if hasattr(given, "as_tested"):  # `ImageSet.batches`, not as it is augmented
+        if hasattr(given, "as_tested"):  # `ImageSet.batches`, without augmentation
             given = given.as_tested()
         kept, count, rng = {}, 0, np.random.default_rng(seed)
         with replay.unmoved(given):
@@ -156,7 +156,7 @@ def _are_sets(given):
 
 
 def _checked(x, argument, size, channels):
-    """Images of a batch; small where they are whole numbers up to 255."""
+    """Images of a batch, as uint8 if they are whole numbers up to 255."""
     shape = getattr(x, "shape", None)
     wanted = (None, None) if size is None else size
     fits = shape is not None and len(shape) == 4 and shape[-1] == channels
@@ -175,7 +175,7 @@ def _in_words(numbers):
 
 
 def _file_names(images):
-    """Paths from the folder that all of them share; None without files."""
+    """Paths relative to the folder that all of them share; None without files."""
     if images.paths is None:
         return None
     folders = [os.path.dirname(p) for p in images.paths]

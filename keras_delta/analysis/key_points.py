@@ -1,4 +1,4 @@
-"""How strongly maps answer at key points, such as the parts of a bird (Table 3)."""
+"""Activation of maps at key points, such as the parts of a bird (Table 3)."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -16,16 +16,16 @@ BATCH = 32
 
 
 class KeyPoints(NamedTuple):
-    """How strongly the maps of a network answer at key points.
+    """Activation of a network's maps at key points.
 
     Attributes:
         total: mean over images of the sum over their visible points, as in the
             article's Table 3.
         mean: mean over all visible points, from 0 to 1.
         by_point: `(P,)`, mean of each point over the images where it is visible; NaN
-            where it never is.
-        counts: `(P,)`, in how many images it is visible.
-        images: their number.
+            if it never is.
+        counts: `(P,)`, number of images in which each point is visible.
+        images: number of images.
     """
 
     total: float
@@ -45,25 +45,25 @@ def key_point_activation(
     protocol: ProtocolName = "default",
     ten_crop: bool = False,
 ) -> KeyPoints | dict[str, KeyPoints]:
-    """How strongly a network's maps answer at key points of the images.
+    """Activation of a network's maps at key points of the images.
 
-    Of each image the mean A over all channels of a map is normalised,
+    For each image, the mean A over all channels of a map is normalised,
     `A <- (A - min) / (max - min)`, a constant one to 0. A point (x, y) of an image of
     W x H pixels, as the network sees it, lies in the cell
 
         (floor(x w / W), floor(y h / H))
 
-    of the map of w x h cells. A point that is not visible, or that the crop leaves out,
-    does not count; with ten crops it counts with its mean over those that show it.
+    of the map of w x h cells. A point that is not visible, or outside the crop,
+    does not count; with ten crops it counts with its mean over those that contain it.
 
     Args:
-        models: a Keras model or `DeltaModel` (its target), or a dict label -> model, as
-            `{"source": model.source, "DELTA": model}`.
+        models: a Keras model or `DeltaModel` (its target), or a dict label -> model,
+            such as `{"source": model.source, "DELTA": model}`.
         images: an `ImageSet`, or an array `(N, height, width, 3)` of images of any size
             from 0 to 255.
-        points: `(N, P, 2)`: x from the left and y from the top, in pixels of the images
-            as they are in the files; NaN where a point is not visible. For
-            CUB-200-2011: `cub_points`.
+        points: `(N, P, 2)`: x from the left and y from the top, in pixels of the
+            original image files; NaN if a point is not visible. For CUB-200-2011:
+            `cub_points`.
         tap: layer whose map is read; default: the last tap of a `DeltaModel`.
         image_size: side in pixels or (height, width); default: the network's.
         protocol, ten_crop: how images are prepared, see `ImageSet.batches`.
@@ -72,12 +72,12 @@ def key_point_activation(
         `KeyPoints`; for a dict of models, a dict of them.
 
     Raises:
-        TypeError, ValueError: for points that do not fit the images, an unknown tap,
-            and a map that has no positions.
+        TypeError, ValueError: if points do not fit the images, the tap is unknown,
+            or its map has no positions.
 
     Source: Li et al., "DELTA", TKDD 2021, doi 10.1145/3473912, section 4.4, Table 3.
     The article does not say how channels are combined or which layer is read: the
-    channels' mean and the last tap are our reading.
+    mean over channels and the last tap are our interpretation.
     """
     several = isinstance(models, dict)
     named = models if several else {"": models}
@@ -101,10 +101,10 @@ def cub_points(folder: PathLike, images: ImageSet) -> tuple[np.ndarray, list[str
         images: an `ImageSet` of files in it.
 
     Returns:
-        (`(N, 15, 2)` x and y, NaN where a part is not visible; list of the names).
+        (`(N, 15, 2)` x and y, NaN if a part is not visible; list of the names).
 
     Raises:
-        ValueError: for images that are not in the list.
+        ValueError: if an image is not in `images.txt`.
     """
     folder = Path(folder)
     numbers = {name: number for number, name in _lines(folder / "images.txt", 1)}
@@ -139,7 +139,7 @@ def _checked_points(points, count):
 
 
 def _read(network, images, points, prepare):
-    """`(N, P)` activations; NaN where a point is not to be seen."""
+    """`(N, P)` activations; NaN if a point is not visible."""
     found = np.full(points.shape[:2], np.nan)
 
     def prepared(index, epoch, image):

@@ -1,4 +1,4 @@
-"""Channels of a tap, as source and target see them in a few images."""
+"""Channels of a tap in source and target, for a few images."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -24,27 +24,27 @@ def activation_maps(
     tap: str | None = None,
     channels: Channels = 3,
 ) -> dict[str, np.ndarray]:
-    """Maps of some channels, of source and target.
+    """Maps of some channels, from source and target.
 
-    Fine-tuning wakes channels that were of no use for the source's task; the maps
-    show which, and where they look (the article's Fig. 6). Each is normalised by
-    itself, `a <- (a - min) / (max - min)` over its positions, a constant map to 0, so
-    compare patterns and not strengths. Both networks run in inference mode.
+    Fine-tuning activates channels that were of no use for the source's task; the maps
+    show which, and where they look (the article's Fig. 6). Each is normalised
+    separately, `a <- (a - min) / (max - min)` over its positions, a constant map to 0,
+    so compare patterns, not strengths. Both networks run in inference mode.
 
     Args:
         model: a `DeltaModel`.
-        images: `(N, height, width, 1 or 3)`, as the model takes them; four or so.
-        tap: which of `model.taps`; default: the last.
-        channels: how many channels, those with the lowest mean source map over the
-            images; or a list of their numbers.
+        images: `(N, height, width, 1 or 3)`, as the model takes them; about four.
+        tap: one of `model.taps`; default: the last.
+        channels: number of channels, chosen by the lowest mean source map over the
+            images; or a list of channel numbers.
 
     Returns:
         Dict of arrays: `images`; `channels`, the numbers; `source` and `target`
-        `(N, H, W, channels)`, normalised; `source_raw` and `target_raw`, as they were.
+        `(N, H, W, channels)`, normalised; `source_raw` and `target_raw`, unnormalised.
 
     Raises:
-        TypeError, ValueError: for another model, an unknown tap or channel, or images
-            that the model does not take.
+        TypeError, ValueError: if the model has another type, a tap or channel is
+            unknown, or the model does not take the images.
 
     Source: Li et al., "DELTA", TKDD 2021, doi 10.1145/3473912, section 4.4.
     """
@@ -92,10 +92,10 @@ def normalized(feature_map):
 
 
 def checked_images(images):
-    """Images as an array, or refused."""
+    """Images as an array; raises an error for anything else."""
     expected = "an array (N, height, width, 1 or 3)"
     if hasattr(images, "element_spec") or isinstance(images, (str, bytes, dict)):
-        remedy = "Of a data set, pass a batch: `next(iter(data))[0][:4]`."
+        remedy = "For a data set, pass a batch: `next(iter(data))[0][:4]`."
         raise TypeError(invalid("images", expected, images, remedy))
     try:
         images = np.asarray(images)
@@ -114,7 +114,7 @@ def checked_images(images):
 
 
 def checked_channels(channels):
-    """A number of channels or a list of their numbers, as ints, or refused."""
+    """A number of channels or a list of channel numbers, as ints; checked."""
     if not isinstance(channels, (list, tuple, np.ndarray)):
         return integer("channels", channels)
     if not len(channels):
@@ -123,7 +123,7 @@ def checked_channels(channels):
 
 
 def check_fit(model, images, tap, channels):
-    """The tap, if a model has it, with these channels, and takes these images."""
+    """The tap, after checks that the model has it and that channels and images fit."""
     graph = model.pairing.target
     if tap is None:
         tap = model.taps[-1]
@@ -131,7 +131,7 @@ def check_fit(model, images, tap, channels):
         raise ValueError(unknown_name("tap", tap, model.taps))
     if len(graph.inputs) != 1:
         raise ValueError(
-            "Activation maps are of the images of a model with one input. The target "
+            "Activation maps need a model with a single image input. The target "
             f"has {len(graph.inputs)}."
         )
     graph.feed(images[:1])
@@ -154,12 +154,12 @@ def plot_activation_maps(
     title: str = "",
     dpi: float = 150,
 ) -> "Figure":
-    """Images, normalised maps and their difference, one row per channel.
+    """Plot images, normalised maps and their difference, one row per channel.
 
     Args:
-        maps: what `activation_maps` gave.
-        path: write the picture there as well (PNG, PDF or SVG by its suffix).
-        title: of the picture.
+        maps: result of `activation_maps`.
+        path: also write the figure to this file (PNG, PDF or SVG by its suffix).
+        title: of the figure.
         dpi: dots per inch of a PNG file.
 
     Returns:
@@ -192,7 +192,7 @@ def plot_activation_maps(
 def _draw_row(axes, maps, image, k):
     """Draw the k-th channel of an image; returns the pictures of its maps."""
     first, *others = axes
-    # Maps as tall and wide as the image that they belong to, whatever their grid.
+    # Maps are drawn as tall and wide as their image, for any grid.
     height, width = maps["images"].shape[1:3]
     extent = (0, width, height, 0)
     if k == 0:
@@ -215,9 +215,9 @@ def _draw_row(axes, maps, image, k):
 
 
 def displayed(image):
-    """An image as matplotlib shows it: floats from 0 to 1, without a single channel.
+    """An image for matplotlib: floats from 0 to 1, a single channel dropped.
 
-    Values from 0 to 255 are divided by 255; others than these and those from 0 to 1
+    Values from 0 to 1 are kept, values from 0 to 255 are divided by 255, and others
     are stretched.
     """
     image = np.asarray(image, "float64")

@@ -1,4 +1,4 @@
-"""Images that are in two sets, perhaps a little changed: tests that are no tests."""
+"""Images that occur in both of two sets, possibly slightly changed."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 SIDE = 16  # of the thumbnails that are compared
-ALIKE = 0.99  # correlation of thumbnails, from where images count as the same
+ALIKE = 0.99  # correlation of thumbnails above which images count as the same
 CHUNK = 512
 
 
@@ -24,17 +24,17 @@ class Pair(NamedTuple):
 
 
 def near_duplicates(first, second, alike=ALIKE):
-    """Pairs of images of two sets that show the same, most alike first.
+    """Pairs of images of two sets that show the same, most similar first.
 
-    Compared are grey thumbnails of 16 x 16 pixels, as they are and mirrored, by their
+    Grey thumbnails of 16 x 16 pixels, plain and mirrored, are compared by their
     correlation: other sizes, compression, brightness and contrast change little.
 
     Args:
         first, second: `keras_delta.analysis.images.Images`.
-        alike: correlation from where images count as the same.
+        alike: correlation above which images count as the same.
 
     Returns:
-        List of `Pair`, for each image of `second` the one that is most alike.
+        List of `Pair`, with the most similar image for each image of `second`.
     """
     a, b = _thumbnails(first), _thumbnails(second)
     found = []
@@ -53,7 +53,7 @@ def _compare(a, b):
 
 
 def _thumbnails(images):
-    """`(N, 16, 16)` of mean 0 and length 1; of one colour: all 0."""
+    """`(N, 16, 16)` of mean 0 and length 1; all 0 for a single colour."""
     parts = []
     for batch in images.batches():
         grey = batch.astype("float32").mean(-1, keepdims=True)

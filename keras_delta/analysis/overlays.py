@@ -5,13 +5,13 @@ import tensorflow as tf
 
 from keras_delta.analysis.maps import displayed
 
-HEAT = 0.7  # how much of the colours covers the photograph where a map is 1
+HEAT = 0.7  # opacity of the colours where a map is 1
 
 
 def overlaid(image, heat):
     """An image in grey with a map over it, `(height, width, 3)` uint8.
 
-    `inferno`: the higher, the lighter, as well as another hue.
+    In `inferno`, higher values are lighter and differ in hue.
 
     Args:
         image: as a model takes it.

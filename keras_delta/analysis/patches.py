@@ -1,4 +1,4 @@
-"""Which parts of images excite a channel most."""
+"""Parts of images that excite a channel most."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from keras_delta.analysis.reading import to_map
 
-SHARE = 0.35  # of the image's side that a patch has
+SHARE = 0.35  # side of a patch, as a share of the image's
 
 
 class Patch(NamedTuple):
@@ -14,7 +14,7 @@ class Patch(NamedTuple):
 
     Attributes:
         image: its number.
-        box: (top, left, bottom, right) in pixels of what the model sees.
+        box: (top, left, bottom, right) in pixels of the model's input.
         activation: of the channel in the middle of the box.
     """
 
@@ -24,14 +24,14 @@ class Patch(NamedTuple):
 
 
 def exciting_patches(model, images, channels, tap=None, count=4):
-    """The patches that excite channels of a map most, one an image at most.
+    """The patches that excite channels of a map most, at most one per image.
 
     Args:
         model: a Keras model or `DeltaModel` (its target).
         images: `keras_delta.analysis.images.Images`.
         channels: numbers of channels.
         tap: layer whose map is read; default: the last tap of a `DeltaModel`.
-        count: patches a channel.
+        count: patches per channel.
 
     Returns:
         Dict channel -> list of `Patch`, the most exciting first.

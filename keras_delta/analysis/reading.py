@@ -1,4 +1,4 @@
-"""Reading a map of a network, whatever it is inside of."""
+"""Reads a map of a network, even inside a nested model."""
 
 import numpy as np
 import tensorflow as tf
@@ -10,12 +10,12 @@ from keras_delta.model import DeltaModel
 
 
 def to_map(model, tap, image_size, label):
-    """(`ToMap` of a model, (height, width)), or a message."""
+    """(`ToMap` of a model, (height, width)); raises an error if not possible."""
     if isinstance(model, DeltaModel):
         tap, model = model.taps[-1] if tap is None else tap, model.target
     graph = Graph(model, argument=f"models[{label!r}]" if label else "models")
     if tap is None:
-        remedy = "A plain Keras model does not say which of its layers to look at."
+        remedy = "A plain Keras model has no taps to choose a layer from."
         raise ValueError(invalid("tap", "the name of a layer", None, remedy))
     if tap not in graph.nodes:
         raise ValueError(unknown_name("tap", tap, graph.nodes))
@@ -29,13 +29,13 @@ def to_map(model, tap, image_size, label):
     if image_size is None:
         image_size = model.input_shape[1:3]
     if np.ndim(image_size) and None in image_size:
-        expected = f"a size: '{model.name}' takes images of any"
+        expected = f"a size, since '{model.name}' takes images of any size"
         raise ValueError(invalid("image_size", expected, None))
     return ToMap(graph, output), image_size
 
 
 class ToMap:
-    """A network up to one of its maps, which may be inside of a nested model.
+    """A network up to one of its maps, which may be inside a nested model.
 
     Args:
         graph: the network's `Graph`.

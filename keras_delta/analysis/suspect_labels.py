@@ -1,4 +1,4 @@
-"""Labels that are probably wrong: confident learning on answers of unseen images."""
+"""Labels that are probably wrong: confident learning on held-out predictions."""
 
 import warnings
 from typing import NamedTuple
@@ -28,10 +28,10 @@ class Suspect(NamedTuple):
 
     Attributes:
         index: number of the image in the data.
-        name: its file, or its number in words.
-        label, suggestion: names of the class that it has and of the likeliest one.
-        label_probability, suggestion_probability: what a model that has not seen the
-            image gives to them.
+        name: its file, or its number as text.
+        label, suggestion: names of its class and of the most likely one.
+        label_probability, suggestion_probability: their probabilities by a model that
+            has not seen the image.
     """
 
     index: int  # type: ignore[assignment]
@@ -56,34 +56,34 @@ def suspect_labels(
 ) -> list[Suspect]:
     """Images of the training data whose label is probably wrong, worst first.
 
-    Each image is judged by a model that was trained without it (cross-validation).
-    *Confident learning* then counts, for each pair of classes, the images of the one
-    that the model is as sure to be of the other as it is, on average, of that one's own
-    images, and takes so many of the least likely ones as wrong. Look at what it lists:
-    hard and odd images are among them.
+    Each image is judged by a model trained without it (cross-validation). For each pair
+    of classes A and B, *confident learning* counts the images labelled A that the model
+    assigns to B as confidently as it does B's images on average, and marks that number
+    of the least likely labels as wrong. Review the result: hard and unusual images are
+    among them.
 
     Args:
         source: name in `keras_delta.backbones.ALL`, a pretrained network, or a
-            `DeltaModel`, whose source is taken. Never the fine-tuned network: that has
+            `DeltaModel`, whose source is used. Never the fine-tuned network: it has
             learned the wrong labels.
-        train: a folder with a folder a class, an `ImageSet`, arrays `(x, y)` with class
-            numbers, or batches of them.
+        train: a folder with one folder per class, an `ImageSet`, arrays `(x, y)` with
+            class numbers, or batches of them.
         method: `"probe"`, a linear head on the source's features, in seconds; or a
             regularizer (`"delta"`, `"l2"`, ...): the network is fine-tuned for each
-            fold, by the recipe.
+            fold, following the recipe.
         folds: of the cross-validation.
         recipe: a `Recipe` for fine-tuning; default: `Recipe()`.
         image_size: side in pixels or (height, width); default: the network's.
-        max_images: judge no more, drawn at random.
+        max_images: number of images at most, drawn at random.
         seed: of folds, order and augmentation.
-        verbose: as for `fit`, of each fold.
+        verbose: as for `fit`, for each fold.
 
     Returns:
         List of `Suspect`, with the lowest probability of the label first.
 
     Raises:
-        ImportError: where cleanlab is missing.
-        TypeError, ValueError: for data without class numbers, and for a single class.
+        ImportError: if cleanlab is missing.
+        TypeError, ValueError: if the data have no class numbers, or a single class.
 
     Source: Northcutt, Jiang and Chuang, "Confident Learning", JAIR 70, 2021,
         doi 10.1613/jair.1.12125; its program cleanlab does the counting.
@@ -97,7 +97,7 @@ def suspect_labels(
     filtering = import_optional("cleanlab.filter", "suspect_labels", "report")
     _arguments.integer("folds", folds, least=2)
     if method != PROBE:
-        regularizers.get(method)  # or it is refused
+        regularizers.get(method)  # raises if unknown
     source, size = _network(source, image_size)
     images, channels = train, source.inputs[0].shape[-1]
     if not isinstance(train, Images):
@@ -118,12 +118,12 @@ def judge(outputs, labels, classes, names, filtering):
     Args:
         outputs: `(N, classes)`; rows of NaN are not judged.
         labels: `(N,)` class numbers.
-        classes, names: of classes and images.
+        classes, names: names of classes and of images.
         filtering: the module `cleanlab.filter`.
     """
     known = np.flatnonzero(np.isfinite(outputs).all(axis=1))
     if not len(known):
-        expected = "two images or more of a class: each is judged without itself"
+        expected = "at least two images of a class, as each is judged without itself"
         raise ValueError(invalid("train", expected, "one of each"))
     shown, given = np.unique(labels[known], return_inverse=True)
     classes = [classes[c] for c in shown]
@@ -142,7 +142,7 @@ def judge(outputs, labels, classes, names, filtering):
 
 
 def _network(source, image_size):
-    """(network that puts out maps, (height, width) or None)"""
+    """(network that outputs maps, (height, width) or None)"""
     if isinstance(source, str):
         build = backbones.get(source)
         side = backbones.ALL[source].size if image_size is None else image_size
@@ -160,7 +160,7 @@ def _network(source, image_size):
 
 
 def _classes(images):
-    """Names of the classes; refuses labels that are no class numbers."""
+    """Names of the classes; refuses labels that are not class numbers."""
     labels = images.labels
     if labels is not None and labels.ndim == 2:
         one_hot = np.isin(labels, (0, 1)).all() and (labels.sum(1) == 1).all()
@@ -174,20 +174,20 @@ def _classes(images):
         or labels.min(initial=0) < 0
         or (labels.dtype.kind != "i")
     ):
-        expected = "images with a class number each"
+        expected = "images with one class number each"
         received = "none" if labels is None else f"labels {labels.dtype} {labels.shape}"
         raise ValueError(invalid("train", expected, received))
     count = len(images.class_names or ()) or int(labels.max(initial=0)) + 1
     shown = np.bincount(labels, minlength=count)
     if (shown > 0).sum() < 2:
         received = f"{int((shown > 0).sum())} class"
-        raise ValueError(invalid("train", "images of two classes or more", received))
+        raise ValueError(invalid("train", "images of at least two classes", received))
     return images.class_names or tuple(map(str, range(count)))
 
 
 def _probe(source, images, classes, folds, seed, verbose):
     if images.image_set is not None and images.channels == 3:
-        x, y = images.image_set.batches(images.size), None  # read as it is needed
+        x, y = images.image_set.batches(images.size), None  # read on demand
     else:
         x, y = images.take(range(len(images))), images.labels
     options = {"views": 0, "folds": folds, "seed": seed, "max_samples": len(images)}
@@ -213,12 +213,12 @@ def _fine_tuned(source, images, classes, folds, options):
         size = images.size
         model = fine_tune(source, train, classes=classes, image_size=size, **options)
         outputs[held_out] = model.predict(images.take(held_out), verbose=0)
-    outputs[counts[images.labels] < 2] = np.nan  # nothing showed its class
+    outputs[counts[images.labels] < 2] = np.nan  # no training image of its class
     return outputs
 
 
 def _quietly_split(parts, labels):
-    """Of classes with fewer images than folds, some folds hold none out."""
+    """Splits without the warning for classes with fewer images than folds."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return list(parts.split(labels, labels))

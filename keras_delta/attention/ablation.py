@@ -1,7 +1,7 @@
 """Exact scores: how much the loss rises when a channel is switched off.
 
-The work is a list of pairs, a sample and a channel, for each batch and tap; a call
-runs as many as the memory allows. Losses are compared sample by sample and summed
+For each batch and tap the work is a list of pairs of a sample and a channel; a call
+runs as many pairs as fit into memory. Losses are compared sample by sample and summed
 in float64.
 """
 
@@ -30,10 +30,10 @@ class Ablation:
     Args:
         network: a `CutNetwork`.
         loss: a `SampleLoss`.
-        memory: bytes that the work may take besides the network; None: as usual.
+        memory: bytes that the work may use besides the network; None: the default.
         tolerance: see `ChannelAttention.compute`.
         checkpoint: a `Checkpoint`, written after batches.
-        state: what the checkpoint holds, if anything.
+        state: contents of the checkpoint, if any.
         extra: dict of further arrays for the checkpoint.
         strategy: a `tf.distribute.Strategy` over whose replicas pairs are spread.
     """
@@ -63,11 +63,11 @@ class Ablation:
             self._progress = Progress.from_arrays(state, network.taps)
 
     def run(self, data, max_samples=None, progress=True):
-        """Look at all of the data, or what the checkpoint left of it.
+        """Process all data, or those that the checkpoint has not covered.
 
         Args:
-            data: what `samples.batches` reads.
-            max_samples: look at no more than so many.
+            data: any data that `samples.batches` reads.
+            max_samples: number of samples at most.
             progress: show a progress bar with the time left.
 
         Returns:
@@ -85,8 +85,8 @@ class Ablation:
             self._checkpoint.save(self._arrays, now=True)
             if self._checkpoint.written:
                 print(
-                    f"\nInterrupted. '{self._checkpoint.path}' holds the batches that "
-                    "are done; run the same again to go on from there.",
+                    f"\nInterrupted. '{self._checkpoint.path}' contains the finished "
+                    "batches; run the same call again to resume.",
                     flush=True,
                 )
             raise
@@ -114,7 +114,7 @@ class Ablation:
         return seen
 
     def _fit_memory(self, feeds):
-        """How many samples, and for each tap how many pairs, go into a call."""
+        """Set how many samples, and for each tap how many pairs, go into a call."""
         fixed, per_sample, per_pair = self.network.needs(feeds)
         if self._memory is None:
             self._memory = memory.usual() + fixed
@@ -129,7 +129,7 @@ class Ablation:
             raise ValueError(
                 f"The memory budget of {memory.show(self._memory)} is too small for "
                 f"one channel of '{widest}' on {self._batch} sample(s), which takes "
-                f"{needed}, copies of weights included. Pass a larger `memory`, or "
+                f"{needed}, including copies of weights. Pass a larger `memory`, or "
                 "smaller images."
             )
         self._pairs = {
@@ -141,7 +141,7 @@ class Ablation:
         return any(tally.active(self._tolerance).any() for tally in tallies)
 
     def _after(self, x, targets, mark, bar):
-        """The progress after one more batch, all taps of it."""
+        """The progress after one more batch, with all its taps."""
         size = samples.length(x)
         feeds = self.network.feed(tree.map_structure(self._padded, x))
         calls = self._calls_for(feeds)
@@ -164,10 +164,10 @@ class Ablation:
         return Progress(tallies, loss, [*before.done, mark])
 
     def _compare(self, tap, call, base, changes, targets, differences, bar):
-        """Enter the loss increases of one tap and batch into `differences`.
+        """Write the loss increases of one tap and batch into `differences`.
 
-        Only of the pairs that make a difference, `changes`, channel by channel; the
-        intact network's losses come first and go through the same call.
+        Only for pairs that make a difference, `changes`, channel by channel; the
+        intact network's losses come first, through the same call.
         """
         size = len(changes)
         channels, rows = np.nonzero(changes.T)
@@ -182,7 +182,7 @@ class Ablation:
             if not np.isfinite(losses).all():
                 bad = channel[~np.isfinite(losses)][0]
                 raise ValueError(
-                    f"With channel {bad} of '{tap}' switched off the loss is not "
+                    f"With channel {bad} of '{tap}' switched off, the loss is not "
                     "finite. Use a loss that bounds its logarithms, or logits."
                 )
             whole = channel < 0
@@ -219,7 +219,7 @@ class Ablation:
             raise ValueError(
                 f"The checkpoint '{self._checkpoint.path}' was made from other data: "
                 f"batch {index} of up to {self._batch} samples differs in images, "
-                "labels, types or number. Give the same samples in the same order "
+                "labels, types or number. Pass the same samples in the same order "
                 "and with the same augmentation, or pass another path."
             )
 
@@ -229,8 +229,8 @@ def _rows(y, rows):
 
 
 def _not_finite(name):
-    """The text of the error; `name` of the first layer that is to blame, or None."""
-    where = f"layer '{name}' puts out numbers that are not" if name else "it is not"
+    """The text of the error; `name`: the first layer responsible, or None."""
+    where = f"layer '{name}' outputs numbers that are not" if name else "it is not"
     return (
         f"The loss is not finite on some samples: {where} finite, before any channel "
         "was switched off. Check the images, the labels and the weights."
@@ -252,26 +252,26 @@ class _Bar:
             print("Channel attention:", flush=True)
 
     def begin(self, batches, tap):
-        """Say which batch and tap comes next."""
+        """Set the next batch and tap."""
         taps = list(self._channels)
         before = sum(self._channels[t] for t in taps[: taps.index(tap)])
         self._before = batches * self._all + before
         self._width = self._channels[tap]
 
     def show(self, part):
-        """Say which part of the tap is done, 0 to 1."""
-        if self._bar and sys.stdout.isatty():  # a log file gets the last line alone
+        """Show which part of the tap is done, 0 to 1."""
+        if self._bar and sys.stdout.isatty():  # a log file gets only the last line
             done = self._before + int(min(part, 1) * self._width)
             self._bar.update(done, finalize=False)
 
     def close(self, batches):
-        """Say that all is done."""
+        """Show that all is done."""
         if self._bar:
             self._bar.update(batches * self._all, finalize=True)
 
 
 def _number_of_samples(data, max_samples):
-    """Where it is known, else None."""
+    """The number of samples if known, else None."""
     first = tree.flatten(data[0])[0] if isinstance(data, tuple) else None
     known = [n for n in (first is not None and len(first), max_samples) if n]
     return min(known) if known else None

@@ -1,4 +1,4 @@
-"""Traced computations: of a function once, and of pairs as many at a time as fit."""
+"""Traced computations: a function traced once, and pairs in calls that fit memory."""
 
 import math
 
@@ -8,7 +8,7 @@ from keras import tree
 
 
 def trace(function, *arguments):
-    """The function traced for tensors of these shapes, for good."""
+    """The function, traced once for tensors of these shapes."""
     specs = tree.map_structure(lambda v: tf.TensorSpec(v.shape, v.dtype), arguments)
     try:
         fast = tf.function(function, autograph=False)  # half the time
@@ -19,13 +19,13 @@ def trace(function, *arguments):
 
 
 class Call:
-    """Pairs of a batch through one tapped network, as many at a time as it takes.
+    """Runs pairs of a batch through one tapped network, as many at a time as fit.
 
     Args:
-        suffix: a `Suffix`, or what has its interface.
+        suffix: a `Suffix`, or an object with its interface.
         base: structure of tensors with the shapes of `Suffix.base`'s.
         fitting: number of pairs that fit into memory.
-        most: number of pairs that there can be.
+        most: largest possible number of pairs.
         strategy: spreads a call over its replicas.
 
     Attributes:

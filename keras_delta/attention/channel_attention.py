@@ -33,20 +33,20 @@ class ChannelAttention:
 
     Args:
         weights: dict tap -> `(C,)` non-negative, sum 1.
-        scores: dict tap -> `(C,)`, or None where only weights are known.
-        normalization: how the weights came from the scores.
+        scores: dict tap -> `(C,)`, or None if only weights are known.
+        normalization: how the weights were computed from the scores.
         temperature: of that normalisation.
-        samples: number of samples that were looked at, or None.
-        standard_errors: dict tap -> `(C,)`, of the scores; None where not known.
-        counts: dict tap -> `(C,)`, number of samples of each score, where a
+        samples: number of samples used, or None.
+        standard_errors: dict tap -> `(C,)`, of the scores; None if unknown.
+        counts: dict tap -> `(C,)`, number of samples of each score, if a
             `tolerance` let some stop early; else None.
-        made_of: dict of what the scores were computed from: method, loss,
-            fingerprints of network and data, versions; None where not known.
+        made_of: dict describing the computation of the scores: method, loss,
+            fingerprints of network and data, versions; None if unknown.
 
     Attributes:
         weights, scores, standard_errors: dict tap -> float32 `(C,)`.
-        perplexity, effective_channels: dict tap -> over how many channels the
-            weights are spread, as a number and as a share of C.
+        perplexity, effective_channels: dict tap -> number of channels over which the
+            weights are spread, absolute and as a share of C.
 
     Source: Li et al., "DELTA", TKDD 2021, doi 10.1145/3473912, Eq. 9 and Algorithm
     1; github.com/lixingjian/DELTA for the standardised softmax.
@@ -96,54 +96,54 @@ class ChannelAttention:
     ) -> Self:
         """Measure the attention of a model on data (Algorithm 1).
 
-        The scores are what setting the channel to zero and running the whole network
-        again would give, up to float32 rounding of the outputs; losses are compared
+        The scores equal those of setting the channel to zero and running the whole
+        network again, up to float32 rounding of the outputs; losses are compared
         per sample and summed in float64. The model runs in inference mode and is not
         changed. Sample weights are not used. Under a `tf.distribute.MirroredStrategy`
         the work is spread over its replicas.
 
         Args:
             model: a `DeltaModel`, or a Functional or Sequential model with a head.
-            data: what `fit` takes; read once, twice with `train_head`.
-            taps: list of layer names (of a layer that is called more than once a tap
-                is one call, `"conv#1"`); default: the `DeltaModel`'s, else as
+            data: data as for `fit`; read once, or twice with `train_head`.
+            taps: list of layer names (for a layer called more than once, a tap
+                is one call, `"conv#1"`); default: the `DeltaModel`'s, else those that
                 `DeltaModel(taps="auto")` chooses.
-            max_samples: look at no more than so many; default: all.
+            max_samples: number of samples at most; default: all.
             normalization: `"standardized"` (the authors' program:
                 `softmax(zscore(scores) / temperature)`), `"softmax"` of the scores,
                 `"softmax_of_sums"` over the samples (the article's; it mostly leaves
                 a single channel), `"ratio"` of the rectified scores, `"uniform"`.
             temperature: of the softmax, default 5 as in the authors' program.
-            method: `"exact"`; nothing is approximated unless asked for.
-            tolerance: stop a channel once the 95 % interval of its score is no wider
-                to each side than so many standard deviations of its tap's scores,
+            method: `"exact"`; nothing is approximated unless requested.
+            tolerance: stop a channel once its score's 95 % interval extends to each
+                side by at most this many standard deviations of its tap's scores,
                 after 64 samples at the earliest; None: never. With 0.5 and the
-                standardised softmax a weight is then within 10 % of what all samples
-                would give, 19 times of 20. Needs samples in random order.
-            memory: bytes that the work may take besides model and data, or text such
+                standardised softmax, a weight is then within 10 % of its value over
+                all samples in 19 of 20 cases. Needs samples in random order.
+            memory: bytes that the work may use besides model and data, or text such
                 as `"2GB"`; default: 512 MiB for maps (2 GiB on a GPU, at most a
-                quarter of what is free) and 2.5 times the weights behind the taps.
-                Scores depend on it by their rounding alone; with `tolerance`, which
-                is looked at after each batch, a small one may stop channels earlier.
-            train_head: train a copy of the head on frozen features first, as
-                Algorithm 1 says; `"auto"`: where the head is no better than chance.
+                quarter of the free memory) and 2.5 times the weights behind the taps.
+                It affects only the rounding of scores; but with `tolerance`, which is
+                checked after each batch, a small value may stop channels earlier.
+            train_head: first train a copy of the head on frozen features, as in
+                Algorithm 1; `"auto"`: if the head is no better than chance.
             loss: Keras loss (a list or dict for several outputs); default: the
                 compiled one, else cross-entropy as the output's activation and the
                 labels suggest. A regression needs one.
-            checkpoint: path of a file that the work is saved to batch by batch, of at
-                most 32 samples each. The same call goes on from there after an
-                interruption and gives the same bits; a file made for another network,
-                data, loss or taps is refused. It is kept at the end.
+            checkpoint: path of a file to which the work is saved after each batch of at
+                most 32 samples. After an interruption the same call resumes from it
+                with bit-identical results; a file made for another network, data,
+                loss or taps is refused. The file is kept at the end.
             progress: show a progress bar with the time left.
 
         Returns:
             A `ChannelAttention`.
 
         Raises:
-            TypeError: for a subclassed model, whose graph cannot be read.
-            ValueError: for unknown taps, data without targets, no samples, a loss
-                that is not finite (naming the first layer that is not), labels
-                outside the classes, a budget too small for one channel.
+            TypeError: if the model is subclassed, so its graph cannot be read.
+            ValueError: if taps are unknown, data have no targets or no samples, the
+                loss is not finite (naming the first such layer), labels are outside
+                the classes, or the budget is too small for one channel.
 
         Example:
             >>> attention = kd.ChannelAttention.compute(model, (x, y))
@@ -179,16 +179,16 @@ class ChannelAttention:
     ) -> Self:
         """Attention from scores, a dict tap -> `(C,)`; see `compute`.
 
-        Warns where the weights collapse on less than a tenth of the channels: such
-        an attention multiplies the step of a few channels and has made training
-        diverge. Warns too where they are all but uniform, though the normalisation
-        is not: then the attention says nothing. (Those of the authors' scores are
-        spread over 90 to 99 % of the channels.)
+        Warns if the weights collapse on less than a tenth of the channels: such
+        attention multiplies the step of a few channels and has made training
+        diverge. Also warns if they are nearly uniform although the normalisation
+        is not: the attention then carries no information. (Weights from the authors'
+        scores are spread over 90 to 99 % of the channels.)
 
         Args:
             scores: dict tap -> `(C,)`.
             normalization, temperature: see `compute`.
-            samples: number of samples; `"softmax_of_sums"` needs it.
+            samples: number of samples, required for `"softmax_of_sums"`.
             **known: further arguments of the class.
         """
         weights = {
@@ -219,13 +219,13 @@ class ChannelAttention:
         """Attention from the authors' `channel_wei.*.json`.
 
         Args:
-            path: the file: a list of lists of scores, one list a tap.
+            path: the file: a list of lists of scores, one list per tap.
             taps: the taps' names, in the same order.
             normalization: see `compute`.
             temperature: see `compute`.
 
         Raises:
-            ValueError: for a file of another form, or another number of taps.
+            ValueError: if the file has another form or number of taps.
         """
         scores = files.read_official(path, taps)
         return cls.from_scores(scores, normalization, temperature)
@@ -234,21 +234,21 @@ class ChannelAttention:
         """Write the scores as the authors' program reads them: a list of lists."""
         if self.scores is None:
             raise ValueError(
-                "The authors' file holds scores, and this attention was made from "
+                "The authors' file contains scores, but this attention was made from "
                 "weights alone. Use `save`, or compute the attention."
             )
         _disk.write_json(path, [s.tolist() for s in self.scores.values()])
 
     def save(self, path: PathLike) -> None:
-        """Write to a JSON file, whole or not at all."""
+        """Write to a JSON file, atomically."""
         _disk.write_json(path, {"format": FORMAT, **self.get_config()})
 
     @classmethod
     def load(cls, path: PathLike) -> Self:
-        """Read what `save` wrote.
+        """Read a file written by `save`.
 
         Raises:
-            ValueError: if the file is damaged or something else.
+            ValueError: if the file is damaged or of another kind.
         """
         content = files.read(path)
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
@@ -260,7 +260,7 @@ class ChannelAttention:
 
     @property
     def perplexity(self) -> dict[str, float]:
-        """Dict tap -> over how many channels the weights are spread, 1 to C."""
+        """Dict tap -> number of channels over which the weights are spread, 1 to C."""
         return {tap: normalize.perplexity(w) for tap, w in self.weights.items()}
 
     @property
@@ -272,10 +272,10 @@ class ChannelAttention:
         """Refuse attention that was made for other taps.
 
         Args:
-            channels: dict tap -> number of channels, as the model has them.
+            channels: dict tap -> number of channels in the model.
 
         Raises:
-            ValueError: naming the taps that are missing or have another width.
+            ValueError: if a tap is missing or has another width, naming it.
         """
         for tap, count in channels.items():
             if tap not in self.weights:
@@ -298,7 +298,7 @@ class ChannelAttention:
         return plot(self, path)
 
     def get_config(self) -> dict[str, Any]:
-        """What `from_config` needs, as plain numbers."""
+        """The arguments for `from_config`, as plain numbers."""
         return {
             "weights": _lists(self.weights),
             "scores": _lists(self.scores),
@@ -324,7 +324,7 @@ class ChannelAttention:
 
 
 def _lists(arrays):
-    """Plain numbers; JSON has none for "not a number"."""
+    """Plain numbers, with None for NaN, which JSON lacks."""
     if arrays is None:
         return None
     return {

@@ -1,9 +1,9 @@
 """Which layers keep channels apart, and where a tensor's channels are.
 
-A layer keeps channels apart if channel j of its output needs channel j of its
-input alone. Behind a tap, such layers can be run once with *every* channel of the
-tap at zero: channel j of what comes out is what it would be with channel j alone
-at zero. Only where channels are mixed does the work for each channel begin.
+A layer keeps channels apart if channel j of its output depends on channel j of its
+input alone. Behind a tap, such layers can run once with *every* channel of the tap at
+zero: channel j of the output is the same as with channel j alone at zero. Separate
+work for each channel is needed only once channels are mixed.
 """
 
 import keras
@@ -32,7 +32,7 @@ ACTIVATIONS = {
 }
 
 
-# Their output has axes of its own, whatever comes in.
+# Layers whose output axes do not follow from the input's.
 NEW_AXES = (
     layers.Dense,
     layers.EinsumDense,
@@ -46,9 +46,8 @@ NEW_AXES = (
 def channel_axis(graph: Graph, name):
     """Axis of the channels in the output of the named call, counted from 0.
 
-    The last one, or 1 where the layer was built with `data_format="channels_first"`
-    or normalises along axis 1, or where it leaves the axes of such a layer's output
-    as they are.
+    The last one, or 1 if the layer was built with `data_format="channels_first"`,
+    normalises along axis 1, or keeps the axes of such a layer's output.
     """
     node = graph.nodes[name]
     rank = len(node.outputs[0].shape)
@@ -56,7 +55,7 @@ def channel_axis(graph: Graph, name):
         axis = stated_axis(node.operation, rank)
         if axis is not None:
             return axis
-        # What a concatenation's own axis holds cannot be told: tokens, perhaps.
+        # The axis of a concatenation may hold anything, such as tokens.
         joins = isinstance(node.operation, layers.Concatenate)
         shape = node.outputs[0].shape
         before = [t for t in node.inputs if t.shape == shape or joins]
@@ -65,7 +64,7 @@ def channel_axis(graph: Graph, name):
 
 
 def stated_axis(layer, rank):
-    """Axis of the channels as the layer itself says; None where it does not."""
+    """Axis of the channels as the layer states it; None if it does not."""
     layout = getattr(layer, "data_format", None)
     if layout is not None:
         return 1 if layout == "channels_first" else rank - 1
@@ -83,7 +82,7 @@ def follow(node, where):
             depend on the tap.
 
     Returns:
-        `(axis, first)` of the output, or None where the call mixes channels.
+        `(axis, first)` of the output, or None if the call mixes channels.
     """
     places = {where[id(t)] for t in node.inputs if id(t) in where}
     rule = RULES.get(type(node.operation))
@@ -96,8 +95,8 @@ def follow(node, where):
 
 
 # Each rule takes a call, the axis of the channels, and which of the call's inputs have
-# them. It returns the axis in the output and by how much the first channel moves, or
-# None where channels are mixed.
+# them. It returns the axis in the output and the shift of the first channel, or None if
+# channels are mixed.
 
 
 def _elementwise(node, axis, tapped):
@@ -121,7 +120,7 @@ def _positions(node, axis, tapped):
     layout = getattr(node.operation, "data_format", None)
     expected = "channels_last" if axis == len(before) - 1 else "channels_first"
     new = min(axis, len(after) - 1)
-    # Layers of one dimension have no layout: there the width tells.
+    # One-dimensional layers have no layout: the width decides.
     fits = layout in (None, expected) and before[axis] == after[new]
     return (new, 0) if fits else None
 
@@ -140,7 +139,7 @@ def _concatenation(node, axis, tapped):
 
 
 def is_elementwise(activation):
-    """Whether an activation function of Keras looks at each number by itself."""
+    """Whether an activation function of Keras is elementwise."""
     known = getattr(keras.activations, getattr(activation, "__name__", ""), None)
     return known is activation and activation.__name__ in ACTIVATIONS
 

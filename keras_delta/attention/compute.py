@@ -1,4 +1,4 @@
-"""Algorithm 1: from a model and data to scores."""
+"""Algorithm 1: scores from a model and data."""
 
 import sys
 from collections.abc import Iterable
@@ -40,7 +40,7 @@ def measure(
     """Scores of the taps' channels; the arguments are `ChannelAttention.compute`'s.
 
     Returns:
-        A `tally.Progress`, and a dict that says what it was made of.
+        A `tally.Progress`, and a dict that describes model, data and settings.
     """
     check_arguments(method, tolerance, train_head, max_samples)
     budget = memory.budget(memory_budget)
@@ -80,8 +80,8 @@ def check_arguments(method="exact", tolerance=None, train_head=False, max_sample
     """Refuse what `measure` cannot work with."""
     if method == "taylor":
         raise ValueError(
-            '`method="taylor"` is no more: its ranking of the channels was too often '
-            "another one than that of the exact scores. For less work pass "
+            '`method="taylor"` was removed: its ranking of the channels differed too '
+            "often from that of the exact scores. For less work pass "
             "`max_samples` or `tolerance`, with which scores stay exact."
         )
     _arguments.choice("method", method, METHODS)
@@ -94,7 +94,7 @@ def check_arguments(method="exact", tolerance=None, train_head=False, max_sample
 def _first(data):
     spec = getattr(data, "element_spec", data)
     if isinstance(spec, tuple) and len(spec) == 3:
-        warn("Sample weights are not used: every sample counts alike.")
+        warn("Sample weights are not used: all samples count equally.")
     first = next(samples.batches(data, max_samples=1), None)
     if first is None:
         raise ValueError("No samples: channel attention needs at least one.")
@@ -135,7 +135,7 @@ def _head(model, graph, data, loss, train_head, max_samples, state):
 
 
 def _is_chance(loss, groups):
-    """Whether a head gives no more than the best constant prediction."""
+    """Whether a head is no better than the best constant prediction."""
     each, seen = [], []
     for labels, outputs in groups:
         targets = loss.targets(labels)
@@ -160,10 +160,10 @@ def _as_arrays(graph, head):
 
 
 def _strategy(model):
-    """The MirroredStrategy that the caller or the model is under, if any.
+    """The MirroredStrategy of the caller or the model, if any.
 
-    Replicas of other hosts would not hand their results over; each host of such a
-    strategy computes everything.
+    Results of replicas on other hosts would not arrive here; with such a strategy each
+    host computes everything.
     """
     strategies = (
         tf.distribute.get_strategy(),

@@ -1,4 +1,4 @@
-"""Files of attention: JSON of ours, and of the authors' program."""
+"""Files of attention: our JSON, and that of the authors' program."""
 
 import json
 from pathlib import Path
@@ -7,10 +7,10 @@ from keras_delta._errors import invalid
 
 
 def read(path):
-    """What a JSON file holds.
+    """The contents of a JSON file.
 
     Raises:
-        ValueError: for a damaged file.
+        ValueError: if the file is damaged.
     """
     try:
         return json.loads(Path(path).read_text("utf-8"))
@@ -27,7 +27,7 @@ def read_official(path, taps):
     if not isinstance(lists, list) or not all(map(_is_list_of_numbers, lists)):
         raise ValueError(damaged(path, "a list of lists of numbers"))
     if len(lists) != len(taps):
-        expected = f"{len(lists)} names, one a list in '{path}'"
+        expected = f"{len(lists)} names, one per list in '{path}'"
         raise ValueError(invalid("taps", expected, taps))
     return dict(zip(taps, lists, strict=True))
 

@@ -13,12 +13,12 @@ class Folding:
     In inference mode BatchNormalization is `x * s + t` with constants s and t, so
     a convolution with the kernel `k * s` and the bias `b * s + t` does both, and
     TensorFlow then computes convolution, bias, the addition of a shortcut and ReLU
-    in one pass over the map. Nothing changes but rounding.
+    in one pass over the map. Only rounding changes.
 
     Args:
         graph: the network.
-        fed: tensors that will be given, and so have to be what the graph says.
-        folded: dict that keeps what was folded, for several of one network.
+        fed: tensors that will be fed and must therefore keep the graph's values.
+        folded: dict of folded parameters, shared by several for one network.
     """
 
     def __init__(self, graph: Graph, fed=(), folded=None):
@@ -44,15 +44,15 @@ class Folding:
                 self._left_out.add(id(norm.outputs[0]))
 
     def norm(self, node):
-        """The call of BatchNormalization that is folded into a call, or None."""
+        """The BatchNormalization call that is folded into a call, or None."""
         return self._norms.get(id(node.outputs[0]))
 
     def parameters(self, node, dtype=None):
-        """Kernel and bias of a convolution or dense layer, with what is folded in.
+        """Kernel and bias of a convolution or dense layer, after folding.
 
         Args:
             node: the call.
-            dtype: of what is returned; default: the layer's own.
+            dtype: of the result; default: the layer's.
         """
         key = (id(node.outputs[0]), self.norm(node) is None, dtype)
         if key not in self._folded:
@@ -80,7 +80,7 @@ class Folding:
         return [v if v is None else ops.cast(v, dtype) for v in (kernel, bias)]
 
     def __call__(self, node, *args, **kwargs):
-        """The output of a call; None where nothing is folded."""
+        """The output of a call; None if nothing is folded."""
         if id(node.outputs[0]) in self._left_out:
             return args[0]
         if self.norm(node) is None:
@@ -108,7 +108,7 @@ def linear(node, x, kernel, bias):
 
 
 def plain_kernel(layer):
-    """Whether the layer's kernel and bias are all there is to it."""
+    """Whether the layer is determined by its kernel and bias."""
     return (
         not getattr(layer, "lora_enabled", False)
         and getattr(layer, "quantization_mode", None) is None

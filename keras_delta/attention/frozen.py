@@ -1,4 +1,4 @@
-"""A network's variables, held still while it is computed with."""
+"""A network's variables, held constant during a computation."""
 
 import functools
 
@@ -12,12 +12,12 @@ from keras_delta._network.fingerprint import digest
 class Frozen:
     """Values of variables, for running a network that nothing can change.
 
-    Inside of `scope()` layers compute with these values, and what they assign to
-    their variables is dropped.
+    Inside `scope()` layers compute with these values, and their assignments to
+    variables are dropped.
 
     Args:
         layers: iterable of layers.
-        replaced: list of (variable, array) to take in place of what they hold.
+        replaced: list of (variable, array) that override the variables' values.
     """
 
     def __init__(self, layers, replaced=()):
@@ -38,7 +38,7 @@ class Frozen:
         ]
 
     def scope(self):
-        """A context in which the variables have the values."""
+        """A context in which the variables have these values."""
         with tf.init_scope():  # tensors that every trace can refer to
             values = self._values
         return keras.StatelessScope(values)

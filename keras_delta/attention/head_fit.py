@@ -20,13 +20,13 @@ LEAST_STEPS = 300
 
 
 class HeadFit:
-    """A network's head and the features it sees, both taken out of the network.
+    """A network's head and its input features, both extracted from the network.
 
     Args:
         graph: the network.
         head: names of the head's layers.
-        data: what `samples.batches` reads; read once.
-        max_samples: look at no more than so many.
+        data: any data that `samples.batches` reads; read once.
+        max_samples: number of samples at most.
     """
 
     def __init__(self, graph: Graph, head, data, max_samples=None):
@@ -58,11 +58,11 @@ class HeadFit:
         return self._programs[key](feeds)
 
     def _run(self, fetches, feeds, values):
-        with keras.StatelessScope():  # what a layer counts is not counted here
+        with keras.StatelessScope():  # counters of layers do not advance here
             return self.graph.run(fetches, feeds, values, training=False)
 
     def groups(self):
-        """Labels and the head's outputs, as it is, of all samples of one shape."""
+        """Labels and outputs of the current head, for all samples of one shape."""
         for features, labels in zip(self._features, self._labels, strict=True):
             out = self._run(self.graph.outputs, self._entering, features)
             yield labels, with_logits(out)
@@ -71,15 +71,15 @@ class HeadFit:
         """Train a copy of the head on the frozen features.
 
         The optimizer is the authors': SGD 0.01, momentum 0.9, weight decay 1e-4,
-        10 epochs with the learning rate times `0.1^(1/6)` after each. Small data
-        sets get more epochs, 300 steps at least.
+        10 epochs with the learning rate multiplied by `0.1^(1/6)` after each. Small
+        data sets get more epochs, for at least 300 steps.
 
         Args:
             loss: a `SampleLoss`.
             seed: of the order of the samples.
 
         Returns:
-            List of (the network's own variable, trained array).
+            List of (variable of the network, trained array).
         """
         outputs, y, losses, weights = self._with_loss(loss)
         copy = copy_model(
@@ -132,9 +132,9 @@ class HeadFit:
 
 
 def _shuffled(groups, counts, epochs, seed):
-    """A data set of batches, each of one group's samples, all epochs in one.
+    """A data set of batches, each from one group's samples, with all epochs in one.
 
-    The order is our own: Keras's follows its global seed.
+    We set the order ourselves, since Keras's follows its global seed.
     """
     rng, parts = np.random.default_rng(seed), []
     for group, count in zip(groups, counts, strict=True):
@@ -158,7 +158,7 @@ def _joined(parts):
 
 
 def _spec(*arrays):
-    """What is alike in the arrays' shapes, but for the number of samples."""
+    """Spec with the sizes that the arrays share, apart from the number of samples."""
     shapes = zip(*(v.shape[1:] for v in arrays), strict=True)
     known = [d[0] if len(set(d)) == 1 else None for d in shapes]
     return tf.TensorSpec([None, *known], arrays[0].dtype)

@@ -15,8 +15,8 @@ from keras_delta._tasks import loss_name
 def with_logits(predicted):
     """Outputs as a list; those of a softmax or sigmoid as (output, logits).
 
-    Keras's cross-entropies go back from probabilities to the logits that Keras
-    notes on them; the note is lost where a traced function ends.
+    Keras's cross-entropies use the logits that Keras attaches to probabilities; that
+    information is lost at the end of a traced function.
     """
     logits = [(t, _compat.logits_of(t)) for t in tree.flatten(predicted)]
     return [t if noted is None else (t, noted) for t, noted in logits]
@@ -26,9 +26,9 @@ class SampleLoss:
     """Loss per sample of a network: `(targets, outputs) -> (B,)` in float64.
 
     Args:
-        losses: list of Keras losses, one an output; None where an output has none.
-        weights: list of factors, one an output.
-        names: names of the outputs, for targets that come as a dict.
+        losses: list of Keras losses, one per output; None for an output without.
+        weights: list of factors, one per output.
+        names: names of the outputs, for targets in a dict.
     """
 
     def __init__(self, losses, weights=None, names=None):
@@ -37,11 +37,11 @@ class SampleLoss:
         self._names = names
 
     def targets(self, y):
-        """Targets of a batch as a list, one an output."""
+        """Targets of a batch as a list, one per output."""
         return outputs.targets(y, self.losses, self._names)
 
     def check(self, targets, predicted):
-        """Refuse labels that the outputs have no class for."""
+        """Refuse labels for which the outputs have no class."""
         for loss, y, out in zip(self.losses, targets, predicted, strict=True):
             out = out[0] if isinstance(out, (list, tuple)) else out
             if loss is not None:
@@ -58,7 +58,7 @@ class SampleLoss:
         return ops.convert_to_numpy(total)
 
     def describe(self):
-        """A text that tells one loss from another."""
+        """A text that distinguishes losses."""
         parts = []
         for loss, weight in zip(self.losses, self.weights, strict=True):
             config = getattr(loss, "get_config", dict)()
@@ -69,13 +69,13 @@ class SampleLoss:
         """Loss of the best constant prediction if it is no worse, else None.
 
         Args:
-            mean_loss: the loss that was found.
-            batches: list of what `targets` gave.
+            mean_loss: the measured loss.
+            batches: list of results of `targets`.
         """
         if len(self.losses) != 1:
             return None
         level = labels.chance([targets[0] for targets in batches], self.losses[0])
-        # A level of 0: all labels are alike, and nothing can be better.
+        # A level of 0: all labels are equal, and nothing can be better.
         return level if level and not mean_loss < level else None
 
 
@@ -88,21 +88,21 @@ def _each(loss, y, out):
     elements = loss.call if isinstance(loss, keras.losses.Loss) else loss
     out = tf.cast(out, "float64")
     if logits is not None:
-        out = tf.identity(out)  # what is noted on it is noted on this alone
+        out = tf.identity(out)  # the logits are attached to this copy only
         _compat.remember_logits(out, tf.cast(logits, "float64"))
     try:
         each = elements(tf.cast(y, "float64"), out)
     except (TypeError, ValueError, tf.errors.InvalidArgumentError) as e:
         raise ValueError(
-            f"The loss {loss_name(loss)} cannot compare targets of the shape "
-            f"{tuple(y.shape)} with outputs of the shape {tuple(out.shape)}. Pass the "
+            f"The loss {loss_name(loss)} cannot compare targets of shape "
+            f"{tuple(y.shape)} with outputs of shape {tuple(out.shape)}. Pass the "
             "`loss` and the labels that the model is trained with. Reason: "
             f"{str(e)[:200]}"
         ) from e
     if each.shape[:1] != out.shape[:1]:
         raise ValueError(
             "Channel attention needs a loss with one value per sample, but "
-            f"{loss_name(loss)} gave the shape {tuple(each.shape)} for "
+            f"{loss_name(loss)} returned shape {tuple(each.shape)} for "
             f"{out.shape[0]} samples. Leave the mean over the batch to Keras, or use "
             "`attention='uniform'`."
         )
@@ -111,7 +111,7 @@ def _each(loss, y, out):
 
 
 def choose(model, graph: Graph, loss, y):
-    """The loss to measure by: as given, as compiled, or as the output suggests.
+    """The loss for the scores: as passed, as compiled, or as the output suggests.
 
     Args:
         model: the model.
@@ -137,7 +137,7 @@ def choose(model, graph: Graph, loss, y):
 def _suggested(graph, outputs, y):
     if len(outputs) != 1:
         raise ValueError(
-            f"Cannot tell the loss of a model with {len(outputs)} outputs. Pass "
+            f"Cannot infer the loss of a model with {len(outputs)} outputs. Pass "
             "`loss=`, or compile the model first."
         )
     activation = output_activation(graph)
@@ -150,8 +150,8 @@ def _suggested(graph, outputs, y):
         return keras.losses.BinaryCrossentropy()
     if activation not in ("softmax", "linear") or not classes:
         raise ValueError(
-            "Cannot tell the loss of a model whose output activation is "
-            f"{activation or 'not known'} and has the width {width}, from targets of "
+            "Cannot infer the loss of a model whose output has the activation "
+            f"{activation or 'unknown'} and width {width}, from targets of dtype "
             f"{np.asarray(y).dtype}. Pass the `loss` that it is trained with (a "
             "regression needs one), or compile the model first."
         )

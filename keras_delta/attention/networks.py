@@ -1,4 +1,4 @@
-"""A network that is cut behind its taps; what lies before is computed once."""
+"""A network cut behind its taps; the part before them is computed once."""
 
 import tensorflow as tf
 from keras import tree
@@ -11,7 +11,7 @@ from keras_delta.attention.suffix import Suffix
 
 
 class CutNetwork:
-    """A network with its taps, which runs in inference mode and stays as it is.
+    """A network with its taps, run in inference mode and never changed.
 
     Args:
         graph: the network.
@@ -30,17 +30,17 @@ class CutNetwork:
         self.taps = {tap: Suffix(graph, tap, self.frozen, folded) for tap in taps}
 
     def feed(self, x):
-        """A batch as the list of tensors that `run_intact` takes."""
+        """A batch as the list of tensors for `run_intact`."""
         return self.graph.feed(x)
 
     def run_intact(self, feeds):
-        """What all pairs of a batch share, and the outputs of the intact network.
+        """Values shared by all pairs of a batch, and outputs of the intact network.
 
         Args:
-            feeds: what `feed` returned, for one batch.
+            feeds: result of `feed` for one batch.
 
         Returns:
-            List of what `Suffix.base` returns, one a tap, and list of outputs.
+            List of results of `Suffix.base`, one per tap, and list of outputs.
         """
         taps = self.taps.values()
         with self.frozen.scope():
@@ -50,7 +50,7 @@ class CutNetwork:
                 feeds,
                 training=False,
             )
-            # An operation on strings forgets how many there were.
+            # An operation on strings loses the static batch size.
             values = tree.map_structure(
                 lambda v: (
                     tf.ensure_shape(v, (feeds[0].shape[0], *v.shape[1:]))
@@ -65,11 +65,11 @@ class CutNetwork:
         return bases, with_logits(outputs)
 
     def needs(self, feeds):
-        """Bytes that the work takes besides the network.
+        """Bytes that the work uses besides the network.
 
         Returns:
-            Bytes in any case, for each sample of a batch, and dict tap -> bytes for
-            each pair in a call.
+            Fixed bytes, bytes per sample of a batch, and dict tap -> bytes per pair in
+            a call.
         """
         size = memory.sizes(self.graph, feeds)
         inside = [t for s in self.taps.values() for t in s.entering]
@@ -98,11 +98,11 @@ class CutNetwork:
 
 
 def _check_rows(tap, values, count):
-    """Refuse tensors at a tap, or beside it, that have other rows than samples."""
+    """Refuse tensors at a tap, or beside it, whose rows are not the samples."""
     for v in values:
         if v.shape[0] != count:
             raise ValueError(
                 f"At the tap '{tap}' the network has maps of {v.shape[0]} rows for "
-                f"{count} samples. Tap a layer where the first axis is the batch "
-                "alone, before windows are folded into it or after they are taken out."
+                f"{count} samples. Tap a layer where the first axis is only the batch, "
+                "before windows are folded into it or after they are taken out."
             )

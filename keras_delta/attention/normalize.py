@@ -1,4 +1,4 @@
-"""From scores (loss increase per channel) to weights that sum to 1."""
+"""Turns scores (loss increase per channel) into weights that sum to 1."""
 
 import numpy as np
 
@@ -10,9 +10,9 @@ NARROW, EVEN = 0.1, 0.999  # of the channels; see `warn_of_extremes`
 
 
 def standardized(scores, temperature):
-    """`softmax(zscore(scores) / temperature)`, the authors' program.
+    """`softmax(zscore(scores) / temperature)`, as in the authors' program.
 
-    Scores that are all alike, but for rounding, give uniform weights.
+    Scores that are equal up to rounding give uniform weights.
     """
     deviation = scores.std()
     if deviation <= ROUNDING * np.abs(scores).max():
@@ -28,7 +28,7 @@ def softmax(scores, temperature):
 
 
 def ratio(scores, temperature):
-    """`max(scores, 0)` divided by its sum; uniform where no score is positive."""
+    """`max(scores, 0)` divided by its sum; uniform if no score is positive."""
     rectified = np.maximum(scores, 0)
     total = rectified.sum()
     return rectified / total if total > 0 else uniform(scores, temperature)
@@ -55,15 +55,15 @@ def weights(scores, normalization="standardized", temperature=5.0, samples=None)
         scores: `(C,)` mean loss increase when a channel is zeroed.
         normalization: `"standardized"`, `"softmax"`, `"softmax_of_sums"`, `"ratio"`
             or `"uniform"`.
-        temperature: divides what the softmax is taken of; the authors' is 5.
-        samples: number of samples of the means, for `"softmax_of_sums"`.
+        temperature: divisor of the softmax's argument; the authors' is 5.
+        samples: number of samples behind the means, for `"softmax_of_sums"`.
 
     Returns:
         `(C,)` float32, non-negative, sum 1.
 
     Raises:
-        TypeError, ValueError: for an unknown normalization, a temperature that is
-            not positive, or scores that are not finite.
+        TypeError, ValueError: if the normalization is unknown, the temperature is
+            not positive, or scores are not finite.
     """
     _arguments.choice("normalization", normalization, ALL)
     temperature = _arguments.number("temperature", temperature, above=0)
@@ -75,8 +75,8 @@ def weights(scores, normalization="standardized", temperature=5.0, samples=None)
     if normalization == "softmax_of_sums":
         if samples is None:
             raise ValueError(
-                '`normalization="softmax_of_sums"` needs the number of samples that '
-                "the scores are means of: pass `samples`."
+                '`normalization="softmax_of_sums"` needs the number of samples behind '
+                "the mean scores: pass `samples`."
             )
         scores = scores * samples
     return ALL[normalization](scores, temperature).astype("float32")
@@ -90,11 +90,11 @@ def perplexity(weights):
 
 
 def warn_of_extremes(weights, scores, normalization):
-    """Warn where weights collapse on few channels, or are all but uniform.
+    """Warn if weights collapse on few channels or are nearly uniform.
 
     Args:
         weights, scores: dict tap -> `(C,)`.
-        normalization: by which the weights came from the scores.
+        normalization: that turned the scores into the weights.
     """
     wide = {tap: w for tap, w in weights.items() if len(w) >= 1 / NARROW}
     shares = {tap: perplexity(w) / len(w) for tap, w in wide.items()}
@@ -105,12 +105,12 @@ def warn_of_extremes(weights, scores, normalization):
         )
         warn(
             f"The attention collapses on few channels ({spread}): alpha then acts "
-            "on these alone and may have to be smaller. Use "
+            "on these alone and may need to be smaller. Use "
             '`normalization="standardized"`, or a higher temperature.'
         )
     even = [tap for tap in wide if shares[tap] > EVEN and scores[tap].std() > 0]
     if even and normalization != "uniform":
         warn(
-            f"The attention of {even} is all but uniform, so it says nothing. Use "
+            f"The attention of {even} is nearly uniform and so not informative. Use "
             '`normalization="standardized"`, or a lower temperature.'
         )

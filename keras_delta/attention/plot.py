@@ -1,4 +1,4 @@
-"""A picture of channel attention: how unevenly each tap's channels count."""
+"""A plot of channel attention: how uneven the weights of each tap are."""
 
 import numpy as np
 
@@ -14,15 +14,15 @@ DARK, LIGHT = "0.15", "0.8"
 def plot(attention, path=None):
     """Plot each tap's weights, sorted, in units of the uniform weight `1/C`.
 
-    1 (dashed) is what every channel would have if all counted alike. Three channels
-    that count most and least are named and marked. Where the largest weight is more
-    than 8 times the smallest positive one, the axis is logarithmic, so that one
-    outlier does not flatten the rest; there, weights of zero, or below a thousandth
-    of `1/C`, lie on the lower edge. Grey shades only, so that it prints well.
+    1 (dashed) is the weight of every channel if all count equally. The three channels
+    with the largest and the smallest weights are named and marked. If the largest
+    weight is more than 8 times the smallest positive one, the axis is logarithmic, so
+    that one outlier does not flatten the rest; weights of zero, or below a thousandth
+    of `1/C`, then lie on the lower edge. The plot uses grey shades only, to print well.
 
     Args:
         attention: a `ChannelAttention`; weights alone are enough.
-        path: write the picture there as well (PNG, PDF or SVG by its suffix).
+        path: also write the figure to this file (PNG, PDF or SVG by its suffix).
 
     Returns:
         A `matplotlib.figure.Figure`.
@@ -98,7 +98,7 @@ def _log_axis(axis, span):
 
 
 def _words(weights, order, named, below):
-    """Two lines: over how many channels, and which count most and least."""
+    """Two lines: the effective channels, and those with most and least weight."""
     zero = int((weights == 0).sum())
     small = int(below.sum())
     effective = normalize.perplexity(weights)
@@ -119,7 +119,7 @@ def _names(channels):
 
 
 def _shortened(name, longest):
-    """A name with its middle left out: both ends of a nested name tell most."""
+    """A name with its middle left out: the ends of a nested name matter most."""
     if len(name) <= longest:
         return name
     head = (longest - 1) // 2

@@ -1,15 +1,15 @@
 """A network from one tap on, with channels of the tap switched off.
 
-With one channel at zero, most of a network is what it is with all of them:
+With one channel at zero, most of a network computes the same as with all of them:
 
-- What lies before the tap, and whatever enters behind it from elsewhere (a
-  shortcut), is computed once a batch.
+- Everything before the tap, and any input from elsewhere behind it (a shortcut), is
+  computed once per batch.
 - Layers that keep channels apart (`channelwise.py`) run once for all channels.
 - A dense layer or a convolution that these feed changes by a rank-one term: the
   change of the channel times its row of the kernel. Pooled features before the
-  classifier are the usual case; the scores there have a closed form.
+  classifier are the usual case; their scores have a closed form.
 - The rest runs for many pairs of sample and channel in one call.
-- Pairs whose channel is no different when it is switched off need no run.
+- Pairs whose channel does not change when switched off need no run.
 """
 
 from typing import Any, NamedTuple
@@ -26,13 +26,13 @@ from keras_delta.attention.frozen import Frozen
 from keras_delta.attention.losses import with_logits
 
 # A rank-one update moves whole maps through memory a few times; a convolution does
-# as many multiplications for each output as it has input channels. Measured on two
-# AVX-512 cores, the update is the faster one from here on.
+# as many multiplications per output as it has input channels. On two AVX-512 cores the
+# update was faster from here on.
 RANK_ONE_FROM = 160
 
 
 class Plan(NamedTuple):
-    """What is computed how, once a channel of a tap is switched off.
+    """How each part is computed when a channel of a tap is switched off.
 
     Attributes:
         tap: the tapped tensor of the graph.
@@ -40,14 +40,14 @@ class Plan(NamedTuple):
         reaches: whether the outputs depend on it.
         where: dict from the id of a tensor to `(axis, first)`: along `axis`, channel
             j of the tap is at `first + j`, apart from the others.
-        beside: tensors that enter the layers that keep channels apart, and do not
+        beside: tensors that enter the layers that keep channels apart and do not
             depend on the tap.
-        kept: tensors that enter the rest, and do not depend on the tap.
+        kept: tensors that enter the rest and do not depend on the tap.
         changed: those that do, with channels apart.
         updates: calls that change by a rank-one term.
-        updated: what they put out, BatchNormalization folded in.
+        updated: their outputs, with BatchNormalization folded in.
         folding: a `Folding` of the whole network, for the updates.
-        folding_behind: one that leaves `kept`, `changed` and `updated` as they are.
+        folding_behind: one that leaves `kept`, `changed` and `updated` unchanged.
     """
 
     tap: Any
@@ -64,7 +64,7 @@ class Plan(NamedTuple):
 
     @property
     def sources(self):
-        """What the updates' calls take."""
+        """Inputs of the updates' calls."""
         return [node.inputs[0] for node in self.updates]
 
 
@@ -124,7 +124,7 @@ def _keep_apart(graph, behind, tap, axis):
 
 
 def _takes_update(node, where):
-    """Whether a call changes by a rank-one term, and that pays."""
+    """Whether a call changes by a rank-one term and using it is faster."""
     layer = node.operation
     if type(layer) not in (keras.layers.Dense, keras.layers.Conv2D):
         return False
@@ -167,14 +167,14 @@ class Suffix:
         self.traces = 0
 
     def base(self, values):
-        """What all pairs of a batch have in common.
+        """Values that all pairs of a batch share.
 
         Args:
             values: the tensors of `entering`, for one batch.
 
         Returns:
             Dict of tensors for `outputs`, and `"changes"`, bool `(B, C)`: whether
-            it makes a difference to the sample that the channel is switched off.
+            switching off the channel makes a difference to the sample.
         """
         known = {id(t): v for t, v in zip(self.entering, values, strict=True)}
         tap = known[id(self.plan.tap)]
@@ -212,31 +212,31 @@ class Suffix:
         return base
 
     def shared_bytes(self, size):
-        """Bytes a sample of what `base` makes and holds; see `memory.sizes`."""
+        """Bytes per sample that `base` computes and keeps; see `memory.sizes`."""
         own = [*self.plan.changed, *self.plan.sources]
         linear = [node.outputs[0] for node in self.plan.updates]
-        # Switched off, turned by channel before and after, and their difference.
+        # Switched off; arranged by channel before and after; and their difference.
         made = 4 * sum(size[id(t)] for t in own)
         return made + sum(size[id(t)] for t in [*self.plan.kept, *linear])
 
     def pair_bytes(self, size):
-        """Bytes a pair that `outputs` takes at its largest."""
+        """Peak bytes per pair in `outputs`."""
         feeds = [*self.plan.kept, *self.plan.changed, *self.plan.updated]
         given = sum(size[id(t)] for t in [*self.plan.changed, *self.plan.updated])
         names = self.graph.descendants(feeds) & self.graph.ancestors(
             self._ends, stop=feeds
         )
-        # While they are put together, what is given is there twice.
+        # While the inputs are assembled, they exist twice.
         running = memory.peak(self.graph, names, feeds, self._ends, size)
         return max(running, 2 * given + sum(size[id(t)] for t in self.plan.kept)) + 16
 
     def per_sample(self, values):
-        """Those of the values of `entering` that have a row for each sample."""
+        """The values of `entering` that have a row for each sample."""
         pairs = zip(self.entering, values, strict=True)
         return [v for t, v in pairs if self._has_samples(t)]
 
     def _has_samples(self, tensor):
-        """Whether a tensor has a row a sample; a constant has other axes."""
+        """Whether a tensor has a row per sample; a constant has other axes."""
         return len(tensor.shape) > 0 and tensor.shape[0] == self.plan.tap.shape[0]
 
     def _by_channel(self, tensor, value):
@@ -250,7 +250,7 @@ class Suffix:
         """The network's outputs for pairs of a sample and a channel.
 
         Args:
-            base: what `base` returned.
+            base: result of `base`.
             samples: `(N,)` int32, the row of the batch.
             channels: `(N,)` int32, the channel that is switched off; -1: none.
 
@@ -293,7 +293,7 @@ class Suffix:
         return with_logits(outputs)
 
     def _change(self, node, difference, off, channels):
-        """The rank-one term of a call, zero where no channel is switched off."""
+        """The rank-one term of a call, zero if no channel is switched off."""
         condition = tf.reshape(off, (-1, *[1] * (len(difference.shape) - 1)))
         none = tf.zeros((), difference.dtype)
         difference = tf.where(condition, difference, none)
@@ -304,13 +304,13 @@ class Suffix:
 
 
 def _precision(node):
-    """Vectors cost nothing: for them float64, which loses nothing in a difference."""
+    """Dtype of the update: float64 for vectors, where it is cheap and exact enough."""
     vector = len(node.inputs[0].shape) == 2
     return "float64" if vector else node.operation.compute_dtype
 
 
 def _term(layer, kernel, difference, channels):
-    """How a layer's output before its activation changes with one input channel.
+    """Change of a layer's output before its activation with one input channel.
 
     Args:
         layer: `Dense` or `Conv2D`.

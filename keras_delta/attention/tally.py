@@ -1,4 +1,4 @@
-"""Sums over samples, and the scores that come of them."""
+"""Sums over samples, and the resulting scores."""
 
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ class Tally(NamedTuple):
         return cls(np.zeros(channels), np.zeros(channels), np.zeros(channels, "int64"))
 
     def add(self, differences, active):
-        """The tally with `(B, C)` differences more, of the active channels."""
+        """The tally with `(B, C)` further differences, of the active channels."""
         differences = differences[:, active]
         sums, squares, counts = (array.copy() for array in self)
         sums[active] += differences.sum(axis=0)
@@ -31,12 +31,12 @@ class Tally(NamedTuple):
 
     @property
     def mean(self):
-        """Of what was counted; 0 before."""
+        """Mean of the counted differences; 0 if there are none."""
         return self.sums / np.maximum(self.counts, 1)
 
     @property
     def standard_error(self):
-        """Of the mean; not a number for a single sample."""
+        """Standard error of the mean; NaN for a single sample."""
         n = self.counts
         with np.errstate(invalid="ignore", divide="ignore"):
             variance = np.maximum(self.squares - n * self.mean**2, 0) / (n - 1)
@@ -45,8 +45,8 @@ class Tally(NamedTuple):
     def active(self, tolerance):
         """Which channels need more samples: bool `(C,)`.
 
-        A channel that was done needs more again where the scores of its tap turn
-        out to lie closer together than they seemed to.
+        A finished channel needs more again if the scores of its tap turn out to lie
+        closer together than they seemed.
         """
         if tolerance is None or self.counts.max(initial=0) < LEAST_SAMPLES:
             return np.ones(len(self.counts), bool)
@@ -55,12 +55,12 @@ class Tally(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far the work is: a new one for each batch, so that Ctrl-C finds it whole.
+    """Progress of the work: a new one per batch, so that Ctrl-C leaves it intact.
 
     Attributes:
         tallies: dict tap -> `Tally`.
         loss: `(2,)`, sum and number of the intact network's losses.
-        done: digests of the batches that are done.
+        done: digests of the finished batches.
     """
 
     tallies: dict
@@ -80,7 +80,7 @@ class Progress(NamedTuple):
 
     @property
     def standard_errors(self):
-        """Of the scores: dict tap -> `(C,)` float64."""
+        """Standard errors of the scores: dict tap -> `(C,)` float64."""
         return {tap: tally.standard_error for tap, tally in self.tallies.items()}
 
     @property
@@ -107,16 +107,16 @@ class Progress(NamedTuple):
 
     @classmethod
     def from_arrays(cls, arrays, taps):
-        """What a checkpoint held, for taps in the same order.
+        """The progress from a checkpoint, for taps in the same order.
 
         Raises:
-            ValueError: for a file of a version that wrote in the middle of a batch.
+            ValueError: if an older version wrote the file in the middle of a batch.
         """
         if int(arrays.get("tap", 0)):
             raise ValueError(
                 "The checkpoint was written by an older version of keras_delta, in "
-                "the middle of a batch, and this one goes on from whole batches "
-                "alone. Delete the file or pass another path."
+                "the middle of a batch, but this version resumes only from whole "
+                "batches. Delete the file or pass another path."
             )
         tallies = {
             tap: Tally(*(arrays[f"tap{i}/{field}"] for field in Tally._fields))

@@ -46,33 +46,34 @@ def fine_tune(
     seed: int = 0,
     verbose: Verbose = "auto",
 ) -> DeltaModel:
-    """Fine-tune a pretrained network on few images, by a recipe.
+    """Fine-tune a pretrained network on few images, following a recipe.
 
     The network gets a new head, which is fitted on the frozen network (the *linear
     probe*), with the source's BatchNorm statistics and with mixtures of these and the
-    target's. What does best on images held out is where training begins. All
-    layers but BatchNorm are trained with a warm-up and a cosine decay, their feature
-    maps kept near the source's. Each part can be changed, see `Recipe`. It is short for
-    `attach_head`, `compile` without an optimizer, and `fit` with the recipe.
+    target's. Training starts from the combination that does best on held-out images.
+    All layers but BatchNorm are trained with a warm-up and a cosine decay, their
+    feature maps kept near the source's. All of this can be changed, see `Recipe`. The
+    function is short for `attach_head`, `compile` without an optimizer, and `fit` with
+    the recipe.
 
     Args:
         source: name in `keras_delta.backbones.ALL`, or a Functional or Sequential
-            network that puts out feature maps; for `"lwf"` and `"co_tuning"` one with
+            network that outputs feature maps; for `"lwf"` and `"co_tuning"` one with
             the classifier that it was pretrained with.
-        train: a folder with a folder a class (or with `train` and `val` folders of
-            them), an `ImageSet`, `(x, y)` arrays, or batches as `fit` takes them.
+        train: a folder with one folder per class (or with such folders `train` and
+            `val`), an `ImageSet`, `(x, y)` arrays, or batches as `fit` takes them.
             Folders, `ImageSet`, and arrays of `uint8` photographs with class numbers
-            are mirrored and cropped at random; all else comes as it is.
-        validation: the same, for `val_accuracy` after each epoch, which decides
-            nothing; None: what the folder holds.
-        method: in place of the recipe's `regularizer`: `"delta"`, `"l2_sp"`, ...; with
+            are mirrored and cropped at random; other data are used unchanged.
+        validation: data of the same kinds, for `val_accuracy` after each epoch, which
+            does not influence training; None: the folder's `val`, if any.
+        method: overrides the recipe's `regularizer`: `"delta"`, `"l2_sp"`, ...; with
             a teacher and without a recipe, `"kd"`.
         recipe: a `Recipe`; default: `Recipe()`.
-        teacher: another network that the method compares with, trained for the same
+        teacher: another network for the method to compare with, trained for the same
             classes, as `"kd"`, `"afd"` and `"four_ds"` need it: a Keras model, such as
-            `model.target` of another training. Default: `source` as it is, which
+            `model.target` of another training. Default: the unchanged `source`, which
             `"delta"` and the like compare with.
-        classes: units of the head; None: as many as the data have, where they tell.
+        classes: units of the head; None: the number of classes in the data, if known.
         task: as for `attach_head`; decides the loss.
         image_size: side in pixels or (height, width), for folders and `ImageSet`;
             default: the network's.
@@ -81,12 +82,12 @@ def fine_tune(
         verbose: as for `fit`; 0 for silence.
 
     Returns:
-        A trained `DeltaModel`. `model.history` is that of the training, `model.recipe`
-        the `Recipe` with what was chosen, `model.probe` how well the head alone did.
-        `model.target` is the plain Keras model.
+        A trained `DeltaModel`. `model.history` is the training history, `model.recipe`
+        the `Recipe` with its automatic choices filled in, `model.probe` how well the
+        head alone did. `model.target` is the plain Keras model.
 
     Raises:
-        TypeError, ValueError: before anything is trained, for what cannot work.
+        TypeError, ValueError: if a combination cannot work (before any training).
 
     Example:
         ```python
@@ -96,13 +97,13 @@ def fine_tune(
         ```
     """
     if teacher is not None:
-        Graph(teacher, argument="teacher")  # or it is refused
+        Graph(teacher, argument="teacher")  # raises if it has no graph
         method = "kd" if method is None and recipe is None else method
     recipe = Recipe() if recipe is None else recipe
     if not isinstance(recipe, Recipe):
         raise TypeError(invalid("recipe", "a keras_delta.Recipe", recipe))
     if recipe.optimizer is None:
-        expected = "an optimizer: nothing is compiled here that could have one"
+        expected = "an optimizer, since `fine_tune` compiles the model without one"
         raise ValueError(invalid("recipe.optimizer", expected, None))
     if method is not None:
         recipe = recipe.replace(regularizer=method)
@@ -111,7 +112,7 @@ def fine_tune(
     if teacher is not None and (not looks or compared.starts_at_source):
         expected = 'one that compares with the teacher: "kd", "afd", "four_ds", '
         expected += '"fitnets", "at" or "fsp"'
-        remedy = "Other methods begin at the source, and leave a teacher aside."
+        remedy = "Other methods start from the source and do not use a teacher."
         if compared is not None and compared.needs_source_head:
             remedy += " Pass the network with its classifier as `source`."
         argument = "recipe.regularizer" if method is None else "method"
@@ -142,7 +143,7 @@ def fine_tune(
 def _source(source, train, image_size, include_top=False):
     """(the network, size of the images)"""
     if not isinstance(source, str):
-        Graph(source, argument="source")  # or it is refused
+        Graph(source, argument="source")  # raises if it has no graph
     shape = getattr(source, "input_shape", None)
     size = images.size_of(train, shape) if image_size is None else image_size
     if isinstance(source, str):
@@ -172,6 +173,6 @@ def _units(classes, data):
     """Units of the head."""
     classes = data.units if classes is None else classes
     if classes is None:
-        expected = "the number of classes, which these data do not tell"
+        expected = "the number of classes, which these data do not specify"
         raise ValueError(invalid("classes", expected, None))
     return classes

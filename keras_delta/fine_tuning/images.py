@@ -1,4 +1,4 @@
-"""What `fine_tune` is given to train on, as `fit` takes it."""
+"""Converts the data passed to `fine_tune` into what `fit` takes."""
 
 import os
 from typing import Any, NamedTuple
@@ -21,9 +21,9 @@ class Images(NamedTuple):
 
     Attributes:
         batches: as `fit` takes them, with labels.
-        steps: batches of a pass.
-        class_names: tuple of names, None where they are not known.
-        units: of the head that the labels ask for; None where they do not tell.
+        steps: batches per epoch.
+        class_names: tuple of names, None if unknown.
+        units: number of head units that the labels require; None if unknown.
     """
 
     batches: Any
@@ -33,10 +33,10 @@ class Images(NamedTuple):
 
 
 def read(given, argument="train"):
-    """Folders and arrays of photographs as `ImageSet`; all else as it came.
+    """Folders and arrays of photographs as `ImageSet`; all else unchanged.
 
     Returns:
-        (training data, validation data or None): two where a folder holds both.
+        (training data, validation data or None): both if a folder has both.
     """
     if isinstance(given, (str, os.PathLike)):
         given = data.from_directory(given)
@@ -51,7 +51,7 @@ def read(given, argument="train"):
 
 
 def _are_photographs(given):
-    """Whether arrays are bytes of RGB or grey images with a class number each."""
+    """Whether arrays are bytes of RGB or grey images with one class number each."""
     if len(given) != 2 or not samples.are_arrays(given[0]):
         return False
     x, y = given
@@ -63,7 +63,7 @@ def _are_photographs(given):
 
 
 def for_training(given, size, recipe, seed, task):
-    """`Images` of what `read` gave, in batches, mirrored and cropped at random."""
+    """`Images` from the output of `read`: batches, mirrored and cropped at random."""
     if isinstance(given, data.ImageSet):
         _labelled(given, "train")
         batches = given.batches(
@@ -86,7 +86,7 @@ def for_training(given, size, recipe, seed, task):
     units = len(names) if names else _units(seen, task)
     names = names and tuple(names)
     steps = _steps(x, seen)
-    if y is not None:  # Keras has the order of the first epoch in all, given a seed
+    if y is not None:  # with a seed, Keras repeats the first epoch's order in all
         x = _shuffled((x, y), seen.count, recipe.batch_size, seed)
     return Images(x, steps, names, units)
 
@@ -103,7 +103,7 @@ def for_validation(given, size, recipe):
 
 
 def _shuffled(arrays, count, batch_size, seed):
-    """Batches in a new order each epoch; what is shuffled are indices, not images."""
+    """Batches in a new order each epoch; indices are shuffled, not images."""
     arrays = tree.map_structure(tf.convert_to_tensor, arrays)
     order = tf.data.Dataset.range(count).shuffle(count, seed=seed).batch(batch_size)
     return order.map(lambda i: tree.map_structure(lambda v: tf.gather(v, i), arrays))
@@ -126,7 +126,7 @@ def size_of(given, source_shape):
 def _steps(x, seen):
     steps = seen.count_steps(1, None) or getattr(x, "num_batches", None)
     if not steps:
-        expected = "data that say how many batches they have, as the rate follows that"
+        expected = "data with a known number of batches, which the schedule needs"
         remedy = "For a tf.data.Dataset: `train.apply("
         remedy += "tf.data.experimental.assert_cardinality(n))`."
         raise ValueError(invalid("train", expected, x, remedy))
@@ -139,7 +139,7 @@ def _labelled(images, argument):
 
 
 def _fits(images, size):
-    """Whether the decoded images fit into a quarter of the memory there is."""
+    """Whether the decoded images fit into a quarter of the available memory."""
     height, width = (size, size) if np.ndim(size) == 0 else size
     needed = len(images) * (height * 8 // 7) * (width * 8 // 7) * 12
     free = memory.available()
@@ -147,7 +147,7 @@ def _fits(images, size):
 
 
 def _units(seen, task):
-    """Units of the head that labels ask for; None where they do not tell."""
+    """Number of head units that the labels require; None if unknown."""
     if task == _tasks.BINARY:
         return 1
     labels = tree.flatten(seen.labels)

@@ -1,4 +1,4 @@
-"""Layers of methods that train networks of their own beside the target."""
+"""Layers of methods that train further networks beside the target."""
 
 from keras_delta.layers.fourier_adapter import FourierAdapter as FourierAdapter
 from keras_delta.layers.fusion_activation import FusionActivation as FusionActivation

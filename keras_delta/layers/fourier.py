@@ -1,8 +1,8 @@
 """Amplitudes and phases of feature maps, per sample and channel. Pure functions.
 
-All of it is float32, whatever the precision of the maps: half precision holds neither
-the sums nor the phases. The maps are real, so half of the frequencies determine the
-other half, and only these are computed (`rfft2d`).
+Everything is float32 for maps of any precision: half precision holds neither the sums
+nor the phases. The maps are real, so half of the frequencies determine the other half,
+and only these are computed (`rfft2d`).
 """
 
 import numpy as np

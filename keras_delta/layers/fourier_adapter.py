@@ -1,4 +1,4 @@
-"""`FourierAdapter`: new amplitudes for feature maps, with the phases they had."""
+"""`FourierAdapter`: changes the amplitudes of feature maps and keeps their phases."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -27,9 +27,9 @@ NAMES = (
 class FourierAdapter(keras.layers.Layer):
     """Adapts the amplitudes of feature maps to another domain and keeps their phases.
 
-    4Ds takes the phase of a map's Fourier transform for what all domains share, and
-    the amplitude for what differs between them. A network that was trained on one
-    domain gets an adapter behind each of its stages and is used on another.
+    4Ds assumes that domains share the phase of a map's Fourier transform and differ in
+    the amplitude. A network trained on one domain gets an adapter behind each of its
+    stages and is used on another.
 
     With `F` the discrete Fourier transform over height and width of each channel, and
     1x1 convolutions without biases from C to `C // reduction` channels and back:
@@ -44,7 +44,7 @@ class FourierAdapter(keras.layers.Layer):
     phases with those of another network.
 
     Transforms are computed in float32 under every dtype policy, and the phases stay
-    float32. XLA compiles the layer for known sizes.
+    float32. XLA can compile the layer if sizes are known.
 
     As in the authors' program, a power below `epsilon` counts as `epsilon`, and so does
     a real part between `-epsilon` and `epsilon` when the phase is computed. Unlike
@@ -75,8 +75,8 @@ class FourierAdapter(keras.layers.Layer):
         the phase of the inputs in float32.
 
     Raises:
-        TypeError: for an argument that is no number.
-        ValueError: for an argument outside of its bounds; when built, for fewer
+        TypeError: if an argument is not a number.
+        ValueError: if an argument is out of bounds; when built, if there are fewer
             channels than `reduction`.
 
     Reference:
@@ -155,9 +155,9 @@ class FourierAdapter(keras.layers.Layer):
                 `num_batches_tracked` is ignored.
 
         Raises:
-            TypeError: if `state` is no dict.
-            ValueError: for missing or unknown names and for wrong shapes; no weight
-                has changed then.
+            TypeError: if `state` is not a dict.
+            ValueError: if names are missing or unknown, or shapes are wrong; weights
+                are then unchanged.
         """
         check_names(state, NAMES)
         if self.built:

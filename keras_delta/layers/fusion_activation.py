@@ -23,14 +23,14 @@ def concatenate_phases(phases: Iterable[Tensor]) -> Tensor:
 
     Args:
         phases: list of `(B, H, W, C)`, one per stage; sizes and channels may differ.
-            Each is averaged over bins as by PyTorch's `AdaptiveAvgPool2d`, also where
-            sizes do not divide.
+            Each is averaged over bins as by PyTorch's `AdaptiveAvgPool2d`, even if
+            sizes do not divide evenly.
 
     Returns:
         `(B, h, w, sum of C)` float32, with the last stage's `h` and `w`.
 
     Raises:
-        ValueError: for an empty list, or phases of another rank.
+        ValueError: if the list is empty, or phases have another rank.
     """
     phases = list(phases)
     if not phases:
@@ -62,7 +62,7 @@ class FusionActivation(keras.layers.Layer):
     shrinking towards 0. Gradients pass to both inputs, while the authors detach S.
 
     Everything is float32 under every dtype policy. Kernels start as in PyTorch,
-    uniformly within `1 / sqrt(inputs)`. XLA compiles the layer.
+    uniformly within `1 / sqrt(inputs)`. XLA can compile the layer.
 
     Args:
         reduction: the first dense layer has `C // reduction` outputs. Defaults to 16.
@@ -76,8 +76,8 @@ class FusionActivation(keras.layers.Layer):
         The loss, a float32 scalar.
 
     Raises:
-        ValueError: for a `reduction` that is no positive integer; when called, for
-            fewer channels than `reduction`, and for shapes that differ.
+        ValueError: if `reduction` is not a positive integer; when called, if there
+            are fewer channels than `reduction`, or shapes differ.
 
     Reference:
         Tang et al., "Direct Distillation between Different Domains", ECCV 2024
@@ -154,9 +154,9 @@ class FusionActivation(keras.layers.Layer):
                 NumPy arrays.
 
         Raises:
-            TypeError: if `state` is no dict.
-            ValueError: for missing or unknown names and for wrong shapes; no weight
-                has changed then.
+            TypeError: if `state` is not a dict.
+            ValueError: if names are missing or unknown, or shapes are wrong; weights
+                are then unchanged.
         """
         check_names(state, NAMES)
         if self.built:

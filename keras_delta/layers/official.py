@@ -10,11 +10,11 @@ from keras_delta._errors import invalid, unknown_name
 def check_names(state, names):
     """Checks that a state dict has exactly these names.
 
-    `num_batches_tracked`, a counter of PyTorch's BatchNorm, may be there or not.
+    `num_batches_tracked`, a counter of PyTorch's BatchNorm, is optional.
 
     Raises:
-        TypeError: if `state` is no dict.
-        ValueError: for missing or unknown names.
+        TypeError: if `state` is not a dict.
+        ValueError: if names are missing or unknown.
     """
     if not isinstance(state, Mapping):
         raise TypeError(invalid("state", "a dict from names to arrays", state))
@@ -52,7 +52,7 @@ def read_arrays(state, shapes):
         Dict from names to float32 arrays.
 
     Raises:
-        ValueError: for an array of another shape.
+        ValueError: if an array has another shape.
     """
     for name, shape in shapes.items():
         received = np.shape(state[name])

@@ -6,9 +6,9 @@ from keras import ops
 def adaptive_average_pool(x, size):
     """Averages maps over the bins of a coarser grid.
 
-    Bin i of m over n positions goes from `floor(i * n / m)` up to, but without,
-    `ceil((i + 1) * n / m)`, as in PyTorch's `AdaptiveAvgPool2d`. Where m does not
-    divide n, bins overlap; where m is larger, positions are repeated.
+    Bin i of m over n positions runs from `floor(i * n / m)` to
+    `ceil((i + 1) * n / m)`, exclusive, as in PyTorch's `AdaptiveAvgPool2d`. If m does
+    not divide n, bins overlap; if m is larger, positions are repeated.
 
     Args:
         x: `(B, H, W, C)`.

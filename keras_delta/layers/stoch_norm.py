@@ -1,4 +1,4 @@
-"""StochNorm: BatchNormalization by the batch or by the moving statistics, at random."""
+"""StochNorm: BatchNormalization that mixes batch and moving statistics at random."""
 
 from typing import Any
 
@@ -11,35 +11,35 @@ from keras_delta._types import Tensor
 
 @keras.saving.register_keras_serializable("keras_delta")
 class StochNorm(keras.layers.BatchNormalization):
-    """BatchNormalization that draws for each channel which statistics it takes.
+    """BatchNormalization that draws at random which statistics each channel uses.
 
-    In training, and for each channel anew in each step,
+    In training, drawn again for each channel in each step,
 
         y = gamma [(1 - s) x_moving + s x_batch] + beta,    s ~ Bernoulli(probability)
 
     where `x_batch` is `x` normalised by the statistics of the batch, and `x_moving` by
-    the moving ones as they are before this step changes them. In inference it is
-    BatchNormalization. It takes the place of that in a pretrained network:
+    the moving ones before this step updates them. In inference it equals
+    BatchNormalization. It replaces that layer in a pretrained network:
     `keras_delta.attach_head(source, classes, stoch_norm=0.5)`. With fixed statistics
-    (`Recipe`'s default) it does nothing: train with
+    (`Recipe`'s default) it has no effect: train with
     `Recipe(batch_norm="training")`, or `recipe="none"`.
 
     Args:
-        probability: of the batch's statistics (the paper's p); default 0.5. 1 is
+        probability: of using the batch's statistics (the paper's p); default 0.5. 1 is
             BatchNormalization.
-        seed: of what is drawn; None for a new one.
+        seed: of the draws; None for a new one.
         **kwargs: as for `keras.layers.BatchNormalization`.
 
     Raises:
-        ValueError: for a probability that is none.
+        ValueError: if `probability` is not between 0 and 1.
 
     Source: Kou et al., "Stochastic normalization", NeurIPS 2020;
     github.com/thuml/StochNorm. (In thuml/Transfer-Learning-Library the probability
-    stays 0.5 whatever is asked for.)
+    is always 0.5, even if another is requested.)
     """
 
     takes_place_of = keras.layers.BatchNormalization
-    """The kind of layer of the source that it is paired with."""
+    """The source's layer type that this layer is paired with."""
 
     def __init__(
         self, probability: float = 0.5, seed: int | None = None, **kwargs: Any
@@ -52,7 +52,7 @@ class StochNorm(keras.layers.BatchNormalization):
     def call(
         self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        """As `keras.layers.BatchNormalization`."""
+        """See `keras.layers.BatchNormalization`."""
         if not training or not self.trainable:
             return super().call(inputs, training=training, mask=mask)
         # Before the statistics move.
@@ -70,13 +70,13 @@ class StochNorm(keras.layers.BatchNormalization):
 
 
 def replace_batch_norm(probability):
-    """What `copy_model` is to make of each layer: a `StochNorm` of BatchNormalization.
+    """Conversion for `copy_model` that replaces BatchNormalization with `StochNorm`.
 
     Args:
         probability: see `StochNorm`.
 
     Returns:
-        Function of a layer and its config; None stands for a layer of the same class.
+        Function of a layer and its config; it returns None to keep the layer's class.
     """
 
     def convert(layer, config):

@@ -64,8 +64,8 @@ def get(identifier: RegularizerLike) -> Regularizer | None:
         A `Regularizer`, or None.
 
     Raises:
-        ValueError: for an unknown name; the closest ones are listed.
-        TypeError: for anything else.
+        ValueError: if the name is unknown; the closest ones are listed.
+        TypeError: if the identifier is anything else.
     """
     if identifier is None or isinstance(identifier, Regularizer):
         return identifier
@@ -100,8 +100,8 @@ def serialize(regularizer: Regularizer | None) -> dict[str, Any] | None:
 def deserialize(config: Mapping[str, Any] | None) -> Regularizer | None:
     """The regularizer of a config dict; None for None.
 
-    Besides what `serialize` gives, `{"class_name": "delta", "config": {...}}` with
-    a short name is understood.
+    Besides the output of `serialize`, `{"class_name": "delta", "config": {...}}` with
+    a short name is accepted.
     """
     if config is None:
         return None
@@ -118,7 +118,7 @@ def deserialize(config: Mapping[str, Any] | None) -> Regularizer | None:
 
 
 def alike(a: Regularizer | None, b: Regularizer | None) -> bool:
-    """Whether two have the same class and settings, but for name and strengths.
+    """Whether two regularizers differ at most in name and strengths.
 
     Strengths are numbers that can be set; a schedule in place of one is a difference.
     """
@@ -126,7 +126,7 @@ def alike(a: Regularizer | None, b: Regularizer | None) -> bool:
 
 
 def settings(regularizer: Regularizer | None) -> Any:
-    """The config of a regularizer, without names and without strengths that are set."""
+    """The config of a regularizer without names and without numeric strengths."""
     return _without_strengths(serialize(regularizer))
 
 
@@ -141,7 +141,7 @@ def _without_strengths(config):
 
 
 def members(regularizer: Regularizer | None) -> list[Regularizer]:
-    """List of the single regularizers of which one consists; empty for None."""
+    """List of the single regularizers that make up a regularizer; empty for None."""
     if isinstance(regularizer, Sum):
         return [found for m in regularizer.members for found in members(m)]
     return [] if regularizer is None else [regularizer]

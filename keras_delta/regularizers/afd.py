@@ -96,7 +96,7 @@ class AFD(Regularizer):
 
     @property
     def temperature(self) -> float:
-        """What outputs are softened by."""
+        """The temperature that softens the outputs."""
         return self.predictions.temperature
 
     def choose_taps(self, graph: Graph) -> list[str] | None:
@@ -104,7 +104,7 @@ class AFD(Regularizer):
         return auto_taps.find_block_ends(graph)
 
     def check(self, networks: Networks) -> None:
-        """See `Regularizer.check`; maps of images, and heads of the same classes."""
+        """See `Regularizer.check`; needs maps of images, heads for the same classes."""
         super().check(networks)
         check_maps(networks)
         self._check_shapes(networks.source_map_shapes, networks.target_map_shapes)
@@ -132,7 +132,7 @@ class AFD(Regularizer):
     def build_for(
         self, source_shapes: Mapping[str, Shape], target_shapes: Mapping[str, Shape]
     ) -> None:
-        """Make the layers of the meta network, in a model or outside of any.
+        """Make the layers of the meta network, with or without a model.
 
         Calling it again for the same numbers of channels keeps the weights.
 
@@ -165,8 +165,8 @@ class AFD(Regularizer):
                 (`num_batches_tracked`) are ignored.
 
         Raises:
-            TypeError, ValueError: for no dict, names that are missing or unknown, and
-                wrong shapes; no weight is changed then.
+            TypeError, ValueError: if `state` is not a dict, names are missing or
+                unknown, or shapes are wrong; weights are then unchanged.
         """
         if not isinstance(state, Mapping):
             raise TypeError(invalid("state", "a dict from names to arrays", state))
@@ -198,8 +198,8 @@ class AFD(Regularizer):
             float32 scalar; 0 for an empty batch.
 
         Raises:
-            ValueError: before `build_for`, and for maps that are not `(B, H, W, C)`
-                with the taps and channels of `build_for`.
+            ValueError: if called before `build_for`, or if the maps are not
+                `(B, H, W, C)` with the taps and channels of `build_for`.
         """
         maps = self._ordered_maps(source_maps, target_maps)
         attention = self.network.attend(*maps, training=training)
@@ -215,7 +215,7 @@ class AFD(Regularizer):
             `(B, T, S)` float32 for T source and S target taps; sums to 1 over S.
 
         Raises:
-            ValueError: as `feature_distance`.
+            ValueError: as for `feature_distance`.
         """
         maps = self._ordered_maps(source_maps, target_maps)
         return self.network.attend(*maps, training=False)
@@ -228,7 +228,7 @@ class AFD(Regularizer):
         return distance * batch.share
 
     def penalties(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """See `Regularizer.penalties`; the first one includes that of the outputs."""
+        """See `Regularizer.penalties`; the first includes the distance of outputs."""
         feature, head = super().penalties(batch)
         if self.kd:
             feature = feature + self.kd * self.predictions.distance(batch) * batch.share
@@ -244,7 +244,7 @@ class AFD(Regularizer):
         }
 
     def _check_shapes(self, source_shapes, target_shapes):
-        """Channels of the source's and target's taps; refuse what layers do not fit."""
+        """Channels of the source's and target's taps; refuse those that do not fit."""
         shapes = {"source_shapes": source_shapes, "target_shapes": target_shapes}
         channels = [_channels(name, each) for name, each in shapes.items()]
         if self.network is not None:

@@ -1,4 +1,4 @@
-"""The meta network of AFD, and the weights of the authors' program for it."""
+"""The meta network of AFD, which can load the weights of the authors' program."""
 
 import math
 
@@ -19,9 +19,9 @@ class Projection(keras.layers.Layer):
     not change the result.
 
     Args:
-        inputs: length of the vectors that come in.
-        outputs: length of those that go out.
-        name: name of the layer, with which the names of its parts begin.
+        inputs: length of the input vectors.
+        outputs: length of the output vectors.
+        name: name of the layer, and prefix of the names of its parts.
     """
 
     def __init__(self, inputs, outputs, name):

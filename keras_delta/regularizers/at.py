@@ -57,7 +57,7 @@ class AT(PairedMaps):
 
         Args:
             source_maps: dict tap -> `(B, H, W, C)`.
-            target_maps: the same of the target; sizes and channels may differ.
+            target_maps: the same for the target; sizes and channels may differ.
 
         Returns:
             float32 scalar.

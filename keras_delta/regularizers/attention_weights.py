@@ -1,4 +1,4 @@
-"""Where a regularizer that weights channels by attention has the weights from."""
+"""The channel weights of regularizers that use attention."""
 
 import os
 
@@ -15,10 +15,10 @@ FORMS = '"auto", "uniform", a ChannelAttention, a dict tap -> weights, or a path
 
 
 class AttentionWeights:
-    """The part of a regularizer that knows the weights of each tap's channels.
+    """The part of a regularizer that holds the weights of each tap's channels.
 
-    The regularizer has it as `attention_weights` and calls its `bind`, `ready`,
-    `prepare` and `get_config` in its own. The variables are the regularizer's, so
+    The regularizer keeps it as `attention_weights` and calls its `bind`, `ready`,
+    `prepare` and `get_config` in its methods. The variables are the regularizer's, so
     they are saved with it.
 
     Args:
@@ -43,7 +43,7 @@ class AttentionWeights:
             self.attention.check_taps({tap: shape[-1] for tap, shape in taps.items()})
 
     def bind(self, taps, add_weight):
-        """Make a variable for the weights of each tap, by the regularizer's method."""
+        """Make a variable for the weights of each tap, with the given `add_weight`."""
         for i, (tap, shape) in enumerate(taps.items()):
             initial = np.zeros(shape[-1], "float32")
             if isinstance(self.attention, ChannelAttention):
@@ -64,7 +64,7 @@ class AttentionWeights:
         return all(array(v).any() for v in self._by_tap.values())
 
     def prepare(self, model, samples, verbose=True):
-        """Compute the attention where it is `"auto"`; see `Regularizer.prepare`."""
+        """Compute the attention if it is `"auto"`; see `Regularizer.prepare`."""
         if not self.ready:
             attention = ChannelAttention.compute(
                 model,
@@ -76,9 +76,9 @@ class AttentionWeights:
             self.set_attention_weights(attention)
 
     def set_attention_weights(self, attention):
-        """Use other weights from now on, also while training.
+        """Use other weights from now on, even during training.
 
-        The weights are variables: nothing is traced again, and they are saved with
+        The weights are variables: nothing is retraced, and they are saved with
         the model.
 
         Args:
@@ -91,7 +91,7 @@ class AttentionWeights:
         if not self._by_tap:
             raise ValueError(
                 "No model uses this regularizer yet. Pass the weights as "
-                "`attention=` when making it, or give it to a DeltaModel first."
+                "`attention=` when creating it, or pass it to a DeltaModel first."
             )
         channels = {tap: v.shape[-1] for tap, v in self._by_tap.items()}
         attention.check_taps(channels)
@@ -106,7 +106,7 @@ class AttentionWeights:
         return {tap: array(v) for tap, v in self._by_tap.items()}
 
     def of_tap(self, tap, channels):
-        """Weights of one tap, `(C,)`, also before a model uses the regularizer."""
+        """Weights of one tap, `(C,)`, even before a model uses the regularizer."""
         if tap in self._by_tap:
             return ops.convert_to_tensor(self._by_tap[tap])
         if self.attention == "auto":
@@ -133,7 +133,7 @@ class AttentionWeights:
 
 
 def of_part(name):
-    """A property of a regularizer that its `attention_weights` has."""
+    """A property that forwards to the regularizer's `attention_weights`."""
     return property(
         lambda self: getattr(self.attention_weights, name),
         lambda self, value: setattr(self.attention_weights, name, value),

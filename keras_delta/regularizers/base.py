@@ -1,4 +1,4 @@
-"""What every regularizer promises: the class to extend for a new one."""
+"""`Regularizer`: the base class of all regularizers."""
 
 from typing import Any, Self
 
@@ -34,11 +34,11 @@ class Regularizer(keras.layers.Layer):
     only the target has (its head).
 
     A new method is one file with a subclass and one import line in
-    `regularizers/__init__.py`. A subclass says what `Omega` is by overriding
-    `feature_distance` (with `needs = MAPS`), `weight_distance`, or both;
-    `batch_distance` for what compares anything else. `bind` runs once, when a model
-    takes the regularizer: layers and variables are made there, and trainable ones are
-    trained with the target. `prepare` runs at the start of `fit`, with the training
+    `regularizers/__init__.py`. A subclass defines `Omega` by overriding
+    `feature_distance` (with `needs = MAPS`), `weight_distance`, or both; or
+    `batch_distance` if it compares anything else. `bind` runs once, when a model
+    takes the regularizer: layers and variables are created there, and trainable ones
+    are trained with the target. `prepare` runs at the start of `fit`, with the training
     data, and `after_step` after each step.
 
     Args:
@@ -47,33 +47,33 @@ class Regularizer(keras.layers.Layer):
         name: optional name.
 
     Raises:
-        TypeError, ValueError: if alpha or beta is no non-negative finite number
-            and no schedule.
+        TypeError, ValueError: if alpha or beta is neither a non-negative finite
+            number nor a schedule.
     """
 
     needs: frozenset[str] = frozenset()
-    """What a step is to compute, of the `Batch`'s attributes: `"source_maps"`,
+    """The attributes of `Batch` that a step has to compute: `"source_maps"`,
     `"target_maps"`, `"source_outputs"`, `"target_features"`.
 
-    The source does not run for a regularizer that needs nothing of it. With any of
+    The source does not run for a regularizer that needs nothing from it. With any of
     them, the batch has images and labels as well."""
 
     prepare_needs: frozenset[str] = frozenset()
-    """`{"source_outputs"}` where `prepare` looks at the source's predictions."""
+    """`{"source_outputs"}` if `prepare` looks at the source's predictions."""
 
     needs_source_head = False
-    """Whether the source has to have the classifier that it was pretrained with."""
+    """Whether the source must have the classifier that it was pretrained with."""
 
     needs_classes = False
-    """Whether the target has to tell classes that exclude each other."""
+    """Whether the target must predict mutually exclusive classes."""
 
     starts_at_source = True
-    """Whether the method supposes that the target begins with the source's weights.
+    """Whether the method assumes that the target starts from the source's weights.
 
-    Source and target then have to be the same network, up to the last tap."""
+    Source and target must then be the same network, up to the last tap."""
 
     task_weight = 1.0
-    """What the task loss is multiplied by; see also `task_factor`."""
+    """Factor of the task loss; see also `task_factor`."""
 
     splits_gradients = False
     """Whether the gradients of task loss and penalties go through `combine`."""
@@ -120,11 +120,11 @@ class Regularizer(keras.layers.Layer):
 
     @property
     def strength_variables(self) -> list[keras.Variable]:
-        """Variables of alpha and beta, where a model uses them as numbers."""
+        """Variables of alpha and beta, if a model uses them as numbers."""
         return list(self._strength_variables.values())
 
     def take_strengths(self, other: "Regularizer") -> None:
-        """Numbers for alpha and beta from another regularizer of the same kind."""
+        """Copy numeric alpha and beta from another regularizer of the same kind."""
         for name, value in other._strengths.items():
             if not callable(value):
                 self._set_strength(name, value)
@@ -139,7 +139,7 @@ class Regularizer(keras.layers.Layer):
         return ops.convert_to_tensor(value, "float32")
 
     def task_factor(self, step: Tensor) -> Tensor:
-        """What the task loss is multiplied by at a step, a float32 scalar."""
+        """The factor of the task loss at a step, a float32 scalar."""
         return ops.convert_to_tensor(self.task_weight, "float32")
 
     @property
@@ -154,20 +154,20 @@ class Regularizer(keras.layers.Layer):
         return type(self).from_config(self.get_config())
 
     def choose_taps(self, graph: Graph) -> list[str] | None:
-        """Names of the layers to tap where `taps="auto"`; None: as DELTA does.
+        """Names of the layers to tap with `taps="auto"`; None: the same as for DELTA.
 
         Args:
-            graph: `Graph` of the source or of the target, each of which has its own.
+            graph: `Graph` of the source or of the target; called once for each.
         """
 
     def check(self, networks: Networks) -> None:
-        """Refuse networks that the method or its strengths make no sense for.
+        """Refuse networks that do not suit the method or its strengths.
 
         Args:
             networks: see `bind`.
 
         Raises:
-            ValueError: saying why, and what to do.
+            ValueError: if they do not, with the reason and a remedy.
         """
         pairing = networks.pairing
         if self.starts_at_source and networks.mismatch:
@@ -177,21 +177,21 @@ class Regularizer(keras.layers.Layer):
         if self._strengths["beta"] != 0 and not pairing.new_layers:
             raise ValueError(
                 f"Invalid value for argument `beta`. Received: beta={self.beta!r}, but "
-                "the target has no parameters of its own: every layer of it has a "
+                "the target has no parameters that the source lacks: every layer has a "
                 "counterpart in the source. Use `beta=0`, give the target a new head "
-                "with `keras_delta.attach_head`, or, where the source ends in a head "
+                "with `keras_delta.attach_head`, or, if the source ends in a head "
                 "of the same shape, pass the source without it."
             )
 
     def bind(self, networks: Networks) -> None:
-        """Take up what belongs to one model; called once, in its strategy's scope.
+        """Attach the regularizer to a model; called once, in its strategy's scope.
 
         Args:
             networks: source and target: their `pairing`, `source_map_shapes` and
                 `target_map_shapes`, dicts tap -> `(..., C)`.
 
         Raises:
-            ValueError: see `check`.
+            ValueError: if `check` fails.
         """
         self.check(networks)
         for name, value in self._strengths.items():
@@ -206,7 +206,7 @@ class Regularizer(keras.layers.Layer):
         self.built = True
 
     def find_adapting(self) -> Any:
-        """The `SourceAdapting` in it, whose layers run inside the source; or None."""
+        """The `SourceAdapting` part, whose layers run inside the source; or None."""
 
     @property
     def ready(self) -> bool:
@@ -214,25 +214,25 @@ class Regularizer(keras.layers.Layer):
         return True
 
     def prepare(self, model: keras.Model, samples: Any, verbose: bool = True) -> None:
-        """Compute from the training data what has to be known before step one.
+        """Compute from the training data all values needed before the first step.
 
         Args:
             model: the `DeltaModel`.
-            samples: `samples(n)` gives up to n training samples as `(x, y)`;
-                `samples.batches(n)` as a list of such, for images of several sizes.
+            samples: `samples(n)` returns up to n training samples as `(x, y)`;
+                `samples.batches(n)` a list of such pairs, for images of several sizes.
             verbose: whether to show progress.
         """
 
     def begin_training(self, steps: int | None, verbose: bool = True) -> None:
-        """Called when `fit` begins, backups put back.
+        """Called when `fit` begins, after a backup has been restored.
 
         Args:
-            steps: number of steps to come; None if it is not known.
+            steps: number of steps to come; None if unknown.
             verbose: whether to print anything.
         """
 
     def batch_distance(self, batch: Batch) -> Tensor:
-        """What depends on the batch, a scalar before alpha, as this replica's share."""
+        """Distance over the batch: a scalar before alpha, as this replica's share."""
         distance = self.feature_distance(batch.source_maps, batch.target_maps)
         return distance * self.feature_share(batch)
 
@@ -241,7 +241,7 @@ class Regularizer(keras.layers.Layer):
         raise NotImplementedError(f"{type(self).__name__} compares no feature maps")
 
     def feature_share(self, batch: Batch) -> Tensor:
-        """What this replica's distance counts in the sum over replicas."""
+        """Weight of this replica's distance in the sum over replicas."""
         return batch.share
 
     def weight_distance(self) -> Tensor:
@@ -271,9 +271,9 @@ class Regularizer(keras.layers.Layer):
         return feature, head / batch.replicas
 
     def tap_penalties(self, batch: Batch) -> dict[str, Tensor]:
-        """The part of each tap in the feature penalty: dict tap -> float32 scalar.
+        """Each tap's part of the feature penalty: dict tap -> float32 scalar.
 
-        Times alpha and as this replica's share. Empty where the regularizer does not
+        Times alpha and as this replica's share. Empty if the regularizer does not
         compare maps tap by tap.
         """
         if batch.source_maps is None or batch.target_maps is None:
@@ -289,11 +289,11 @@ class Regularizer(keras.layers.Layer):
     def combine(
         self, task_gradients: Gradients, penalty_gradients: Gradients
     ) -> list[Tensor]:
-        """The gradients to step along, where `splits_gradients`.
+        """The gradients for the optimizer, if `splits_gradients`.
 
         Args:
-            task_gradients, penalty_gradients: lists of tensors, in the same order and
-                of the global batch; None where nothing depends on a variable.
+            task_gradients, penalty_gradients: lists of tensors of the global batch, in
+                the same order; None if nothing depends on a variable.
 
         Returns:
             A list of tensors or None.
@@ -301,10 +301,10 @@ class Regularizer(keras.layers.Layer):
         raise NotImplementedError(f"{type(self).__name__} combines no gradients")
 
     def after_step(self, batch: Batch) -> None:
-        """Called after each step of the optimizer: for queues, moving averages."""
+        """Called after each step of the optimizer, for queues or moving averages."""
 
     def get_config(self) -> dict[str, Any]:
-        """Arguments of `__init__`, with the strengths as they are now."""
+        """Arguments of `__init__`, with the current strengths."""
         schedules = keras.optimizers.schedules
         config = {
             name: schedules.serialize(value) if callable(value) else getattr(self, name)

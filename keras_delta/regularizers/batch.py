@@ -1,4 +1,4 @@
-"""What a regularizer may look at in one training step."""
+"""`Batch`: everything a regularizer can use in one training step."""
 
 from typing import Any, Literal, NamedTuple, Self
 
@@ -7,7 +7,7 @@ from keras import ops
 
 
 class Batch(NamedTuple):
-    """What a regularizer may look at in one training step, on one replica.
+    """Everything a regularizer can use in one training step, on one replica.
 
     Attributes:
         source_maps: dict tap -> `(B, ..., C)`, without gradient; None if the
@@ -15,17 +15,17 @@ class Batch(NamedTuple):
         target_maps: the same of the target; None if the regularizer does not need them.
         step: the optimizer's iteration, for schedules.
         share: this replica's share of the global batch, `B / sum of B`; 1 on one
-            replica. A mean over the samples is to be multiplied by it.
-        replicas: number of replicas. A term that has no samples is to be divided
-            by it, because gradients are summed over replicas.
-        target_outputs: what the target predicts for the batch.
-        source_outputs: what the source's own head predicts, without gradient; None if
-            the regularizer does not need it.
+            replica. Multiply a mean over the samples by it.
+        replicas: number of replicas. Divide a term without samples by it, because
+            gradients are summed over replicas.
+        target_outputs: the target's predictions for the batch.
+        source_outputs: the predictions of the source's head, without gradient; None if
+            the regularizer does not need them.
         target_features: the vectors `(B, D)` that enter the target's last layer; None
             if the regularizer does not need them.
-        images: what the target was fed with.
-        labels: as the data have them.
-        label_weights: their `sample_weight`, None for none.
+        images: the target's inputs.
+        labels: the labels, as in the data.
+        label_weights: their `sample_weight`; None if there are none.
     """
 
     source_maps: Any = None
@@ -41,7 +41,7 @@ class Batch(NamedTuple):
     label_weights: Any = None
 
     def without_gradient(self, network: Literal["source", "target"]) -> Self:
-        """The same, with what is of `"source"` or of `"target"` held constant."""
+        """The same batch with the values of `"source"` or `"target"` held constant."""
         names = [f"{network}_{what}" for what in ("maps", "outputs", "features")]
         given = {n: getattr(self, n, None) for n in names}
         given = {n: value for n, value in given.items() if value is not None}

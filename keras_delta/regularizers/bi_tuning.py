@@ -22,36 +22,36 @@ VIEWS = ("flip", "same")
 
 @keras.saving.register_keras_serializable("keras_delta")
 class BiTuning(Regularizer):
-    """Images of a class lie together, in features and as the classifier sees them.
+    """Pulls images of a class together, as features and as seen by the classifier.
 
     A key encoder, whose parameters follow the target's (`key <- m key + (1 - m)
     target` after each step), sees a second view of each batch. For each class the last
     K keys are kept in a queue. With the features `h` of the target and a trained
-    projection `z` of these, both of unit length, and `w_y` the classifier's row of
-    the true class with its bias, constant and of unit length too,
+    projection `z` of these, both of unit length, and `w_y` the classifier's row for
+    the true class with its bias, held constant and also of unit length,
 
         logits_z = (<z, own key>, <z, K keys of the class>, <z, keys of all others>) / t
         logits_y = (<[h; 1], w_y>, <K keys of the class, w_y>, <all others, w_y>) / t
         Omega = KL(u || softmax(logits_z)) + KL(u || softmax(logits_y)), mean over b,
 
-    `u` being `1 / (K + 1)` on the first `K + 1`. Queues begin at random. The encoder's
-    state takes the memory of the target's parameters once more, a step that of one
+    with `u = 1 / (K + 1)` on the first `K + 1`. Queues start at random values. The
+    encoder needs as much memory as the target's parameters, and each step that of one
     more forward pass.
 
     Args:
         alpha: strength (the paper's lambda), default 1.
         beta: strength of the head penalty, default 0.
-        keys: K, default 40; tllib's: of about as many images a class.
+        keys: K, default 40 as in tllib, which has about as many images per class.
         temperature: t, default 0.07.
-        momentum: m, default 0.999. On short trainings of few images the encoder hardly
-            moves then.
+        momentum: m, default 0.999. In short trainings on few images the encoder then
+            hardly moves.
         projection: length of z, default 128.
-        view: what the key encoder sees: `"flip"`, the images mirrored at random once
-            more, or `"same"`. (The authors' data bring two augmented views.)
+        view: input of the key encoder: `"flip"`, the images mirrored at random once
+            more, or `"same"`. (The authors' data provide two augmented views.)
         name: optional name.
 
     Raises:
-        ValueError: for a target that predicts no classes.
+        ValueError: if the target does not predict classes.
 
     Source: Zhong et al., "Bi-tuning: efficient transfer from pre-trained models", 2020,
     arXiv 2011.06182; github.com/thuml/Transfer-Learning-Library (`bi_tuning.py`).
@@ -81,7 +81,7 @@ class BiTuning(Regularizer):
         self.view = _arguments.choice("view", view, VIEWS)
         # Lists: Keras keeps tracking a layer whose attribute is deleted.
         self._projections, self._flips = [], []
-        # Not a list of its own: Keras would take the target's variables for ours.
+        # Not a plain list: Keras would take the target's variables for ours.
         self._encoder = SimpleNamespace(pairs=[], head=None)
 
     @property
@@ -91,7 +91,7 @@ class BiTuning(Regularizer):
 
     @property
     def followed(self) -> list[tuple[keras.Variable, keras.Variable]]:
-        """List of the variables that the key encoder follows, each with its own."""
+        """List of pairs: a variable of the target and the encoder's following it."""
         return list(self._encoder.pairs)
 
     def project(self, features: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ class BiTuning(Regularizer):
         return _unit(self._projections[0](ops.cast(features, "float32")))
 
     def check(self, networks: Networks) -> None:
-        """See `Regularizer.check`; the target has to predict classes."""
+        """See `Regularizer.check`; the target must predict classes."""
         super().check(networks)
         check_features(networks, "target", "bi_tuning")
 
@@ -175,7 +175,7 @@ class BiTuning(Regularizer):
             )
         networks = self._networks
         mapping = [(v, ops.convert_to_tensor(key)) for v, key in self._encoder.pairs]
-        # BatchNormalization takes the batch's statistics, and keeps nothing of them.
+        # BatchNormalization uses the batch's statistics but does not store them.
         with keras.StatelessScope(state_mapping=mapping):
             features = networks.target_features
             _, h = networks.run_target(images, training=True, fetches=features)
@@ -184,7 +184,7 @@ class BiTuning(Regularizer):
         return ops.stop_gradient(z), ops.stop_gradient(h)
 
     def _enqueue(self, z, h, numbers, counted):
-        """Put keys where the oldest of their classes are, at most K of each class."""
+        """Replace the oldest keys of each class, at most K per class."""
         classes = self._queue_z.shape[0]
         one_hot = ops.one_hot(numbers, classes, dtype="int32")
         one_hot = one_hot * ops.cast(counted[:, None], "int32")
@@ -201,7 +201,7 @@ class BiTuning(Regularizer):
         self._pointer.assign((pointer + many) % self.keys)
 
     def after_step(self, batch: Batch) -> None:
-        """See `Regularizer.after_step`: the key encoder follows."""
+        """See `Regularizer.after_step`; the key encoder follows the target."""
         m = self.momentum
         for variable, key in self._encoder.pairs:
             now = ops.convert_to_tensor(variable)
@@ -214,13 +214,13 @@ class BiTuning(Regularizer):
 
 
 def contrastive_distance(own, others, numbers, temperature):
-    """`KL(u || softmax(logits))`, `u` even on the own key and those of its class.
+    """`KL(u || softmax(logits))`, with `u` uniform on the keys of image and class.
 
     Args:
-        own: `(B,)`, similarity to the own key.
+        own: `(B,)`, similarity to the image's own key.
         others: `(B, classes, K)`, to the keys of each class.
         numbers: `(B,)`, classes.
-        temperature: what similarities are divided by.
+        temperature: divisor of the similarities.
 
     Returns:
         `(B,)` float32.

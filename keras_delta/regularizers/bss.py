@@ -19,19 +19,19 @@ class BSS(Regularizer):
     """Shrinks the smallest singular values of a batch's features.
 
     `Omega = sum_{i <= k} sigma_{-i}^2`, over the `k` smallest singular values of the
-    matrix `(B, D)` of the vectors that enter the target's last layer, of the global
-    batch. Directions in which a batch hardly varies are held to be those that do not
-    transfer. It needs no source. An incomplete last batch has larger ones: drop it, or
-    mind that it counts for more.
+    matrix `(B, D)` of the vectors that enter the target's last layer, over the global
+    batch. Directions in which a batch hardly varies are assumed not to transfer. The
+    method needs no source. An incomplete last batch has larger singular values: drop
+    it, or be aware that it counts for more.
 
     Args:
         alpha: strength (the paper's eta), default 0.001.
         beta: strength of the head penalty, default 0.
-        k: how many singular values, default 1.
+        k: number of singular values, default 1.
         name: optional name.
 
     Raises:
-        ValueError: for a target that does not end in a `Dense` layer.
+        ValueError: if the target does not end in a `Dense` layer.
 
     Source: Chen et al., "Catastrophic forgetting meets negative transfer: batch
     spectral shrinkage for safe transfer learning", NeurIPS 2019, Eq. 5;
@@ -58,7 +58,7 @@ class BSS(Regularizer):
         check_features(networks, "target", "bss", classes=False)
 
     def batch_distance(self, batch: Batch) -> Tensor:
-        """See `Regularizer.batch_distance`; of the global batch."""
+        """See `Regularizer.batch_distance`; over the global batch."""
         features = gather(batch.target_features, batch.replicas)
         return spectral_penalty(features, self.k) / batch.replicas
 
@@ -71,9 +71,9 @@ def spectral_penalty(features: Tensor, k: int = 1) -> Tensor:
     """Sum of the squares of the `k` smallest singular values, a float32 scalar.
 
     Args:
-        features: `(B, D)`; of fewer than `k` singular values, all count.
-        k: how many.
+        features: `(B, D)`; if there are fewer than `k` singular values, all count.
+        k: number of singular values.
     """
-    # Not eigenvalues of the Gram matrix: squaring would cost half of the digits.
+    # Not eigenvalues of the Gram matrix: squaring would cost half the digits.
     values = tf.linalg.svd(ops.cast(features, "float32"), compute_uv=False)
     return ops.sum(ops.square(values[-k:]))

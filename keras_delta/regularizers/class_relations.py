@@ -1,4 +1,4 @@
-"""Which classes of the source go with which of the target, as Co-Tuning finds it."""
+"""How Co-Tuning relates the source's classes to the target's."""
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -15,22 +15,22 @@ def relate(logits, numbers, classes, variant, calibration):
     """R: for each class of the target, a distribution over the source's classes.
 
     Args:
-        logits: the source's for the training images, `(N, K)`.
+        logits: the source's logits for the training images, `(N, K)`.
         numbers: `(N,)`, the images' classes.
-        classes: how many of these.
+        classes: number of classes.
         variant: `"direct"`: means of probabilities; `"bayes"`: see `learn_and_invert`.
-        calibration: what the logits are multiplied by for `"bayes"`.
+        calibration: factor of the logits for `"bayes"`.
 
     Returns:
         `(classes, K)` float64; rows sum to 1.
 
     Raises:
-        ValueError: for a class without images.
+        ValueError: if a class has no images.
     """
     counts = np.bincount(numbers, minlength=classes)
     if not counts.all():
         expected = "training images of every class, to relate it to the source's"
-        received = f"none of the class {int(np.argmin(counts))}"
+        received = f"none of class {int(np.argmin(counts))}"
         raise ValueError(invalid("x", expected, received))
     if variant == "direct":
         return average(softmax(logits, axis=-1), numbers, classes)
@@ -46,17 +46,17 @@ def average(probabilities, numbers, classes):
 def learn_and_invert(probabilities, numbers):
     """`p(y_s | y)` by way of `p(y | y_s)`, as in the authors' program.
 
-    A multinomial logistic regression without intercept tells the classes from the
-    source's probabilities. Its strength is the one that is right most often on images
-    held out, and its logits are scaled to the lowest cross-entropy there. What it says
-    of a source class alone is `p(y | y_s)`.
+    A multinomial logistic regression without intercept predicts the classes from the
+    source's probabilities. Its strength is the one that is right most often on held-out
+    images, and its logits are scaled to the lowest cross-entropy on them. Its
+    prediction for a single source class is `p(y | y_s)`.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold
 
     folds = min(HELD_OUT, int(np.bincount(numbers).min()))
     if folds < 2:
-        expected = 'two training images or more of every class for variant="bayes"'
+        expected = 'at least two training images of every class for variant="bayes"'
         raise ValueError(invalid("x", expected, "a class with one"))
     split = StratifiedKFold(folds, shuffle=True, random_state=0)
     fitted, held = next(split.split(probabilities, numbers))
@@ -82,7 +82,7 @@ def learn_and_invert(probabilities, numbers):
 
 
 def invert(target_given_source, source_shares):
-    """`p(y_s | y)`, in proportion to `p(y | y_s) p(y_s)`; rows sum to 1.
+    """`p(y_s | y)`, proportional to `p(y | y_s) p(y_s)`; rows sum to 1.
 
     Args:
         target_given_source: `(K, classes)`.

@@ -1,4 +1,4 @@
-"""Co-Tuning: classes of the source, in the proportions of each target class."""
+"""Co-Tuning: the source's classes as further labels of each target class."""
 
 from typing import Any, Literal
 
@@ -23,34 +23,33 @@ from keras_delta.regularizers.predictions import Predictions, mean
 
 @keras.saving.register_keras_serializable("keras_delta")
 class CoTuning(Regularizer):
-    """The source's classifier is fine-tuned as well, on labels made for it.
+    """Fine-tunes the source's classifier as well, on labels derived for it.
 
-    A copy of the source's classifier is put on the target's features, beside the new
-    head, and both are trained. An image of the target class `y` has as label for it the
-    distribution `R[y]` over the source's classes, which is found before training:
+    A copy of the source's classifier is placed on the target's features, beside the new
+    head, and both are trained. Its label for an image of the target class `y` is the
+    distribution `R[y]` over the source's classes, estimated before training:
 
         Omega = -mean_b sum_k R[y_b, k] log q_k
 
-    `q` being the copy's probabilities. With the variant `"direct"`, `R[y]` is the mean
-    of the probabilities that the source gives for the training images of the class y.
-    With `"bayes"` it is `p(y_s | y)`, by Bayes' rule, from `p(y | y_s)`, which a
-    calibrated logistic regression of the labels on the source's probabilities gives.
+    where `q` are the copy's probabilities. With the variant `"direct"`, `R[y]` is the
+    mean of the source's probabilities for the training images of class `y`. With
+    `"bayes"` it is `p(y_s | y)`, by Bayes' rule, from `p(y | y_s)`, which a calibrated
+    logistic regression of the labels on the source's probabilities estimates.
     See `keras_delta.regularizers.class_relations`.
 
     Args:
         alpha: strength (the paper's lambda), default 2.3.
         beta: strength of the head penalty, default 0.
         variant: `"direct"` (tllib's) or `"bayes"` (the authors').
-        samples: training images for R, None for all. They are read as they are trained
-            on, augmented if these are.
-        calibration: in `"bayes"`, what the source's logits are multiplied by; the
-            default 0.8840457 is the authors' for torchvision's ResNet-50, 1 leaves
-            them.
+        samples: training images for R, None for all. They are the images that training
+            sees, augmented if those are.
+        calibration: factor of the source's logits in `"bayes"`; the default 0.8840457
+            is the authors' for torchvision's ResNet-50, 1 leaves them unchanged.
         name: optional name.
 
     Raises:
-        ValueError: for a source without a classifier, features that do not fit it, and
-            a class without training images.
+        ValueError: if the source has no classifier, the features do not fit it, or
+            a class has no training images.
 
     Source: You, Kou, Long & Wang, "Co-Tuning for transfer learning", NeurIPS 2020,
     Eq. 4; github.com/thuml/CoTuning and github.com/thuml/Transfer-Learning-Library.
@@ -80,7 +79,7 @@ class CoTuning(Regularizer):
 
     @property
     def source_head(self) -> SourceHead | None:
-        """The `SourceHead` on the target's features; None before a model has it."""
+        """The `SourceHead` on the target's features; None until bound to a model."""
         return self._heads[0] if self._heads else None
 
     @property
@@ -111,7 +110,7 @@ class CoTuning(Regularizer):
         return bool(self._relations) and bool(array(self._relations[0]).any())
 
     def prepare(self, model: keras.Model, samples: Any, verbose: bool = True) -> None:
-        """Find R from the training images and the source's predictions for them."""
+        """Estimate R from the training images and the source's predictions for them."""
         if self.ready:
             return
         classes, logits, numbers = self._relations[0].shape[0], [], []
@@ -128,7 +127,7 @@ class CoTuning(Regularizer):
         self.set_relations(relate(*found, classes, self.variant, self.calibration))
 
     def set_relations(self, relations: ArrayLike) -> None:
-        """Use relations that were found before.
+        """Use relations that were estimated before.
 
         Args:
             relations: `(classes, classes of the source)`, with rows that sum to 1.

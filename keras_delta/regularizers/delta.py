@@ -14,17 +14,17 @@ from keras_delta.regularizers.maps import MapRegularizer
 
 @keras.saving.register_keras_serializable("keras_delta")
 class Delta(MapRegularizer):
-    """Keeps the feature maps that matter close to the source's.
+    """Keeps the feature maps close to the source's, weighted by channel attention.
 
     `D[l, b, j] = sum_hw (T_l - S_l)^2` for tap l, sample b, channel j, and
     `W[l, j] >= 0`, `sum_j W[l, j] = 1` is the channel attention: how much the loss
     rises when channel j is switched off. `H W` is the number of positions, `C`
-    that of channels. The term before alpha:
+    the number of channels. The term before alpha:
 
     - `"relative"`: `mean_b sum_l 1/E_l * sum_j W D / (H W)`, where `E_l` is the mean
       square of the source map over training data (256 samples, measured before the
-      first step, saved with the model). 1 per tap means "as far away as the map is
-      large", whatever backbone, resolution, number of channels and batch size.
+      first step, saved with the model). A value of 1 per tap means "as far away as the
+      map is large", for any backbone, resolution, number of channels and batch size.
     - `"code"`: `1/2 sum_l sum_b C sum_j W D / (H W)`: **summed** over the batch, as
       in the authors' program.
     - `"article"`: `mean_b sum_l sum_j W D` (Eq. 8): no 1/2, positions or channels.
@@ -45,7 +45,7 @@ class Delta(MapRegularizer):
         name: optional name.
 
     Raises:
-        ValueError: for an unknown variant or attention, or an attention file that
+        ValueError: if the variant or attention is unknown, or an attention file
             cannot be read.
 
     Source: Li et al., "DELTA", TKDD 2021, doi 10.1145/3473912, Eq. 8 and Algorithm
@@ -75,7 +75,7 @@ class Delta(MapRegularizer):
     set_attention_weights = of_part("set_attention_weights")
 
     def check(self, networks: Networks) -> None:
-        """See `Regularizer.check`; the attention has to be of the same taps."""
+        """See `Regularizer.check`; the attention must be for the same taps."""
         super().check(networks)
         self.attention_weights.check(networks.target_map_shapes)
 
@@ -90,7 +90,7 @@ class Delta(MapRegularizer):
         return super().ready and self.attention_weights.ready
 
     def prepare(self, model: keras.Model, samples: Any, verbose: bool = True) -> None:
-        """Measure the scales and, where it is `"auto"`, the attention."""
+        """Measure the scales and, if it is `"auto"`, the attention."""
         super().prepare(model, samples, verbose)
         self.attention_weights.prepare(model, samples, verbose)
 

@@ -10,8 +10,8 @@ from keras_delta.layers.pooling import adaptive_average_pool
 def channel_distances(source_map, target_map):
     """Squared distance of each channel, summed over positions.
 
-    `D[b, j] = sum_hw (T - S)^2`, in float32 whatever the maps' precision: half
-    precision overflows on the sum. Squares and never a norm, whose gradient is
+    `D[b, j] = sum_hw (T - S)^2`, in float32 for maps of any precision: half
+    precision overflows on the sum. Squares rather than a norm, whose gradient is
     NaN where the maps agree.
 
     Args:
@@ -41,8 +41,8 @@ def mean_square(feature_map):
 
 
 def half_sum_of_squares(tensors):
-    """`1/2 sum ||t||^2` over tensors; 0 where there are none."""
-    # l2_loss reads a tensor once and makes no other of its size, nor does its
+    """`1/2 sum ||t||^2` over tensors; 0 if there are none."""
+    # l2_loss reads a tensor once and allocates no other of its size; nor does its
     # gradient.
     parts = [tf.nn.l2_loss(ops.cast(t, "float32")) for t in tensors]
     return tf.add_n(parts) if parts else ops.zeros((), "float32")
@@ -62,7 +62,7 @@ def energy_distances(source_maps, target_maps):
 
     `D[b, t, s] = mean_hw (pool(E_s) / ||pool(E_s)|| - E_t / ||E_t||)^2`, where `E` is
     the `energy_map`, `pool` brings it to the grid of source map t by adaptive average
-    pooling, and the norm is that over all positions. A map that is zero stays zero.
+    pooling, and the norm is over all positions. A zero map stays zero.
 
     Args:
         source_maps: list of T maps `(B, H, W, C)`; their sizes may differ.
@@ -71,7 +71,7 @@ def energy_distances(source_maps, target_maps):
     Returns:
         `(B, T, S)` float32.
     """
-    # Maps of a size are pooled together, and once for all source maps of a size.
+    # Maps of one size are pooled together, once for all source maps of one size.
     places, stacks = {}, {}
     for s, target_map in enumerate(target_maps):
         places.setdefault(_grid(target_map, s), []).append(s)
@@ -91,7 +91,7 @@ def energy_distances(source_maps, target_maps):
 
 
 def _grid(feature_map, number):
-    """The size of a map; its number, where that is not known."""
+    """The size of a map, or its number if the size is unknown."""
     grid = tuple(feature_map.shape[1:3])
     return number if None in grid else grid
 

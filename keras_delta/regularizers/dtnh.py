@@ -13,26 +13,26 @@ from keras_delta.regularizers.sum import Sum
 
 @keras.saving.register_keras_serializable("keras_delta")
 class DTNH(Sum):
-    """Drops what of a regularizer's gradient points against that of the task loss.
+    """Drops the part of a regularizer's gradient that opposes the task's gradient.
 
     With the gradient `g_E` of the task loss and `g_R` of the penalties, over all
     parameters together, a step goes along `g_E + g_R` if `<g_E, g_R> >= 0`, else along
 
         g_E + g_R - (<g_R, g_E> / ||g_E||^2) g_E
 
-    The penalties are those of another regularizer, whose `alpha` and `beta` these are.
-    On several replicas the gradients are those of the global batch. A step goes
-    backwards twice.
+    The penalties come from another regularizer, and so do `alpha` and `beta`. On
+    several replicas the gradients are those of the global batch. Each step runs two
+    backward passes.
 
     Args:
         regularizer: the other one: a `Regularizer`, a name, a config, or a list of
             these; default `"feature_map"`.
-        alpha, beta: its strengths, where it is given by its name; None for its own.
+        alpha, beta: its strengths, if it is given by name; None for its defaults.
         name: optional name.
 
     Raises:
-        TypeError, ValueError: for what is no regularizer, and for one that trains
-            layers inside the source.
+        TypeError, ValueError: if `regularizer` is not a regularizer, or trains layers
+            inside the source.
 
     Source: Wan, Xiong, Li et al., "Towards making deep transfer learning never hurt",
     ICDM 2019, arXiv 1911.07489.
@@ -55,10 +55,11 @@ class DTNH(Sum):
         member = get(regularizer)
         if strengths and not isinstance(regularizer, str):
             argument, value = next(iter(strengths.items()))
-            expected = "None, where the regularizer is not given by its name"
-            raise ValueError(invalid(argument, expected, value, "Set its own."))
+            expected = "None, since the regularizer is not given by its name"
+            remedy = "Set the strength in `regularizer`."
+            raise ValueError(invalid(argument, expected, value, remedy))
         if member is None or member.splits_gradients or member.find_adapting():
-            expected = "one with penalties, and without layers inside the source"
+            expected = "one with penalties and without layers inside the source"
             raise ValueError(invalid("regularizer", expected, regularizer))
         if strengths:
             member = type(member)(**strengths)

@@ -1,4 +1,4 @@
-"""DELTA without attention: the distance of feature maps, channels alike."""
+"""DELTA without attention: the distance of feature maps, all channels alike."""
 
 import keras
 from keras import ops
@@ -13,11 +13,11 @@ class FeatureMap(MapRegularizer):
     """Keeps the target's feature maps close to the source's, all channels alike.
 
     `D[l, b, j] = sum_hw (T_l - S_l)^2` for tap l, sample b, channel j; `H W` is
-    the number of positions and `C` that of channels. The term before alpha:
+    the number of positions and `C` the number of channels. The term before alpha:
 
     - `"relative"`: `mean_b sum_l 1/E_l * mean_j D / (H W)`, where `E_l` is the mean
-      square of the source map over training data. 1 per tap means "as far away as
-      the map is large", whatever backbone, resolution and batch size.
+      square of the source map over training data. A value of 1 per tap means "as far
+      away as the map is large", for any backbone, resolution and batch size.
     - `"code"`: `1/2 sum_l sum_b sum_j D`: summed over the batch, not divided by
       the positions, as in the authors' program.
     - `"article"`: `mean_b sum_l sum_j D` (Eq. 5).

@@ -1,4 +1,4 @@
-"""What methods share that look at the vectors in front of a network's last layer."""
+"""Shared parts of methods that use the vectors entering a network's last layer."""
 
 import keras
 import tensorflow as tf
@@ -9,16 +9,16 @@ from keras_delta._network.heads import last_dense, output_activation
 
 
 def check_features(networks, whose, method, classes=True):
-    """Refuse a network without features, or with another end than classes.
+    """Refuse a network without features, or one that does not end in classes.
 
     Args:
         networks: see `Regularizer.bind`.
         whose: `"target"` or `"source"`.
         method: name of the method, for the message.
-        classes: whether it has to tell classes that exclude each other.
+        classes: whether it must predict mutually exclusive classes.
 
     Raises:
-        ValueError: saying what to do.
+        ValueError: if so, with a remedy.
     """
     graph = getattr(networks, whose)
     node, outputs = last_dense(graph), len(tree.flatten(graph.outputs))
@@ -46,16 +46,16 @@ def gather(rows, replicas):
 
 
 def read_labels(batch, classes):
-    """The labels of a batch as shares of the classes, and what each image counts.
+    """The labels of a batch as shares of the classes, and each image's weight.
 
     Args:
         batch: a `Batch`, its labels as numbers, one-hot or soft.
-        classes: how many.
+        classes: number of classes.
 
     Returns:
         `(shares, weights)`: `(B, classes)` and `(B,)` float32. Weights are those of the
-        task loss, `sample_weight` and `class_weight`, and 0 for a number that is no
-        class.
+        task loss, `sample_weight` and `class_weight`, and 0 for a number that is not
+        a class.
     """
     (labels,) = tree.flatten(batch.labels)
     labels = ops.convert_to_tensor(labels)
@@ -101,10 +101,10 @@ class SourceHead(keras.layers.Layer):
 
 
 def check_source_head(networks, method):
-    """Refuse networks in which `SourceHead` makes no sense.
+    """Refuse networks that do not suit `SourceHead`.
 
     Raises:
-        ValueError: saying what to do.
+        ValueError: if they do not, with a remedy.
     """
     check_features(networks, "target", method)
     check_features(networks, "source", method)
@@ -113,7 +113,7 @@ def check_source_head(networks, method):
         for whose in ("target", "source")
     )
     if ours != theirs:
-        expected = f"a target with {theirs} features, as the source's head takes them"
+        expected = f"a target with {theirs} features, which the source's head takes"
         received = f"one with {ours}"
-        remedy = "Pool the target as the source is pooled, and leave other layers out."
+        remedy = "Pool the target as the source is pooled, without further layers."
         raise ValueError(invalid("target", expected, received, remedy))

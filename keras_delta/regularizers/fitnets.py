@@ -1,4 +1,4 @@
-"""FitNets: a layer of the target learns what a layer of the source puts out."""
+"""FitNets: a layer of the target learns the output of a layer of the source."""
 
 from typing import Any, Literal
 
@@ -24,25 +24,25 @@ DEFAULT = {"code": 100.0, "article": 1.0}
 class FitNets(Staged, PairedMaps):
     """Hints: a regressor on a middle layer of the target predicts one of the source.
 
-    With the map `h` of the source and `r(g)` of the target's, where the convolution `r`
-    brings `g` to the channels and the grid of `h` and is trained with the target,
+    With the map `h` of the source, the map `g` of the target and a convolution `r` that
+    brings `g` to the channels and grid of `h` and is trained with the target,
 
         Omega = mean_b mean (h - r(g))^2            variant "code"
         Omega = 1/2 mean_b sum (h - r(g))^2         variant "article"
 
-    In the variant `"code"`, `r` is a convolution, BatchNormalization and, where `h`
-    comes out of a ReLU, a ReLU; in `"article"` the same without BatchNormalization. Its
-    kernel is 1 x 1 where the grids are equal, 3 x 3 with strides where the target's is
-    a multiple, a transposed one where the source's is, and else as large as it takes.
+    In the variant `"code"`, `r` is a convolution, BatchNormalization and, if `h` is the
+    output of a ReLU, a ReLU; in `"article"` the same without BatchNormalization. Its
+    kernel is 1 x 1 if the grids are equal, 3 x 3 with strides if the target's is a
+    multiple, transposed if the source's is, and otherwise as large as needed.
 
     Args:
         alpha: strength; None for the default: 100 in the variant `"code"`, 1 in
             `"article"`.
         beta: strength of the head penalty, default 0.
         variant: `"code"` (RepDistiller's) or `"article"`.
-        stage_steps: so many steps minimise `alpha * Omega` alone, as the article does,
-            and all behind them the task loss and `kd`; 0, the default: everything is
-            minimised together.
+        stage_steps: length of a first stage that minimises `alpha * Omega` alone, as in
+            the article; later steps minimise the task loss and `kd`. Default 0:
+            everything is minimised together.
         kd: weight of the distance of the predictions beside the task loss, as for
             `KD`, which needs a source with a head for the same classes. Default 0: the
             source's predictions are not needed.
@@ -50,7 +50,7 @@ class FitNets(Staged, PairedMaps):
         name: optional name.
 
     Raises:
-        ValueError: for maps whose grids no convolution fits.
+        ValueError: if no convolution fits the grids of the maps.
 
     Source: Romero et al., "FitNets: hints for thin deep nets", ICLR 2015, Eq. 3;
     github.com/HobbitLong/RepDistiller (`HintLoss`, `ConvReg`).
@@ -79,16 +79,16 @@ class FitNets(Staged, PairedMaps):
 
     @property
     def temperature(self) -> float:
-        """What predictions are softened by."""
+        """The temperature that softens the predictions."""
         return self.predictions.temperature
 
     def choose_taps(self, graph: Graph) -> list[str] | None:
-        """See `Regularizer.choose_taps`: the end of a stage in the middle."""
+        """See `Regularizer.choose_taps`: the end of a middle stage."""
         ends = auto_taps.find_stage_ends(graph)
         return ends[len(ends) // 2 :][:1]
 
     def check(self, networks: Networks) -> None:
-        """See `Regularizer.check`; grids that a convolution fits."""
+        """See `Regularizer.check`; a convolution must fit the grids."""
         super().check(networks)
         if self.kd:
             self.predictions.check(networks)
@@ -116,8 +116,8 @@ class FitNets(Staged, PairedMaps):
 
         Args:
             source_maps: dict tap -> `(B, H, W, C)`.
-            target_maps: the same of the target. Before a model uses the regularizer
-                there are no regressors: these maps are then compared as they are.
+            target_maps: the same for the target. Before a model uses the regularizer
+                there are no regressors: the maps are then compared directly.
             training: whether BatchNormalization uses the batch.
 
         Returns:
@@ -141,7 +141,7 @@ class FitNets(Staged, PairedMaps):
         return self.feature_distance(*maps, training=True) * batch.share
 
     def penalties(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """See `Regularizer.penalties`; the first one includes that of the outputs."""
+        """See `Regularizer.penalties`; the first includes the distance of outputs."""
         feature, head = super().penalties(batch)
         if self.kd:
             weight = self.kd * self.in_later_stage(batch.step)
@@ -156,7 +156,7 @@ class FitNets(Staged, PairedMaps):
 
 
 class Regressor(keras.layers.Layer):
-    """Brings maps of the target to the grid and the channels of the source's.
+    """Brings maps of the target to the grid and channels of the source's.
 
     Args:
         theirs, ours: shapes `(height, width, channels)` of source and target.
@@ -182,7 +182,7 @@ class Regressor(keras.layers.Layer):
         self.built = True
 
     def call(self, maps, training=False):
-        """`(B, H, W, C)` of the target to those of the source."""
+        """`(B, H, W, C)` of the target to that of the source."""
         x = self.convolution(maps)
         x = self.norm(x, training=training) if self.norm else x
         return ops.relu(x) if self.rectified else x

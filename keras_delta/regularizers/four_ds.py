@@ -33,28 +33,28 @@ class FourDs(SourceAdapting):
 
     The source has a head for the target's classes and was trained on another domain. An
     adapter behind each of its stages, a `keras_delta.layers.FourierAdapter`, changes
-    the amplitudes of the maps and keeps their phases, which are taken for what the
-    domains have in common. The target learns from labels, from the predictions of the
-    adapted source, and from these phases:
+    the amplitudes of the maps and keeps their phases, which the domains are assumed to
+    share. The target learns from labels, from the predictions of the adapted source,
+    and from these phases:
 
         target:   task loss + kd * T^2 KL(p_source || p_target) + alpha * Omega
         adapters: task loss of the source + kd * T^2 KL(p_target || p_source)
 
-    with predictions p softened by T, the other network held constant in each line, and
+    with predictions p softened by T and the other network held constant in each line;
 
         Omega = mean((g * phases of the target - g * phases of the source)^2)
 
     over all elements of the phases of all taps, which are pooled to the last one's
-    grid and concatenated; g, one number for each channel and sample, is the gate of
+    grid and concatenated; g, one number per channel and sample, is the gate of
     `keras_delta.layers.FusionActivation`. The gate trains with the target, by `Omega`
-    alone, so that closing it is a way to make `Omega` small. The source itself and its
-    BatchNormalization statistics stay.
+    alone, so closing it is one way to make `Omega` small. The source itself and its
+    BatchNormalization statistics are unchanged.
 
-    Source and target may be different networks, whose taps have the same numbers of
-    channels, one by one in their order. With `taps="auto"` these are the last blocks at
-    the last four resolutions.
+    Source and target may be different networks if their taps, taken in order, have the
+    same numbers of channels. With `taps="auto"` these are the last blocks at the last
+    four resolutions.
 
-    Logs have `source_loss`, what the adapters minimise.
+    Logs contain `source_loss`, the objective of the adapters.
 
     Args:
         alpha: strength of `Omega`: a float or a Keras schedule; default 0.1.
@@ -63,17 +63,17 @@ class FourDs(SourceAdapting):
         beta: strength of `1/2 ||w||^2` on parameters that only the target has, default
             0.
         variant: `"article"`, or `"code"`: as in the authors' program, the source's
-            BatchNormalization takes the statistics of each batch, and its moving ones
-            drift (in copies; the source stays).
-        optimizer: of the adapters: Keras optimizer, its name or config; None for that
-            of the article: AdamW with a weight decay of 0.01, whose rate falls from
-            1e-3 to 0 along half a cosine in one `fit`, and stays 1e-3 where the number
-            of steps is not known.
+            BatchNormalization uses the statistics of each batch, and its moving ones
+            drift (in copies; the source is unchanged).
+        optimizer: optimizer of the adapters: Keras optimizer, its name or config; None
+            for the article's: AdamW with a weight decay of 0.01, whose rate falls from
+            1e-3 to 0 along half a cosine in one `fit`, and stays at 1e-3 if the number
+            of steps is unknown.
         name: optional name.
 
     Raises:
-        TypeError, ValueError: for an argument outside of its range; when bound, for
-            other numbers of taps, channels or classes.
+        TypeError, ValueError: if an argument is outside its range; when bound, if
+            numbers of taps, channels or classes differ.
 
     Source: Tang et al., "Direct Distillation between Different Domains", ECCV 2024,
     arXiv 2401.06826; the weights are those of github.com/tangjialiang97/4Ds, where
@@ -99,17 +99,17 @@ class FourDs(SourceAdapting):
         self.kd = _arguments.number("kd", kd)
         self.predictions = Predictions(temperature)
         self.variant = _arguments.choice("variant", variant, VARIANTS)
-        # Not the optimizer: Keras would save it, beside the one that is used.
+        # Not the optimizer: Keras would save it in addition to the one in use.
         self.optimizer = optimizer and keras.optimizers.serialize(
             keras.optimizers.get(optimizer)
         )
         self.target_taps: tuple[str, ...] = ()
-        # Containers: Keras goes on tracking a layer whose attribute is deleted.
+        # Containers: Keras keeps tracking a layer whose attribute is deleted.
         self.adapters, self._norms, self._fusions = {}, {}, []
 
     @property
     def temperature(self) -> float:
-        """What predictions are softened by."""
+        """The temperature that softens the predictions."""
         return self.predictions.temperature
 
     @property
@@ -127,7 +127,7 @@ class FourDs(SourceAdapting):
         return auto_taps.find_stage_ends(graph)
 
     def check(self, networks: Networks) -> None:
-        """See `Regularizer.check`; the same classes, and the same channels at taps."""
+        """See `Regularizer.check`; needs the same classes, and channels at the taps."""
         super().check(networks)
         self.predictions.check(networks)
         shapes = networks.source_map_shapes, networks.target_map_shapes
@@ -136,24 +136,24 @@ class FourDs(SourceAdapting):
         grids = [list(found.values())[-1][:2] for found in shapes]
         if channels[0] != channels[1] or not shapes_fit(*grids):
             raise ValueError(
-                "4Ds compares phases channel by channel, so the taps of source and "
-                "target need the same channels, one by one, and the last ones the same "
+                "4Ds compares phases channel by channel, so corresponding taps of "
+                "source and target need the same channels, and the last ones the same "
                 f"grid. The source's have {channels[0]} channels and the grid "
                 f"{grids[0]}: {shapes[0]}. The target's have {channels[1]} and "
-                f"{grids[1]}: {shapes[1]}. Pass layers that fit as `taps` and "
+                f"{grids[1]}: {shapes[1]}. Pass matching layers as `taps` and "
                 "`source_taps`, or use a source and a target of one family and width, "
                 'such as EfficientNet-Lite1 and Lite0; "afd" compares any maps.'
             )
 
         each, total = REDUCTIONS
         if min(channels[0]) < each or sum(channels[0]) < total:
-            expected = f"layers of {each} channels or more, and {total} in all"
+            expected = f"layers of at least {each} channels, and {total} in all"
             raise ValueError(invalid("taps", expected, f"{channels[0]} channels"))
 
     def make_layers(self, networks: Networks) -> None:
         """See `SourceAdapting.make_layers`: adapters and gate.
 
-        Weights that they had before are kept.
+        Existing weights are kept.
         """
         self.predictions.bind(networks)
         layers = [*self.source_layers, *self._fusions]
@@ -175,11 +175,11 @@ class FourDs(SourceAdapting):
     def build_for(
         self, source_shapes: Mapping[str, Shape], target_shapes: Mapping[str, Shape]
     ) -> None:
-        """Make adapters and gate anew, in a model or outside of any.
+        """Make new adapters and a new gate, with or without a model.
 
         Args:
-            source_shapes: dict tap -> `(height, width, channels)`, in their order.
-            target_shapes: the same of the target.
+            source_shapes: dict tap -> `(height, width, channels)`, in order.
+            target_shapes: the same for the target.
         """
         self.adapters.clear()
         self._fusions.clear()
@@ -215,7 +215,7 @@ class FourDs(SourceAdapting):
     def call_source(
         self, operation: Any, tap: str | None, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """See `SourceAdapting.call_source`; what is compared are phases."""
+        """See `SourceAdapting.call_source`; the phases are compared."""
         norm = self._norms.get(operation.name)
         if norm is None:
             maps = operation(*args, **kwargs)
@@ -230,8 +230,8 @@ class FourDs(SourceAdapting):
         """The distance `Omega` of maps, a scalar before alpha.
 
         Args:
-            source_maps: dict tap -> `(B, H, W, C)`, what enters the adapters.
-            target_maps: the same of the target, in the same order.
+            source_maps: dict tap -> `(B, H, W, C)`, the inputs of the adapters.
+            target_maps: the same for the target, in the same order.
 
         Returns:
             float32 scalar.
@@ -252,13 +252,13 @@ class FourDs(SourceAdapting):
         return self.fusion(theirs, concatenate_phases(ours))
 
     def penalties(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """See `Regularizer.penalties`; the first one has that of the predictions."""
+        """See `Regularizer.penalties`; the first includes that of the predictions."""
         feature, head = super().penalties(batch)
         distilled = self.kd * self.predictions.distance(batch) * batch.share
         return feature + distilled, head
 
     def tap_penalties(self, batch: Batch) -> dict[str, Tensor]:
-        """See `Regularizer.tap_penalties`; the gate is of all taps together."""
+        """See `Regularizer.tap_penalties`; empty, as all taps share one gate."""
         return {}
 
     def source_loss(
@@ -276,7 +276,7 @@ class FourDs(SourceAdapting):
 
 
 class _Cosine(keras.optimizers.schedules.LearningRateSchedule):
-    """Half a cosine between two iterations that are variables; constant without end."""
+    """Half a cosine between two variable iterations; constant if there is no end."""
 
     def __init__(self, rate, begin, end):
         super().__init__()

@@ -1,4 +1,4 @@
-"""FSP: how one layer's channels go along with the next one's."""
+"""FSP: how one layer's channels correlate with the next one's."""
 
 import itertools
 from typing import Any, Literal
@@ -20,29 +20,29 @@ VARIANTS = ("code", "article")
 
 @keras.saving.register_keras_serializable("keras_delta")
 class FSP(Staged, PairedMaps):
-    """Flow of the solution procedure: Gram matrices between taps in succession.
+    """Flow of the solution procedure: Gram matrices between successive taps.
 
     For the maps `X` and `Y` of a tap and the next one, on a common grid,
 
         M_ij = 1/(hw) sum_hw X_hwi Y_hwj
 
-    and `Omega` is, summed over the pairs of taps, the squared difference of the
-    source's and the target's `M`: its mean over elements and samples in the variant
-    `"code"`, its sum over elements, meaned over the samples, in `"article"`. The larger
-    of two maps is average-pooled to the grid of the other. Source and target may be
-    different networks, with the same numbers of channels at the taps.
+    and `Omega` is the squared difference of the source's and the target's `M`, summed
+    over the pairs of taps: its mean over elements and samples in the variant `"code"`,
+    its sum over elements, averaged over the samples, in `"article"`. The larger of two
+    maps is average-pooled to the grid of the other. Source and target may be different
+    networks with the same numbers of channels at the taps.
 
     Args:
         alpha: strength; default 50, as in RepDistiller.
         beta: strength of the head penalty, default 0.
         variant: `"code"` or `"article"`.
-        stage_steps: so many steps minimise `alpha * Omega` alone, and all steps behind
-            them the task loss alone, as article and program do; 0, the default:
-            both are minimised together all along.
+        stage_steps: length of a first stage that minimises `alpha * Omega` alone; later
+            steps minimise the task loss alone, as in article and program. Default 0:
+            both are minimised together throughout.
         name: optional name.
 
     Raises:
-        ValueError: for a single tap, and for other channels in source and target.
+        ValueError: if there is a single tap, or channels of source and target differ.
 
     Source: Yim, Joo, Bae & Kim, "A gift from knowledge distillation", CVPR 2017, Eqs. 1
     and 2; github.com/HobbitLong/RepDistiller (`FSP`).
@@ -61,7 +61,7 @@ class FSP(Staged, PairedMaps):
         self.variant = _arguments.choice("variant", variant, VARIANTS)
 
     def check(self, networks: Networks) -> None:
-        """See `Regularizer.check`; two taps or more, with the same channels."""
+        """See `Regularizer.check`; needs at least two taps, with the same channels."""
         super().check(networks)
         shapes = networks.source_map_shapes, networks.target_map_shapes
         channels = [[shape[-1] for shape in found.values()] for found in shapes]
@@ -69,7 +69,7 @@ class FSP(Staged, PairedMaps):
             expected = "two or more layers with the same channels in source and target"
             each = [{t: s[-1] for t, s in found.items()} for found in shapes]
             received = f"{each[0]} in the source, {each[1]} in the target"
-            remedy = "Pass layers that fit as `taps` and `source_taps`; "
+            remedy = "Pass matching layers as `taps` and `source_taps`; "
             remedy += '"at" and "afd" compare maps with any channels.'
             raise ValueError(invalid("taps", expected, received, remedy))
 
@@ -78,7 +78,7 @@ class FSP(Staged, PairedMaps):
 
         Args:
             source_maps: dict tap -> `(B, H, W, C)`, two or more.
-            target_maps: the same of the target, with the same channels.
+            target_maps: the same for the target, with the same channels.
 
         Returns:
             float32 scalar.
@@ -116,6 +116,6 @@ def _flows(maps):
 
 
 def _smaller(a, b):
-    """Of two lengths, numbers where they are known and else tensors."""
+    """The smaller of two lengths, each a number if known and otherwise a tensor."""
     known = isinstance(a, int) and isinstance(b, int)
     return min(a, b) if known else ops.minimum(a, b)

@@ -1,4 +1,4 @@
-"""KD: the target's predictions follow those of a source with a head of its own."""
+"""KD: the target's predictions follow those of a source with a head."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ DEFAULT = 0.9
 
 @keras.saving.register_keras_serializable("keras_delta")
 class KD(Regularizer):
-    """Knowledge distillation: the source's softened predictions as further labels.
+    """Knowledge distillation: the source's softened predictions as additional labels.
 
     The objective is `task_weight * task loss + kd_weight * Omega` with
 
@@ -25,8 +25,8 @@ class KD(Regularizer):
         p = softmax(source logits / T), q = softmax(target logits / T).
 
     `T^2` keeps the gradient's size as the temperature changes. The source has a head
-    for the target's classes, in the same order; it may be another network altogether.
-    Heads may end in a softmax or in logits, each as it is.
+    for the target's classes, in the same order; it may be an entirely different
+    network. Each head may end in a softmax or in logits.
 
     Args:
         alpha: weight of Omega, default 0.9.
@@ -34,11 +34,11 @@ class KD(Regularizer):
             0.
         temperature: T; higher values show more of the unlikely classes. Default 4.
         task_weight: weight of the task loss, default 0.1.
-        kd_weight: another name of `alpha`.
+        kd_weight: another name for `alpha`.
         name: optional name.
 
     Raises:
-        ValueError: for a source without a head, or with another number of classes.
+        ValueError: if the source has no head or another number of classes.
 
     Source: Hinton, Vinyals & Dean, "Distilling the knowledge in a neural network",
     2015, arXiv 1503.02531; the weights 0.1 and 0.9 and T = 4 are those of
@@ -70,7 +70,7 @@ class KD(Regularizer):
 
     @property
     def temperature(self) -> float:
-        """What outputs are softened by."""
+        """The temperature that softens the outputs."""
         return self.predictions.temperature
 
     def check(self, networks: Networks) -> None:
@@ -79,7 +79,7 @@ class KD(Regularizer):
         self.predictions.check(networks)
 
     def bind(self, networks: Networks) -> None:
-        """See `Regularizer.bind`; looks at what the two heads end in."""
+        """See `Regularizer.bind`; looks up the activations of the two heads."""
         super().bind(networks)
         self.predictions.bind(networks)
 

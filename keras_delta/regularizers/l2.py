@@ -14,8 +14,8 @@ class L2(Regularizer):
     """Pulls every parameter towards zero: plain fine-tuning with weight decay.
 
     `Omega = 1/2 ||w||^2` over all trainable parameters that the source has too,
-    BatchNorm's and biases included, as the authors' program does through the
-    optimizer's weight decay (gradient `alpha w`). The head has `beta`.
+    including biases and those of BatchNorm, as in the authors' program, which uses the
+    optimizer's weight decay (gradient `alpha w`). `beta` applies to the head.
 
     Args:
         alpha: strength on the pretrained part, default 1e-4.

@@ -11,14 +11,14 @@ from keras_delta.regularizers.base import Regularizer
 
 @keras.saving.register_keras_serializable("keras_delta")
 class L2FE(Regularizer):
-    """Trains the head alone, on features that stay as they are.
+    """Trains the head alone, on frozen features.
 
-    What source and target have in common runs in inference mode, so BatchNorm's
+    The layers that source and target share run in inference mode, so BatchNorm's
     statistics do not move either (in the authors' program they drift, because
     the network is left in training mode). Layers of the head train as usual.
 
     Args:
-        alpha: without effect, since the features do not move; there so that all
+        alpha: without effect, since the features do not move; accepted so that all
             regularizers take the same arguments. Default 0.
         beta: strength of `1/2 ||w||^2` on the head, default 0.01.
         name: optional name.
@@ -41,8 +41,8 @@ class L2FE(Regularizer):
         """See `Regularizer.check`; there must be something left to train."""
         if not networks.pairing.new_layers:
             raise ValueError(
-                "The regularizer 'l2_fe' trains the target's own layers alone, but "
-                "the target has none: every layer has a counterpart in the source. "
+                "The regularizer 'l2_fe' trains only layers that the source lacks, but "
+                "every layer of the target has a counterpart in the source. "
                 "Give the target a new head with `keras_delta.attach_head`."
             )
         super().check(networks)

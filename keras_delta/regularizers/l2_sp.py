@@ -25,9 +25,10 @@ class L2SP(Regularizer):
         alpha: strength, default 0.01 (github.com/lixingjian/DELTA; the L2-SP
             authors use 0.1).
         beta: strength of the head penalty, default 0.01.
-        parameters: `"all"` trainable ones, BatchNorm's and biases included
-            (lixingjian/DELTA), or `"kernels"` of convolutions and dense layers
-            alone (holyseven/TransferLearningClassification, the L2-SP authors).
+        parameters: `"all"`: the trainable ones, including biases and those of
+            BatchNorm (lixingjian/DELTA); or `"kernels"`: those of convolutions and
+            dense layers only (holyseven/TransferLearningClassification, the L2-SP
+            authors).
         name: optional name.
 
     Source: Li, Grandvalet & Davoine, ICML 2018 (L2-SP); Li et al., "DELTA", TKDD
@@ -46,7 +47,7 @@ class L2SP(Regularizer):
         self.parameters = _arguments.choice("parameters", parameters, PARAMETERS)
 
     def weight_distance(self) -> Tensor:
-        """`1/2 ||w - w*||^2` over the parameters chosen."""
+        """`1/2 ||w - w*||^2` over the chosen parameters."""
         return half_sum_of_squares(
             ops.cast(v, "float32") - ops.cast(start, "float32")
             for v, start in self.pairing.variables

@@ -14,7 +14,7 @@ from keras_delta.regularizers.distances import half_sum_of_squares
 
 @keras.saving.register_keras_serializable("keras_delta")
 class L2SPAtt(Regularizer):
-    """L2-SP in which filters that matter are held tighter.
+    """L2-SP that holds important filters more tightly.
 
     `Omega = 1/2 sum_l sum_j C_l W[l, j] ||K_l[..., j] - K*_l[..., j]||^2` over the
     kernels of the tapped layers, plus `1/2 ||w - w*||^2` over every other parameter
@@ -30,7 +30,7 @@ class L2SPAtt(Regularizer):
         name: optional name.
 
     Raises:
-        ValueError: when bound to a model none of whose taps has a kernel.
+        ValueError: if no tap of the model has a kernel (when bound).
 
     Source: Li et al., "DELTA", TKDD 2021, doi 10.1145/3473912, section 4.2.
     """
@@ -58,7 +58,7 @@ class L2SPAtt(Regularizer):
     set_attention_weights = of_part("set_attention_weights")
 
     def check(self, networks: Networks) -> None:
-        """See `Regularizer.check`; the attention has to be of the same taps."""
+        """See `Regularizer.check`; the attention must be for the same taps."""
         super().check(networks)
         self.attention_weights.check(networks.target_map_shapes)
 
@@ -85,11 +85,11 @@ class L2SPAtt(Regularizer):
         return self.attention_weights.ready
 
     def prepare(self, model: keras.Model, samples: Any, verbose: bool = True) -> None:
-        """Compute the attention where it is `"auto"`."""
+        """Compute the attention if it is `"auto"`."""
         self.attention_weights.prepare(model, samples, verbose)
 
     def weight_distance(self) -> Tensor:
-        """The distance from the starting point, attended filters weighted."""
+        """The distance from the starting point, with filters weighted by attention."""
         return half_sum_of_squares(
             self._difference(v, start) for v, start in self.pairing.variables
         )

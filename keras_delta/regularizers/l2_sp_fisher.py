@@ -1,4 +1,4 @@
-"""L2-SP-Fisher: parameters that matter stay nearer to where they began."""
+"""L2-SP-Fisher: important parameters stay nearer to their starting values."""
 
 from collections.abc import Mapping
 from types import SimpleNamespace
@@ -29,22 +29,22 @@ class L2SPFisher(Regularizer):
 
         F_k = mean_x E_y (d log p(y | x) / d w_k)^2,
 
-    `y` drawn once for each image from what the network itself predicts. The papers take
-    images of the source's task; `fit` takes training images and the target as it
-    begins, whose head has to be fitted first, as recipes do. `set_fisher` takes what
-    was measured elsewhere.
+    `y` drawn once per image from the network's predictions. The papers use images of
+    the source's task; `fit` uses training images and the target at the start, whose
+    head has to be fitted first, as recipes do. `set_fisher` accepts values measured
+    elsewhere.
 
     Args:
         alpha: strength, default 0.01.
         beta: strength of the head penalty, default 0.01.
         samples: training images that F is measured on, one by one; default 256.
         normalize: whether F is divided by its mean over the parameters, so that alpha
-            is that of L2-SP, and one alpha serves all networks. Default True; the
+            is on the scale of L2-SP and one alpha suits all networks. Default True; the
             papers do not.
         name: optional name.
 
     Raises:
-        ValueError: for a target that predicts no classes.
+        ValueError: if the target does not predict classes.
 
     Source: Li, Grandvalet & Davoine, "Explicit inductive bias for transfer learning",
     ICML 2018 (L2-SP-Fisher); Kirkpatrick et al., "Overcoming catastrophic forgetting in
@@ -65,21 +65,21 @@ class L2SPFisher(Regularizer):
         super().__init__(alpha, beta, name=name, **kwargs)
         self.samples = _arguments.integer("samples", samples, optional=True)
         self.normalize = bool(normalize)
-        # Not lists of its own: Keras would take the target's variables for ours.
+        # Not a plain list: Keras would take the target's variables for ours.
         self._bound, self._fisher = SimpleNamespace(pairs=[]), []
 
     def check(self, networks: Networks) -> None:
-        """See `Regularizer.check`; the target has to predict classes."""
+        """See `Regularizer.check`; the target must predict classes."""
         super().check(networks)
         check_features(networks, "target", "l2_sp_fisher")
         if not all(
             isinstance(v, keras.Variable) for v, _ in networks.pairing.variables
         ):
-            expected = "a target without LoRA, whose kernels do not train"
+            expected = "a target without LoRA, which freezes the kernels"
             raise ValueError(invalid("target", expected, networks.target.model.name))
 
     def bind(self, networks: Networks) -> None:
-        """See `Regularizer.bind`; makes a variable for the information of each."""
+        """See `Regularizer.bind`; makes a variable for each parameter's information."""
         super().bind(networks)
         self._bound.pairs.extend(self.pairing.variables)
         for i, (variable, _) in enumerate(self._bound.pairs):
@@ -102,11 +102,11 @@ class L2SPFisher(Regularizer):
         return {v.path: array(f) for (v, _), f in self._with_fisher()}
 
     def set_fisher(self, fisher: Mapping[str, ArrayLike]) -> None:
-        """Use information that was measured before, as it is.
+        """Use information that was measured before, unchanged.
 
         Args:
-            fisher: dict path of a variable of the target -> array, for all that
-                `fisher` has.
+            fisher: dict path of a variable of the target -> array, with the keys of
+                the attribute `fisher`.
         """
         paths = [v.path for v, _ in self._bound.pairs]
         if set(fisher) != set(paths):
@@ -129,14 +129,14 @@ class L2SPFisher(Regularizer):
         if not np.isfinite(mean) or mean == 0:
             raise ValueError(
                 f"The Fisher information is {'zero' if mean == 0 else 'not finite'} on "
-                f"all {count} images looked at, so nothing can be weighted by it. Is "
-                "the head fitted, and are the images as the network takes them?"
+                f"all {count} images looked at, so it cannot serve as weights. Is "
+                "the head fitted, and are the images in the form the network expects?"
             )
         for variable, values in zip(self._fisher, found, strict=True):
             variable.assign(values / mean if self.normalize else values)
 
     def weight_distance(self) -> Tensor:
-        """`1/2 sum F (w - w*)^2`, over what trains now."""
+        """`1/2 sum F (w - w*)^2`, over the currently trainable parameters."""
         trained = {id(v) for v, _ in self.pairing.variables}
         total = ops.zeros((), "float32")
         for (v, start), fisher in self._with_fisher():
@@ -159,7 +159,7 @@ def measure(networks, variables, samples, most):
         networks: the `Networks`; the target is run in inference mode.
         variables: of the target.
         samples: see `Regularizer.prepare`.
-        most: how many images.
+        most: number of images at most.
 
     Returns:
         `(list of float64 arrays, int)`.

@@ -19,19 +19,18 @@ DEFAULT = {"article": (1.0, 2.0), "tllib": (4.0, 3.0)}  # alpha, temperature
 
 @keras.saving.register_keras_serializable("keras_delta")
 class LwF(Regularizer):
-    """Learning without forgetting: the target goes on to answer as the source did.
+    """Learning without forgetting: the target keeps answering as the source did.
 
-    A copy of the source's classifier is put on the target's features, beside the new
+    A copy of the source's classifier is placed on the target's features, beside the new
     head. `p` are the probabilities that the frozen source gives for an image, `q` those
-    of the copy, both softened by the temperature T (`softmax(logits / T)`, which is
-    what the paper writes as `y^(1/T)`, divided by its sum). Then
+    of the copy, both softened by the temperature T (`softmax(logits / T)`, which
+    the paper writes as `y^(1/T)`, divided by its sum). Then
 
-        Omega = -mean_b sum_k p_k log q_k              variant "article"; it is trained
-        Omega = mean_b sum_k p_k log(p_k / q_k)        variant "tllib"; it is fixed
+        Omega = -mean_b sum_k p_k log q_k             variant "article"; copy trained
+        Omega = mean_b sum_k p_k log(p_k / q_k)       variant "tllib"; copy fixed
 
-    The source answers for the same augmented images that the target sees. It needs
-    the classifier that it was pretrained with, and the target's features have to be
-    what this classifier takes.
+    The source sees the same augmented images as the target. It needs the classifier
+    that it was pretrained with, and the target's features must fit this classifier.
 
     Args:
         alpha: strength; None for the default: 1 in the variant `"article"`, 4 in
@@ -42,7 +41,7 @@ class LwF(Regularizer):
         name: optional name.
 
     Raises:
-        ValueError: for a source without a classifier, or features that do not fit it.
+        ValueError: if the source has no classifier, or the features do not fit it.
 
     Source: Li & Hoiem, "Learning without forgetting", ECCV 2016, Eqs. 2 and 3;
     github.com/thuml/Transfer-Learning-Library (`lwf.py`), which keeps the source's
@@ -73,12 +72,12 @@ class LwF(Regularizer):
 
     @property
     def temperature(self) -> float:
-        """What predictions are softened by."""
+        """The temperature that softens the predictions."""
         return self.predictions.temperature
 
     @property
     def source_head(self) -> SourceHead | None:
-        """The `SourceHead` on the target's features; None before a model has it."""
+        """The `SourceHead` on the target's features; None until bound to a model."""
         return self._heads[0] if self._heads else None
 
     def check(self, networks: Networks) -> None:

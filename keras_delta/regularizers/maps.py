@@ -24,9 +24,9 @@ SMALLEST_SCALE = 1e-6
 
 
 class MapRegularizer(Regularizer):
-    """Common part of `FeatureMap` and `Delta`: a sum over taps of distances.
+    """Common part of `FeatureMap` and `Delta`: a sum of distances over taps.
 
-    A subclass gives `tap_distance`, the distance of one tap per sample.
+    A subclass defines `tap_distance`, the distance of one tap per sample.
 
     Args:
         alpha: strength; None: the variant's default (`default_alpha`).
@@ -84,7 +84,7 @@ class MapRegularizer(Regularizer):
         """Use scales that were measured before, for the same taps and training data.
 
         Args:
-            scales: dict tap -> number, as the attribute `scales` gives it.
+            scales: dict tap -> number, in the form of the attribute `scales`.
         """
         if set(scales) != set(self._scales):
             raise ValueError(
@@ -120,15 +120,15 @@ class MapRegularizer(Regularizer):
 
         Returns:
             float32 scalar: the sum over the taps, summed over the batch in the
-            variant `"code"` and its mean in the others. For a regularizer that
-            has not been prepared by `fit`, the scale of the variant `"relative"`
-            is the mean square of `source_maps` themselves.
+            variant `"code"` and averaged in the others. If the regularizer has
+            not been prepared by `fit`, the scale of the variant `"relative"` is
+            the mean square of `source_maps` itself.
         """
         parts = self.tap_distances(source_maps, target_maps)
         return sum(parts.values(), ops.zeros((), "float32"))
 
     def tap_distances(self, source_maps: Maps, target_maps: Maps) -> dict[str, Tensor]:
-        """The distance of each tap, as `feature_distance`: dict tap -> scalar."""
+        """Each tap's part of `feature_distance`: dict tap -> scalar."""
         return {
             tap: self._reduced(tap, source_maps[tap], target_map)
             for tap, target_map in target_maps.items()
@@ -151,7 +151,7 @@ class MapRegularizer(Regularizer):
         return ops.mean(distances.mean_square(source_map))
 
     def feature_share(self, batch: Batch) -> Tensor:
-        """See `Regularizer.feature_share`; a sum over the batch counts whole."""
+        """See `Regularizer.feature_share`; a sum over the batch has weight 1."""
         return 1.0 if self.variant == "code" else batch.share
 
     def get_config(self) -> dict[str, Any]:
@@ -160,7 +160,7 @@ class MapRegularizer(Regularizer):
 
 
 def _check_scale(tap, total, count):
-    """Refuse a source map that nothing can be measured by."""
+    """Refuse a source map that cannot serve as a unit of distance."""
     if not np.isfinite(total) or total == 0:
         raise ValueError(
             f"The source map at tap '{tap}' is "
@@ -172,6 +172,6 @@ def _check_scale(tap, total, count):
         warn(
             f"The source map at tap '{tap}' is all but zero (mean square "
             f"{total / count:.1e}), so the slightest change of the target counts as a "
-            "large distance and training will diverge. Does the source have "
-            "pretrained weights, and do the images have the range that it expects?"
+            "large distance and training will diverge. Check that the source has "
+            "pretrained weights and that the images have the range it expects."
         )

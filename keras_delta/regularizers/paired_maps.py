@@ -1,4 +1,4 @@
-"""What methods have in common that compare maps of two networks, tap by tap."""
+"""Shared parts of methods that compare maps of two networks, tap by tap."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from keras_delta.regularizers.predictions import check_image_maps
 
 
 class PairedMaps(Regularizer):
-    """Base class: as many taps in the source as in the target, compared in order.
+    """Base class that compares the taps of source and target in order, one to one.
 
     Source and target may be different networks. With `taps="auto"` the taps are the
     ends of the last four stages of each.
@@ -25,14 +25,14 @@ class PairedMaps(Regularizer):
 
     source_taps: Any = None
     target_taps: Any = None
-    """Names of the taps in their order, once a model uses the regularizer."""
+    """Names of the taps in order, once a model uses the regularizer."""
 
     def choose_taps(self, graph: Graph) -> list[str] | None:
         """See `Regularizer.choose_taps`: the ends of the last four stages."""
         return auto_taps.find_stage_ends(graph)
 
     def check(self, networks: Networks) -> None:
-        """See `Regularizer.check`; maps of images, as many in source and target."""
+        """See `Regularizer.check`; needs equal numbers of maps of images."""
         super().check(networks)
         check_image_maps(networks)
         shapes = networks.source_map_shapes, networks.target_map_shapes

@@ -1,4 +1,4 @@
-"""The part of a regularizer that compares what two heads predict."""
+"""The part of a regularizer that compares the predictions of two heads."""
 
 import keras
 from keras import ops
@@ -12,7 +12,7 @@ class Predictions:
     """Distances of softened predictions, of heads that end in a softmax or in logits.
 
     Args:
-        temperature: T, what logits are divided by.
+        temperature: T, the divisor of the logits.
     """
 
     def __init__(self, temperature):
@@ -24,7 +24,7 @@ class Predictions:
         check_heads(networks.target, networks.source)
 
     def bind(self, networks):
-        """Look at what the two heads end in; see `Regularizer.bind`."""
+        """Look up the activations of the two heads; see `Regularizer.bind`."""
         for name in ("source", "target"):
             self._activations[name] = output_activation(getattr(networks, name))
 
@@ -33,7 +33,7 @@ class Predictions:
 
         Args:
             batch: the `Batch`.
-            towards: `"source"` where the target follows the source; or `"target"`.
+            towards: `"source"` if the target follows the source; or `"target"`.
         """
         source = self.source_logits(batch)
         target = self.as_logits("target", batch.target_outputs)
@@ -41,15 +41,15 @@ class Predictions:
         return mean(distillation_loss(*pair, self.temperature))
 
     def source_logits(self, batch):
-        """Logits of the source's predictions, but for a constant of each sample."""
+        """Logits of the source's predictions, up to a constant per sample."""
         return self.as_logits("source", batch.source_outputs)
 
     def as_logits(self, whose, outputs):
-        """Logits of one network's outputs, but for a constant of each sample."""
+        """Logits of one network's outputs, up to a constant per sample."""
         return _as_logits(outputs, self._activations.get(whose))
 
     def as_target(self, batch):
-        """The source's predictions in the form of the target's: what its loss takes."""
+        """The source's predictions in the form of the target's, as its loss takes."""
         (outputs,) = keras.tree.flatten(batch.source_outputs)
         source, target = (self._activations.get(n) for n in ("source", "target"))
         if target == "softmax" != source:
@@ -60,17 +60,17 @@ class Predictions:
 
 
 def check_maps(networks):
-    """Refuse a network without maps, where a method compares more than predictions."""
+    """Refuse a network without maps if a method compares more than predictions."""
     found = {"source": networks.source_map_shapes, "target": networks.target_map_shapes}
     for whose, shapes in found.items():
         if not shapes:
             expected = f"a {whose} with feature maps of images"
-            remedy = '"kd" compares predictions alone, and takes any network.'
+            remedy = '"kd" compares predictions alone and works with any network.'
             raise ValueError(invalid(whose, expected, "one without", remedy))
 
 
 def check_image_maps(networks):
-    """As `check_maps`; and refuse maps that are none of images."""
+    """Like `check_maps`, and refuse maps that are not maps of images."""
     check_maps(networks)
     found = {"source": networks.source_map_shapes, "target": networks.target_map_shapes}
     for whose, shapes in found.items():
@@ -113,7 +113,7 @@ def _as_logits(outputs, activation):
     (outputs,) = keras.tree.flatten(outputs)  # they may be in a dict
     if activation != "softmax":
         return outputs
-    # The logarithm will do: it differs from the logits by a constant.
+    # The logarithm is enough: it differs from the logits by a constant.
     kind = keras.backend.standardize_dtype(outputs.dtype)
     smallest = 6e-8 if kind == "float16" else 1e-37  # above 0 in these types
     return ops.log(ops.maximum(ops.cast(outputs, "float32"), smallest))

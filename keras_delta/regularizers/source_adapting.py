@@ -1,4 +1,4 @@
-"""What a regularizer promises that has layers of its own inside the source."""
+"""`SourceAdapting`: base class of regularizers with layers inside the source."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,16 +12,16 @@ from keras_delta.regularizers.batch import Batch
 
 
 class SourceAdapting(Regularizer):
-    """Base class of methods with layers of their own between those of the source.
+    """Base class of methods that insert layers between those of the source.
 
     Each step runs the source through `call_source` and has two objectives. The model's
-    optimizer moves the target, and whatever trainable layers the regularizer has
-    besides, for `task loss + penalties`, in which the source is held constant.
-    `source_optimizer` moves `source_variables` for `source_loss`, in which the target
-    is held constant. Both are of the weights before the step.
+    optimizer updates the target and any other trainable layers of the regularizer for
+    `task loss + penalties`, with the source held constant. `source_optimizer` updates
+    `source_variables` for `source_loss`, with the target held constant. Both use the
+    weights before the step.
 
-    A subclass makes its layers in `make_layers`, and lists those that are inside the
-    source in `source_layers`.
+    A subclass makes its layers in `make_layers`, and lists those inside the source in
+    `source_layers`.
     """
 
     source_optimizer = source_loss_tracker = None
@@ -40,7 +40,7 @@ class SourceAdapting(Regularizer):
         return [v for layer in self.source_layers for v in layer.trainable_variables]
 
     def make_layers(self, networks: Networks) -> None:
-        """Make the method's layers for two networks that `check` has let through."""
+        """Make the method's layers for two networks that passed `check`."""
         raise NotImplementedError
 
     def make_source_optimizer(self) -> keras.optimizers.Optimizer:
@@ -66,22 +66,22 @@ class SourceAdapting(Regularizer):
         Args:
             operation: the source's layer or operation, which does not train.
             tap: the name under which its output is tapped; None if it is not.
-            *args, **kwargs: what it is called with.
+            *args, **kwargs: arguments of the call.
 
         Returns:
-            `(what the calls behind it take, what goes into source_maps[tap])`.
+            `(input of the next calls, value of source_maps[tap])`.
         """
         raise NotImplementedError
 
     def source_loss(
         self, batch: Batch, task_loss: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """What the layers inside the source minimise, as this replica's share.
+        """Objective of the layers inside the source, as this replica's share.
 
         Args:
             batch: a `Batch` in which the target is held constant.
-            task_loss: function of predictions such as the target makes, which gives
-                this replica's share of the task loss.
+            task_loss: function from predictions in the target's form to this
+                replica's share of the task loss.
 
         Returns:
             float32 scalar.
@@ -90,7 +90,7 @@ class SourceAdapting(Regularizer):
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """As of every layer, and those of the optimizer: all that a file is to hold."""
+        """The layer's variables and the optimizer's, all of which are saved."""
         if self.source_optimizer is None:
             return super().variables
         return super().variables + self.source_optimizer.variables

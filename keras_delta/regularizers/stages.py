@@ -12,8 +12,8 @@ from keras_delta.regularizers.base import Regularizer
 class Staged(Regularizer):
     """Mix-in: the first `stage_steps` steps minimise `alpha * Omega` alone.
 
-    The steps behind them minimise all but `Omega`. With 0, the default, there is one
-    stage, of everything.
+    Later steps minimise everything but `Omega`. With 0, the default, there is a single
+    stage that minimises everything.
 
     Args:
         stage_steps: length of the first stage, in steps of the optimizer.
@@ -25,7 +25,7 @@ class Staged(Regularizer):
         self.stage_steps = _arguments.integer("stage_steps", stage_steps, least=0)
 
     def in_later_stage(self, step: Tensor) -> Tensor:
-        """1 where a step is behind the first stage, else 0; float32."""
+        """1 if a step is after the first stage, else 0; float32."""
         return ops.cast(ops.cast(step, "int64") >= self.stage_steps, "float32")
 
     def strength(self, name: str, step: Tensor) -> Tensor:

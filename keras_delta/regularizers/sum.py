@@ -15,18 +15,17 @@ from keras_delta.regularizers.batch import Batch
 
 @keras.saving.register_keras_serializable("keras_delta")
 class Sum(Regularizer):
-    """Several regularizers at once; what a list such as `["delta", "l2_sp"]` means.
+    """Several regularizers at once, also made from a list like `["delta", "l2_sp"]`.
 
-    Each keeps its own alpha and beta, so the head is penalised by the sum of their
-    betas.
+    Each keeps its alpha and beta, so the head is penalised by the sum of the betas.
 
     Args:
         members: list of regularizers.
         name: optional name.
 
     Raises:
-        ValueError: for one that changes the source beside others that look at it, or
-            one that combines gradients beside others.
+        ValueError: if a member changes the source while others look at it, or if one
+            combines gradients and there are others.
     """
 
     def __init__(
@@ -47,8 +46,8 @@ class Sum(Regularizer):
         if splitting and len(self.members) > 1:
             name = type(splitting).__name__
             raise ValueError(
-                f"{name} sets the gradients of all penalties against that of the task "
-                f"loss, so it goes around the others: `{name}([...])`, not "
+                f"{name} compares the gradient of all penalties with that of the task "
+                f"loss, so it must wrap the others: `{name}([...])`, not "
                 f"`[{name}(...), ...]`."
             )
         adapting = self.find_adapting()
@@ -56,15 +55,15 @@ class Sum(Regularizer):
         if adapting and len(looking) > 1:
             other = next(m for m in looking if m is not adapting)
             raise ValueError(
-                f"{type(adapting).__name__} changes the source while training, "
-                f"and {type(other).__name__} compares with the source as it was. Use "
-                "one of the two; those that look at parameters alone can be added, "
+                f"{type(adapting).__name__} changes the source during training, "
+                f"but {type(other).__name__} compares with the original source. Use "
+                "one of the two; regularizers of parameters alone can be added, "
                 'such as "l2".'
             )
 
     def _set_strength(self, name, value):
         raise ValueError(
-            f"A sum of regularizers has no `{name}` of its own. Received: "
+            f"A sum of regularizers has no `{name}`. Received: "
             f"{name}={value!r}. Set it on a member: "
             f"`model.regularizer.members[0].{name} = {value!r}`."
         )
@@ -77,13 +76,13 @@ class Sum(Regularizer):
         return factor
 
     def choose_taps(self, graph: Graph) -> list[str] | None:
-        """See `Regularizer.choose_taps`; members that have their own must agree."""
+        """See `Regularizer.choose_taps`; members that choose taps must agree."""
         every = [(type(m).__name__, m.choose_taps(graph)) for m in self.members]
         chosen = {name: taps for name, taps in every if taps}
         if len({tuple(taps) for taps in chosen.values()}) > 1:
             raise ValueError(
-                f"Members of the sum tap other layers of '{graph.model.name}' each: "
-                f"{chosen}. Say which all of them are to compare: `taps=` and "
+                f"Members of the sum tap different layers of '{graph.model.name}': "
+                f"{chosen}. Specify the layers for all of them with `taps=` and "
                 "`source_taps=` of the DeltaModel."
             )
         return next(iter(chosen.values()), None)
@@ -95,7 +94,7 @@ class Sum(Regularizer):
     def bind(self, networks: Networks) -> None:
         """See `Regularizer.bind`."""
         members = [m.for_model(networks.pairing) for m in self.members]
-        self.members.clear()  # assigned anew, Keras would track the old ones on
+        self.members.clear()  # after an assignment Keras would still track the old ones
         self.members.extend(members)
         for member in self.members:
             if not member.bound:

@@ -102,7 +102,7 @@ def test_higher_is_lighter():
 def test_bad_input(models):
     with pytest.raises(TypeError, match="models"):
         compare_activation_maps(models["one"].target, X)
-    with pytest.raises(ValueError, match="another label than 'source'"):
+    with pytest.raises(ValueError, match="labels other than 'source'"):
         compare_activation_maps({"source": models["one"]}, X)
     with pytest.raises(ValueError, match="count"):
         compare_activation_maps(models, X, count=0)

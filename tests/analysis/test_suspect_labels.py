@@ -119,7 +119,7 @@ def test_bad_input(monkeypatch):
         suspect_labels(source, (x, np.eye(3)[wrong] / 2))
     with pytest.raises(ValueError, match=r"train.*class number"):
         suspect_labels(source, (x, wrong - 1))
-    with pytest.raises(ValueError, match=r"train.*two images or more of a class"):
+    with pytest.raises(ValueError, match=r"train.*at least two images of a class"):
         suspect_labels(source, (x[:3], wrong[:3]))
     with pytest.raises(ValueError, match="l2_sp"):
         suspect_labels(source, (x, wrong), method="l2sp")

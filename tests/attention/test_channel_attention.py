@@ -233,7 +233,7 @@ def test_the_authors_file_there_and_back(tmp_path):
         np.testing.assert_array_equal(back.scores[tap], scores)
         np.testing.assert_allclose(back.weights[tap], made.weights[tap], rtol=1e-6)
     weights_only = ChannelAttention.from_weights({"a": [1, 2]})
-    with pytest.raises(ValueError, match=r"authors' file holds scores.*`save`"):
+    with pytest.raises(ValueError, match=r"authors' file contains scores.*`save`"):
         weights_only.to_official_json(tmp_path / "b.json")
     assert not (tmp_path / "b.json").exists()
 
@@ -507,7 +507,7 @@ def test_a_loss_without_a_value_per_sample_is_refused(binary):
     with pytest.raises(ValueError) as e:
         ChannelAttention.compute(model, data, progress=False)
     assert str(e.value) == (
-        "Channel attention needs a loss with one value per sample, but total gave the "
+        "Channel attention needs a loss with one value per sample, but total returned "
         "shape () for 8 samples. Leave the mean over the batch to Keras, or use "
         "`attention='uniform'`."
     )
@@ -610,7 +610,7 @@ def test_weights_that_are_not_finite_are_named(layer, fresh):
     with pytest.raises(ValueError) as e:
         ChannelAttention.compute(fresh, learnable(6), ["conv2"], progress=False)
     assert str(e.value) == (
-        f"The loss is not finite on some samples: layer '{layer}' puts out numbers "
+        f"The loss is not finite on some samples: layer '{layer}' outputs numbers "
         "that are not finite, before any channel was switched off. Check the images, "
         "the labels and the weights."
     )
@@ -621,7 +621,7 @@ def test_an_image_that_is_not_finite(bad, fresh):
     """In the second batch."""
     x, y = learnable(40)
     x[35, 2, 2, 0] = bad
-    with pytest.raises(ValueError, match=r"'conv0' puts out.*Check the images"):
+    with pytest.raises(ValueError, match=r"'conv0' outputs.*Check the images"):
         ChannelAttention.compute(fresh, (x, y), ["conv2"], progress=False)
 
 
@@ -640,7 +640,7 @@ def test_no_samples(fresh):
 
 
 def test_a_method_that_is_no_more(fresh):
-    with pytest.raises(ValueError, match=r'"taylor"` is no more.*`max_samples`'):
+    with pytest.raises(ValueError, match=r'"taylor"` was removed.*`max_samples`'):
         ChannelAttention.compute(fresh, learnable(3), ["conv2"], method="taylor")
 
 

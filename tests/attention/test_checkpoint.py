@@ -281,8 +281,8 @@ def test_ctrl_c_says_what_to_do(model, calls, tmp_path, capsys):
     with pytest.raises(KeyboardInterrupt):
         compute(model, given, checkpoint=path, **options)
     assert capsys.readouterr().out == (
-        f"\nInterrupted. '{path}' holds the batches that are done; run the same again "
-        "to go on from there.\n"
+        f"\nInterrupted. '{path}' contains the finished batches; run the same call "
+        "again to resume.\n"
     )
     calls.count, calls.limit = 0, None
     assert_same(compute(model, given, checkpoint=str(path), **options), expected)
@@ -421,7 +421,7 @@ def test_another_computation_is_refused(options, named, model, made):
     text = str(e.value)
     assert f"c' was made for something else ({named}: " in text and ";" not in text
     assert text.endswith(
-        "Pass another path, or delete the file if it is of no more use."
+        "Pass another path, or delete the file if it is no longer needed."
     )
 
 

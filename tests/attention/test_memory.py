@@ -96,7 +96,7 @@ def test_a_budget_too_small_for_one_channel(new_backbone):
     assert "The memory budget of 20.0 KiB is too small for one channel of 'conv0'" in (
         text
     )
-    needed = text.partition("which takes ")[2].split(", copies")[0]
+    needed = text.partition("which takes ")[2].split(", including")[0]
     assert needed.endswith(" KiB")
     # The figure is what it takes, but for the rounding to a tenth.
     size = f"{float(needed.split()[0]) + 0.1:.1f}KB"

@@ -91,7 +91,7 @@ def test_all_but_uniform_weights_are_told():
     """As a softmax of mean differences, which are small, gives."""
     scores = {"wide": SPREAD, "flat": np.zeros(64), "small": [1e-3, 0, 0]}
     (text,) = warned(scores, "softmax")
-    assert text.startswith("The attention of ['wide'] is all but uniform")
+    assert text.startswith("The attention of ['wide'] is nearly uniform")
     assert '`normalization="standardized"`, or a lower temperature' in text
 
 

@@ -86,7 +86,7 @@ def test_files_of_other_versions_are_refused(tmp_path):
     path = tmp_path / "recipe.json"
     kd.Recipe().save(path)
     path.write_text(json.dumps({**json.loads(path.read_text()), "version": 99}))
-    with pytest.raises(ValueError, match=r"version 99.*Write it again"):
+    with pytest.raises(ValueError, match=r"version 99.*Create it again"):
         kd.Recipe.load(path)
     for text in ("[]", "{}", "no json"):
         path.write_text(text)

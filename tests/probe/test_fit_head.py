@@ -85,7 +85,7 @@ def test_every_task(new_backbone, data, loss, units, labels):
     }[labels]
     model = kd.attach_head(new_backbone(batch_norm=True), units)
     if loss == "hinge":
-        with pytest.raises(ValueError, match="hinge, that tells no task"):
+        with pytest.raises(ValueError, match="hinge, of no known task"):
             kd.fit_head(model, x, y, loss=loss, verbose=0)
         return
     result = kd.fit_head(model, x, y, loss=loss, verbose=0)
@@ -236,7 +236,7 @@ def test_heads_that_cannot_be_fitted(new_backbone, data, case):
         model.get_layer("last").enable_lora(2)
     images, y = data
     y = np.zeros(x.shape[1:-1])[None] + y[:, None, None] if case == "dense" else y
-    with pytest.raises(ValueError, match="does not come out of a Dense layer"):
+    with pytest.raises(ValueError, match="does not come from a Dense layer"):
         kd.fit_head(model, images, y, loss=SPARSE, verbose=0)
 
 

@@ -387,17 +387,17 @@ def test_a_head_is_needed_for_beta(new_backbone, name, kwargs):
         kd.DeltaModel(new_backbone(), new_backbone(), regularizer=make(name, kwargs))
     if name == "l2_fe":
         assert str(e.value) == (
-            "The regularizer 'l2_fe' trains the target's own layers alone, but the "
-            "target has none: every layer has a counterpart in the source. Give the "
+            "The regularizer 'l2_fe' trains only layers that the source lacks, but "
+            "every layer of the target has a counterpart in the source. Give the "
             "target a new head with `keras_delta.attach_head`."
         )
         return
     beta = make(name, kwargs).beta
     assert str(e.value) == (
         f"Invalid value for argument `beta`. Received: beta={beta!r}, but the target "
-        "has no parameters of its own: every layer of it has a counterpart in the "
+        "has no parameters that the source lacks: every layer has a counterpart in the "
         "source. Use `beta=0`, give the target a new head with "
-        "`keras_delta.attach_head`, or, where the source ends in a head of the same "
+        "`keras_delta.attach_head`, or, if the source ends in a head of the same "
         "shape, pass the source without it."
     )
     model = kd.DeltaModel(

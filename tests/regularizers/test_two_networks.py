@@ -358,7 +358,7 @@ def test_tasks_without_classes(data, loss):
     model = make_model("kd")
     model.compile("sgd", loss)
     labels = np.eye(CLASSES)[data[1]]
-    with pytest.raises(ValueError, match=r"the loss of the model is for another task"):
+    with pytest.raises(ValueError, match=r"the model's loss is for another task"):
         model.fit(data[0], labels, verbose=0)
 
 
@@ -589,7 +589,7 @@ def test_a_teacher_is_no_start(data):
         ValueError, match=r"`average` of 0\.5 mixes in weights of the so"
     ):
         model.fit(*data, recipe=kd.Recipe(average=0.5), verbose=0)
-    with pytest.raises(ValueError, match="The source is another network, which it ca"):
+    with pytest.raises(ValueError, match="The source is a different network and can"):
         kd.averaging.interpolate(model)
 
 

@@ -179,7 +179,7 @@ def chosen(model, given=None):
 def test_the_task_is_that_of_the_loss_else_of_the_last_layer():
     for task in TASKS:
         assert chosen(compiled(task)) == task
-        with pytest.raises(ValueError, match=f"'{task}' or None, as loss"):
+        with pytest.raises(ValueError, match=f"'{task}' or None, according to loss"):
             chosen(compiled(task), "binary" if task != "binary" else "regression")
     head = compiled("multiclass").target  # not compiled: logits
     assert chosen(head) == "multiclass" and chosen(head, "multilabel") == "multilabel"

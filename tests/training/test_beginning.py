@@ -214,7 +214,7 @@ def test_wrong_recipes(model):
     with pytest.raises(ValueError, match=r"`recipe`.*Recipe.*'yes'"):
         model.fit(X, Y, regularizer="l2", recipe="yes", verbose=0)
     model.fit(X, Y, regularizer="l2", recipe="none", verbose=0)
-    with pytest.raises(ValueError, match=r"has trained.*1 steps.*`compile` again"):
+    with pytest.raises(ValueError, match=r"already trained.*1 steps.*`compile` again"):
         model.fit(X, Y, recipe=kd.Recipe(), verbose=0)
 
 

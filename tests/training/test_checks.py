@@ -141,8 +141,8 @@ def test_small_pixels_where_raw_ones_are_scaled_inside(backbone, images):
     with pytest.warns(UserWarning) as caught:
         model.fit(x, y, verbose=0)
     assert str(caught[0].message) == (
-        "The images lie between 0 and 1, but the model scales raw images of 0 to 255 "
-        "itself. Pass them as they come from the file, without dividing by 255."
+        "The images lie between 0 and 1, but the model itself scales raw images of 0 "
+        "to 255. Pass them as they come from the file, without dividing by 255."
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
@@ -356,7 +356,7 @@ def test_losses_that_cannot_be_put_together_on_replicas(strategy, make, images):
     loss = keras.losses.SparseCategoricalCrossentropy(True, reduction=None)
     model = make(strategy.scope(), loss=loss)
     assert refusal(model.fit, *images, batch_size=4) == (
-        "On several replicas, losses with reduction=['None'] cannot be put together to "
+        "On several replicas, losses with reduction=['None'] cannot be combined into "
         "the loss of the whole batch. Use reduction='sum_over_batch_size', or 'sum' "
         "for all losses."
     )
@@ -366,8 +366,8 @@ def test_losses_that_cannot_be_put_together_on_replicas(strategy, make, images):
 def test_a_batch_smaller_than_the_replicas(strategy, make, images):
     x, y = images
     text = (
-        "The batch has 1 sample(s) for 2 replicas. Use a batch size of 2 or more: it "
-        "is shared among them."
+        "The batch has 1 sample(s) for 2 replicas. Use a batch size of at least 2: it "
+        "is split among them."
     )
     model = make(strategy.scope())
     assert refusal(model.fit, x, y, batch_size=1) == text
@@ -381,8 +381,8 @@ def test_a_target_built_outside_of_the_scope(strategy, new_backbone):
     source = new_backbone()
     target = kd.attach_head(source, 3)
     text = (
-        "The target was built outside of the scope of MirroredStrategy. Build source, "
-        "target and DeltaModel, and compile, inside `with strategy.scope():`."
+        "The target was built outside of the scope of MirroredStrategy. Build and "
+        "compile source, target and DeltaModel inside `with strategy.scope():`."
     )
     with strategy.scope():
         assert refusal(kd.DeltaModel, target, source) == text
@@ -393,7 +393,7 @@ def test_a_model_built_outside_of_the_scope(strategy, make, images):
     with strategy.scope():
         assert refusal(model.fit, *images) == (
             "The target was built outside of the scope of MirroredStrategy. Build "
-            "source, target and DeltaModel, and compile, inside "
+            "and compile source, target and DeltaModel inside "
             "`with strategy.scope():`."
         )
 
@@ -403,7 +403,7 @@ def test_a_model_of_another_scope(strategy, make, images):
     with tf.distribute.OneDeviceStrategy("CPU:0").scope():
         assert refusal(model.fit, *images) == (
             "The DeltaModel was built outside of the scope of OneDeviceStrategy. Build "
-            "source, target and DeltaModel, and compile, inside "
+            "and compile source, target and DeltaModel inside "
             "`with strategy.scope():`."
         )
 
@@ -429,8 +429,8 @@ def test_keras_distribution_is_refused(monkeypatch, new_backbone):
     monkeypatch.setattr(keras.distribution, "distribution", object)
     source = new_backbone()
     assert refusal(kd.DeltaModel, source, source) == (
-        "keras.distribution is set, which Keras's TensorFlow backend does not carry "
-        "out: every variable stays on one device. Use "
+        "keras.distribution is set, but Keras's TensorFlow backend does not support "
+        "it: every variable stays on one device. Use "
         "`tf.distribute.MirroredStrategy` and unset it with "
         "`keras.distribution.set_distribution(None)`."
     )
@@ -449,9 +449,9 @@ def test_statistics_that_cannot_follow(bn_backbone, images):
         checks.batch_norm_keeps_up(model, steps)
     assert str(caught[0].message) == (
         "BatchNormalization has momentum 0.99: after the 12 steps of this training, "
-        "89% of its moving statistics are still those of the start, and `evaluate` and "
-        "`predict` use them with weights that have moved on. On few images this costs "
-        "much accuracy. Give the layers the momentum 0.9, as `attach_head` does, or "
+        "89% of its moving statistics are still the initial ones, and `evaluate` and "
+        "`predict` use them with changed weights. On few images this costs much "
+        "accuracy. Give the layers the momentum 0.9, as `attach_head` does, or "
         "train for more steps."
     )
     with warnings.catch_warnings():

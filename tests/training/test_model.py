@@ -362,7 +362,7 @@ def test_the_strength_of_a_sum_is_its_members(new_backbone):
     model = reference.compiled(
         *reference.pair(new_backbone), [L2SP(0.3), L2(0.0, 0.0)], rate=0.0
     )
-    with pytest.raises(ValueError, match=r"no `alpha` of its own.*members\[0\]\.alpha"):
+    with pytest.raises(ValueError, match=r"has no `alpha`.*members\[0\]\.alpha"):
         model.regularizer.alpha = 0.6
     first = model.fit(x, y, 8, verbose=0).history["feature_penalty"][0]
     model.regularizer.members[0].alpha = 0.6

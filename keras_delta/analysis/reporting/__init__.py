@@ -1,1 +1,1 @@
-"""One page that says what a fine-tuning came to."""
+"""A one-page report on fine-tuned models."""

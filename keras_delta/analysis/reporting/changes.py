@@ -1,4 +1,4 @@
-"""Sections on what fine-tuning changed: filters, maps, attention; and by what."""
+"""Sections on changes by fine-tuning: filters, maps, attention; and on training."""
 
 import numpy as np
 

@@ -1,9 +1,9 @@
 """One HTML page about a fine-tuned model: `keras_delta report MODEL.keras FOLDER`.
 
-FOLDER holds `train` and `test` (or `val`) folders with a folder a class; labels that
-are probably wrong and images that are in both are then looked for, too. A folder of
-class folders alone counts as test images: what a model was trained on says little about
-how good it is.
+FOLDER contains `train` and `test` (or `val`) folders with one folder per class; labels
+that are probably wrong and images in both sets are then searched for, too. A plain
+folder of class folders is used as test images, since a model's training images say
+little about its quality.
 """
 
 from pathlib import Path
@@ -17,24 +17,24 @@ from keras_delta.analysis.reporting.report import MOST_IMAGES, report
 def add_arguments(parser):
     """Add what the command takes to an `argparse` parser."""
     add = parser.add_argument
-    add("model", metavar="MODEL.keras", type=Path, help="what `model.save` has written")
-    add("folder", metavar="FOLDER", type=Path, help="images, with a folder a class")
+    add("model", metavar="MODEL.keras", type=Path, help="file written by `model.save`")
+    add("folder", metavar="FOLDER", type=Path, help="images, with one folder per class")
     where = "HTML file to write; default: report.html"
     add("--output", metavar="FILE", type=Path, default=Path("report.html"), help=where)
-    other = "another model, to compare with; may be given several times"
+    other = "another model to compare with; may be repeated"
     add("--compare", metavar="MODEL.keras", type=Path, action="append", help=other)
-    size = "side of the images in pixels, where the model takes any"
+    size = "side of the images in pixels, if the model takes any size"
     add("--image-size", metavar="PIXELS", type=int, help=size)
-    tasks = "what the model tells, where it does not say so itself"
+    tasks = "the model's task, if it cannot be inferred"
     add("--task", choices=_tasks.TASKS, help=tasks)
-    most = f"look at no more images of each set; default: {MOST_IMAGES}"
+    most = f"number of images per set at most; default: {MOST_IMAGES}"
     add("--max-images", metavar="N", type=int, default=MOST_IMAGES, help=most)
     add("--title", help="of the page; default: the model's name")
     add("--quiet", action="store_true", help="print errors only")
 
 
 def run(args):
-    """Report as the command line says."""
+    """Write the report that the command line asks for."""
     paths = [args.model, *(args.compare or ())]
     missing = [str(path) for path in paths if not path.is_file()]
     if missing:
@@ -58,7 +58,7 @@ def run(args):
 
 
 def _labels(paths):
-    """Names of the files; the whole paths where these are alike."""
+    """Names of the files, or whole paths if names are equal."""
     names = [path.stem for path in paths]
     if len(set(names)) < len(names):
         names = [str(path) for path in paths]

@@ -1,4 +1,4 @@
-"""Sections on the images themselves: their labels, and which are in both sets."""
+"""Sections on the images: their labels, and duplicates between the sets."""
 
 import numpy as np
 

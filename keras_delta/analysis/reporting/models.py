@@ -1,4 +1,4 @@
-"""A model of a report: what it says of images, by its task."""
+"""A model of a report: its answers for images, by task."""
 
 import keras
 import numpy as np
@@ -17,17 +17,17 @@ class Reported:
     """A model of a report.
 
     Args:
-        label: its name in the report; "" for the only one.
+        label: its name in the report; "" for a single model.
         model: a `DeltaModel` or Keras model.
         class_names, image_size, task: see `report`.
 
     Attributes:
         delta: the `DeltaModel`; None for another model.
-        network: `Network`, what is computed.
+        network: `Network` for all computations.
         task: name of the task.
         class_names: tuple of names.
-        image_size: (height, width), None where it is not known.
-        title: what the report calls it.
+        image_size: (height, width), None if unknown.
+        title: its name in the report.
     """
 
     def __init__(self, label, model, class_names, image_size, task):
@@ -52,13 +52,14 @@ class Reported:
             raise ValueError(invalid("class_names", expected, list(class_names)))
 
     def name_classes(self, *sets):
-        """Take the names of the classes from data, and number theirs as the model does.
+        """Take the class names from data, and number the data's classes accordingly.
 
         Args:
-            sets: `Images` or None; the first with names has them, if none are given.
+            sets: `Images` or None; without given names, the first set with names
+                provides them.
 
         Raises:
-            ValueError: for data with classes that the model does not have.
+            ValueError: if data have classes that the model does not have.
         """
         units = self.network.classes
         for images in sets:
@@ -99,7 +100,7 @@ class Reported:
         return self._known[id(images)]
 
     def labels(self, images):
-        """Labels of images as the task has them, checked."""
+        """Labels of images in the task's form, checked."""
         task, count = self.network.task, self.network.classes
         return task.labels(np.asarray(images.labels), count, images.argument)
 
@@ -108,7 +109,7 @@ class Reported:
         return Answers(self.logits(images), self.labels(images), self.class_names)
 
     def figures(self, images):
-        """Figures of images, a dict; see `keras_delta._answers.figures`."""
+        """Figures for images, a dict; see `keras_delta._answers.figures`."""
         labels, count = self.labels(images), self.network.classes
         options = {"temperature": 1.0, "thresholds": [0.5] * count}
         logits = self.logits(images)

@@ -1,4 +1,4 @@
-"""Pictures inside of a page: photographs, maps over them, charts."""
+"""Pictures inside a page: photographs, maps over them, charts."""
 
 import base64
 import io
@@ -16,7 +16,7 @@ LINES = ("#3987d6", "#d4762c", "#2f9e79", "#b565a7", "#8a8f98")
 
 
 def photograph(image, box=None):
-    """A data URI of an image as the model takes it; of a part (top, left, ...)."""
+    """A data URI of an image as the model takes it, or of a box (top, left, ...)."""
     pixels = rgb(image)
     if box is not None:
         top, left, bottom, right = box
@@ -43,7 +43,7 @@ def chart(draw, width=5.6, height=3.2, columns=1):
     Args:
         draw: function of the axes (of a list of them for several columns).
         width, height: in inches.
-        columns: how many axes are side by side.
+        columns: number of axes side by side.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -63,7 +63,7 @@ def chart(draw, width=5.6, height=3.2, columns=1):
 
 
 def svg(figure):
-    """A figure as SVG inside of a page; what is dark has the page's colour of text."""
+    """A figure as SVG for a page; dark parts take the page's text colour."""
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     text = file.getvalue()

@@ -1,4 +1,4 @@
-"""`report`: one page that says what a fine-tuning came to."""
+"""`report`: one page about fine-tuned models."""
 
 import os
 import sys
@@ -47,37 +47,38 @@ def report(
     seed: int = 0,
     verbose: Verbose = "auto",
 ) -> Path:
-    """Write one page about fine-tuned models: what people want to look at first.
+    """Write a one-page HTML report on fine-tuned models.
 
-    Accuracy with its interval, recall of each class, confusions, the most confident
-    mistakes with where the network looked (Grad-CAM), whether confidence can be
-    trusted; labels of the training data that are probably wrong, and images that are in
-    training and test; what fine-tuning changed in filters, maps and attention; how it
-    was trained. What does not apply is left out, and listed with the reason.
+    It shows accuracy with its interval, recall of each class, confusions, the most
+    confident mistakes and where the network looked (Grad-CAM), and whether confidence
+    can be trusted; labels of the training data that are probably wrong, and images that
+    occur in both training and test; changes by fine-tuning in filters, maps and
+    attention; and how the model was trained. Sections that do not apply are left out
+    and listed with the reason.
 
-    The page is one HTML file that needs nothing else, opens offline and prints well.
+    The page is a single, self-contained HTML file that opens offline and prints well.
 
     Args:
         models: a `DeltaModel` or Keras model, or a dict label -> model. The first is
-            looked at in detail, the others are compared with it.
+            examined in detail, the others are compared with it.
         train, test: images: a folder of class folders, an `ImageSet`, arrays `(x, y)`,
             or batches of them.
         path: of the HTML file.
         title: of the page; default: the model's name.
         class_names: in the order of the model's outputs; default: those of the data.
-        image_size: side in pixels or (height, width), where the model takes any.
-        task: where the model does not tell, as for `attach_head`.
-        max_images: look at no more images of each set, drawn at random; None: all.
-        seed: of these and of the cross-validation.
+        image_size: side in pixels or (height, width), if the model takes any.
+        task: as for `attach_head`, if it cannot be inferred from the model.
+        max_images: number of images per set at most, drawn at random; None: all.
+        seed: of the draw and of the cross-validation.
         verbose: 0 for silence.
 
     Returns:
         The path of the file, a `Path`.
 
     Raises:
-        ImportError: where Jinja2 is missing.
-        TypeError, ValueError: for models that are none, classes that do not fit, and
-            a path that cannot be written.
+        ImportError: if Jinja2 is missing.
+        TypeError, ValueError: if a model has another type, classes do not fit, or
+            the path cannot be written.
 
     Example:
         ```python
@@ -170,6 +171,6 @@ def _write(path, found, left_out, title):
 
 
 def shown(name):
-    """A name that may hold anything, on one line: what is not printable as its code."""
+    """Any name on one line, with unprintable characters as their codes."""
     name = str(name)
     return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in name)

@@ -1,4 +1,4 @@
-"""What a section of a report is, and what is asked before one is made."""
+"""Sections of a report, and the checks before one is made."""
 
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ class Section(NamedTuple):
     Attributes:
         kind: name of the template's macro that shows it, and its anchor.
         title: heading.
-        data: what the macro takes.
+        data: arguments of the macro.
     """
 
     kind: str
@@ -28,7 +28,7 @@ class LeftOut(Exception):
 
 
 def need_labels(test, what):
-    """Leave a section out where there are no test images with labels."""
+    """Leave a section out if there are no test images with labels."""
     if test is None:
         raise LeftOut(f"{what}: no test images were given.")
     if test.labels is None:
@@ -36,20 +36,20 @@ def need_labels(test, what):
 
 
 def need_numbers(model, test, what):
-    """Leave a section out where the model gives NaN."""
+    """Leave a section out if the model outputs NaN."""
     bad = int((~np.isfinite(model.logits(test)).all(1)).sum())
     if bad:
         raise LeftOut(
-            f"{what}: '{model.title}' gives numbers that are not finite (NaN or "
-            f"infinite) for {bad} of {len(test)} test images. If these are sound, the "
-            "training broke: `keras_delta.callbacks.TerminateOnNaN` stops there."
+            f"{what}: '{model.title}' outputs numbers that are not finite (NaN or "
+            f"infinite) for {bad} of {len(test)} test images. If these are valid, "
+            "training diverged: `keras_delta.callbacks.TerminateOnNaN` stops it."
         )
 
 
 def classes(model, test, what):
-    """`Answers`, where the model tells classes apart and there are labels."""
+    """`Answers`, if the model is a classifier and there are labels."""
     need_labels(test, what)
     if model.task not in CLASSES:
-        raise LeftOut(f"{what}: only of models that tell classes apart.")
+        raise LeftOut(f"{what}: only for models that distinguish classes.")
     need_numbers(model, test, what)
     return model.answers(test)
