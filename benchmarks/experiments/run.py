@@ -1,5 +1,7 @@
 """Runs a `Plan`: in this process, or as one of several that the launcher started."""
 
+import math
+import os
 import statistics
 import sys
 import tempfile
@@ -14,6 +16,9 @@ from experiments.store import ResultStore
 from experiments.train import Trainer
 
 POLL = 1.0  # seconds
+# TensorFlow never gives back some 100 MB of each traced training: a worker then begins
+# again as a new process.
+CELLS_PER_PROCESS = 40
 
 
 def run(plan, store, data_dir=None, verbose=1, trainer=None):
@@ -46,8 +51,11 @@ def run(plan, store, data_dir=None, verbose=1, trainer=None):
 
 def _share(plan, store, data_dir, verbose, trainer):
     """Do this process's share of the work, and exit."""
+    trainer = trainer or Trainer(store.once, data_dir)
     with status.tell_mistakes(ValueError, TypeError, OSError):
-        _work(plan, store, trainer or Trainer(store.once, data_dir), verbose)
+        _work(plan, store, trainer, verbose, CELLS_PER_PROCESS)
+    if not plan.complete(store):
+        os.execv(sys.executable, sys.orig_argv)
     status.report(state="done")
     sys.exit(0)
 
@@ -63,10 +71,10 @@ def rerun(cell, store, data_dir=None):
         return store.get(cell), Trainer(Path(once), data_dir).run(cell)
 
 
-def _work(plan, store, trainer, verbose):
-    """Train cells that nobody else trains, until none is left."""
+def _work(plan, store, trainer, verbose, most=math.inf):
+    """Train cells that nobody else trains, until none is left, or `most` of them."""
     seconds = []
-    while not plan.complete(store):
+    while not plan.complete(store) and len(seconds) < most:
         status.report(state="waiting for a cell")
         for cell in _ordered(plan.pending(store), trainer):
             with store.claimed(cell) as mine:

@@ -259,6 +259,26 @@ def test_worker_tells_and_exits(store, worker, monkeypatch):
     assert end.value.code == 0
 
 
+def test_worker_begins_again_as_a_new_process(store, worker, monkeypatch):
+    class Began(Exception):
+        pass
+
+    def execv(program, command):
+        assert (program, command) == (sys.executable, sys.orig_argv)
+        raise Began
+
+    monkeypatch.setattr(running.os, "execv", execv)
+    monkeypatch.setattr(running, "CELLS_PER_PROCESS", 2)
+    trainer = FakeTrainer()
+    ours = Plan([Entry(CELL.replace(seed=i)) for i in range(3)])
+    with pytest.raises(Began):
+        run(ours, store, verbose=0, trainer=trainer)
+    assert len(trainer.trained) == 2 and worker()["state"] != "done"
+    with pytest.raises(SystemExit):
+        run(ours, store, verbose=0, trainer=trainer)
+    assert len(trainer.trained) == 3 and worker()["state"] == "done"
+
+
 def test_mistake_of_a_worker_is_told(store, worker):
     def fail(count):
         raise ValueError("no such folder")
