@@ -214,7 +214,7 @@ def test_no_regularizer(new_backbone):
 
 def test_a_strength_that_is_a_schedule_already(new_backbone):
     regularizer = FeatureMap(schedules.PolynomialDecay(5.0, 9, 1.0), 0.1)
-    match = "cannot set `alpha` of the regularizer 'feature_map', because it is a sch"
+    match = "cannot set `alpha` of the regularizer 'feature_map', because it already is"
     check(new_backbone, regularizer, ValueError, match, 1.0)
     model = make(new_backbone, regularizer)
     logs = fit(model, StrengthScheduler(beta=falling), epochs=1)
