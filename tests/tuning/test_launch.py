@@ -285,7 +285,7 @@ def test_launcher_killed(stage):
     [
         (["--workers", "0"], "--workers: expected a positive integer, received 0"),
         (["--gpus", "0"], "--gpus: not allowed with argument --cpu"),
-        (["no.py"], "script.py: there is no file no.py"),
+        (["no.py"], "script.py: file no.py does not exist"),
     ],
 )
 def test_bad_arguments(stage, options, said):
@@ -309,8 +309,9 @@ def test_port_in_use(stage):
         code, _, err = stage.play(options=["--port", str(port)])
     assert code == 2
     assert err == (
-        f"python -m keras_delta.tuning: argument --port: port {port} cannot be had: "
-        "Address already in use. Choose another, or leave it out for a free one\n"
+        f"python -m keras_delta.tuning: argument --port: port {port} is not "
+        "available: Address already in use. Choose another, or omit it to use a "
+        "free one\n"
     )
 
 
