@@ -1,4 +1,4 @@
-"""Classify photographs with an exported SavedModel. Needs TensorFlow alone.
+"""Classify photographs with an exported SavedModel. Needs only TensorFlow.
 
 python examples/classify.py runs/quickstart/served/images photo.jpg ...
 """
@@ -12,17 +12,17 @@ from quiet import tf
 
 
 def newest_version(folder):
-    """The folder itself, or the one in it with the largest number."""
+    """The folder itself, or its subfolder with the largest number."""
     if (folder / "saved_model.pb").exists():
         return folder
     versions = [path for path in folder.glob("*") if path.name.isdecimal()]
     if not versions:
-        sys.exit(f"There is no SavedModel in {folder}.")
+        sys.exit(f"No SavedModel in {folder}.")
     return max(versions, key=lambda path: int(path.name))
 
 
 def said(answer):
-    """The likeliest class; the labels that are on; or each number."""
+    """The most likely class, the labels that are on, or each number."""
     answer = {key: value.numpy()[0] for key, value in answer.items()}
     names = [name.decode() for name in answer["labels"]]
     if "values" in answer:
@@ -54,7 +54,7 @@ def main():
             print(f"  {path.name:<{width}}  cannot be read: {error.strerror}")
             continue
         except tf.errors.InvalidArgumentError:
-            print(f"  {path.name:<{width}}  is damaged, or no JPEG, PNG, WebP or GIF")
+            print(f"  {path.name:<{width}}  is damaged or not JPEG, PNG, WebP or GIF")
             continue
         print(f"  {path.name:<{width}}  {said(answer)}")
 

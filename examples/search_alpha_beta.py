@@ -4,8 +4,8 @@
     python examples/search_alpha_beta.py --data-dir my_photos --search bayesian
     python -m keras_delta.tuning --workers 2 examples/search_alpha_beta.py
 
-Interrupt it whenever you like: the same command goes on. Without --data-dir it tells
-twelve photographs that ship with scikit-image apart by small patches of them.
+Interrupt it at any time: the same command resumes it. Without --data-dir, it classifies
+small patches of twelve photographs that ship with scikit-image.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def photographs(args):
 
 
 def tuner(args, classes):
-    """The search that was asked for."""
+    """The requested search."""
     size = args.image_size
 
     def source():

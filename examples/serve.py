@@ -1,4 +1,4 @@
-"""Serve an exported model over HTTP, with a page to try it with photographs.
+"""Serve an exported model over HTTP, with a page for trying it on photographs.
 
 python examples/serve.py runs/quickstart/served/images --port 8501
 """

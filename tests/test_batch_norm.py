@@ -422,7 +422,7 @@ def test_data_without_end_or_of_another_kind():
         batch_norm.estimate_statistics(dense(), FORMS["generator"]())
     with pytest.raises(TypeError, match=r"a tf.data.Dataset or"):
         batch_norm.estimate_statistics(dense(), None)
-    with pytest.raises(ValueError, match=r"arrays of as many samples each"):
+    with pytest.raises(ValueError, match=r"arrays with the same number"):
         batch_norm.estimate_statistics(dense(), {"vector": X, "more": X[:3]})
     with pytest.raises(ValueError, match=r"Invalid shape for the input 'vector'"):
         batch_norm.estimate_statistics(dense(), X[:, :3])

@@ -1,1 +1,1 @@
-"""What `fit` takes, and how it is read."""
+"""The inputs of `fit`, and how they are read."""

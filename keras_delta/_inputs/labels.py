@@ -80,7 +80,7 @@ class _Labels:
             count = int((~np.isfinite(y)).sum())
             raise ValueError(
                 f"{count} of {y.size} labels{self._where} are missing or infinite "
-                "(NaN). Leave these samples out, or give them the weight 0 "
+                "(NaN). Remove these samples, or give them the weight 0 "
                 "(`sample_weight`) and any label."
             )
 
@@ -239,8 +239,8 @@ class _Labels:
     def _refuse_one_class(self, label):
         raise ValueError(
             f"All {self.y.size} training samples have the label {label:g}{self._where}"
-            ": one class only gives a classifier nothing to tell apart. Pass data of "
-            "two classes or more."
+            ": with a single class, a classifier has nothing to distinguish. Pass data "
+            "of two or more classes."
         )
 
 

@@ -1,4 +1,4 @@
-"""Which loss and which labels belong to which output of a network."""
+"""Assigns losses and labels to the outputs of a network."""
 
 import inspect
 
@@ -75,7 +75,7 @@ def targets(y, losses, names):
     if len(y) != len(losses):
         raise ValueError(
             f"The model has {len(losses)} outputs, but the data has "
-            f"{len(y)} targets. Give one target an output, as a list or a dict."
+            f"{len(y)} targets. Give one target per output, as a list or a dict."
         )
     return y
 
@@ -108,9 +108,10 @@ def _check_head(loss, activation, shape, where):
         return
     if facts.activation == "softmax" and shape[-1] == 1:
         raise ValueError(
-            f"The loss {name}{where} tells classes apart, but the head has one unit, "
-            "whose softmax is always 1. Use BinaryCrossentropy(from_logits=True) for "
-            "yes or no, or `attach_head(source, classes=2)`."
+            f"The loss {name}{where} is for several classes, but the head has one "
+            "unit, whose softmax is always 1. Use "
+            "BinaryCrossentropy(from_logits=True) for yes or no, or "
+            "`attach_head(source, classes=2)`."
         )
     from_logits = bool(getattr(loss, "from_logits", False))
     if from_logits and activation in ("softmax", "sigmoid"):
@@ -124,7 +125,7 @@ def _check_head(loss, activation, shape, where):
         remedy = f"Use `keras.losses.{kind.__name__}(from_logits=True)`, or give"
         raise ValueError(
             f"The loss {name}{where} expects probabilities (from_logits=False), but "
-            f"the head puts out logits. {remedy if option else 'Give'} the head the "
+            f"the head outputs logits. {remedy if option else 'Give'} the head the "
             f"activation '{facts.activation}'."
         )
 

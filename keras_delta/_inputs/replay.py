@@ -1,4 +1,4 @@
-"""Data as they would be by now: for going on with an interrupted training."""
+"""Advances data to their current position when an interrupted training resumes."""
 
 import contextlib
 import sys
@@ -76,8 +76,8 @@ def fast_forward(epoch_iterator, x, epochs):
             if not told and time.monotonic() - began > PATIENCE:
                 told = True
                 print(
-                    f"Reading the data of the {epochs} epochs that are done, so that "
-                    "their order goes on where it was ...",
+                    f"Reading the data of the {epochs} finished epochs, so that "
+                    "their order continues unchanged ...",
                     file=sys.stderr,
                     flush=True,
                 )

@@ -1,4 +1,4 @@
-"""What `fit` takes, read outside of `fit`: batches of NumPy arrays."""
+"""Reads the inputs of `fit` outside `fit`, as batches of NumPy arrays."""
 
 import inspect
 import math
@@ -14,8 +14,8 @@ from keras_delta._errors import invalid
 MOST = 20_000  # samples that a head is fitted on
 NO_TARGETS = "The data has no targets: pass `(x, y)`."
 NO_END = (
-    "The training data has no end, or does not say where it ends, so that not all of "
-    "it can be looked at. Say how many samples: `attention_samples=256` of a "
+    "The training data has no end or an unknown length, so it cannot be read "
+    "completely. Limit the number of samples: `attention_samples=256` of a "
     "regularizer, `max_samples=256` of `ChannelAttention.compute`, `fit_head` or "
     "`estimate_statistics`."
 )
@@ -143,7 +143,7 @@ def _shuffled(x, batch_size, seed):
     x = tree.map_structure(np.asarray, x)
     lengths = {len(v) for v in tree.flatten(x)}
     if len(lengths) > 1:
-        expected = "arrays of as many samples each"
+        expected = "arrays with the same number of samples"
         raise ValueError(invalid("x", expected, [len(v) for v in tree.flatten(x)]))
     order = np.random.default_rng(seed).permutation(lengths.pop())
     for start in range(0, len(order), batch_size):
@@ -185,9 +185,9 @@ def _adapter(x, y, batch_size, **weights):
     """Keras's adapter of data that can be read more than once."""
     if inspect.isgenerator(x):
         raise ValueError(
-            "A generator can be read only once, and looking at it would use it up. "
+            "A generator can be read only once, so checking it would use it up. "
             "Pass arrays, a tf.data.Dataset or a keras.utils.PyDataset; or let `fit` "
-            "read it, which gives back to training what it has looked at."
+            "read it, which also trains on the samples it has checked."
         )
     if isinstance(x, tuple) and y is None:
         if len(x) < 2:
@@ -211,7 +211,7 @@ def _check_batch(y):
     for v in tree.flatten(y):
         if v.ndim == 0:
             raise ValueError(
-                "The data set gives one sample at a time. Batch it: `.batch(32)`."
+                "The data set yields one sample at a time. Batch it: `.batch(32)`."
             )
         _check_labels(v)
 
@@ -279,7 +279,7 @@ def collect(x, y=None, max_samples=None):
         return Batches([tree.map_structure(lambda v: np.asarray(v)[chosen], (x, y))])
     parts = Batches(batches(x, y, max_samples=max_samples))
     if not parts:
-        raise ValueError("The training data is empty: not one sample came out of it.")
+        raise ValueError("The training data is empty: it yields no samples.")
     return parts
 
 
@@ -291,8 +291,8 @@ def batch_spec(dataset):
     """
     if isinstance(dataset, tf.distribute.DistributedDataset):
         raise ValueError(
-            "`fit` and `evaluate` share the data out among the replicas themselves. "
-            "Pass the tf.data.Dataset of global batches, and not a distributed one."
+            "`fit` and `evaluate` distribute the data to the replicas themselves. "
+            "Pass the tf.data.Dataset of global batches, not a distributed one."
         )
     return tree.map_structure(
         lambda v: tf.zeros([2, *(d or 1 for d in v.shape[1:])], v.dtype),

@@ -104,8 +104,8 @@ class TrainingData:
         batch = next(self._read_on(), None)
         if batch is None:
             raise ValueError(
-                f"The {self._what} data is empty: the generator gives no batch. A "
-                "generator can be read only once: make a new one for each `fit`."
+                f"The {self._what} data is empty: the generator yields no batch. A "
+                "generator can be read only once: create a new one for each `fit`."
             )
         self._look_at_batch(batch)
 
@@ -130,7 +130,7 @@ class TrainingData:
                 raise ValueError(
                     f"The {self._what} data is a tf.data.Dataset that does not know "
                     "how many axes its elements have, as after `tf.numpy_function`. "
-                    "Say it where they are made, e.g. "
+                    "Set the shape where they are created, e.g. "
                     "`image = tf.ensure_shape(image, (224, 224, 3))`."
                 )
         with replay.unmoved(dataset):

@@ -1,4 +1,4 @@
-"""Weights of samples and of classes: can Keras make sense of them?"""
+"""Checks that Keras can use the weights of samples and of classes."""
 
 import numbers
 
@@ -31,8 +31,8 @@ def each(weights, losses, names):
         else f"{len(weights)} of them"
     )
     raise ValueError(
-        "`sample_weight` must be one array, or one an output, in a structure as that "
-        f"of the labels. The outputs with a loss are {needed}. Received: {received}."
+        "`sample_weight` must be one array, or one per output, in the same structure "
+        f"as the labels. The outputs with a loss are {needed}. Received: {received}."
     )
 
 
@@ -55,7 +55,7 @@ def check_samples(weights, shape, loss, output=None):
         count = int((~np.isfinite(weights)).sum())
         raise ValueError(
             f"{count} of {weights.size} sample weights{where} are not finite, which "
-            "makes the loss NaN. Give samples that are not to count the weight 0."
+            "makes the loss NaN. Give samples that should not count the weight 0."
         )
     known = _tasks.of_loss(loss)
     if known is not None and known.labels != _tasks.ANY:
@@ -80,9 +80,9 @@ def _check_shape(weights, wanted, where):
     remedy = ""
     if len(shape) == 1:
         added = ", None" * (len(wanted) - 1)
-        remedy = f" One weight a sample: `sample_weight[:{added}]`."
+        remedy = f" One weight per sample: `sample_weight[:{added}]`."
     raise ValueError(
-        f"`sample_weight`{where} needs one weight a {one}, ({sizes}"
+        f"`sample_weight`{where} needs one weight per {one}, ({sizes}"
         f"{',' * (len(wanted) == 1)}), but has the shape {weights.shape}.{remedy}"
     )
 

@@ -117,7 +117,7 @@ def _pool(x, pooling):
     rank = len(x.shape) - 2
     if pooling == "token":
         if rank != 1:
-            expected = "'avg', 'max' or 'flatten' for a source that puts out no tokens"
+            expected = "'avg', 'max' or 'flatten' for a source that outputs no tokens"
             raise ValueError(invalid("pooling", expected, pooling))
         return x[:, 0]
     if rank == 0:

@@ -1,4 +1,4 @@
-"""`taps="auto"`: layers that are spread over a network."""
+"""`taps="auto"`: selects layers spread over a network."""
 
 from math import log2
 

@@ -1,4 +1,4 @@
-"""Where the source begins in the target: both see the same pixels from there on."""
+"""Where the source starts in the target: both see the same pixels from there on."""
 
 from keras import tree
 
@@ -125,10 +125,10 @@ def _counterpart(tensor, target, source, theirs, behind):
     if producer is None and inputs.index(id(tensor)) < len(target.inputs):
         return target.inputs[inputs.index(id(tensor))]
     raise ValueError(
-        f"Source and target do not match: nothing in the target stands for the tensor "
-        f"'{tensor.name}' that the source needs. Build the target with "
+        f"Source and target do not match: nothing in the target corresponds to the "
+        f"tensor '{tensor.name}' that the source needs. Build the target with "
         "`keras_delta.attach_head(source, classes)`, or pass the source that it was "
-        "made from."
+        "created from."
     )
 
 
@@ -156,8 +156,8 @@ def _behind_augmentation(tensor, target, source):
             for n in target.ancestors(node.outputs)
         ):
             raise ValueError(
-                f"The target changes its images at random in '{name}', behind other "
-                "layers. The source is another network that preprocesses for itself, "
+                f"The target changes its images at random in '{name}', after other "
+                "layers. The source is another network with its own preprocessing, "
                 "and would not see the same. Put augmentation first in the target, or "
                 "into the data."
             )

@@ -75,7 +75,7 @@ class Graph:
                     argument,
                     "a built model",
                     model,
-                    "Begin the Sequential model with `keras.Input(shape)`.",
+                    "Start the Sequential model with `keras.Input(shape)`.",
                 )
             )
         self.model = model

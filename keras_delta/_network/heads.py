@@ -1,4 +1,4 @@
-"""Where the head of a network begins, and what it gives."""
+"""Where the head of a network starts, and what it outputs."""
 
 import keras
 

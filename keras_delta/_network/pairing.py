@@ -1,4 +1,4 @@
-"""Which layer of the target is which layer of the source."""
+"""Pairs the layers of the target with those of the source."""
 
 from keras_delta._errors import invalid, unknown_name
 from keras_delta._network.correspondence import find_pairs
@@ -156,7 +156,7 @@ def _checked(names, target, source):
         ]
         if shapes[0] != shapes[1]:
             raise ValueError(
-                f"`pairing` says that the target's layer '{ours}' is '{theirs}' of the "
+                f"`pairing` maps the target's layer '{ours}' to '{theirs}' of the "
                 f"source, but their weights have the shapes {shapes[0]} and "
                 f"{shapes[1]}. Pair layers of the same shape."
             )

@@ -1,4 +1,4 @@
-"""What source and target compute alike, so that a step computes it once.
+"""Computations shared by source and target, done once per step.
 
 Where the first layers of the target are frozen, they give the same values as the
 source's, in training too. `Shared` finds these calls; the source then begins where

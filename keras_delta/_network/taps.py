@@ -106,9 +106,9 @@ def _choose_pairs(taps, target, source, pairing):
                 pairing.check(source.outputs)
                 raise ValueError(
                     f"Tap '{name}' of the target has no counterpart in the source. "
-                    "Choose a layer that both have, or say which one is meant with "
-                    f"`taps={{'{name}': <layer of the source>}}`. Taps that are no "
-                    "pairs are two lists, `taps` and `source_taps`."
+                    "Choose a layer that both have, or specify it with "
+                    f"`taps={{'{name}': <layer of the source>}}`. For taps that are no "
+                    "pairs, pass two lists, `taps` and `source_taps`."
                 )
             chosen[name] = pairing.names[name]
     elif isinstance(taps, dict) and taps:
@@ -167,7 +167,7 @@ def _warn_of_other_calls(chosen, target, source):
             warn(
                 f"The target calls the layer of the tap '{ours}' {len(calls)} times, "
                 f"the source less often: the maps of {left} are not compared. To "
-                "compare those of all calls, leave `source` out, which is then a "
+                "compare those of all calls, omit `source`, which is then a "
                 "snapshot of the target."
             )
             return
@@ -194,7 +194,7 @@ def check(name, graph: Graph, whose="model"):
     shape = graph.output_of(name).shape
     if len(shape) < 3 or shape[-1] is None:
         raise ValueError(
-            f"Tap '{name}' of the {whose} has the shape {tuple(shape)}, which is no "
+            f"Tap '{name}' of the {whose} has the shape {tuple(shape)}, which is not a "
             "feature map (batch, positions..., channels). Tap a layer before the "
             "pooling or flattening."
         )
@@ -224,8 +224,8 @@ def _choose_auto(target, source, pairing):
         if behind > MUCH:
             warn(
                 f"`taps='auto'` compares {found}. {behind:.0%} of the parameters that "
-                "source and target have in common lie behind the last one and are "
-                "free to move. No later layer with feature maps is in both networks; "
+                "source and target have in common come after the last one and are "
+                "not constrained. No later layer with feature maps is in both; "
                 "name others with `taps`, or add 'l2_sp'."
             )
     return {ours[theirs]: theirs for theirs in found}

@@ -1,1 +1,1 @@
-"""Many trainings: their records, the models that they share, and their processes."""
+"""Running many trainings: their records, shared models, and processes."""

@@ -1,4 +1,4 @@
-"""GPUs and cores of this machine, shared out to processes."""
+"""GPUs and cores of this machine, assigned to processes."""
 
 import contextlib
 import os

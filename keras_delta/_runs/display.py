@@ -1,4 +1,4 @@
-"""What the processes of a run do, for the user to see."""
+"""Displays what the processes of a run are doing."""
 
 import sys
 

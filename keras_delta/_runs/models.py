@@ -1,4 +1,4 @@
-"""Models that are traced once and set back for each training."""
+"""Models that are traced once and reset for each training."""
 
 import collections
 import contextlib

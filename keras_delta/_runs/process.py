@@ -1,4 +1,4 @@
-"""A process that the launcher starts, over all of its starts."""
+"""A process of the launcher, across all of its starts."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""What a process of several tells the launcher, and what it is told.
+"""The exchange of status between a process and the launcher.
 
 The launcher names a file to each process that it starts, in the environment
 variable `KERAS_DELTA_STATUS`. Elsewhere there is none, and nothing is told.

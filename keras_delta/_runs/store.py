@@ -1,4 +1,4 @@
-"""Results under a hash, in files that any number of processes read and write."""
+"""Results by hash, in files that any number of processes read and write."""
 
 import hashlib
 import json
@@ -53,7 +53,7 @@ class Records:
             if value is None or not self._is_whole(value):
                 if name not in self._damaged:
                     self._damaged.add(name)
-                    warn(f"{path} is damaged: its cell counts as not trained.")
+                    warn(f"{path} is damaged: its cell is treated as not trained.")
                 return None
             self._known[name] = value
         return self._known[name]

@@ -1,4 +1,4 @@
-"""Starts processes again that die, and ends all of them together."""
+"""Restarts processes that die, and ends all of them together."""
 
 import signal
 import time
@@ -12,7 +12,7 @@ SAVING = 30  # seconds for a worker to save what it has, once asked to stop
 CLOSING = 10  # likewise for the chief
 TERMINATING = 5  # from SIGTERM to SIGKILL
 LINGERING = 60  # seconds from the end of the chief, or of all workers, to the rest's
-AGAIN = "Run the same command again: the search goes on where it has stopped."
+AGAIN = "Run the same command again to resume the search."
 
 
 class Supervisor:
@@ -110,7 +110,7 @@ class Supervisor:
         told = f"{process.name} {process.how_it_ended()}"
         if process.failed(progress):
             self.say(
-                f"{told}; it is started again, {process.failures} of {RESTARTS}. "
+                f"{told}; restarting it, {process.failures} of {RESTARTS}. "
                 f"See {process.log}."
             )
             process.start()
@@ -118,14 +118,14 @@ class Supervisor:
         self.say(process.log_end())
         self.say(
             f"{told} for the {process.failures}th time without a training finished in "
-            "between, and is given up."
+            "between, and is abandoned."
         )
 
     def _outcome(self):
         """The exit code once everything has come to an end."""
         if self.chief and self.chief.given_up:
             self._stop()
-            self.say(f"The search cannot go on without its chief. {AGAIN}")
+            self.say(f"The search cannot continue without its chief. {AGAIN}")
             return 1
         busy = any(worker.running for worker in self.workers)
         lost = [worker for worker in self.workers if worker.given_up]
@@ -142,7 +142,7 @@ class Supervisor:
             return 0
         for worker in lost:
             self.say(f"{worker.name} left {worker.cell or 'no cell'}.")
-        self.say(f"The search is not complete. {AGAIN}")
+        self.say(f"The search is incomplete. {AGAIN}")
         return 1
 
     def _stop(self):

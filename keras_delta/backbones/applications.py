@@ -1,4 +1,4 @@
-"""ResNet-50, ResNet-101 and Inception-v3 of keras.applications for raw images."""
+"""ResNet-50, ResNet-101 and Inception-v3 from keras.applications for raw images."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from keras_delta.backbones.load import check_weights, load_keras_file
 from keras_delta.backbones.preprocessing import preprocess
 
 _LEGACY = (".h5", ".hdf5")
-# The names that Keras numbers itself; Inception-v3 leaves most layers to it.
+# Names that Keras numbers itself, as those of most layers in Inception-v3.
 _NUMBERED = re.compile(
     r"(activation|average_pooling2d|batch_normalization|concatenate|conv2d"
     r"|max_pooling2d)(?:_(\d+))?"
@@ -22,37 +22,38 @@ _NUMBERED = re.compile(
 _DOC = """
 
     The network of `keras.applications.{source}` as a flat Functional model with
-    its layer names and the preprocessing inside ({preprocessing}). Layers that
-    Keras numbers itself, such as `activation_2`, always have the numbers of the
-    first network of a process, however many were built before.
+    its layer names and built-in preprocessing ({preprocessing}). Layers that Keras
+    numbers itself, such as `activation_2`, always have the numbers of the first
+    network in a process, however many were built before.
 
     Args:
-        weights: `"imagenet"` (downloaded by keras.applications and kept in
+        weights: `"imagenet"` (downloaded by keras.applications and stored in
             `~/.keras/models`), None for random weights, or the path of a file:
             `.keras` or `.weights.h5` of this network, or an `.h5` file of
-            keras.applications with or without the classifier, as `include_top`.
+            keras.applications with or without the classifier, matching
+            `include_top`.
         input_shape: (height, width, 3) in pixels, at least {smallest} each; height
-            and width may be None where there is no classifier.
+            and width may be None if there is no classifier.
         include_top: whether to end in global average pooling (`avg_pool`) and the
             1000 ImageNet classes (`predictions`).
-        classifier_activation: activation of the classifier: `"softmax"` gives
-            probabilities, None logits. Without effect where there is none.
+        classifier_activation: activation of the classifier: `"softmax"` for
+            probabilities, None for logits. Ignored without a classifier.
         name: name of the model; default: `"{name}"`.
 
     Returns:
-        `keras.Model`, input `"image"` of raw RGB values 0..255 in any dtype;
-        output the features of the last layer, 2048 channels, or
+        `keras.Model` with the input `"image"`, raw RGB values 0..255 in any dtype,
+        and as output the features of the last layer, 2048 channels, or
         `(batch, 1000)` probabilities.
 
     Raises:
-        ConnectionError: where the ImageNet weights cannot be downloaded; the text
-            names the file, which `weights=path` takes on a machine offline.
-        FileNotFoundError: for a path at which there is no file.
-        ValueError: for another shape, and for weights that do not fit; where it
-            can be told, the first layer that does not is named.
+        ConnectionError: if the ImageNet weights cannot be downloaded; the message
+            names the file, which an offline machine can use as `weights=path`.
+        FileNotFoundError: if there is no file at the path.
+        ValueError: if the shape is invalid or the weights do not fit; if possible,
+            the message names the first layer that does not.
 
-    The files of weights are Keras's; keras.applications states no licence for
-    them besides Keras's own, Apache-2.0.
+    The weight files are Keras's; keras.applications states no licence for them
+    other than Keras's own, Apache-2.0.
 
     Source: {paper}.
     """
@@ -137,12 +138,12 @@ def _build(build, mode, weights, options, name):
         if "URL fetch failure" not in str(e):
             raise
         raise ConnectionError(
-            f"The ImageNet weights of {name} could not be downloaded. {e}. On a "
-            "machine without the network, fetch that file elsewhere and give its "
+            f"The ImageNet weights of {name} could not be downloaded. {e}. On an "
+            "offline machine, download that file elsewhere and pass its "
             "path: `weights=path`."
         ) from e
     path = None if weights in (None, "imagenet") else os.fspath(weights)
-    # In a legacy file the layers are in the order of keras.applications' own model.
+    # In a legacy file, layers are in the order of keras.applications' own model.
     legacy = path and path.endswith(_LEGACY) and not path.endswith(".weights.h5")
     if legacy:
         load_keras_file(core, path)
@@ -160,7 +161,7 @@ def _build(build, mode, weights, options, name):
 
 
 def _first_names(model):
-    """dict name -> the name the layer has in the first model of a process."""
+    """Dict name -> the layer's name in the first model of a process."""
     numbered = {}
     for layer in model.layers:
         if match := _NUMBERED.fullmatch(layer.name):

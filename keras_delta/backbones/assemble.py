@@ -1,4 +1,4 @@
-"""One flat model out of a preprocessing layer and a network."""
+"""Combines preprocessing and a network into one flat model."""
 
 import keras
 
@@ -19,7 +19,7 @@ def assemble(core, preprocessing, input_shape, name, rebuild=None):
             than that of `core`.
         name: name of the model.
         rebuild: function from a layer's `get_config()` to the config of its copy,
-            or to None to leave the layer out; default: the config as it is.
+            or to None to omit the layer; default: the config unchanged.
 
     Returns:
         `keras.Model` with the input `"image"` and the layers of `core`.
@@ -46,7 +46,7 @@ def assemble(core, preprocessing, input_shape, name, rebuild=None):
 
 
 def check_shape(input_shape):
-    """`(height, width, 3)` as a tuple; another `input_shape` is refused."""
+    """`(height, width, 3)` as a tuple; any other `input_shape` is an error."""
     shape = tuple(input_shape) if isinstance(input_shape, (tuple, list)) else ()
     sides = [n is None or (isinstance(n, int) and n > 0) for n in shape[:2]]
     if len(shape) != 3 or not all(sides) or shape[2] != 3:

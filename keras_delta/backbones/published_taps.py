@@ -1,7 +1,7 @@
-"""The layers whose maps were compared in publications, found by their names.
+"""The layers whose maps were compared in publications, identified by name.
 
-A network need not come from here: the same layers are found in those of
-`keras.applications` and keras-cv, also inside of another model.
+The network need not be one of this package: the same layers are found in those of
+`keras.applications` and keras-cv, even inside another model.
 """
 
 import re
@@ -10,7 +10,7 @@ import keras
 
 
 def resnet(graph):
-    """The last convolution of conv2_x to conv5_x, raw, of a ResNet of Keras.
+    """The last convolution of conv2_x to conv5_x, raw, of a Keras ResNet.
 
     Args:
         graph: the network's `Graph`.
@@ -35,7 +35,7 @@ def inception_v3(graph):
         for name, node in graph.nodes.items()
         if isinstance(node.operation, keras.layers.Activation)
     ]
-    # Keras numbers them, so by position: the third and fifth of the straight stem.
+    # Keras numbers them, so use positions: the third and fifth of the linear stem.
     return [activations[2], activations[4], *mixed]
 
 

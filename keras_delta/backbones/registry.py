@@ -1,4 +1,4 @@
-"""The backbones by name: a new one is an entry here."""
+"""The backbones by name; a new one needs an entry here."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,14 +17,14 @@ from keras_delta.backbones.efficientnet_lite import (
 
 
 class Backbone(NamedTuple):
-    """What there is to know about a backbone before building it.
+    """Facts about a backbone that are known before it is built.
 
     Attributes:
         build: the builder, such as `kd.backbones.resnet50`.
         size: height and width in pixels that it was trained for.
-        preprocessing: what it does to raw RGB values 0..255 inside.
+        preprocessing: the built-in preprocessing of raw RGB values 0..255.
         find_taps: function from a network's graph to the names of its published
-            taps, which `taps="auto"` takes; None for another network.
+            taps, which `taps="auto"` uses; it returns None for another network.
     """
 
     build: Callable
@@ -51,13 +51,13 @@ for _backbone in ALL.values():
 
 
 def get(name: str) -> Callable[..., keras.Model]:
-    """The builder of a backbone.
+    """Return the builder of a backbone.
 
     Args:
         name: a key of `kd.backbones.ALL`.
 
     Raises:
-        ValueError: for another name, with the closest ones.
+        ValueError: if the name is unknown; the message lists the closest ones.
     """
     if name not in ALL:
         raise ValueError(unknown_name("backbone", name, ALL))

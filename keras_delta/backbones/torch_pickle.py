@@ -1,10 +1,10 @@
-"""PyTorch state dicts in the old (before 1.6) file format, without PyTorch.
+"""Reads PyTorch state dicts in the old (before 1.6) file format, without PyTorch.
 
-Such a file is a row of pickles and then raw numbers: a magic number, a protocol
-version, facts about the machine that wrote it, the state dict (whose tensors
-point at storages by key), the list of storage keys, and, for every key, a count
-and the little-endian values. A pickle can run any code, so the one used here
-knows the handful of names a state dict needs and refuses all others.
+Such a file is a sequence of pickles followed by raw numbers: a magic number, a
+protocol version, facts about the machine that wrote it, the state dict (whose
+tensors refer to storages by key), the list of storage keys, and, for every key, a
+count and the little-endian values. A pickle can run any code, so the unpickler used
+here only accepts the few names that a state dict needs.
 
 Source: `_legacy_save` and `_legacy_load` in PyTorch's `torch/serialization.py`.
 """
@@ -99,7 +99,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Refused(Exception):
-    """A name that a state dict has no need of."""
+    """Raised for a name that a state dict does not need."""
 
 
 def read_state_dict(data, source="the file"):
@@ -111,27 +111,27 @@ def read_state_dict(data, source="the file"):
 
     Args:
         data: bytes of the whole file.
-        source: how errors call the file.
+        source: name of the file in errors.
 
     Returns:
-        dict name -> `numpy.ndarray`, in the order of the file; the arrays are
+        Dict name -> `numpy.ndarray`, in the order of the file; the arrays are
         contiguous copies.
 
     Raises:
-        ValueError: for a file that asks for any other name, is truncated, is in
-            another format, or holds a tensor that reaches beyond its storage.
+        ValueError: if the file uses any other name, is truncated, is in another
+            format, or contains a tensor that reaches beyond its storage.
     """
     if data[:4] == b"PK\x03\x04":
         raise ValueError(
-            f"{source} is in PyTorch's zip format; only the old format is read. "
+            f"{source} is in PyTorch's zip format; only the old format is supported. "
             "Save it with `torch.save(..., _use_new_zipfile_serialization=False)`."
         )
     try:
         return _read(io.BytesIO(data))
     except _Refused as e:
         raise ValueError(
-            f"{source} was refused: its pickle asks for `{e}`, which no state dict "
-            "needs and which could run code. Nothing of it was executed."
+            f"{source} was rejected: its pickle uses `{e}`, which no state dict "
+            "needs and which could run code. Nothing in it was executed."
         ) from None
     except Exception as e:  # a malformed pickle can raise anything
         raise ValueError(
@@ -145,21 +145,21 @@ def _read(file):
         raise ValueError("the magic number is missing")
     version = _load(file)
     if version != _PROTOCOL:
-        raise ValueError(f"protocol {version!r} in place of {_PROTOCOL}")
+        raise ValueError(f"protocol {version!r} instead of {_PROTOCOL}")
     if _load(file).get("little_endian") is not True:
         raise ValueError("not written on a little-endian machine")
 
     unpickler = _Unpickler(file, _STATE_DICT_NAMES)
     state = unpickler.load()
     if not isinstance(state, dict):
-        raise ValueError("it holds no dict of tensors")
+        raise ValueError("it contains no dict of tensors")
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, _Tensor):
             raise ValueError(f"the entry {name!r} is not a tensor")
 
     keys = _load(file)
     if not isinstance(keys, list) or set(keys) != set(unpickler.storages):
-        raise ValueError("the list of storages does not fit the state dict")
+        raise ValueError("the list of storages does not match the state dict")
     values = {key: _read_storage(file, unpickler.storages[key]) for key in keys}
     return {
         name: _rebuild(name, tensor, values[tensor.storage.key])
@@ -174,7 +174,7 @@ def _load(file):
 def _read_storage(file, storage):
     count = int.from_bytes(_take(file, 8), "little", signed=True)
     if count != storage.count:
-        raise ValueError(f"storage of {count} values in place of {storage.count}")
+        raise ValueError(f"storage of {count} values instead of {storage.count}")
     dtype = np.dtype(storage.dtype)
     return np.frombuffer(_take(file, count * dtype.itemsize), dtype)
 
@@ -191,7 +191,7 @@ def _rebuild(name, tensor, values):
     numbers = (offset, *shape, *strides)
     if any(type(n) is not int or n < 0 for n in numbers) or len(shape) != len(strides):
         raise ValueError(f"'{name}' has a malformed shape")
-    # Strides of zero could blow a few bytes up to any size.
+    # Strides of zero could expand a few bytes to any size.
     if math.prod(shape) > len(values):
         raise ValueError(f"'{name}' is larger than its storage")
     if math.prod(shape):

@@ -1,4 +1,4 @@
-"""Rows under keys, in an SQLite file of one process."""
+"""Rows by key, in an SQLite file used by one process."""
 
 import contextlib
 import json
@@ -13,22 +13,22 @@ TABLES = """
     CREATE TABLE IF NOT EXISTS description (text TEXT);
     CREATE TABLE IF NOT EXISTS maps (key BLOB PRIMARY KEY, checksum INTEGER, row BLOB);
 """
-REMEDY = "Pass another `directory`, or delete the folder if it is of no more use."
+REMEDY = "Pass another `directory`, or delete the folder if you no longer need it."
 
 
 class MapFile:
-    """Rows of bytes under keys, and a description of what they are.
+    """Rows of bytes by key, and a description of them.
 
-    A process may be killed at any time: SQLite's journal puts back what was there
-    before the last transaction. The disk is not waited for, so after a power failure
-    anything may be missing or wrong; each row has a checksum that tells.
+    A process may be killed at any time: SQLite's journal restores the state before the
+    last transaction. Writes do not wait for the disk, so after a power failure anything
+    may be missing or wrong; a checksum in each row detects this.
 
     Args:
-        folder: of the file, made if there is none and occupied by this process; None
-            for a temporary file that vanishes with the process.
+        folder: folder of the file, created if necessary and locked by this process;
+            None for a temporary file that is deleted with the process.
 
     Attributes:
-        checked: dict, key -> whether its row is known to be sound; has all keys.
+        checked: dict, key -> whether its row is known to be valid; has all keys.
     """
 
     def __init__(self, folder=None):
@@ -43,7 +43,7 @@ class MapFile:
                 self._open_tables()
             except (sqlite3.Error, ValueError) as error:
                 raise ValueError(
-                    f"'{self._path}' cannot be used, it is damaged or another kind of "
+                    f"'{self._path}' cannot be used: it is damaged or another kind of "
                     f"file ({error}). {REMEDY}"
                 ) from error
             self._stack = stack.pop_all()
@@ -63,7 +63,7 @@ class MapFile:
 
     @property
     def description(self):
-        """A dict; None before the first one is set."""
+        """The description, a dict; None until it is set."""
         return self._description
 
     @description.setter
@@ -73,7 +73,7 @@ class MapFile:
             database.execute("INSERT INTO description VALUES (?)", [json.dumps(value)])
 
     def read(self, key):
-        """The row of a key in `checked`; None for a damaged one, which is forgotten."""
+        """The row of a key in `checked`; None for a damaged one, which is dropped."""
         query = "SELECT checksum, row FROM maps WHERE key = ?"
         rows = self._database.execute(query, [key]).fetchall()
         if rows and (self.checked[key] or _checksum(key, rows[0][1]) == rows[0][0]):
@@ -83,7 +83,7 @@ class MapFile:
         return None
 
     def write(self, rows):
-        """Add a dict key -> contiguous array, as a whole or not at all."""
+        """Add a dict key -> contiguous array, atomically."""
         with self._database as database:
             database.executemany(
                 "INSERT OR REPLACE INTO maps VALUES (?, ?, ?)",
@@ -92,7 +92,7 @@ class MapFile:
         self.checked.update(dict.fromkeys(rows, True))
 
     def close(self):
-        """Let the next process in."""
+        """Release the file for the next process."""
         self._stack.close()
 
 
@@ -100,15 +100,15 @@ class MapFile:
 def _occupied(folder):
     _disk.check_writable("directory", folder, size=PAGE)
     remedy = (
-        "Two runs cannot write to one cache at once: pass another `directory`, or "
+        "Two runs cannot write to the same cache at once: pass another `directory`, or "
         "wait until that process has ended."
     )
     with _disk.occupy(folder / "lock", f"The folder '{folder}'", remedy):
         if (folder / "maps.data").exists():
             warn(
                 f"'{folder}' has source maps of an earlier version of keras_delta, "
-                "which are not read any more: they are computed again. Delete "
-                "maps.data, maps.index and meta.json to make room."
+                "which are no longer read: they are recomputed. Delete "
+                "maps.data, maps.index and meta.json to free space."
             )
         yield
 

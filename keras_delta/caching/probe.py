@@ -1,4 +1,4 @@
-"""Whether training data comes back: read twice, hashed, compared."""
+"""Checks whether training data are repeated, by comparing hashes of two passes."""
 
 import inspect
 import math
@@ -12,29 +12,30 @@ from keras_delta.caching.keys import keys_of
 MOST = 2048  # samples to look at
 RANDOM = (
     "Random augmentation (crops, colour) without fixed views gives new images in each "
-    "epoch, so nothing could be read back. Use `batches(views=4)` of "
+    "epoch, so no cached map would ever be used. Use `batches(views=4)` of "
     '`keras_delta.data` with `SourceMapCache(views=4)`. Or: `source_maps="compute"`.'
 )
 
 
 def check_data(x, y, batch_size, views):
-    """Refuse data whose samples do not come back, so that nothing could be read.
+    """Reject data whose samples are not repeated, so that no cached map would be used.
 
-    Arrays need no look. Of other data up to 2,048 samples are read, inputs alone
-    are hashed, and the data is read again until enough of them came back. With v
-    views of a sample, two passes show the same one with a chance of at least 1/v;
-    half of that is asked for, since shuffled data that drops its last batch drops
-    other samples each time. Data is refused if as few as came back would do so about
-    once in a thousand times; so two views of fewer than 29 samples never are.
-    The second pass ends after 4 times 2,048 samples: in more data than that, one
-    that came back will do, because the order may differ.
+    Arrays need no check. Of other data, up to 2,048 samples are read, only their
+    inputs are hashed, and the data is read again until enough of them have recurred.
+    With v views of a sample, two passes show the same one with a chance of at least
+    1/v; half of that is required, since shuffled data that drops its last batch drops
+    other samples each time. Data is rejected if so few would recur only about once in a
+    thousand times; so two views of fewer than 29 samples are never rejected. The second
+    pass ends after 4 times 2,048 samples: for more data than that, a single recurring
+    sample suffices, because the order may differ.
 
     Args:
         x, y, batch_size: training data, as `fit` takes it.
-        views: how many different views of one sample there may be.
+        views: maximum number of different views of one sample.
 
     Raises:
-        ValueError: for such data, for data without end, and for generators.
+        ValueError: if the samples are not repeated, or the data is endless or a
+            generator.
     """
     _check_kind(x)
     inputs = x[0] if isinstance(x, tuple) and y is None and len(x) > 1 else x
@@ -60,17 +61,17 @@ def check_data(x, y, batch_size, views):
             return
     if not count or again < 4 * MOST:
         raise ValueError(
-            "Source maps cannot be kept for this data: of "
-            f"{len(first)} samples, {count or 'none'} came back when the data was read "
-            f"again, where at most {views} view(s) of each were expected. {RANDOM}"
+            "Source maps cannot be cached for this data: of "
+            f"{len(first)} samples, {count or 'none'} recurred when the data was read "
+            f"again, although at most {views} view(s) of each were expected. {RANDOM}"
         )
 
 
 def _check_kind(x):
     if inspect.isgenerator(x):
         raise ValueError(
-            "Source maps cannot be kept for a generator: it can be read only once, so "
-            'its samples need not come back. Train with `source_maps="compute"`, or '
+            "Source maps cannot be cached for a generator: it can only be read once, "
+            'so its samples may never recur. Train with `source_maps="compute"`, or '
             "pass arrays, a tf.data.Dataset or a keras.utils.PyDataset."
         )
     if isinstance(x, keras.utils.PyDataset):
@@ -79,24 +80,24 @@ def _check_kind(x):
         endless = hasattr(x, "cardinality") and int(x.cardinality()) == -1
     if endless:
         raise ValueError(
-            "Source maps cannot be kept for data without end (`repeat()`): nothing "
-            "says how many different samples it has. Pass the data without "
-            '`repeat()` and leave out `steps_per_epoch`. Or: `source_maps="compute"`.'
+            "Source maps cannot be cached for endless data (`repeat()`): its number of "
+            "different samples is unknown. Pass the data without "
+            '`repeat()` and omit `steps_per_epoch`. Or: `source_maps="compute"`.'
         )
 
 
 def _check_views(views, expected):
     if views == math.inf:
-        raise ValueError(f"Source maps cannot be kept for this data. {RANDOM}")
+        raise ValueError(f"Source maps cannot be cached for this data. {RANDOM}")
     if views > expected:
         raise ValueError(
-            f"The data has {views} views of each image, but the cache was made for "
+            f"The data has {views} views of each image, but the cache was created for "
             f"{expected}. Pass `source_maps=SourceMapCache(views={views})`."
         )
 
 
 def _least(n, p):
-    """The least of `n` to be expected, where each comes back with the chance `p`.
+    """The least number of `n` samples to be expected if each recurs with chance `p`.
 
     Fewer do about once in a thousand times (3.09 standard deviations below the mean).
     """

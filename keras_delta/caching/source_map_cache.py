@@ -1,4 +1,4 @@
-"""`SourceMapCache`: the source's maps of each sample, computed once."""
+"""`SourceMapCache`: caches the source's maps of each sample."""
 
 import contextlib
 import functools
@@ -23,41 +23,40 @@ from keras_delta.caching.store import Store
 
 @keras.saving.register_keras_serializable("keras_delta")
 class SourceMapCache:
-    """Keeps the feature maps of the frozen source, so that it runs once a sample.
+    """Caches the feature maps of the frozen source, so that it runs once per sample.
 
-    The source never changes, so where the training images come back (no
-    augmentation, flips, a fixed number of views) its maps do as well. They are kept
-    under a hash of the image, exactly as the model gets it: changed images, other
-    data or new augmentation can only miss, and never get a wrong map. Maps of
-    another source are apart by its fingerprint.
+    The source never changes, so if training images recur (no augmentation, flips, a
+    fixed number of views), so do its maps. They are stored under a hash of the image
+    exactly as the model receives it: changed images, other data or new augmentation can
+    only cause a miss, never a wrong map. Maps of different sources are separated by the
+    source's fingerprint.
 
-    All results are rounded to `dtype`, those that were just computed too, so
-    training does not depend on what was in the cache. float16 has a relative error
-    of at most 2**-11 (and 2**-25 in absolute terms below 6e-5).
+    All results are rounded to `dtype`, including newly computed ones, so training
+    does not depend on the content of the cache. float16 has a relative error of at
+    most 2**-11 (and 2**-25 in absolute terms below 6e-5).
 
     Args:
-        directory: keep the maps in this folder, for later runs as well; made if there
-            is none. One run at a time. Default: in memory, and those that have no
-            room there in a temporary file (`TMPDIR` says where), gone with the
+        directory: folder to store the maps in, also for later runs; created if
+            necessary. One run at a time. Default: in memory, with the rest in a
+            temporary file (its location is set by `TMPDIR`) that is deleted with the
             process.
         memory: bytes of maps in memory, a number or text such as `"2GB"`; default
-            `"auto"`: a quarter of what the machine has available at the start. With
-            a directory, what was read stays in memory up to that.
-        dtype: `"float16"` or `"float32"`, in which maps are kept.
-        views: how many different views of one sample there are at most: 1 without
-            augmentation, 2 with flips, n for `batches(views=n)`. More of them are an
-            error: with random augmentation nothing would ever come back, and the
-            disk would fill up.
+            `"auto"`: a quarter of the memory available at the start. With a directory,
+            maps that were read are kept in memory up to this limit.
+        dtype: `"float16"` or `"float32"`, the type of the stored maps.
+        views: maximum number of different views of one sample: 1 without augmentation,
+            2 with flips, n for `batches(views=n)`. More raise an error: with random
+            augmentation, no image would ever recur and the disk would fill up.
 
     Attributes:
-        hits: samples whose maps were there, since `open`.
-        misses: samples whose maps were computed, since `open`.
-        bytes: of all maps kept, in memory or on disk; `len(cache)` counts them.
-        memory_bytes: of the maps in memory.
+        hits: number of samples whose maps were cached, since `open`.
+        misses: number of samples whose maps were computed, since `open`.
+        bytes: bytes of all stored maps, in memory or on disk; `len(cache)` counts them.
+        memory_bytes: bytes of the maps in memory.
         is_open: whether `maps` can be called.
 
     Raises:
-        ValueError: for bad arguments.
+        ValueError: if an argument is invalid.
 
     Example:
         ```python
@@ -85,16 +84,16 @@ class SourceMapCache:
         self._begin(None)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments, as a dict."""
+        """Return the arguments as a dict."""
         names = ("directory", "memory", "dtype", "views")
         return {name: getattr(self, name) for name in names}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """The cache that `get_config` describes, not open."""
+        """Create a cache from `get_config`; it is not open."""
         return cls(**config)
 
-    # Copies (Keras Tuner makes them) have the settings: a folder has one owner.
+    # Copies (as in Keras Tuner) only have the settings: a folder has one owner.
     def __reduce__(self):
         return functools.partial(type(self), **self.get_config()), ()
 
@@ -104,22 +103,22 @@ class SourceMapCache:
         spec: Mapping[str, Shape],
         samples_per_epoch: int | None = None,
     ) -> Self:
-        """Get ready for the maps of one source.
+        """Prepare the cache for the maps of one source.
 
-        What is in memory since an earlier `open` stays, if it is of this source.
+        Maps in memory from an earlier `open` are kept if they are of this source.
 
         Args:
-            fingerprint: another text for other weights, graph, taps or precision.
-            spec: dict tap -> shape of a sample's map, without the batch; None where
-                a size depends on the image.
+            fingerprint: text that differs for other weights, graph, taps or precision.
+            spec: dict tap -> shape of a sample's map, without the batch; None for
+                sizes that depend on the image.
             samples_per_epoch: number of different samples without augmentation, for
-                the check of `views`; None for no check.
+                checking `views`; None for no check.
 
         Returns:
             This cache.
 
         Raises:
-            ValueError: for a folder that cannot be written or holds something else.
+            ValueError: if the folder is not writable or contains something else.
             RuntimeError: if it is open, or its folder is in use by another process.
         """
         if self.is_open:
@@ -146,7 +145,7 @@ class SourceMapCache:
         self._samples, self._new = samples_per_epoch, set()
 
     def close(self, keep: bool = False) -> None:
-        """Let go of the folder and, unless `keep`, of what is not in it."""
+        """Release the folder and, unless `keep`, all maps that are not in it."""
         self.is_open = False
         if self._store is not None:
             self._store.close(keep)
@@ -161,9 +160,9 @@ class SourceMapCache:
         samples_per_epoch: int | None = None,
         keep: bool = False,
     ) -> Iterator[Self]:
-        """`open` and `close` around a `with`.
+        """Context manager that calls `open` and `close`.
 
-        Errors of `maps` come out as what they are: TensorFlow would wrap them in
+        Errors in `maps` are raised unchanged, while TensorFlow would wrap them in
         one of its own.
         """
         self.open(fingerprint, spec, samples_per_epoch)
@@ -179,26 +178,26 @@ class SourceMapCache:
     def check_data(
         self, x: Data, y: Data = None, batch_size: int | None = None
     ) -> None:
-        """Refuse training data, as `fit` takes it, whose images do not come back.
+        """Reject training data, as `fit` takes it, whose images do not recur.
 
         Raises:
-            ValueError: for data of which too little came back when it was read
-                twice, for data without end, and for generators.
+            ValueError: if too few images recurred when the data was read twice, or if
+                the data is endless or a generator.
         """
         probe.check_data(x, y, batch_size, self.views)
 
     def maps(
         self, x: Tensor, compute: Callable[[Tensor], Mapping[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """The source's maps: those that are there, and the others computed.
+        """Return the source's maps, computing those that are not cached.
 
-        Works in eager mode, in a `tf.function` and on replicas. Not under XLA
+        Works in eager mode, in a `tf.function` and on replicas, but not under XLA
         (`jit_compile=True`), which has no access to files.
 
         Args:
             x: tensor, or structure of tensors, `(B, ...)`; B may be 0.
-            compute: function from some samples, never 0, in the structure of `x`
-                to a dict tap -> `(b, ...)`; no gradient flows through it.
+            compute: function from one or more samples, in the structure of `x`, to a
+                dict tap -> `(b, ...)`; no gradient flows through it.
 
         Returns:
             Dict tap -> float32 `(B, ...)`.
@@ -206,8 +205,8 @@ class SourceMapCache:
         Raises:
             RuntimeError: if the cache is not open.
             ValueError: in the step, as TensorFlow's InvalidArgumentError (see
-                `opened`): for maps beyond float16, for a second image size, for
-                more different samples than `views` allows.
+                `opened`): if maps exceed float16, images have a second size, or there
+                are more different samples than `views` allows.
         """
         if not self.is_open:
             raise RuntimeError("The SourceMapCache is not open: call `open` first.")
@@ -225,13 +224,13 @@ class SourceMapCache:
         )
         result = {}
         for (tap, shape), value in zip(spec.items(), maps, strict=True):
-            # Here and not in NumPy, which takes 8 times as long.
+            # Here rather than in NumPy, which takes 8 times as long.
             result[tap] = tf.stop_gradient(tf.cast(value, tf.float32))
             result[tap].set_shape([known[0].shape[0], *shape])
         return result
 
     def _look_up(self, inputs):
-        """Maps that are there, keys of all samples, positions of the missing ones."""
+        """Cached maps, keys of all samples, positions of the missing ones."""
         spec = self._store.spec
         types = [*[tf.as_dtype(self.dtype)] * len(spec), tf.uint8, tf.int32]
         with tf.device("CPU:0"):
@@ -245,7 +244,7 @@ class SourceMapCache:
         return known, keys, missing
 
     def _compute(self, compute, x, keys):
-        """Maps that are not there yet, rounded and kept."""
+        """Maps that are not cached yet, rounded and stored."""
         maps, spec = compute(x), self._store.spec
         if set(maps) != set(spec):
             raise ValueError(f"Expected maps of {list(spec)}. Received: {list(maps)}.")
@@ -259,7 +258,7 @@ class SourceMapCache:
             return [tf.identity(v) for v in maps]
 
     def _callback(self, function):
-        """`function` for a graph, which remembers what went wrong."""
+        """`function` for a graph, with its last error stored."""
         spec = self._store.spec
 
         @functools.wraps(function)
@@ -288,20 +287,20 @@ class SourceMapCache:
             count = len(self._new)
         if self._samples is not None and count > self._samples * self.views:
             raise ValueError(
-                f"{count} different images came, more than {self._samples} samples can "
-                f"give with {self.views} view(s) of each. {probe.RANDOM}"
+                f"Received {count} different images, more than {self._samples} samples "
+                f"can give with {self.views} view(s) of each. {probe.RANDOM}"
             )
         return [*maps, keys, missing]
 
     def _keep(self, keys, finite, *maps):
-        # Casting makes infinities of what is too large.
+        # Casting turns values that are too large into infinities.
         if self.dtype == "float16" and not finite.all():
             taps = [t for t, f in zip(self._store.spec, finite, strict=True) if not f]
             raise ValueError(
-                f"Source maps of {taps} have values beyond 65504, or that are not "
-                "finite, which float16 cannot hold. Use "
+                f"Source maps of {taps} have values above 65504 or not finite, which "
+                "float16 cannot represent. Use "
                 '`SourceMapCache(dtype="float32")`; if that fails as well, the source '
-                "itself gives such values."
+                "itself returns such values."
             )
         self._store.keep([row.tobytes() for row in keys], maps)
         return np.True_
@@ -314,7 +313,7 @@ class SourceMapCache:
 
     @property
     def bytes(self) -> int:
-        """Bytes of all maps kept, in memory or on disk."""
+        """Bytes of all stored maps, in memory or on disk."""
         return 0 if self._store is None else len(self._store) * self._store.row_bytes
 
     @property
@@ -332,21 +331,21 @@ class SourceMapCache:
 
 def _put(known, new, positions):
     """The known maps, with new ones at some positions."""
-    # Sizes that are open are 1 until the first maps have settled them.
+    # Unknown sizes are 1 until the first maps have determined them.
     shape = tf.concat([tf.shape(known)[:1], tf.shape(new)[1:]], 0)
     known = tf.broadcast_to(known, shape)
     return tf.tensor_scatter_nd_update(known, positions[:, None], new)
 
 
 def get(identifier: str | SourceMapCache | None) -> SourceMapCache | None:
-    """The cache that an argument `source_maps` stands for, or None.
+    """Return the cache for an argument `source_maps`, or None.
 
     Args:
-        identifier: None or `"compute"` for none, `"cache"` for a new
+        identifier: None or `"compute"` for no cache, `"cache"` for a new
             `SourceMapCache()`, or an instance.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: if `identifier` is anything else.
     """
     if identifier is None or isinstance(identifier, SourceMapCache):
         return identifier

@@ -1,4 +1,4 @@
-"""The maps that are kept: in memory while there is room, else in a file."""
+"""The cached maps: in memory while there is room, otherwise in a file."""
 
 import contextlib
 import math
@@ -16,16 +16,16 @@ FORMAT = "keras_delta.caching/2"
 
 
 class Store:
-    """Maps under keys, for several threads at once; arguments as `SourceMapCache`'s.
+    """Maps by key, for several threads at once; arguments as for `SourceMapCache`.
 
-    The maps of a sample are one row: those of all taps behind one another. Rows
-    stay in memory until the budget is used up; nothing is thrown out for others.
-    With a directory all rows are in its file as well, and come into memory when
-    they are read. Without one, those that have no room go to a temporary file.
+    The maps of a sample form one row: those of all taps, concatenated. Rows are kept in
+    memory until the budget is used up, and never evicted. With a directory, all rows
+    are also in its file, and are kept in memory once read. Without one, rows that do
+    not fit go to a temporary file.
 
     Attributes:
-        shapes: `spec` without None; None as long as the first maps have not settled
-            the sizes that it leaves open.
+        shapes: `spec` without None; None until the first maps have determined the
+            sizes that it leaves open.
         memory_bytes: bytes of the rows in memory.
     """
 
@@ -39,7 +39,7 @@ class Store:
         self.open()
 
     def open(self):
-        """Open the file; rows in memory stay."""
+        """Open the file; rows in memory are kept."""
         self._failed = False
         if self._directory is None:
             self._file = self._file or MapFile()
@@ -60,7 +60,7 @@ class Store:
         shapes = {tap: tuple(shape) for tap, shape in there.get("taps", ())}
         if there != self._describe(shapes) or not _fit(shapes, self.spec):
             raise ValueError(
-                f"The cache {self._file} was made for something else: {there} there, "
+                f"The cache {self._file} was made for something else: {there} before, "
                 f"{self._describe(self.spec)} now. {REMEDY}"
             )
         if shapes != self.shapes:  # settled by others since
@@ -75,7 +75,7 @@ class Store:
         }
 
     def close(self, keep=True):
-        """Let go of the directory, and, unless they are kept, of all rows."""
+        """Release the directory and, unless `keep`, all rows."""
         with self._lock:
             if self._file is not None and (self._directory is not None or not keep):
                 self._file.close()
@@ -90,7 +90,7 @@ class Store:
 
     @property
     def row_bytes(self):
-        """Bytes of a sample's maps; 0 as long as that is open."""
+        """Bytes of a sample's maps; 0 while unknown."""
         sizes = map(math.prod, (self.shapes or {}).values())
         return sum(sizes) * np.dtype(self.dtype).itemsize
 
@@ -98,9 +98,9 @@ class Store:
         """Look up a list of keys.
 
         Returns:
-            List of arrays `(B, ...)`, one per tap, and the positions of the samples
-            that are missing; there, the arrays hold nothing of meaning. Sizes that
-            are still open are 1.
+            List of arrays `(B, ...)`, one per tap, and the positions of the missing
+            samples, where the arrays are meaningless. Sizes that are still unknown are
+            1.
         """
         with self._lock:
             rows = [self._row(key) for key in keys]
@@ -132,7 +132,7 @@ class Store:
         return row
 
     def _remember(self, key, row):
-        """Whether there was room for it."""
+        """Keep a row in memory; returns whether there was room."""
         if self.memory_bytes + row.nbytes > self.budget:
             return False
         self._rows[key] = row
@@ -140,10 +140,10 @@ class Store:
         return True
 
     def keep(self, keys, maps):
-        """Keep maps, an array `(B, ...)` per tap, but for keys that are there already.
+        """Store maps, an array `(B, ...)` per tap, except for existing keys.
 
         Raises:
-            ValueError: for maps of other sizes than those before.
+            ValueError: if the maps have other sizes than earlier ones.
         """
         with self._lock:
             self._settle([m.shape[1:] for m in maps])
@@ -165,7 +165,7 @@ class Store:
             raise ValueError(
                 "All source maps in a cache have one size, and so must the images. "
                 f"Expected maps of {expected}. Received: {now}. Resize the images to "
-                'one size, or train with `source_maps="compute"`.'
+                'the same size, or train with `source_maps="compute"`.'
             )
         if self.shapes is None:
             self.shapes = now
@@ -174,7 +174,7 @@ class Store:
 
     @contextlib.contextmanager
     def _or_without_file(self):
-        """Go on after an error of the file, write to it no more, and say so once."""
+        """Continue without the file after an error in it, with one warning."""
         try:
             yield
         except sqlite3.Error as error:
@@ -182,15 +182,15 @@ class Store:
                 return
             self._failed = True
             warn(
-                f"Source maps cannot be kept in {self._file} any more ({error}). "
-                "Training goes on, and computes those that have no room in memory each "
-                "time. Make room on the disk, or delete the file if it is damaged; or "
+                f"Source maps can no longer be stored in {self._file} ({error}). "
+                "Training continues and recomputes maps that do not fit into memory "
+                "each time. Free disk space, delete the file if it is damaged, or "
                 "pass another `SourceMapCache(directory=...)` next time."
             )
 
 
 def _fit(shapes, spec):
-    """Whether shapes agree with a spec, in which None stands for any size."""
+    """Whether shapes match a spec, in which None means any size."""
     return list(shapes) == list(spec) and all(
         tf.TensorShape(spec[tap]).is_compatible_with(shape)
         for tap, shape in shapes.items()

@@ -1,4 +1,4 @@
-"""Keras callbacks that work on a `DeltaModel`."""
+"""Keras callbacks for training a `DeltaModel`."""
 
 from keras_delta.callbacks.activation_maps import ActivationMaps as ActivationMaps
 from keras_delta.callbacks.backup_and_restore import (

@@ -1,4 +1,4 @@
-"""`ActivationMaps`: pictures of what source and target see, by epoch."""
+"""`ActivationMaps`: pictures of what source and target see, epoch by epoch."""
 
 from typing import Any
 
@@ -15,34 +15,33 @@ from keras_delta.callbacks.summaries import Summaries
 
 
 class ActivationMaps(Callback):
-    """Draws channels of a tap, of source and target, for a few images.
+    """Draws channels of a tap, in source and target, for a few images.
 
-    As `kd.analysis.activation_maps`, which says what is drawn (the article's Fig. 6),
-    at the end of the epochs `every`, `2 * every`, ..., counted from 1 over a resumed
-    training as well, into `log_dir`: `activation_maps-0005.png`, and
+    The pictures are those of `kd.analysis.activation_maps` (the article's Fig. 6),
+    drawn at the end of epochs `every`, `2 * every`, ..., counted from 1, also in a
+    resumed training. Files in `log_dir`: `activation_maps-0005.png`, and
     `activation_maps-0005.npz` with `images`, `channels`, `source` and `target`
     `(images, height, width, channels)` as drawn, and `source_raw` and `target_raw`
-    before they were normalised. The training stays the same.
+    before normalisation. Training is unaffected.
 
     Args:
-        images: `(N, height, width, 1 or 3)`, as the model takes them; four or so.
-        log_dir: folder to write to; made if need be.
-        tap: which of `model.taps`; default: the last.
-        channels: how many channels, those with the lowest mean source map over the
-            images; or a list of their numbers. Default 3.
-        every: number of epochs from one picture to the next, default 1.
-        tensorboard: folder that TensorBoard looks at, for the pictures as well;
-            default: none.
+        images: `(N, height, width, 1 or 3)`, as the model takes them; about four.
+        log_dir: folder to write to; created if necessary.
+        tap: one of `model.taps`; default: the last.
+        channels: number of channels, taking those with the lowest mean source map over
+            the images; or a list of channel numbers. Default 3.
+        every: number of epochs between pictures, default 1.
+        tensorboard: TensorBoard log folder for the pictures as well; default: none.
 
     Attributes:
         images: the images, an array.
-        drawn: list of the numbers of the channels that were drawn last.
+        drawn: list of the channel numbers drawn last.
 
     Raises:
-        ImportError: where matplotlib is missing.
-        TypeError, ValueError: for bad arguments here; at the start of `fit` for a
-            model that is no `DeltaModel`, an unknown tap or channel, or images that
-            the model does not take.
+        ImportError: if matplotlib is missing.
+        TypeError, ValueError: if an argument is invalid or, at the start of `fit`, if
+            the model is not a `DeltaModel` or does not accept the images, or if the
+            tap or a channel is unknown.
     """
 
     remembers = ("drawn",)
@@ -75,12 +74,12 @@ class ActivationMaps(Callback):
         self.drawn = []
 
     def check(self, model: keras.Model) -> None:
-        """Refuse what cannot be drawn."""
+        """Reject anything that cannot be drawn."""
         super().check(model)
         analysis.check_fit(model, self.images, self.tap, self.channels)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        """Draw, where it is time."""
+        """Draw the maps if they are due."""
         if (epoch + 1) % self.every:
             return
         tap = self.tap or self.model.taps[-1]

@@ -1,4 +1,4 @@
-"""`BackupAndRestore`: a training that is killed goes on where it was."""
+"""`BackupAndRestore`: resumes a training that was killed."""
 
 import contextlib
 import json
@@ -23,45 +23,45 @@ from keras_delta.regularizers import with_attention
 
 
 class BackupAndRestore(Callback):
-    """Backs the training up after each epoch; run again, `fit` goes on from there.
+    """Backs up the training after each epoch, so that `fit` resumes from there.
 
-    As `keras.callbacks.BackupAndRestore`, for a `DeltaModel`, and
+    Like `keras.callbacks.BackupAndRestore`, but for a `DeltaModel`, and
 
-    - the backup is one file that is replaced as a whole or not at all: whenever the
-      process is killed, the file holds the end of one epoch and nothing else;
-    - all of the state is in it: weights, optimizer, random seeds of layers, what the
-      regularizer has computed, `History`, and what other callbacks remember. The
-      data are put where they were;
-    - of the frozen source it holds a digest only.
+    - the backup is a single file that is replaced atomically: whenever the process is
+      killed, the file holds the state at the end of one epoch and nothing else;
+    - it contains the complete state: weights, optimizer, random seeds of layers, the
+      regularizer's computed values, `History`, and the state of other callbacks. The
+      position in the data is restored;
+    - of the frozen source, it contains only a digest.
 
-    So a training that was killed and started again, in a new process by the same
-    script, ends with the same bits as one that was not, as far as its data and
-    operations are reproducible at all: call `keras.utils.set_random_seed` first.
+    So a training that was killed and restarted in a new process with the same script
+    ends bit for bit like an uninterrupted one, provided that its data and operations
+    are reproducible: call `keras.utils.set_random_seed` first.
 
-    It takes the first place among the callbacks. Of the others it keeps what their
-    `get_state()` returns, to give it to `set_state(state)`, and of Keras's own what
-    they remember; the file of a `CSVLogger` is in it as well. A callback of neither
-    kind begins again, which is told with a warning where a training goes on.
+    It moves itself to the front of the callbacks. For the others, it saves the result
+    of `get_state()` and passes it to `set_state(state)`; for Keras's own, it saves
+    their state, including the file of a `CSVLogger`. Any other callback starts afresh,
+    with a warning when a training resumes.
 
-    After Ctrl-C the backup stays. A training that has come to its end, by itself or
-    by `EarlyStopping`, leaves nothing behind, unless `delete_checkpoint=False`: then
-    running it again trains no more, and more `epochs` go on from there.
+    After Ctrl-C the backup is kept. A training that has ended, by itself or through
+    `EarlyStopping`, leaves nothing behind unless `delete_checkpoint=False`: running it
+    again then trains no further, and more `epochs` continue from there.
 
-    One process at a time may use a folder. With several workers, all read the
-    backup and the first writes it: the folder has to be one that all of them see.
+    Only one process may use a folder at a time. With several workers, all of them read
+    the backup and the first writes it: the folder must be visible to all of them.
 
     Args:
-        backup_dir: a folder of its own; made if it is not there.
-        save_freq: `"epoch"`; Keras's other choices are refused. A state in the
-            midst of an epoch would need the position in data that cannot tell it.
+        backup_dir: a separate folder for the backup; created if necessary.
+        save_freq: `"epoch"`; Keras's other choices raise an error. A state in mid-epoch
+            would need the position in the data, which data sets do not provide.
         delete_checkpoint: whether to delete the backup when training has ended.
 
     Raises:
-        TypeError, ValueError: for bad arguments here; at the start of `fit` for a
-            folder that cannot be written, a model that is no `DeltaModel`, and a
-            backup that is damaged or was made for another source, target, optimizer
-            or regularizer.
-        RuntimeError: at the start of `fit`, for a folder that another process uses.
+        TypeError, ValueError: if an argument is invalid or, at the start of `fit`, if
+            the folder is not writable, the model is not a `DeltaModel`, or the backup
+            is damaged or was made for another source, target, optimizer or
+            regularizer.
+        RuntimeError: at the start of `fit`, if another process uses the folder.
     """
 
     left_behind = (
@@ -85,8 +85,8 @@ class BackupAndRestore(Callback):
         self.backup_dir = folder("backup_dir", backup_dir)
         if save_freq != "epoch":
             remedy = (
-                "A backup in the midst of an epoch would need the position in the "
-                "data, which data sets cannot tell. For more frequent backups make "
+                "A backup in mid-epoch would need the position in the "
+                "data, which data sets do not provide. For more frequent backups, make "
                 "the epochs shorter: `fit(train.repeat(), steps_per_epoch=100)`."
             )
             raise ValueError(invalid("save_freq", '"epoch"', save_freq, remedy))
@@ -101,17 +101,17 @@ class BackupAndRestore(Callback):
         self._begun, self._ended = False, 0
 
     def arrange(self, callbacks: list[keras.callbacks.Callback]) -> None:
-        """Take the first place.
+        """Move to the front.
 
-        What is kept of the others is then their state between two epochs, before
-        any of them has begun the next one.
+        The state saved for the others is then that between two epochs, before any of
+        them has begun the next one.
         """
         callbacks.remove(self)
         callbacks.insert(0, self)
         self._callbacks = callbacks
 
     def before_fit(self, session: Session) -> None:
-        """Take the folder, and put variables back before the data are looked at.
+        """Lock the folder, and restore variables before the data are read.
 
         Raises:
             TypeError, ValueError, RuntimeError: see the class.
@@ -140,16 +140,16 @@ class BackupAndRestore(Callback):
             session.follow(state.get("recipe"))
 
     def after_fit(self, session: Session) -> None:
-        """Let go of the folder, also after an error."""
+        """Release the folder, even after an error."""
         if self._stack is not None:
             self._stack.close()
         self._callbacks = self._session = self._stack = self._backup = None
 
     def on_train_begin(self, logs: Logs = None) -> None:
-        """Tell Keras the epoch to go on with."""
+        """Tell Keras the epoch to resume from."""
         super().on_train_begin(logs)
         if self._session is None:
-            raise ValueError("BackupAndRestore works inside of `DeltaModel.fit` alone.")
+            raise ValueError("BackupAndRestore only works within `DeltaModel.fit`.")
         if self._backup is None:
             return
         state, epochs = self._backup[0], self.params["epochs"]
@@ -161,33 +161,33 @@ class BackupAndRestore(Callback):
             if done > epochs and not state["stopped"]:
                 self._keep = True
                 warn(
-                    f"`epochs={epochs}`, but the backup in '{self.backup_dir}' is of "
-                    f"epoch {done} already. Nothing is trained, and the backup stays. "
-                    "Pass more `epochs` to go on, or another `backup_dir` for a "
-                    "training of its own."
+                    f"`epochs={epochs}`, but the backup in '{self.backup_dir}' is "
+                    f"already at epoch {done}. Nothing is trained; the backup is kept. "
+                    "Pass more `epochs` to continue, or another `backup_dir` for a "
+                    "separate training."
                 )
         else:
             self._session.go_on(done)
-            message = f"Going on with epoch {done + 1} of {epochs}."
+            message = f"Resuming with epoch {done + 1} of {epochs}."
         if self.params.get("verbose"):
             print_msg(f"{message} (Backup: '{self.backup_dir}'.)")
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
-        """Put everything back at the first epoch, back it up at the others."""
+        """Restore everything at the first epoch; back it up at the others."""
         if not self._begun and self._put_back():
             self._tell_who_forgets()
         else:
             self._save(epoch)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        """Note how far the training has come."""
+        """Record how far training has progressed."""
         self._ended = epoch + 1
 
     def on_train_end(self, logs: Logs = None) -> None:
         """Delete the backup, or write the last one; after Ctrl-C keep it."""
         interrupted = self._session.interrupted
         if not self._begun:
-            self._put_back()  # there was no epoch to train
+            self._put_back()  # no epoch was left to train
         elif not interrupted and not self.delete_checkpoint:
             self._save(self._ended, stopped=self.model.stop_training)
         if not interrupted:
@@ -217,8 +217,8 @@ class BackupAndRestore(Callback):
                     states[name] = encode(state, store)
             except TypeError as error:
                 warn(
-                    f"The backup does not hold what the callback {name.split()[0]} "
-                    f"remembers: {error}. It would begin again."
+                    f"The backup does not contain the state of the callback "
+                    f"{name.split()[0]}: {error}. It would start afresh."
                 )
         attention = [
             m.computed_attention for m in with_attention(self.model.regularizer)
@@ -236,7 +236,7 @@ class BackupAndRestore(Callback):
         return {"state": np.frombuffer(text, np.uint8), **arrays, **store.added}
 
     def _put_back(self):
-        """At the first epoch, when all have begun; False for a new training."""
+        """Restore at the first epoch, after all have begun; False if new."""
         self._begun = True
         if self._backup is None:
             return False
@@ -256,38 +256,38 @@ class BackupAndRestore(Callback):
     # --- what is told --------------------------------------------------------------
 
     def _compare_rate(self, before):
-        """Note the rate that the training began with; warn if this one is another."""
+        """Record the rate that the training began with; warn if it has changed."""
         if before is None or self._rate is None:
             return
-        # In a process that goes on, callbacks may have changed it.
+        # If the process is the same, callbacks may have changed it.
         fresh = int(self.model.optimizer.iterations.numpy()) == 0
         if fresh and not math.isclose(before, self._rate, rel_tol=1e-6):
             warn(
-                f"The learning rate is {self._rate:g} now and was {before:g} when the "
-                "training began that the backup is of. It goes on with the rate of the "
-                "backup. Pass another `backup_dir` for a training of its own."
+                f"The learning rate is now {self._rate:g}, but was {before:g} when the "
+                "backed-up training began. Training continues with the rate from the "
+                "backup. Pass another `backup_dir` for a separate training."
             )
         self._rate = before
 
     def _tell_who_forgets(self):
         if names := callback_states.forgetful(self._others().values()):
             warn(
-                f"The training goes on, but what {', '.join(sorted(set(names)))} "
-                "remembered of it is not in the backup: these callbacks begin again. "
-                "Give a callback `get_state()`, which returns a dict, and "
-                "`set_state(state)`; then it is kept."
+                "The training resumes, but the backup does not contain the state of "
+                f"{', '.join(sorted(set(names)))}: these callbacks start afresh. "
+                "To save a callback's state, give it `get_state()`, which returns a "
+                "dict, and `set_state(state)`."
             )
 
     # --- the folder ----------------------------------------------------------------
 
     def _take_folder(self):
-        """Make the folder, see that a backup fits, and keep other processes out."""
+        """Create the folder, check for space, and keep other processes out."""
         size = training_state.size(self.model)
         _disk.check_writable("backup_dir", self.backup_dir, size)
         lock = self.backup_dir / "lock"
         what = f"The folder '{self.backup_dir}'"
         remedy = (
-            "Two trainings cannot back up to one folder at once: pass another "
+            "Two trainings cannot back up to the same folder at once: pass another "
             "`backup_dir`, or wait until that process has ended."
         )
         if self.delete_checkpoint:

@@ -1,7 +1,7 @@
-"""What callbacks remember of a training: taken from them, and put back.
+"""The state of callbacks during a training: read from them, and restored.
 
-A callback with `get_state()` and `set_state(state)` says it itself. For Keras's own
-there is a table of their attributes, and `CSVLogger`'s file.
+A callback with `get_state()` and `set_state(state)` provides it. For Keras's own,
+it is listed in a table of their attributes, plus `CSVLogger`'s file.
 """
 
 import csv
@@ -18,7 +18,7 @@ PACKAGES = ("keras", "keras_delta")  # whose callbacks without state have none
 
 
 def named(callbacks):
-    """Dict name -> callback; the name is of its class, so that others may come."""
+    """Dict name -> callback; named by class, so that others may be added."""
     count, names = Counter(), {}
     for callback in callbacks:
         name = type(callback).__name__
@@ -28,7 +28,7 @@ def named(callbacks):
 
 
 def state_of(callback):
-    """What a callback remembers, a dict; empty if it does not say."""
+    """The state of a callback, a dict; empty if it provides none."""
     if _says(callback):
         return callback.get_state()
     if isinstance(callback, keras.callbacks.CSVLogger):
@@ -37,7 +37,7 @@ def state_of(callback):
 
 
 def put_back(callback, state):
-    """Let a callback remember what `state_of` has given."""
+    """Restore a callback's state, as returned by `state_of`."""
     if _says(callback):
         callback.set_state(state)
     elif isinstance(callback, keras.callbacks.CSVLogger):
@@ -48,7 +48,7 @@ def put_back(callback, state):
 
 
 def forgetful(callbacks):
-    """Names of those whose memories nobody knows how to keep."""
+    """Names of the callbacks whose state cannot be saved."""
     plain = vars(keras.callbacks.Callback()).keys()
     return [
         type(c).__name__
@@ -80,7 +80,7 @@ def _log_of(logger):
 
 
 def _write_log(logger, state):
-    """Fill the file that `on_train_begin` has opened, and perhaps emptied."""
+    """Fill the file that `on_train_begin` has opened and perhaps emptied."""
     Path(logger.filename).write_bytes(state["content"].tobytes())
     logger.csv_file.seek(0, os.SEEK_END)
     if state["keys"] is not None:  # else Keras would write them again

@@ -1,4 +1,4 @@
-"""`ChannelAttentionCallback`: channel attention of the target while it trains."""
+"""`ChannelAttentionCallback`: channel attention of the target during training."""
 
 import copy
 import inspect
@@ -27,53 +27,53 @@ ADVICE = (
 
 
 class ChannelAttentionCallback(Callback):
-    """Recomputes the channel attention of the moving target every few epochs.
+    """Recomputes the channel attention every few epochs, on the target as it trains.
 
-    DELTA measures once, on the source, which channels matter. While the target
-    trains, other channels may come to matter. This callback measures again, on the
-    target as it is, lets the regularizer go on with the new weights, and logs how
-    much they changed. The training step is not traced again.
+    DELTA measures once, on the source, which channels matter. During training, other
+    channels may become important. This callback measures again on the current target,
+    passes the new weights to the regularizer, and logs how much they changed. The
+    training step is not retraced.
 
-    It computes at the end of the epochs `every`, `2 * every`, ..., counted from 1
-    over a resumed training as well. With `update=True` not after the last epoch, or
-    once `stop_training` is set, because no step would use the weights any more. An
-    epoch whose loss is not finite is passed over.
+    It runs at the end of epochs `every`, `2 * every`, ..., counted from 1, also in a
+    resumed training. With `update=True`, it does not run after the last epoch or once
+    `stop_training` is set, because no further step would use the weights. Epochs
+    whose loss is not finite are skipped.
 
-    Each epoch gets two logs per tap, nan where nothing was computed:
+    Each epoch gets two logs per tap, nan if nothing was computed:
 
-    - `attention_perplexity/<tap>`: `exp(-sum_j W_j log W_j)`, over how many
-      channels the weights are spread, from 1 to C.
+    - `attention_perplexity/<tap>`: `exp(-sum_j W_j log W_j)`, the number of channels
+      over which the weights are spread, from 1 to C.
     - `attention_rank_change/<tap>`: 1 - Spearman's rank correlation of the weights
       before and after; 0 for the same order, 1 for an unrelated one, 2 for the
-      reverse. "Before" are the weights that the (first) regularizer uses until
-      then or, where none uses attention, those computed the time before. nan where
-      there are none, or where all weights of a tap are equal and so have no order.
+      reverse. "Before" refers to the weights that the (first) regularizer has used so
+      far or, if none uses attention, to the previous computation. nan if there are
+      none, or if all weights of a tap are equal and so have no order.
 
     Args:
-        data: what `fit` takes, with labels: `(x, y)`, a `tf.data.Dataset`, a
-            `PyDataset`. Best training data without augmentation.
-        every: number of epochs from one computation to the next.
-        update: whether the regularizer is to use the new weights. False only
-            watches: training is the same as without the callback.
-        max_samples: look at so many samples, chosen at the start of `fit`, kept in
-            memory and the same each time, so that a change is the target's;
-            default 256, as for `attention="auto"`. None: all, read each time.
-        log_dir: write `attention-0005.json` and so on there, one file per
+        data: data as for `fit`, with labels: `(x, y)`, a `tf.data.Dataset`, a
+            `PyDataset`. Preferably training data without augmentation.
+        every: number of epochs between computations.
+        update: whether the regularizer uses the new weights. False only watches:
+            training is the same as without the callback.
+        max_samples: number of samples, chosen at the start of `fit`, kept in memory
+            and used each time, so that any change is due to the target; default 256,
+            as for `attention="auto"`. None: all samples, read each time.
+        log_dir: folder for `attention-0005.json` and so on, one file per
             computation, numbered by the epoch from 1; read them with
             `ChannelAttention.load`.
         verbose: 0 for silence, 1 for a line per computation, 2 for a progress bar as
-            well; default `"auto"`: 0 where `fit` is silent, else 1.
+            well; default `"auto"`: 0 if `fit` is silent, else 1.
         **kwargs: further arguments of `ChannelAttention.compute`, such as
-            `normalization` and `temperature`; `taps` with `update=False` only.
+            `normalization` and `temperature`; `taps` only with `update=False`.
 
     Attributes:
         history: list of `(epoch, ChannelAttention)` of the last `fit`; epochs from
             0, as in `History.epoch`.
 
     Raises:
-        ValueError, TypeError: for bad arguments here; at the start of `fit` for
-            data that cannot be read again or has no labels, for a model that is no
-            `DeltaModel`, and for `update=True` where no regularizer uses attention.
+        ValueError, TypeError: if an argument is invalid or, at the start of `fit`, if
+            the data cannot be read again or has no labels, the model is not a
+            `DeltaModel`, or `update=True` and no regularizer uses attention.
     """
 
     left_behind = (*Callback.left_behind, "_read")
@@ -108,7 +108,7 @@ class ChannelAttentionCallback(Callback):
         return new
 
     def check(self, model: keras.Model) -> None:
-        """Refuse weights for a regularizer that has no use for them."""
+        """Reject weights for a regularizer that does not use them."""
         super().check(model)
         if self.update and not with_attention(model.regularizer):
             used = "no regularizer"
@@ -120,39 +120,39 @@ class ChannelAttentionCallback(Callback):
             )
 
     def on_train_begin(self, logs: Logs = None) -> None:
-        """Refuse what cannot work, and choose the samples."""
+        """Check the setup and choose the samples."""
         super().on_train_begin(logs)
         epochs = self.params.get("epochs", math.inf)
         if self.update and self.every >= epochs:
             warn(
                 f"`every={self.every}`, but training ends after epoch {epochs}, so the "
-                "channel attention is not computed again before. Pass a smaller "
+                "channel attention is never recomputed. Pass a smaller "
                 "`every`, or `update=False` to measure at the end too."
             )
         self.history = []
         if self.max_samples is None:
-            next(samples.batches(self.data), None)  # what cannot be read fails now
+            next(samples.batches(self.data), None)  # unreadable data fails now
             self._read = self.data
         else:
             self._read = samples.collect(self.data, max_samples=self.max_samples)
 
     def get_state(self) -> dict[str, Any]:
-        """What was computed."""
+        """Return what was computed."""
         return {"history": [[epoch, a.get_config()] for epoch, a in self.history]}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Put back what was computed."""
+        """Restore what was computed."""
         self.history = [
             (epoch, ChannelAttention.from_config(config))
             for epoch, config in state["history"]
         ]
 
     def on_train_end(self, logs: Logs = None) -> None:
-        """Let go of the samples."""
+        """Release the samples."""
         self._read = None
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        """Compute where it is time, and log."""
+        """Compute if it is due, and log."""
         logs = {} if logs is None else logs
         # CSVLogger takes its columns from the first epoch.
         for tap in self.kwargs.get("taps") or self.model.taps:
@@ -211,15 +211,15 @@ class ChannelAttentionCallback(Callback):
 def rank_change(before, after):
     """1 - Spearman's rank correlation of two vectors.
 
-    Equal values share the mean of their ranks; the correlation is Pearson's, of the
+    Equal values share the mean of their ranks; the correlation is Pearson's on the
     ranks, so that ties are exact.
 
     Args:
         before, after: `(C,)`.
 
     Returns:
-        Float from 0 (same order) to 2 (reverse order); nan where all values of one
-        of the two are equal, so that there is no order to compare.
+        Float from 0 (same order) to 2 (reverse order); nan if all values in one of
+        the two are equal, so that there is no order to compare.
     """
     a, b = (_ranks(v) - (len(v) + 1) / 2 for v in (before, after))
     scale = math.sqrt((a @ a) * (b @ b))
@@ -238,10 +238,10 @@ def _check(kwargs, update):
         if name not in known:
             raise TypeError(unknown_name("kwargs", name, known))
     if update and kwargs.get("taps") is not None:
-        remedy = "Leave it out, or pass `update=False` to watch other layers."
+        remedy = "Omit it, or pass `update=False` to watch other layers."
         expected = "None with `update=True`, which weights the model's own taps"
         raise ValueError(invalid("taps", expected, kwargs["taps"], remedy))
-    # Else these would be refused after the first epochs.
+    # Otherwise these would only be rejected after the first epochs.
     normalize.weights(
         [0.0, 1.0],
         kwargs.get("normalization", "standardized"),

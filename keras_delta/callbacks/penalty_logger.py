@@ -1,4 +1,4 @@
-"""`PenaltyLogger`: what pulls at the weights, and how strongly, step by step."""
+"""`PenaltyLogger`: penalties and their gradients, step by step."""
 
 from pathlib import Path
 
@@ -24,38 +24,38 @@ LAST = (
 class PenaltyLogger(Callback):
     """Writes the parts of the objective and their gradients to a CSV file.
 
-    `fit` logs means over the epoch, and of the penalties only their sizes. Whether
-    a penalty holds the weights back is told by its gradient: a row of
-    `penalties.csv` has, of one step and its global batch,
+    `fit` logs means over the epoch, and only the values of the penalties. Whether
+    a penalty holds the weights back shows in its gradient. A row of `penalties.csv`
+    contains, for one step and its global batch,
 
     - `epoch`, from 0, and `step`, the optimizer's iteration before the step;
-    - `task_loss`, `feature_penalty`, `head_penalty`, the latter two times alpha
-      and beta;
-    - `penalty/<tap>`, the part of each tap in `feature_penalty`, where the
-      regularizer compares feature maps;
+    - `task_loss`, `feature_penalty`, `head_penalty`, the latter two multiplied by
+      alpha and beta;
+    - `penalty/<tap>`, each tap's part of `feature_penalty`, if the regularizer
+      compares feature maps;
     - `gradient_norm/task`, `gradient_norm/feature`, `gradient_norm/head`;
-    - `gradient_angle`, in degrees between the gradients of task and feature
-      penalty: above 90 they pull against each other; nan where one is zero.
+    - `gradient_angle`, the angle in degrees between the gradients of task and feature
+      penalty: above 90 they oppose each other; nan if one of them is zero.
 
-    Steps 0, `every`, `2 * every`, ... are logged, and each row is on the disk when
-    its step is done. The training stays the same.
+    Steps 0, `every`, `2 * every`, ... are logged, and each row is on disk when its
+    step is done. Training is unaffected.
 
     The file is never overwritten. A resumed training (Keras's epoch above 0, or a
-    backup that was put back) goes on with it, and drops the rows of steps that come
-    again. A second `fit` of the same model appends. Any other training begins a new
-    file and renames the old one to `penalties-1.csv`, `penalties-2.csv` and so on.
+    restored backup) continues it and drops the rows of steps that are repeated. A
+    second `fit` of the same model appends. Any other training starts a new file and
+    renames the old one to `penalties-1.csv`, `penalties-2.csv` and so on.
 
     Args:
-        log_dir: folder to write to; made if need be.
-        every: number of steps from one row to the next, default 10. At least the
-            model's `steps_per_execution`.
-        tensorboard: whether to write the same scalars for TensorBoard as well, to
+        log_dir: folder to write to; created if necessary.
+        every: number of steps between rows, default 10. At least the model's
+            `steps_per_execution`.
+        tensorboard: whether to also write the same scalars for TensorBoard, to
             `log_dir`.
 
     Raises:
-        TypeError, ValueError: for bad arguments here; at the start of `fit` for a
-            model that is no `DeltaModel`, for an `every` below its
-            `steps_per_execution`, and where the model is watched at other steps.
+        TypeError, ValueError: if an argument is invalid or, at the start of `fit`, if
+            the model is not a `DeltaModel`, `every` is below its
+            `steps_per_execution`, or the model is already watched at other steps.
     """
 
     remembers = ("step",)
@@ -79,7 +79,7 @@ class PenaltyLogger(Callback):
         return self.log_dir / "penalties.csv"
 
     def check(self, model: keras.Model) -> None:
-        """Refuse steps that cannot be seen one by one."""
+        """Reject steps that cannot be observed individually."""
         super().check(model)
         together = model.steps_per_execution
         if self.every < together:
@@ -88,25 +88,25 @@ class PenaltyLogger(Callback):
                     "every",
                     f"at least the model's steps_per_execution, {together}",
                     self.every,
-                    "Callbacks see one step of an execution: log fewer steps, or "
+                    "Callbacks see one step per execution: log less often, or "
                     "compile with a smaller `steps_per_execution`.",
                 )
             )
         if model.watched is None and model.watch_every not in (None, self.every):
             raise ValueError(
                 f"PenaltyLogger(every={self.every}) cannot log, because the model is "
-                f"watched every {model.watch_every} steps already, by another "
+                f"already watched every {model.watch_every} steps, by another "
                 "PenaltyLogger or `model.watch`. Use the same `every`, or call "
                 "`model.watch(None)` first."
             )
 
     def before_fit(self, session: Session) -> None:
-        """Watch from the first step on."""
+        """Start watching at the first step."""
         super().before_fit(session)
         session.model.watch(self.every)
 
     def on_train_begin(self, logs: Logs = None) -> None:
-        """Watch, where `DeltaModel.fit` has not called `before_fit`."""
+        """Start watching if `DeltaModel.fit` has not called `before_fit`."""
         super().on_train_begin(logs)
         if self.model.watch_every != self.every:
             self.model.watch(self.every)
@@ -114,21 +114,21 @@ class PenaltyLogger(Callback):
         self.step, self._table = None, StepTable(self.path)
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
-        """Before the first epoch, put the file where the training is."""
+        """Before the first epoch, align the file with the current step."""
         self._epoch = epoch
         if not self._table.opened:
             step = int(self.model.optimizer.iterations.numpy())
             self._table.open(step, resumed=epoch > 0 or self.step is not None)
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        """Write a row if the step was watched and not written yet."""
+        """Write a row if the step was watched and is not yet written."""
         watched = self.model.watched
         if watched is None or watched["step"] == self.step:
             return
         self.step = int(watched["step"])
         if self.step % self.every:
             return
-        # Nine digits are all that float32 has.
+        # float32 has no more than nine digits.
         row = {name: float(f"{float(v):.9g}") for name, v in watched.items()}
         row.update(epoch=self._epoch, step=self.step)
         taps = [name for name in row if name.startswith("penalty/")]
@@ -137,7 +137,7 @@ class PenaltyLogger(Callback):
             self._write_summaries(row)
 
     def after_fit(self, session: Session) -> None:
-        """Stop watching, after errors too."""
+        """Stop watching, even after an error."""
         session.model.watch(None)
 
     def on_train_end(self, logs: Logs = None) -> None:

@@ -1,4 +1,4 @@
-"""Simple Python values as JSON and arrays, and back, to the same bits and types."""
+"""Simple Python values as JSON and arrays and back, with the same bits and types."""
 
 import numpy as np
 
@@ -6,14 +6,14 @@ from keras_delta._network import fingerprint
 
 
 class ArrayStore:
-    """Arrays by name, of equal ones a single copy.
+    """Arrays by name, with a single copy of equal ones.
 
     Args:
-        arrays: dict name -> array, those that are stored already.
+        arrays: dict name -> array of those that are already stored.
         elsewhere: function that returns a dict of those that need not be stored.
 
     Attributes:
-        added: dict name -> array, those to be stored as well.
+        added: dict name -> array of those to be stored in addition.
     """
 
     def __init__(self, arrays, elsewhere=dict):
@@ -21,7 +21,7 @@ class ArrayStore:
         self._names, self.added = None, {}
 
     def name_of(self, array):
-        """The name of an array, which is added unless an equal one has one."""
+        """The name of an array, which is added unless an equal one exists."""
         if self._names is None:  # digests take a moment
             known = {**self._arrays, **self._elsewhere()}
             self._names = {fingerprint.digest(a): name for name, a in known.items()}
@@ -33,7 +33,7 @@ class ArrayStore:
 
 
 def encode(value, store):
-    """A value as something that JSON can hold.
+    """A value in a form that JSON can represent.
 
     Args:
         value: None, a bool, number, string, NumPy array or scalar, or a list, tuple
@@ -41,7 +41,7 @@ def encode(value, store):
         store: an `ArrayStore`, for the arrays.
 
     Raises:
-        TypeError: for anything else.
+        TypeError: if the value is anything else.
     """
     kind = type(value)
     if value is None or kind in (bool, int, float, str):
@@ -61,7 +61,7 @@ def encode(value, store):
 
 
 def decode(code, arrays):
-    """The value that `encode` gave as `code`; arrays are looked up and copied."""
+    """The value that `encode` turned into `code`; arrays are looked up and copied."""
     if isinstance(code, list):
         return [decode(v, arrays) for v in code]
     if not isinstance(code, dict):
@@ -78,5 +78,5 @@ def decode(code, arrays):
 
 
 def _is_numeric(dtype):
-    # What is no type of NumPy's, as bfloat16, comes back from a file as bytes.
+    # A type that NumPy lacks, such as bfloat16, comes back from a file as bytes.
     return dtype.kind in "biufc" or dtype.name == "bfloat16"

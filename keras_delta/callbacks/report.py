@@ -1,4 +1,4 @@
-"""`Report`: a page about the network as it is, during training and at its end."""
+"""`Report`: a page about the current network, during and after training."""
 
 from typing import Any
 
@@ -12,25 +12,25 @@ from keras_delta.callbacks.base import Callback
 
 
 class Report(Callback):
-    """Writes `kd.analysis.report` when training ends, and every few epochs on the way.
+    """Writes `kd.analysis.report` when training ends and, optionally, every few epochs.
 
-    The page is replaced each time, so that it always shows the newest state: keep it
-    open in a browser. The training stays the same. Put the callback after those that
-    set weights at the end (`WeightAverage`); what a recipe averages with the source
-    comes later, and is not seen.
+    The page is replaced each time and always shows the latest state: keep it open in
+    a browser. Training is unaffected. Put the callback after those that set weights at
+    the end (`WeightAverage`); a recipe averages the weights with the source only later,
+    so the page does not reflect that.
 
     Args:
-        path: of the HTML file.
-        train, test: as for `kd.analysis.report`. Images apart from the test images
-            belong here as long as anything is chosen by what the page shows.
-        every: number of epochs from one page to the next, counted from 1 over a
-            resumed training as well; None: at the end alone.
-        **options: of `kd.analysis.report`.
+        path: path of the HTML file.
+        train, test: as for `kd.analysis.report`. While you still choose anything based
+            on the page, pass images other than the test images.
+        every: number of epochs between pages, counted from 1, also in a resumed
+            training; None: only at the end.
+        **options: options of `kd.analysis.report`.
 
     Raises:
-        ImportError: where Jinja2 is missing.
-        TypeError, ValueError: for bad arguments here; at the start of `fit` for images
-            and options that do not fit the model.
+        ImportError: if Jinja2 is missing.
+        TypeError, ValueError: if an argument is invalid or, at the start of `fit`, if
+            images or options do not fit the model.
     """
 
     def __init__(
@@ -48,19 +48,19 @@ class Report(Callback):
         self.train, self.test, self.options = train, test, {"verbose": 0, **options}
 
     def check(self, model: keras.Model) -> None:
-        """Refuse what cannot be reported."""
+        """Reject anything that cannot be reported."""
         super().check(model)
         shown = ("title", "verbose")
         options = {k: v for k, v in self.options.items() if k not in shown}
         look(model, self.train, self.test, **options)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        """Write, where it is time."""
+        """Write the page if it is due."""
         if self.every and (epoch + 1) % self.every == 0:
             self._write()
 
     def on_train_end(self, logs: Logs = None) -> None:
-        """Write the last one."""
+        """Write the final page."""
         self._write()
 
     def _write(self):

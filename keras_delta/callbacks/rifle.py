@@ -1,4 +1,4 @@
-"""`Rifle`: a head that is drawn again, so that the layers below go on learning."""
+"""`Rifle`: redraws the head so that the layers below keep learning."""
 
 from typing import Literal
 
@@ -12,7 +12,7 @@ from keras_delta._errors import invalid, warn
 from keras_delta._types import Logs
 from keras_delta.callbacks.base import Callback
 
-LAST_EPOCHS = 4  # without a re-draw, so that the last head is trained
+LAST_EPOCHS = 4  # without a redraw, so that the last head is trained
 NORMALIZATIONS = (
     keras.layers.BatchNormalization,
     keras.layers.LayerNormalization,
@@ -21,40 +21,40 @@ NORMALIZATIONS = (
 
 
 class Rifle(Callback):
-    """RIFLE: draws the head again a few times, and so changes training on purpose.
+    """RIFLE: redraws the head a few times, deliberately changing the training.
 
-    A head that fits the training data sends hardly any gradient to the layers
-    below. RIFLE (re-initialise the fully connected layer) forgets it again and
-    again: with E epochs and N cycles, before the epochs that follow `E // N`,
-    `2 * (E // N)`, ... epochs of training, unless later than E - 4.
+    A head that fits the training data passes hardly any gradient to the layers
+    below. RIFLE (re-initialise the fully connected layer) therefore resets it
+    repeatedly: with E epochs and N cycles, after `E // N`, `2 * (E // N)`, ... epochs
+    of training, but not later than E - 4.
 
-    What is drawn are the trainable variables of the layers that only the target
-    has, `model.pairing.new_layers`. As in the authors' program each value is
-    normal with mean 0 and variance `2 / n`, where n is the number of inputs of a
-    kernel, and for a bias the number of its own values (the number of classes).
-    Normalization layers in the head go back to their initialisers in any case.
+    The trainable variables of the layers that only the target has,
+    `model.pairing.new_layers`, are redrawn. As in the authors' program, each value is
+    normal with mean 0 and variance `2 / n`, where n is the number of inputs for a
+    kernel and the number of values (the number of classes) for a bias. Normalization
+    layers in the head always return to their initialisers.
 
-    The draw follows from `seed` and the epoch alone, so a resumed training draws
-    the same, and all replicas get the same values. It comes as the epoch begins, so
-    that checkpoints, written as an epoch ends, hold trained heads.
+    The draw depends only on `seed` and the epoch, so a resumed training draws the same
+    values, as do all replicas. It happens as the epoch begins, so that checkpoints,
+    which are written as an epoch ends, contain trained heads.
 
     Args:
         cycles: N, 2 or more; default 3.
-        epochs: E, where training takes several calls of `fit`; default: the
-            `epochs` of `fit`.
-        seed: an integer, default 0.
+        epochs: E, if training takes several calls to `fit`; default: the `epochs` of
+            `fit`.
+        seed: integer, default 0.
         initializer: `"normal"`, as above, or `"layer"`: each layer's own
-            initialisers, newly seeded.
-        reset_optimizer: whether the optimizer forgets the momentum (and whatever
-            else it keeps) of the head; the authors' program keeps it.
+            initialisers, with new seeds.
+        reset_optimizer: whether to reset the optimizer's momentum (and any other
+            state) for the head; the authors' program keeps it.
         verbose: 1 for a line per draw, default 0.
 
     Attributes:
         drawn: list of the epochs, from 0, that began with a draw in the last `fit`.
 
     Raises:
-        TypeError, ValueError: for bad arguments here; at the start of `fit` for a
-            model that is no `DeltaModel` or has no head that trains.
+        TypeError, ValueError: if an argument is invalid or, at the start of `fit`, if
+            the model is not a `DeltaModel` or has no trainable head.
 
     Source: X. Li, H. Xiong, H. An, C.-Z. Xu, D. Dou, "RIFLE: Backpropagation in
     Depth for Deep Transfer Learning through Re-Initializing the Fully-connected
@@ -75,7 +75,7 @@ class Rifle(Callback):
         super().__init__()
         self.cycles = integer("cycles", cycles)
         if self.cycles < 2:
-            remedy = "One cycle is training without a re-draw."
+            remedy = "One cycle is training without a redraw."
             raise ValueError(invalid("cycles", "2 or more", cycles, remedy))
         self.epochs = integer("epochs", epochs, optional=True)
         self.seed = integer("seed", seed, least=0)
@@ -85,13 +85,13 @@ class Rifle(Callback):
         self.drawn = []
 
     def check(self, model: keras.Model) -> None:
-        """Refuse a model without a head to draw, or one that cannot be drawn."""
+        """Reject a model with no head, or with a head that cannot be redrawn."""
         super().check(model)
         if not model.pairing.new_variables:
             raise ValueError(
-                "Rifle draws the head again, but the model trains no parameters that "
+                "Rifle redraws the head, but the model trains no parameters that "
                 "only the target has. Give the target a new head with "
-                "`keras_delta.attach_head`, and leave it trainable."
+                "`keras_delta.attach_head`, and keep it trainable."
             )
         for layer in _head(model):
             if self._by_initializers(layer):
@@ -104,13 +104,13 @@ class Rifle(Callback):
         self.drawn = []
         if not redraws(self._total, self.cycles):
             warn(
-                f"Rifle(cycles={self.cycles}) never draws the head again in "
-                f"{self._total} epochs: the last {LAST_EPOCHS} are without. Train "
+                f"Rifle(cycles={self.cycles}) never redraws the head in "
+                f"{self._total} epochs: the last {LAST_EPOCHS} have no redraw. Train "
                 "longer, or pass more cycles."
             )
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
-        """Draw, where it is time."""
+        """Redraw the head if it is due."""
         if epoch not in redraws(self._total, self.cycles):
             return
         for i, layer in enumerate(_head(self.model)):
@@ -120,7 +120,7 @@ class Rifle(Callback):
                 forget(self.model.optimizer, self.model.pairing.new_variables)
         self.drawn.append(epoch)
         if self.verbose:
-            print(f"\nEpoch {epoch + 1}: Rifle has drawn the head again", flush=True)
+            print(f"\nEpoch {epoch + 1}: Rifle has redrawn the head", flush=True)
 
     @property
     def _total(self):
@@ -142,7 +142,7 @@ class Rifle(Callback):
 
 
 def redraws(epochs, cycles):
-    """After how many epochs the head is drawn again: list of ints.
+    """Numbers of epochs after which the head is redrawn: list of ints.
 
     Args:
         epochs: E.
@@ -155,22 +155,22 @@ def redraws(epochs, cycles):
 
 
 def forget(optimizer, variables):
-    """Make an optimizer's state of some variables what it is before the first step.
+    """Reset an optimizer's state for some variables to that before the first step.
 
     Args:
         optimizer: a built Keras optimizer.
         variables: variables that it trains.
     """
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    # Keras does not say which state belongs to which variable, nor how it begins:
-    # a fresh optimizer tells both, since it keeps the same lists.
+    # Keras does not say which state belongs to which variable, nor its initial value:
+    # a fresh optimizer shows both, since it keeps the same lists.
     fresh = type(optimizer).from_config(optimizer.get_config())
     fresh.build(variables)
     current = _compat.slots(optimizer)
     for name, slots in _compat.slots(fresh).items():
         for v, slot in zip(variables, slots, strict=False):
             if isinstance(slot, keras.Variable):
-                # The moving average of the weights goes on from the weights.
+                # The moving average of the weights continues from the weights.
                 begin = array(v if name == _compat.AVERAGES else slot)
                 current[name][_compat.variable_index(optimizer, v)].assign(begin)
 
@@ -186,7 +186,7 @@ def _initializer(layer, variable):
     initializer = getattr(layer, f"{variable.name}_initializer", None)
     if initializer is None:
         raise ValueError(
-            f"Rifle does not know the initialiser of '{variable.path}', in the layer "
+            f"Rifle cannot determine the initialiser of '{variable.path}' in the layer "
             f"'{layer.name}' ({type(layer).__name__}). Use `initializer=\"normal\"`, "
             f"or give the layer an attribute `{variable.name}_initializer`."
         )
@@ -194,7 +194,7 @@ def _initializer(layer, variable):
 
 
 def _seeded(initializer, seed):
-    """The same with another seed: one of Keras's gives the same values each time."""
+    """The same with another seed, as Keras's give the same values each time."""
     config = initializer.get_config()
     if "seed" not in config:
         return initializer

@@ -1,4 +1,4 @@
-"""`StartingPointDistance`: how far each convolution filter has moved, by epoch."""
+"""`StartingPointDistance`: how far each convolution filter has moved, per epoch."""
 
 import math
 from typing import TYPE_CHECKING
@@ -19,27 +19,26 @@ if TYPE_CHECKING:
 class StartingPointDistance(Callback):
     """Measures how far each convolution filter has moved from the source's.
 
-    As `kd.analysis.filter_distances`, which says what is measured and what stages
-    are (the article's Fig. 5), at the end of the epochs `every`, `2 * every`, ...,
-    counted from 1 over a resumed training as well. It logs for each stage
-    `filter_distance/<stage>`, the mean, and `filter_distance_max/<stage>`; nan where
-    nothing was measured. The training stays the same.
+    The distances are those of `kd.analysis.filter_distances`, which also defines the
+    stages (the article's Fig. 5). They are measured at the end of epochs `every`,
+    `2 * every`, ..., counted from 1, also in a resumed training. For each stage,
+    `filter_distance/<stage>`, the mean, and `filter_distance_max/<stage>` are logged;
+    nan in epochs without a measurement. Training is unaffected.
 
     Args:
-        log_dir: write `distances-0005.npz` and so on there, one file per measured
+        log_dir: folder for `distances-0005.npz` and so on, one file per measured
             epoch, numbered from 1; read them with
             `kd.analysis.load_filter_distances`.
-        every: number of epochs from one measurement to the next, default 1.
-        tensorboard: folder that TensorBoard looks at, for histograms as well;
-            default: none.
+        every: number of epochs between measurements, default 1.
+        tensorboard: TensorBoard log folder for histograms as well; default: none.
 
     Attributes:
         history: list of dicts `{"epoch": ..., "distances": ...}` of the last `fit`,
             epochs from 0; `distances` is a dict stage -> dict layer -> `(filters,)`.
 
     Raises:
-        TypeError, ValueError: for bad arguments here; at the start of `fit` for a
-            model that is no `DeltaModel` or shares no convolution with its source.
+        TypeError, ValueError: if an argument is invalid or, at the start of `fit`, if
+            the model is not a `DeltaModel` or shares no convolution with its source.
     """
 
     remembers = ("history",)
@@ -59,17 +58,17 @@ class StartingPointDistance(Callback):
         self.history = []
 
     def check(self, model: keras.Model) -> None:
-        """Refuse a model without convolutions of the source."""
+        """Reject a model that shares no convolution with its source."""
         super().check(model)
         analysis.stages(model)
 
     def on_train_begin(self, logs: Logs = None) -> None:
-        """Forget the measurements of the last `fit`."""
+        """Clear the measurements of the last `fit`."""
         super().on_train_begin(logs)
         self.history = []
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        """Measure where it is time, and log."""
+        """Measure if it is due, and log."""
         logs = {} if logs is None else logs
         if (epoch + 1) % self.every:
             # CSVLogger takes its columns from the first epoch.
@@ -93,7 +92,7 @@ class StartingPointDistance(Callback):
         """The last measurement: dict stage -> dict layer -> `(filters,)`."""
         if not self.history:
             raise ValueError(
-                "Nothing is measured yet. Train with this callback for at least "
+                "Nothing has been measured yet. Train with this callback for at least "
                 f"{self.every} epoch{'s' if self.every > 1 else ''} first."
             )
         return self.history[-1]["distances"]
@@ -106,8 +105,8 @@ class StartingPointDistance(Callback):
         """Plot the last measurement as in the article's Fig. 5.
 
         Args:
-            path: write the picture there as well (PNG, PDF or SVG by its suffix).
-            **others: further curves: label -> what `compare` takes.
+            path: file to also write the picture to (PNG, PDF or SVG, by its suffix).
+            **others: further curves, label -> anything that `compare` takes.
 
         Returns:
             A `matplotlib.figure.Figure`.

@@ -1,4 +1,4 @@
-"""A CSV file of steps, that a resumed training goes on with."""
+"""A CSV file with one row per step, which a resumed training continues."""
 
 import csv
 import itertools
@@ -10,10 +10,10 @@ class StepTable:
     """A CSV file with a column `step`.
 
     Args:
-        path: of the file, a `pathlib.Path`.
+        path: `pathlib.Path` of the file.
 
     Attributes:
-        opened: whether `open` was called.
+        opened: whether `open` has been called.
     """
 
     def __init__(self, path):
@@ -22,12 +22,12 @@ class StepTable:
         self.opened = False
 
     def open(self, step, resumed):
-        """Make the file end before a step.
+        """Make the file end before a given step.
 
         Args:
-            step: the first step to come.
-            resumed: whether rows from that step on are to be dropped. Otherwise a
-                file that has such rows belongs to another training and is renamed.
+            step: the next step.
+            resumed: whether to drop the rows from that step on. Otherwise, a file
+                with such rows belongs to another training and is renamed.
         """
         self.opened = True
         if not self._path.exists():
@@ -35,7 +35,7 @@ class StepTable:
         with open(self._path, newline="") as file:
             columns, *rows = list(csv.reader(file)) or [[]]
         at = columns.index("step") if "step" in columns else None
-        # A crash may have cut the last row off.
+        # A crash may have cut off the last row.
         whole = [row for row in rows if len(row) == len(columns)]
         if at is None or not all(row[at].isdecimal() for row in whole):
             self._put_aside()

@@ -1,4 +1,4 @@
-"""`StrengthScheduler`: alpha and beta that change while the model trains."""
+"""`StrengthScheduler`: alpha and beta that change during training."""
 
 import contextlib
 import math
@@ -18,36 +18,37 @@ NAMES = ("alpha", "beta")
 
 
 class StrengthScheduler(Callback):
-    """Sets the regularizer's alpha and beta by epoch or by step.
+    """Sets the regularizer's alpha and beta per epoch or per step.
 
-    As `keras.callbacks.LearningRateScheduler`, for the strengths. A schedule is
+    Like `keras.callbacks.LearningRateScheduler`, but for the strengths. A schedule is
 
     - a number, for a constant;
     - a callable `f(index) -> number`;
-    - a schedule of `keras.optimizers.schedules`, as `PolynomialDecay(5.0, 9, 1.0)`.
+    - a schedule from `keras.optimizers.schedules`, such as
+      `PolynomialDecay(5.0, 9, 1.0)`.
 
-    The index counts epochs, or steps, from 0, over a resumed training as well. The
-    strengths are variables, so nothing is traced again; they stay as last set when
-    training ends, and are saved with the model. With `steps_per_execution` above 1,
-    they are set before each execution and stay for all of its steps.
+    The index counts epochs or steps from 0, also in a resumed training. The strengths
+    are variables, so nothing is retraced; when training ends they keep their last
+    values, which are saved with the model. With `steps_per_execution` above 1, they
+    are set before each execution and stay the same for all of its steps.
 
-    Each epoch is logged with `alpha` and `beta` as they are at its end. Of a sum of
-    regularizers, a schedule is set on every member; a dict from a member's name to
-    a schedule sets those alone. Members are named as in `kd.regularizers.ALL`, the
+    Each epoch logs `alpha` and `beta` as they are at its end. For a sum of
+    regularizers, a schedule applies to every member; a dict of member names to
+    schedules sets only those. Members are named as in `kd.regularizers.ALL`, the
     second of a kind `l2_sp_1` and so on. The logs of a sum are `alpha/<member>` and
     `beta/<member>`.
 
     Args:
-        alpha: schedule of alpha, or dict member -> schedule; None leaves it alone.
+        alpha: schedule of alpha, or dict member -> schedule; None: unchanged.
         beta: the same for beta.
         by: `"epoch"`, set as an epoch begins, or `"step"`, before each step.
         verbose: 1 for a line per epoch, default 0.
 
     Raises:
-        TypeError, ValueError: for bad arguments here; at the start of `fit` for a
-            model without a regularizer, unknown members, a strength that is a
-            schedule already, or a beta where there is no head; during `fit` for a
-            schedule that gives something else than a non-negative finite number.
+        TypeError, ValueError: if an argument is invalid; at the start of `fit`, if the
+            model has no regularizer, a member is unknown, a strength already is a
+            schedule, or beta is given but there is no head; during `fit`, if a
+            schedule returns anything but a non-negative finite number.
     """
 
     def __init__(
@@ -66,30 +67,30 @@ class StrengthScheduler(Callback):
         self.alpha, self.beta = _checked("alpha", alpha), _checked("beta", beta)
 
     def check(self, model: keras.Model) -> None:
-        """Refuse strengths that cannot be set."""
+        """Reject strengths that cannot be set."""
         super().check(model)
         regularizer = model.regularizer
         if regularizer is None:
             raise ValueError(
                 "StrengthScheduler sets the strengths of a regularizer, but the model "
-                'has none. Pass `regularizer="delta"` or another to `fit`.'
+                'has none. Pass `regularizer="delta"` or another one to `fit`.'
             )
         for strength, label, member, _ in self._scheduled(regularizer):
             if callable(getattr(member, strength)):
                 raise ValueError(
                     f"StrengthScheduler cannot set `{strength}` of the regularizer "
-                    f"'{label}', because it is a schedule already. Give the "
-                    f"regularizer a number, or leave `{strength}` out of the callback."
+                    f"'{label}', because it already is a schedule. Give the "
+                    f"regularizer a number, or omit `{strength}` from the callback."
                 )
         if self.beta is not None and not model.pairing.new_layers:
             remedy = (
-                "The target has no head of its own: every layer of it has a "
+                "The target has no new head: every one of its layers has a "
                 "counterpart in the source."
             )
             raise ValueError(invalid("beta", "None", self.beta, remedy))
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
-        """Set the strengths of this epoch."""
+        """Set the strengths for this epoch."""
         if self.by == "epoch":
             self._set(epoch)
         if self.verbose:
@@ -97,7 +98,7 @@ class StrengthScheduler(Callback):
             print(f"\nEpoch {epoch + 1}: {now}", flush=True)
 
     def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
-        """Set the strengths of this step."""
+        """Set the strengths for this step."""
         if self.by == "step":
             self._set(int(self.model.optimizer.iterations.numpy()))
 
@@ -119,7 +120,7 @@ class StrengthScheduler(Callback):
         if not isinstance(value, float) or not 0 <= value < math.inf:
             name = getattr(schedule, "__name__", type(schedule).__name__)
             raise ValueError(
-                f"The schedule {name} of `{strength}` must give non-negative finite "
+                f"The schedule {name} of `{strength}` must return non-negative finite "
                 f"numbers. Received at {self.by} {index}: {value!r}."
             )
         return value
@@ -157,10 +158,10 @@ class StrengthScheduler(Callback):
 
 
 def name_members(regularizer):
-    """Dict name -> regularizer, of the members of a sum or of the one itself.
+    """Dict name -> regularizer, for the members of a sum or a single regularizer.
 
-    Names are those of `kd.regularizers.ALL`, or the class's where it is not there;
-    the second of a kind is numbered, `l2_sp_1`.
+    Names are those in `kd.regularizers.ALL`, or else the class name; the second of a
+    kind is numbered, `l2_sp_1`.
     """
     names = {kind: name for name, kind in regularizers.ALL.items()}
     count, named = Counter(), {}

@@ -1,13 +1,13 @@
-"""What callbacks write for TensorBoard: pictures and histograms."""
+"""TensorBoard summaries written by callbacks: images and histograms."""
 
 import tensorflow as tf
 
 
 class Summaries:
-    """Writes summaries into a folder; a copy of it writes a file of its own.
+    """Writes summaries to a folder; a copy of it writes a separate file.
 
     Args:
-        folder: that TensorBoard looks at, a `Path`; None: nothing is written.
+        folder: TensorBoard log folder, a `Path`; if None, nothing is written.
     """
 
     def __init__(self, folder):
@@ -25,7 +25,7 @@ class Summaries:
             self._writer.flush()
 
     def write_histograms(self, values, step):
-        """Write a dict from names to arrays as histograms."""
+        """Write a dict of names to arrays as histograms."""
         if self.folder is not None:
             with self._open().as_default():
                 for name, array in values.items():

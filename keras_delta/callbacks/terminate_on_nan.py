@@ -1,4 +1,4 @@
-"""`TerminateOnNaN`: stops a training that has come to nothing, and says why."""
+"""`TerminateOnNaN`: stops when the loss is not finite, and reports likely causes."""
 
 import math
 
@@ -15,31 +15,30 @@ PARTS = ("task_loss", "feature_penalty", "head_penalty")
 
 
 class LossNotFinite(RuntimeError):
-    """The loss has become NaN or infinite."""
+    """Raised when the loss has become NaN or infinite."""
 
 
 class TerminateOnNaN(keras.callbacks.TerminateOnNaN):
-    """Stops training when the loss is not finite, and names the likely causes.
+    """Stops training when the loss is not finite, and reports the likely causes.
 
-    As Keras's own, which says that the loss is invalid and nothing else. With a
-    `DeltaModel` it says which part of the loss is not finite, and looks for what
-    usually is the cause: an alpha that is too large for the variant, attention on
-    few channels (the largest `C W_j` multiplies the step), the learning rate.
+    Keras's own callback only says that the loss is invalid. With a `DeltaModel`, this
+    one says which part of the loss is not finite and checks the usual causes: an alpha
+    that is too large for the variant, attention on few channels (the largest `C W_j`
+    multiplies the step), the learning rate.
 
     Args:
-        raise_error: whether to raise `LossNotFinite` in place of stopping, so that
-            callbacks do not clean up (a backup stays). Default False.
+        raise_error: whether to raise `LossNotFinite` instead of stopping, so that
+            callbacks do not clean up (a backup is kept). Default False.
     """
 
     def __init__(self, raise_error: bool = False) -> None:
         super().__init__(flag("raise_error", raise_error))
 
     def on_batch_end(self, batch: int, logs: Logs = None) -> None:
-        """Stop where the loss is NaN or infinite.
+        """Stop if the loss is NaN or infinite.
 
         Raises:
-            LossNotFinite: a RuntimeError, in place of stopping, with
-                `raise_error=True`.
+            LossNotFinite: a RuntimeError, if `raise_error=True`, instead of stopping.
         """
         loss = (logs or {}).get("loss")
         if loss is None or math.isfinite(float(np.asarray(loss))):
@@ -52,7 +51,7 @@ class TerminateOnNaN(keras.callbacks.TerminateOnNaN):
 
 
 def explanation(model, batch, logs):
-    """What to tell somebody whose loss is not finite.
+    """The message for a loss that is not finite.
 
     Args:
         model: the model in training.
@@ -72,8 +71,8 @@ def explanation(model, batch, logs):
         for cause in _causes(regularizer)
     ]
     rate = float(np.asarray(getattr(model.optimizer, "learning_rate", np.nan)))
-    causes.append(f"The learning rate, {rate:g} now, is too large.")
-    causes.append("The images hold NaN, or have another range than the model expects.")
+    causes.append(f"The learning rate, now {rate:g}, is too large.")
+    causes.append("The images contain NaN or are not in the range the model expects.")
     return "\n".join([*lines, *(f"- {cause}" for cause in causes)])
 
 
@@ -85,9 +84,9 @@ def _causes(regularizer):
         yield f"alpha is {shown}; the variant 'relative' is meant for 1 to 30."
     elif variant is not None:
         yield (
-            f"The variant '{variant}' sums raw squares, so that its alpha ({shown}) "
+            f"The variant '{variant}' sums raw squares, so its alpha ({shown}) "
             "depends on network, resolution and batch size. Divide alpha by 100, or "
-            "use variant='relative', which needs no such choice."
+            "use variant='relative', which does not depend on them."
         )
     else:
         yield f"alpha of {type(regularizer).__name__} is {shown}."
@@ -97,7 +96,7 @@ def _causes(regularizer):
             effective = math.exp(-(positive * np.log(positive)).sum())
             if effective < PEAKED * len(weights):
                 yield (
-                    f"The attention at '{tap}' lies on about {effective:.0f} of "
+                    f"The attention at '{tap}' covers only about {effective:.0f} of "
                     f"{len(weights)} channels, and the largest weight multiplies the "
                     "step. Use attention='uniform', or a higher `temperature` in "
                     "ChannelAttention.compute."

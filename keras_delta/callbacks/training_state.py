@@ -1,4 +1,4 @@
-"""What a backup of a training holds of the model, and what it was made for."""
+"""The state of the model in a training backup, and the model it was made for."""
 
 import weakref
 
@@ -11,17 +11,17 @@ from keras_delta._network import fingerprint
 FORMAT = "keras_delta.backup/2"
 LONGEST = 60  # characters of a setting that are kept as they are
 
-# Settings of a regularizer as its training began, until that ends: in this process
-# they may have moved on since, as a schedule does.
+# Settings of a regularizer when its training began, kept until it ends: they may
+# have changed since in this process, for example by a schedule.
 _began_with = weakref.WeakKeyDictionary()
 
 
 def made_for(model, goes_on):
-    """What tells whether a backup belongs to a model, a dict.
+    """A dict that identifies the model a backup belongs to.
 
     Args:
-        model: the `DeltaModel`, before anything is put back.
-        goes_on: whether there is a backup.
+        model: the `DeltaModel`, before anything is restored.
+        goes_on: whether a backup exists.
     """
     regularizer, optimizer = model.regularizer, model.optimizer
     settings = "none"
@@ -41,13 +41,13 @@ def made_for(model, goes_on):
 
 
 def end(model):
-    """A training has come to its end: the next one begins with settings of its own."""
+    """Mark a training as ended: the next one begins with new settings."""
     if model.regularizer is not None:
         _began_with.pop(model.regularizer, None)
 
 
 def learning_rate(model):
-    """The optimizer's learning rate where it is a number; None for a schedule."""
+    """The optimizer's learning rate if it is a number; None for a schedule."""
     rate = _compat.learning_rate(model.optimizer)
     schedule = keras.optimizers.schedules.LearningRateSchedule
     return None if isinstance(rate, schedule) else float(rate.value.numpy())
@@ -82,22 +82,22 @@ def source_arrays(model):
 
 
 def put_back(model, arrays):
-    """Give the `variables` the values that `arrays` has told."""
+    """Set the `variables` to the values in `arrays`."""
     if "global_seed/0" in arrays:
         _compat.global_seed_generator()  # makes it
     for name, variable in variables(model).items():
         if name in arrays:
-            # What is no type of NumPy's, as bfloat16, comes back as bytes.
+            # A type that NumPy lacks, such as bfloat16, comes back as bytes.
             variable.assign(arrays[name].view(variable.value.numpy().dtype))
 
 
 def size(model):
-    """About how many bytes a backup takes."""
+    """Approximate size of a backup in bytes."""
     return 2**16 + sum(array.nbytes for array in arrays(model).values())
 
 
 def _outline(variables, names=True):
-    """What tells lists of variables apart; Keras numbers layers as a process goes."""
+    """Distinguishes lists of variables; Keras's layer numbers vary by process."""
     outlines = [
         (v.path.split("/")[-1] if names else "", tuple(v.shape), v.dtype)
         for v in variables
@@ -108,7 +108,7 @@ def _outline(variables, names=True):
 
 
 def _settings(config):
-    """A config as a line of text, names apart, what is long as a digest."""
+    """A config as a line of text without names; long settings become digests."""
     if isinstance(config, dict) and "class_name" in config:
         inner = ", ".join(
             f"{k}={_settings(v)}" for k, v in config["config"].items() if k != "name"

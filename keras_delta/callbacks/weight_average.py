@@ -1,4 +1,4 @@
-"""`WeightAverage`: at the end of training, the mean of the weights on the way."""
+"""`WeightAverage`: the mean of the weights over training, set at its end."""
 
 import math
 from collections.abc import Mapping
@@ -21,51 +21,53 @@ ROUNDING = 1e-6  # 0.1 * 30 is a little above 3
 
 
 class WeightAverage(Callback):
-    """When `fit` ends, gives the target the mean of its weights on the way (SWA, EMA).
+    """Sets the target to the mean of its weights over training when `fit` ends.
 
-    Weights at the end of a training go back and forth around a place that is better
-    than each of them, with a small and constant learning rate above all. The mean is
-    near it, and costs no more than a copy of the weights.
+    This is stochastic weight averaging (SWA) or an exponential moving average (EMA).
+    Towards the end of training, the weights oscillate around a point that is better
+    than any of them, above all with a small, constant learning rate. The mean is close
+    to it and costs no more than a copy of the weights.
 
-    Without `decay` it is the mean of the weights as the last epochs end (or of those
-    after each of their steps), all alike. With `decay` d it is the exponential moving
-    average of the weights w_1 to w_n after each step,
+    Without `decay`, it is the equally weighted mean of the weights at the end of each
+    of the last epochs (or after each of their steps). With `decay` d, it is the
+    exponential moving average of the weights w_1 to w_n after each step,
 
         sum_i d^(n - i) w_i / sum_i d^(n - i),
 
-    that is without a bias towards the first ones, however short the training.
+    which has no bias towards the first ones, however short the training.
 
-    Until `fit` ends the model has its own weights: losses, validation and checkpoints
-    of the epochs are of these. To see what the mean is worth, call `evaluate` after
-    `fit`. Each `fit` begins a new mean. Of a training that is stopped, by a callback or
-    by Ctrl-C, it is the mean so far; before the first of the last epochs there is none,
-    and the weights stay as they are.
+    Until `fit` ends, the model keeps its own weights, and each epoch's losses,
+    validation and checkpoints refer to these. To evaluate the mean, call `evaluate`
+    after `fit`. Each `fit` starts a new mean. If a callback or Ctrl-C stops training,
+    the mean so far is used; before the first of the last epochs there is none, and the
+    weights are unchanged.
 
-    Keras has `use_ema=True` of optimizers and `SwapEMAWeights`. These average what the
-    optimizer trains and not the statistics of BatchNormalization, which then belong to
-    other weights; they begin at the weights of the first step, which count for most for
-    long, and know no mean of the last epochs. Both together are refused.
+    Keras has `use_ema=True` for optimizers and `SwapEMAWeights`. These average the
+    trained weights but not the BatchNormalization statistics, which then belong to
+    other weights. They start from the weights of the first step, which dominate for a
+    long time, and cannot average the last epochs. Using both raises an error.
 
     Args:
-        last: share of the epochs that is averaged, those at the end, rounded up.
-            Default: 0.25, and with `decay` 1. Epochs count from 0 to the `epochs` of
-            `fit`, also where `initial_epoch` or a backup leaves the first ones out.
-        decay: d above, between 0 and 1, as 0.999; default: none.
-        every: `"epoch"` or `"step"`, after which weights are taken into the mean.
-            Default: `"epoch"`, and with `decay` `"step"`. With `steps_per_execution`
-            above 1 only the last step of an execution is seen, and counts as one.
-        statistics: moving statistics of BatchNormalization: `"average"` as all weights;
-            `"estimate"` by `kd.batch_norm.estimate_statistics` on `data` when training
-            ends, for layers that train; `"keep"` those of the last step.
+        last: share of the epochs to average, from the end, rounded up. Default: 0.25,
+            or 1 with `decay`. Epochs count from 0 to the `epochs` of `fit`, even if
+            `initial_epoch` or a backup skips the first ones.
+        decay: d above, between 0 and 1, such as 0.999; default: none.
+        every: `"epoch"` or `"step"`: when weights are added to the mean. Default:
+            `"epoch"`, or `"step"` with `decay`. With `steps_per_execution` above 1,
+            only the last step of an execution is seen, and counts as one.
+        statistics: moving statistics of BatchNormalization: `"average"` averages them
+            like all weights; `"estimate"` calls `kd.batch_norm.estimate_statistics`
+            on `data` when training ends, for trainable layers; `"keep"` keeps those of
+            the last step.
         data: for `"estimate"`, images as `estimate_statistics` takes them.
 
     Attributes:
-        count: how many weights the mean of the last `fit` is of.
+        count: number of weights in the mean of the last `fit`.
 
     Raises:
-        TypeError, ValueError: for bad arguments here; at the start of `fit` for a model
-            that is no `DeltaModel`, an optimizer with `use_ema=True`, and
-            `EarlyStopping(restore_best_weights=True)`, which sets the weights, too.
+        TypeError, ValueError: if an argument is invalid or, at the start of `fit`, if
+            the model is not a `DeltaModel`, its optimizer has `use_ema=True`, or
+            `EarlyStopping(restore_best_weights=True)` sets the weights as well.
 
     Source: Izmailov et al., "Averaging weights leads to wider optima and better
     generalization" (SWA), UAI 2018, arXiv:1803.05407.
@@ -101,64 +103,64 @@ class WeightAverage(Callback):
         self.count, self._first = 0, 0
 
     def arrange(self, callbacks: list[keras.callbacks.Callback]) -> None:
-        """Refuse another callback that sets the weights when training ends."""
+        """Reject another callback that sets the weights when training ends."""
         for other in callbacks:
             if getattr(other, "restore_best_weights", False):
                 raise ValueError(
                     "EarlyStopping(restore_best_weights=True) gives the model the "
                     "weights of its best epoch when training ends, and WeightAverage "
-                    "the mean. Leave one of them out, or pass "
-                    "`restore_best_weights=False`: the mean is then of the epochs "
-                    "until it stopped."
+                    "the mean. Omit one of them, or pass "
+                    "`restore_best_weights=False`: the mean then covers the epochs "
+                    "until training stopped."
                 )
 
     def check(self, model: keras.Model) -> None:
-        """Refuse a model whose optimizer averages the weights, too."""
+        """Reject a model whose optimizer also averages the weights."""
         super().check(model)
         optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
         if getattr(optimizer, "use_ema", False):
             raise ValueError(
-                "The optimizer averages the weights as well (`use_ema=True`). Leave "
-                "one of both out."
+                "The optimizer also averages the weights (`use_ema=True`). Use only "
+                "one of the two."
             )
 
     def on_train_begin(self, logs: Logs = None) -> None:
-        """Begin a new mean."""
+        """Start a new mean."""
         super().on_train_begin(logs)
         epochs = self.params["epochs"]
         length = max(1, math.ceil(self.last * epochs - ROUNDING))
         self.count, self._mean, self._first = 0, None, epochs - length
         if length == 1 and self.every == "epoch":
             warn(
-                f"WeightAverage(last={self.last:g}) of {epochs} epochs is the mean of "
-                "one epoch, and changes nothing. Train longer, pass a larger `last`, "
+                f"WeightAverage(last={self.last:g}) with {epochs} epochs averages only "
+                "one epoch and changes nothing. Train longer, pass a larger `last`, "
                 'or every="step".'
             )
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
-        """Forget a mean that began earlier, by a backup of fewer `epochs`."""
+        """Discard a mean that began earlier, in a backup with fewer `epochs`."""
         if epoch == self._first:
             self.count, self._mean = 0, None
         self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        """Take the weights in, where steps count."""
+        """Add the weights to the mean if it is per step."""
         if self.every == "step" and self._epoch >= self._first:
             self._take_in()
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        """Take the weights in, where epochs count."""
+        """Add the weights to the mean if it is per epoch."""
         if self.every == "epoch" and epoch >= self._first:
             self._take_in()
 
     def on_train_end(self, logs: Logs = None) -> None:
-        """Give the model the mean."""
+        """Set the model's weights to the mean."""
         if not self.count:
             return
         if not all(np.isfinite(v).all() for v in self._mean):
             warn(
-                "The mean of the weights is not finite (NaN or infinite), and the "
-                "weights stay as they are. TerminateOnNaN says what came to nothing."
+                "The mean of the weights is not finite (NaN or infinite), so the "
+                "weights are unchanged. Use TerminateOnNaN to find the cause."
             )
             return
         for v, value in zip(self._averaged(), self._mean, strict=True):
@@ -168,16 +170,16 @@ class WeightAverage(Callback):
             batch_norm.estimate_statistics(self.model, self.data, frozen=False)
 
     def after_fit(self, session: Session) -> None:
-        """Let go of the mean."""
+        """Release the mean."""
         self._mean = None
 
     def get_state(self) -> dict[str, Any]:
-        """The mean as it is, and what it is the mean of."""
+        """Return the current mean and how it is computed."""
         mean = None if self._mean is None else [v.numpy() for v in self._mean]
         return {"count": self.count, "mean": mean, "kind": self._kind}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go on with a mean of the same kind; one of another is left out."""
+        """Resume with a mean of the same kind; ignore any other."""
         if state["kind"] == self._kind:
             mean = state["mean"]
             self.count = state["count"]

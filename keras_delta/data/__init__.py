@@ -1,4 +1,4 @@
-"""Images for transfer learning: folders, splits, protocols, ten crops."""
+"""Images for transfer learning: folders, splits, protocols, ten-crop evaluation."""
 
 from keras_delta.data.augment import Protocol as Protocol
 from keras_delta.data.augment import resize_side as resize_side

@@ -1,4 +1,4 @@
-"""Archives of data sets: checked, and unpacked as a whole or not at all."""
+"""Archives of data sets: checked, and unpacked completely or not at all."""
 
 import contextlib
 import errno
@@ -17,27 +17,27 @@ ENDINGS = (".tar", ".tgz", ".gz", ".zip")
 CHECKSUMS = {64: "sha256", 32: "md5"}  # by their lengths
 CHUNK = 2**20
 MEGABYTE = 10**6
-PROGRESS_FROM = 50  # megabytes; less is done before a progress bar is read
+PROGRESS_FROM = 50  # megabytes; less ends before anyone can read a progress bar
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError)
 
 
 def unpack(archives, target, inner=(), remedy=""):
-    """Unpacks archives into one new folder, which appears when it is whole.
+    """Unpacks archives into one new folder, which appears only when complete.
 
-    Several processes wait for the first. Nothing is written outside of the folder,
-    whatever the names in the archives.
+    If several processes call this, all others wait for the first. Nothing is written
+    outside the folder, whatever the names in the archives.
 
     Args:
-        archives: dict from `Path` of a file to its checksum, "" where none is known.
-            A file that is no archive (.mat, .txt) is copied.
-        target: `Path` of the folder. Where it is there already, nothing is done.
-        inner: archives in these archives that are unpacked too, paths in the folder.
-        remedy: a sentence that says where the files are to be had.
+        archives: dict from `Path` of a file to its checksum, "" if unknown. A file
+            that is not an archive (.mat, .txt) is copied.
+        target: `Path` of the folder. If it exists, nothing is done.
+        inner: nested archives to unpack as well, as paths in the folder.
+        remedy: a sentence that says where to get the files.
 
     Raises:
-        ValueError: for a file with another checksum, a damaged one, and one that
-            would write outside of the folder; names it.
-        PermissionError: where nothing can be written.
+        ValueError: if a file has another checksum, is damaged, or would write outside
+            the folder; the message names it.
+        PermissionError: if the folder is not writable.
     """
     try:
         with _disk.lock(target.with_name(f".{target.name}.lock")):
@@ -51,7 +51,7 @@ def unpack(archives, target, inner=(), remedy=""):
             raise
         names = ", ".join(repr(path.name) for path in archives)
         raise PermissionError(
-            f"Cannot unpack {names} into '{target}': it cannot be written to. Unpack "
+            f"Cannot unpack {names} into '{target}': it is not writable. Unpack "
             "them by hand elsewhere, and pass that folder as `data_dir`."
         ) from error
 
@@ -67,7 +67,7 @@ def _check(path, checksum, remedy):
     if digest.hexdigest() != checksum:
         raise ValueError(
             f"The file {path} is damaged, incomplete or another release: its "
-            f"{kind.upper()} is {digest.hexdigest()}, expected {checksum}. Download it "
+            f"{kind.upper()} is {digest.hexdigest()}; expected {checksum}. Download it "
             f"again. {remedy} If you trust it, unpack it by hand."
         )
 
@@ -87,8 +87,8 @@ def _unpack_all(archives, folder, inner, remedy):
 def _unpack(path, folder, remedy):
     if not hasattr(tarfile, "data_filter"):
         raise RuntimeError(
-            f"This Python cannot unpack {path} safely. Use 3.10.12, 3.11.4 or a later "
-            "one, or unpack it by hand."
+            f"This Python cannot unpack {path} safely. Use 3.10.12, 3.11.4 or later, "
+            "or unpack it by hand."
         )
     try:
         with _open(path, "Unpacking") as file:
@@ -99,11 +99,11 @@ def _unpack(path, folder, remedy):
                     tar.extractall(folder, filter="data")
     except tarfile.FilterError as error:
         raise ValueError(
-            f"The archive {path} is not unpacked: {error}. It is not the data set's "
-            f"own. {remedy}"
+            f"The archive {path} was not unpacked: {error}. It is not the original "
+            f"archive of the data set. {remedy}"
         ) from error
     except DAMAGED as error:
-        # Errors of the disk have a number, gzip's own has none.
+        # Disk errors have a number, those of gzip have none.
         if getattr(error, "errno", None) is not None:
             raise
         reason = str(error).partition("\n")[0].rstrip(":") or type(error).__name__
@@ -115,7 +115,7 @@ def _unpack(path, folder, remedy):
 
 @contextlib.contextmanager
 def _open(path, what):
-    """The file; what is read of a large one moves a progress bar."""
+    """The file; reading a large one moves a progress bar."""
     total = os.path.getsize(path) // MEGABYTE
     if total < PROGRESS_FROM:
         with open(path, "rb") as file:
@@ -132,7 +132,7 @@ class _WithProgress(io.BufferedReader):
         self._progress, self._bytes = progress, 0
 
     def read(self, size=-1):
-        """Shows what is read, also what is read twice."""
+        """Shows progress, also for parts that are read twice."""
         content = super().read(size)
         self._bytes += len(content)
         megabytes = min(self._bytes // MEGABYTE, self._progress.total)

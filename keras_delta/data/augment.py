@@ -1,4 +1,4 @@
-"""The ways in which DELTA's article, its program and tllib prepare images.
+"""The image preparation of DELTA's article, its program and tllib.
 
 Source: Li et al., "Knowledge Distillation with Attention for Deep Transfer
 Learning of Convolutional Networks", TKDD 2021, section 4,
@@ -18,28 +18,28 @@ from keras_delta._types import ArrayLike, ImageSize, ProtocolName, Tensor
 from keras_delta.data.random_box import random_box
 from keras_delta.data.ten_crop import crop_places, height_width, ten_crop
 
-# How images are prepared for a test: all other protocols do it as "improved".
+# Test-time preparation: all other protocols do it as "improved" does.
 PROTOCOLS = ("default", "improved")
 
 
 def resize_side(size: int) -> int:
-    """The side to which images are resized before a crop of `size`.
+    """Returns the side to which images are resized before a crop of `size`.
 
     Args:
         size: side of the crop in pixels.
 
     Returns:
-        320 for the 299 pixels of Inception, as in the article; else the
-        article's 256 for 224, in proportion.
+        320 for Inception's 299 pixels, as in the article; otherwise in proportion
+        to the article's 256 for 224.
     """
     return 320 if size == 299 else int(size * 8 / 7 + 0.5)
 
 
 class Protocol:
-    """Preparation of single images, split at the first random step.
+    """Prepares single images, in two stages split at the first random step.
 
-    `resize` comes first and is the same in each epoch (so that it can be
-    cached); `finish` then cuts out what the model sees.
+    `resize` comes first and is the same in each epoch, so that it can be
+    cached; `finish` then crops the image that the model sees.
 
     | protocol | training | test |
     |---|---|---|
@@ -50,26 +50,27 @@ centre crop S or ten crops |
     | "tllib" | random box of 0.2 to 1 of the area and 3:4 to 4:3, squashed to \
 S × S, mirror | shorter edge to R, centre crop S |
 
-    R is `resize_side(S)`. The authors' code for "improved" cuts the centre out
-    before its random crop of the same size, which leaves that crop nothing to
-    choose: that is "improved_code". In "improved" the crop is random over the whole
-    image, as in the article's text. Their test images for "default" are squashed
-    straight to S × S, and so are ours.
+    R is `resize_side(S)`. The authors' code for "improved" cuts out the centre
+    before its random crop of the same size, which therefore has no effect: that is
+    "improved_code". In "improved", the crop is random over the whole image, as in the
+    article's text. Their test images for "default" are squashed directly to S × S,
+    and so are ours.
 
-    "tllib" is thuml/Transfer-Learning-Library, see `random_box`. What `resize` keeps
-    of its training images is the image itself, as `uint8`; images that are more than
-    3 S high and wide are shrunk until one edge is 3 S. The smallest, narrowest box
-    of a square image is then still larger than S × S, so that no detail is lost.
+    "tllib" is thuml/Transfer-Learning-Library, see `random_box`. For training, its
+    `resize` returns the image itself as `uint8`, except that images more than 3 S
+    high and wide are shrunk until one edge is 3 S. The smallest, narrowest box of a
+    square image is then still larger than S × S, so that no detail is lost.
 
     Args:
         name: "default", "improved", "improved_code" or "tllib".
         image_size: S, side in pixels or (height, width).
         training: whether to mirror and crop at random.
-        ten_crop: whether to give ten crops; for the test of "improved" and
-            "improved_code" only.
+        ten_crop: whether to return ten crops; only for testing with "improved" and
+            "improved_code".
 
     Raises:
-        ValueError: for an unknown name, a wrong size, or ten crops elsewhere.
+        ValueError: if the name is unknown, the size is invalid, or `ten_crop` is not
+            supported.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ S × S, mirror | shorter edge to R, centre crop S |
 
     @property
     def resized_dtype(self) -> tf.DType:
-        """Type of what `resize` gives."""
+        """Type of the tensors that `resize` returns."""
         return self._recipe.training_dtype if self.training else tf.float32
 
     def resize(self, image: Tensor) -> tf.Tensor:
@@ -105,8 +106,8 @@ S × S, mirror | shorter edge to R, centre crop S |
             image: tensor of shape (height, width, 3).
 
         Returns:
-            Tensor of the type `resized_dtype`, larger than or equal to S × S (of any
-            size for the training of "tllib").
+            Tensor of type `resized_dtype`, larger than or equal to S × S (of any
+            size when training with "tllib").
         """
         image = tf.convert_to_tensor(image)
         image = self._recipe.resize(image, self.size, self.training)
@@ -117,8 +118,8 @@ S × S, mirror | shorter edge to R, centre crop S |
 
         Args:
             image: result of `resize`.
-            seed: pair of integers for the stateless random operations; used in
-                training only.
+            seed: pair of integers for the stateless random operations; only used in
+                training.
 
         Returns:
             `float32` tensor of shape (h, w, 3), or (10, h, w, 3) for ten crops.
@@ -132,17 +133,17 @@ S × S, mirror | shorter edge to R, centre crop S |
         return tf.ensure_shape(image, [*self.size, 3])
 
     def move_points(self, points: ArrayLike, shape: Sequence[int]) -> np.ndarray:
-        """Where points of an image are in what a test shows of it.
+        """Maps points of an image to its crops in a test.
 
         Args:
             points: `(P, 2)`, x from the left and y from the top, in pixels: pixel
-                (0, 0) covers what is from 0 to 1.
+                (0, 0) covers the range from 0 to 1.
             shape: (height, width) of the image.
 
         Returns:
             `(crops, P, 2)` float64, one or ten crops in the order of `ten_crop`; points
-            that a crop leaves out are outside of it. A mirrored pixel is where its left
-            edge comes to lie.
+            not in a crop have coordinates outside it. The position of a mirrored pixel
+            is that of its left edge.
         """
         height, width = self.size
         full_height, full_width = self._recipe.test_shape(shape, self.size)
@@ -157,23 +158,23 @@ S × S, mirror | shorter edge to R, centre crop S |
 
 
 class Default:
-    """Ignores the aspect; see `Protocol` for this and the other recipes."""
+    """Ignores the aspect ratio; see `Protocol` for this and the other recipes."""
 
     has_ten_crops = False
     training_dtype = tf.float32
 
     def resize(self, image, size, training):
-        """The image, resized, before anything random."""
+        """The resized image, before anything random."""
         return _resized(image, _full(size) if training else size)
 
     def vary(self, image, size, seed):
-        """A random view for training, of the result of `resize`."""
+        """A random training view of the result of `resize`."""
         mirror_seed, crop_seed = tf.unstack(tf.random.split(seed, 2))
         image = tf.image.stateless_random_flip_left_right(image, mirror_seed)
         return tf.image.stateless_random_crop(image, [*size, 3], crop_seed)
 
     def settle(self, image, size):
-        """The one view for a test, of the result of `resize`."""
+        """The single test view of the result of `resize`."""
         return image
 
     def test_shape(self, shape, size):
@@ -182,7 +183,7 @@ class Default:
 
 
 class Improved(Default):
-    """Keeps the aspect."""
+    """Keeps the aspect ratio."""
 
     has_ten_crops = True
 
@@ -203,7 +204,7 @@ class Improved(Default):
 
 
 class ImprovedCode(Improved):
-    """Mirrors and never crops at random."""
+    """Mirrors, but never crops at random."""
 
     def vary(self, image, size, seed):
         """The centre of the image or of its mirror image."""
@@ -219,7 +220,7 @@ class Tllib(Improved):
     training_dtype = tf.uint8
 
     def resize(self, image, size, training):
-        """For training the image as it is, unless it is very large."""
+        """For training, the image itself unless it is very large."""
         if not training:
             return super().resize(image, size, training)
         shape = tf.shape(image)[:2]
@@ -250,7 +251,7 @@ RECIPES = {
 
 def _resized(image, size):
     image = tf.image.resize(image, size, method="bilinear", antialias=True)
-    # The weights of the filter sum to 1 up to rounding only.
+    # The weights of the filter only sum to 1 up to rounding.
     return tf.clip_by_value(tf.cast(image, tf.float32), 0.0, 255.0)
 
 
@@ -259,7 +260,7 @@ def _full(size):
 
 
 def _cover(shape, full):
-    """The smallest size with the aspect of `shape` that covers `full`."""
+    """The smallest size with the aspect ratio of `shape` that covers `full`."""
     shape = tf.cast(shape, tf.float32)
     scale = tf.reduce_max(tf.cast(full, tf.float32) / shape)
     # The maximum: rounding must not leave an edge one pixel short of the crop.

@@ -1,7 +1,7 @@
-"""`DATA_SETS`: what is known about each data set of the literature.
+"""`DATA_SETS`: facts about each data set of the literature.
 
-A new data set is one entry here and, unless its folder looks like one of the others,
-one reader in `layouts.py`.
+A new data set needs one entry here and, unless its folder has the layout of another
+one, a reader in `layouts.py`.
 
 Sizes: Li et al., TKDD 2021, doi:10.1145/3473912, section 4; for Caltech-256 Li et al.,
 "Explicit Inductive Bias for Transfer Learning with Convolutional Networks", ICML 2018,
@@ -17,7 +17,7 @@ from keras_delta.data import layouts
 TRAIN_TEST = {"train": "train", "test": "test"}
 WITH_VALIDATION = {"train": "train+validation", "test": "test"}
 
-# Of archives, as `sha256sum` and `md5sum` write them.
+# Checksums of archives, as `sha256sum` and `md5sum` write them.
 _LINES = """
 67b4f42ca05d46448c6bb8ecd2220f6d 256_ObjectCategories.tar
 a443fc2f9a851aa1a7b8e4fa4af94b8459fce2c9f5a2f4dd4669cf9673a4ec58 images.tar
@@ -42,25 +42,26 @@ CHECKSUMS = dict(line.split()[::-1] for line in _LINES.split("\n") if line)
 
 @dataclasses.dataclass(frozen=True)
 class DataSet:
-    """One data set.
+    """One data set of the literature.
 
     Attributes:
         title: its name in the literature.
-        classes, train, test: how many there are, with the default options of `load`.
+        classes, train, test: numbers of classes, training and test images with the
+            default options of `load`.
         page: address of its home page.
-        tfds: its name in TensorFlow Datasets; None where it is not there.
-        remarks: what to know before comparing numbers; terms of use.
-        key: the folder below `data_dir` in which it may lie, and is unpacked.
-        roots: usual names of the folder that its archive makes.
-        needs: what such a folder holds, relative paths; a tuple means one of several.
-        archives: groups of files, each enough by itself.
+        tfds: its name in TensorFlow Datasets; None if it is not available.
+        remarks: notes on comparing results, and terms of use.
+        key: folder below `data_dir` where it is searched for and unpacked.
+        roots: usual names of the folder that its archive creates.
+        needs: relative paths that such a folder contains; a tuple means one of several.
+        archives: groups of files, each sufficient by itself.
         read: the reader of the folder.
         inner: archives in the archives.
         tfds_splits: the splits of TensorFlow Datasets by part.
-        per_class: training images drawn of each class, where there is no division.
-        test_per_class: test images drawn; None for all others.
-        images: how many there are to draw from.
-        clutter: (name, images) of the class that is no object.
+        per_class: training images drawn per class if there is no predefined split.
+        test_per_class: test images drawn per class; None for all others.
+        images: number of images to draw from.
+        clutter: (name, images) of the clutter class.
     """
 
     title: str
@@ -128,7 +129,7 @@ DATA_SETS = {
         test=5794,
         page="https://data.caltech.edu/records/65de6-vp158",
         tfds="caltech_birds2011",
-        remarks="Some test images are in ImageNet too. Research only.",
+        remarks="Some test images are also in ImageNet. Research only.",
         key="cub",
         roots=("CUB_200_2011",),
         needs=(
@@ -145,7 +146,7 @@ DATA_SETS = {
         test=25250,
         page="https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
         tfds="food101",
-        remarks="The training images are not cleaned, on purpose. Research only.",
+        remarks="The training images are deliberately not cleaned. Research only.",
         key="food101",
         roots=("food-101",),
         needs=("images", "meta/train.txt", "meta/test.txt"),
@@ -164,7 +165,7 @@ DATA_SETS = {
         test=1340,
         page="https://web.mit.edu/torralba/www/indoor.html",
         tfds=None,
-        remarks="Some files called .jpg are GIF, PNG or BMP. Research only.",
+        remarks="Some files named .jpg are GIF, PNG or BMP. Research only.",
         key="indoor67",
         roots=("indoorCVPR_09", "MIT_Indoors_67"),
         needs=("Images", "TrainImages.txt", "TestImages.txt"),
@@ -209,7 +210,7 @@ DATA_SETS = {
         test=1880,
         page="https://www.robots.ox.ac.uk/~vgg/data/dtd/",
         tfds="dtd",
-        remarks="The first of ten divisions; `train` is its 1880 training and 1880 "
+        remarks="The first of ten splits; `train` is its 1880 training and 1880 "
         "validation images. Research only.",
         key="dtd",
         roots=("dtd",),
@@ -230,7 +231,7 @@ DATA_SETS = {
         page="https://ai.stanford.edu/~jkrause/cars/car_dataset.html",
         tfds="cars196",
         remarks="The home page, and so the download of TensorFlow Datasets, is often "
-        "out of reach. Research only.",
+        "unavailable. Research only.",
         key="cars",
         roots=("stanford_cars", "StanfordCars"),
         needs=(

@@ -1,6 +1,6 @@
-"""Blurred, noisy and compressed test images, in five degrees.
+"""Blurred, noisy and compressed test images, in five degrees of severity.
 
-They show how far a classifier's accuracy falls on images that are worse than those
+They show how far a classifier's accuracy falls on images of lower quality than those
 it was trained on.
 
 Source: Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common
@@ -19,7 +19,7 @@ from keras_delta._errors import invalid
 from keras_delta._types import Corruption, ImageSize, ProtocolName
 from keras_delta.data.image_set import ImageSet
 
-SIDE = 224  # of the images that the constants were chosen for
+SIDE = 224  # side of the images that the constants were chosen for
 BLUR = (1, 2, 3, 4, 6)  # standard deviation in pixels of such an image
 NOISE = (0.08, 0.12, 0.18, 0.26, 0.38)  # standard deviation; white is 1
 JPEG = (25, 18, 15, 10, 7)  # quality
@@ -28,34 +28,34 @@ JPEG = (25, 18, 15, 10, 7)  # quality
 def corrupt(
     images: np.ndarray, kind: Corruption, severity: int = 3, seed: int = 0
 ) -> np.ndarray:
-    """Spoils images.
+    """Corrupts images by blur, noise or JPEG compression.
 
-    | kind | what happens | severities 1 to 5 |
+    | kind | effect | severities 1 to 5 |
     |---|---|---|
-    | "blur" | Gaussian blur, standard deviation at a shorter edge of 224 pixels \
-and in proportion to it | 1, 2, 3, 4, 6 pixels |
+    | "blur" | Gaussian blur, standard deviation for a shorter edge of 224 pixels, \
+scaled in proportion to it | 1, 2, 3, 4, 6 pixels |
     | "noise" | Gaussian noise in each pixel and channel, standard deviation where \
 white is 1 | 0.08, 0.12, 0.18, 0.26, 0.38 |
-    | "jpeg" | compression, quality of Pillow | 25, 18, 15, 10, 7 |
+    | "jpeg" | compression, Pillow's quality | 25, 18, 15, 10, 7 |
 
-    JPEG works on blocks of 8 × 8 pixels, whatever the size of the image. Pillow's
-    blur comes close to a Gaussian by three box filters. Unlike the files of
-    ImageNet-C, the result is rounded and not compressed once more.
+    JPEG works on blocks of 8 × 8 pixels, whatever the size of the image. Pillow
+    approximates a Gaussian blur by three box filters. Unlike the files of
+    ImageNet-C, the result is rounded and not compressed again.
 
     Args:
         images: `uint8` array (images, height, width, 3), of the size that the network
             sees, so that a severity means the same for all data.
         kind: "blur", "noise" or "jpeg".
         severity: 1 to 5.
-        seed: integer, for the noise. Each image has its own, which follows from the
-            seed and the image's number; it only grows with the severity.
+        seed: integer, for the noise. Each image has separate noise, determined by the
+            seed and the image's index; the severity only scales it.
 
     Returns:
         `uint8` array of the same shape.
 
     Raises:
-        ValueError: for an unknown kind, a severity that is no integer from 1 to 5, or
-            other images.
+        ValueError: if the kind is unknown, the severity is not an integer from 1 to 5,
+            or the images have another type or shape.
     """
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
@@ -64,7 +64,7 @@ white is 1 | 0.08, 0.12, 0.18, 0.26, 0.38 |
                 "images",
                 "a uint8 array of shape (images, height, width, 3)",
                 f"{images.dtype} array of shape {images.shape}",
-                'Make it with `ImageSet.arrays(size, dtype="uint8")`.',
+                'Create it with `ImageSet.arrays(size, dtype="uint8")`.',
             )
         )
     _check(kind, severity)
@@ -85,7 +85,7 @@ def corrupted(
     seed: int = 0,
     protocol: ProtocolName = "default",
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """All images of a set, prepared as for a test and then spoilt.
+    """Returns all images of a set, prepared as for a test and then corrupted.
 
     Args:
         images: `ImageSet` that fits into memory.
@@ -97,7 +97,7 @@ def corrupted(
         for `model.evaluate`.
 
     Raises:
-        ValueError: for an argument out of range.
+        ValueError: if an argument is out of range.
     """
     _check(kind, severity)
     pixels, labels = images.arrays(image_size, protocol=protocol, dtype="uint8")

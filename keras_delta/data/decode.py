@@ -1,4 +1,4 @@
-"""One way to RGB pixels, for every format that Pillow reads."""
+"""Decoding to RGB pixels, for every format that Pillow reads."""
 
 import io
 import os
@@ -8,22 +8,22 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from keras_delta._types import PathLike
 
-# The formats that photographs come in. Named, so that a stray file can never
+# The formats of photographs. They are listed so that a stray file can never
 # reach a decoder that runs other programs (EPS) or has no signature (TGA).
 FORMATS = (
     *("AVIF", "BMP", "GIF", "JPEG", "JPEG2000"),
     *("MPO", "PNG", "PPM", "TIFF", "WEBP"),
 )
 
-# Plug-ins that read more, once they are registered with Pillow, by extension.
+# Plug-ins for more formats once they are registered with Pillow, by extension.
 PLUGINS = {
     ".heic": ("HEIF", "pillow-heif", "pillow_heif.register_heif_opener()"),
     ".heif": ("HEIF", "pillow-heif", "pillow_heif.register_heif_opener()"),
     ".jxl": ("JPEG XL", "pillow-jxl-plugin", "import pillow_jxl"),
 }
 
-# Names that promise a picture. Those that Pillow cannot read are here too: a
-# folder of phone photos in HEIC must be reported, not passed over.
+# Extensions of images, including those that Pillow cannot read: a folder of
+# phone photos in HEIC must be reported, not skipped.
 IMAGE_EXTENSIONS = (
     *(".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".ico", ".j2k"),
     *(".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx", ".jxl", ".mpo", ".png"),
@@ -34,7 +34,7 @@ IMAGE_EXTENSIONS = (
 
 
 class BadImageError(ValueError):
-    """A file that cannot be turned into pixels; the text is the reason."""
+    """Raised if a file cannot be turned into pixels; the message is the reason."""
 
 
 def looks_like_image(path):
@@ -45,7 +45,7 @@ def looks_like_image(path):
     try:
         with Image.open(path, formats=_formats()):
             return True
-    # Header parsers raise whatever they stumble over; all of it means "no".
+    # Header parsers raise errors of many kinds; all of them mean "no".
     except Exception:
         return False
 
@@ -53,10 +53,10 @@ def looks_like_image(path):
 def read_image(source: PathLike | bytes) -> np.ndarray:
     """Decodes one image to 8-bit RGB.
 
-    The content decides the format, never the extension. The EXIF orientation
-    is applied; the first frame of an animation is taken; 16-bit grey is scaled
-    (Pillow's own `convert` would clip it); CMYK becomes RGB; transparent
-    pixels are laid over white.
+    The format is determined by the content, never the extension. The EXIF orientation
+    is applied; only the first frame of an animation is used; 16-bit grey is scaled
+    (Pillow's own `convert` would clip it); CMYK is converted to RGB; transparent
+    pixels are drawn over white.
 
     Args:
         source: path of a file, or the encoded `bytes`.
@@ -65,9 +65,9 @@ def read_image(source: PathLike | bytes) -> np.ndarray:
         `uint8` array of shape (height, width, 3).
 
     Raises:
-        BadImageError: when the image is empty, truncated, not an image, too
+        BadImageError: if the image is empty, truncated, not an image, too
             large to be decoded safely (`PIL.Image.MAX_IMAGE_PIXELS`) or in a
-            mode without a defined range. The message is the reason alone,
+            mode without a defined range. The message is only the reason,
             without the path.
     """
     try:
@@ -91,7 +91,7 @@ def read_image(source: PathLike | bytes) -> np.ndarray:
 
 
 def rgb_array(image):
-    """A `uint8` image in memory, (height, width[, 1 or 3]), with three channels."""
+    """A `uint8` image in memory, (height, width[, 1 or 3]), as three channels."""
     image = np.asarray(image)
     if image.ndim == 2 or (image.ndim == 3 and image.shape[-1] == 1):
         image = np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=-1)
@@ -108,8 +108,8 @@ def rgb_array(image):
 def _formats():
     """The formats of `FORMATS` that this build of Pillow has, and those of plug-ins.
 
-    A plug-in is what the user has registered; what Pillow brings itself and is not in
-    `FORMATS` is left out.
+    Plug-ins are registered by the user; Pillow's own formats that are not in
+    `FORMATS` are excluded.
     """
     Image.init()
     return [
@@ -120,7 +120,7 @@ def _formats():
 
 
 def _unknown(source):
-    """Why a file is in no format that can be read, and what would read it."""
+    """Why the format of a file cannot be read, and what would read it."""
     extension = "" if isinstance(source, bytes) else os.path.splitext(source)[1].lower()
     if extension not in PLUGINS:
         return "not an image in a format that Pillow reads"
@@ -132,13 +132,13 @@ def _unknown(source):
 
 
 def _check_pixel_count(image):
-    """Refuses what Pillow itself only warns about."""
+    """Raises an error for sizes that Pillow itself only warns about."""
     limit = Image.MAX_IMAGE_PIXELS
     pixels = image.width * image.height
     if limit is not None and pixels > limit:
         raise BadImageError(
-            f"{pixels} pixels are over the limit of {limit} against decompression "
-            "bombs; raise PIL.Image.MAX_IMAGE_PIXELS if the file is to be trusted"
+            f"{pixels} pixels exceed the limit of {limit} against decompression "
+            "bombs; raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file"
         )
 
 
@@ -162,7 +162,7 @@ def _rgb(image):
 def _upright(image):
     try:
         return ImageOps.exif_transpose(image)
-    # A damaged EXIF block is no reason to lose a picture that decodes.
+    # A damaged EXIF block is no reason to lose an image that decodes.
     except Exception:
         return image
 

@@ -1,4 +1,4 @@
-"""Data sets that come without a division: which images train, which test."""
+"""Training and test images of data sets that have no predefined split."""
 
 import numpy as np
 
@@ -13,16 +13,16 @@ FIRST = 60
 def divide(images, train, test, lead, seed, title):
     """Draws training and test images of each class.
 
-    The first `lead` images of a class's draw are kept for testing, whatever `train` is:
-    with one seed a smaller `train` is a part of a larger one and the test images are
-    the same.
+    The first `lead` images drawn from a class are reserved for testing, whatever
+    `train` is: for the same seed, a smaller `train` is a subset of a larger one and
+    the test images are the same.
 
     Args:
         images: `ImageSet`.
         train, test: images of each class; `test=None` for all others.
-        lead: how many test images come first in the draw.
-        seed: integer; None takes the images in their order.
-        title: of the data set, for messages.
+        lead: number of test images that come first in the draw.
+        seed: integer; None takes the images in order.
+        title: title of the data set, for messages.
     """
     short = [n for n, count in images.counts.items() if count < train + (test or 1)]
     if short:
@@ -30,7 +30,7 @@ def divide(images, train, test, lead, seed, title):
         tested = "at least one" if test is None else test
         raise ValueError(
             f"{title} needs {train} training and {tested} test images of each class. "
-            f"Classes with fewer: {counts}. Add the missing images or ask for a "
+            f"Classes with fewer: {counts}. Add the missing images or pass a "
             "smaller `test_per_class`."
         )
     chosen = {"train": [], "test": []}
@@ -48,7 +48,7 @@ def divide(images, train, test, lead, seed, title):
 
 
 def leave_out_class(images, name):
-    """The set without one class, found in upper or lower case; labels close the gap."""
+    """The set without one class, matched ignoring case; labels close the gap."""
     lower = [known.lower() for known in images.class_names]
     if name.lower() not in lower:
         return images
@@ -61,7 +61,7 @@ def leave_out_class(images, name):
 
 def _order(members, lead, label, seed):
     if seed is not None:
-        # A generator per class: one more class leaves the others' draw alone.
+        # A generator per class: adding a class does not change the others' draw.
         return np.random.default_rng([seed, label]).permutation(members)
     first, tests = members[:FIRST], members[FIRST : FIRST + lead]
     return np.concatenate([tests, first, members[FIRST + lead :]])

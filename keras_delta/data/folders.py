@@ -30,37 +30,38 @@ def from_directory(
     verify: bool = True,
     class_names: Sequence[str] | None = None,
 ) -> ImageSet | dict[str, ImageSet]:
-    """Reads images that lie in one folder per class.
+    """Reads images stored in one folder per class.
 
-    Two layouts are known: class folders in `directory` itself, or in its sub-folders
+    Two layouts are supported: class folders in `directory` itself, or in subfolders
     for training, validation and test, under any of their usual names (`Training`,
     `seg_train`, `dev`, `val2017`, `holdout`; docs/data.md lists them). The training
-    part decides the classes and their numbers; a class that another part lacks is
-    warned of. Names are matched across parts whatever their Unicode form and case.
+    part determines the classes and their numbers; a warning names any class that
+    another part lacks. Names match across parts regardless of Unicode form and case.
 
     All images below a class folder count, at any depth (links are followed for class
-    folders only): files whose extension or content says so, hidden ones excepted.
+    folders only): files whose extension or content says so, except hidden ones.
 
     Args:
         directory: path of the folder.
-        split: "train", "val" or "test", for that part alone. None gives all of them,
-            or the set of a folder without splits.
-        labels: "inferred", the class folders; None for images without labels, of the
-            folder or of the part `split`, class folders or not.
-        on_error: "raise" lists the files that cannot be read; "skip" leaves them out
-            with a warning, and lists them in `ImageSet.skipped`.
-        verify: whether to decode each file once, now; images that are practically empty
-            and files that are in two parts are then warned of. With False, a bad file
-            shows in the epoch that meets it, as an error that names it.
-        class_names: the class folders to take, by label; default: all, sorted.
+        split: "train", "val" or "test", for only that part. None returns all parts,
+            or the single set of a folder without splits.
+        labels: "inferred", from the class folders; None for images without labels, from
+            the folder or the part `split`, whether or not it has class folders.
+        on_error: "raise" lists unreadable files in an error; "skip" skips them with a
+            warning and lists them in `ImageSet.skipped`.
+        verify: whether to decode each file once, now; a warning then lists images that
+            are practically empty and files that are in two parts. With False, a bad
+            file raises an error naming it in the epoch that first reads it.
+        class_names: names of the class folders to use, in label order; default: all,
+            sorted.
 
     Returns:
         `ImageSet`; for a folder with splits, a dict from "train", "val", "test" to it.
 
     Raises:
-        ValueError: for a folder that is missing, empty or has fewer than two class
-            folders, where splits and classes cannot be told apart, for a class without
-            training images, and for files that cannot be read.
+        ValueError: if the folder is missing, empty or has fewer than two class folders,
+            if splits cannot be distinguished from classes, if a class has no training
+            images, or if files cannot be read.
     """
     check_options(on_error, verify)
     if labels not in ("inferred", None):
@@ -90,7 +91,7 @@ def _choose(parts, split, directory):
             f"None, as {directory} has no folders such as `train`, `val` or `test` "
             "with class folders in them"
         )
-        remedy = "Leave it out, and divide the set with `.split(fraction)`."
+        remedy = "Omit it, and divide the set with `.split(fraction)`."
         raise ValueError(invalid("split", expected, split, remedy))
     chosen = part_of(str(split))
     if chosen not in parts:
@@ -108,7 +109,7 @@ def _the_one(chosen, directory):
 def _unlabelled(folder):
     paths = images_below(folder)
     if not paths:
-        raise ValueError(f"There are no images in {folder}.")
+        raise ValueError(f"No images in {folder}.")
     return ImageSet.from_files(paths, None, ())
 
 
@@ -121,7 +122,7 @@ def _check_folder(directory):
         remedy = f"Pass the folder of the class folders, not {directory}."
     elif not visible(directory):
         problem = "a folder with class folders, but it is empty"
-        remedy = "Put the images of each class into a folder of its own."
+        remedy = "Put the images of each class into a separate folder."
     else:
         return
     raise ValueError(invalid("directory", problem, directory, remedy))
@@ -132,20 +133,20 @@ def _nearest_existing(directory):
     while not os.path.isdir(parent):
         parent = os.path.dirname(parent)
     names = quote(entry.name for entry in visible(parent)[:10])
-    return f"The part {parent} exists and holds: {names or 'nothing'}."
+    return f"The part {parent} exists and contains: {names or 'nothing'}."
 
 
 def _read_parts(parts, chosen, class_names, directory):
-    """Dict from the chosen parts to `ImageSet`s of one numbering of the classes."""
+    """Dict from the chosen parts to `ImageSet`s with the same class numbers."""
     leading = "train" if "train" in parts else next(iter(chosen))
     folders = {
         part: _by_key(path)
         for part, path in {**chosen, leading: parts[leading]}.items()
     }
     if leading not in chosen and class_names is None and not folders[leading]:
-        leading = next(iter(chosen))  # nothing to go by
+        leading = next(iter(chosen))  # no classes to use
     known = folders[leading]
-    if class_names is not None:  # may name what another part has alone
+    if class_names is not None:  # may name a class that only another part has
         known = {name: path for some in folders.values() for name, path in some.items()}
     names = _check_names(parts[leading], known, class_names)
     sets = {}
@@ -154,9 +155,9 @@ def _read_parts(parts, chosen, class_names, directory):
             if len(chosen) == 1 or not (count := len(images_below(path))):
                 _check_names(path, {}, None)
             warn(
-                f"The {count} images of {path} are in no class folders and are left "
-                f"out. Read them with `from_directory({directory!r}, split={part!r}, "
-                "labels=None)`."
+                f"The {count} images in {path} are not in class folders and are "
+                f"skipped. Read them with `from_directory({directory!r}, "
+                f"split={part!r}, labels=None)`."
             )
             continue
         if part != leading:
@@ -168,19 +169,19 @@ def _read_parts(parts, chosen, class_names, directory):
 
 
 def _check_part(path, folders, leading, names, class_names):
-    """Refuse classes that the training part does not have, warn of missing ones."""
+    """Reject classes that the training part lacks; warn about missing ones."""
     known = {_key(name) for name in leading}
     strange = [name for name in folders if _key(name) not in known]
     if strange and class_names is None:
         raise ValueError(
-            f"The class folders {quote(strange)} of {path} are not in the training "
+            f"The class folders {quote(strange)} in {path} are not in the training "
             f"part, which has {quote(sorted(leading))}. Rename them, add training "
-            f"images, or leave them out with `class_names={list(names)}`."
+            f"images, or exclude them with `class_names={list(names)}`."
         )
     has = {_key(name): images_below(where) for name, where in folders.items()}
     lacking = [name for name in names if not has.get(_key(name))]
     if lacking and len(lacking) < len(names):
-        warn(f"There are no images of the classes {quote(lacking)} in {path}.")
+        warn(f"No images of the classes {quote(lacking)} in {path}.")
 
 
 def _image_set(directory, folders, names, needed):
@@ -201,28 +202,27 @@ def _image_set(directory, folders, names, needed):
             "or remove the folders."
         )
     if not any(files):
-        raise ValueError(f"There are no images of {quote(names)} in {directory}.")
+        raise ValueError(f"No images of {quote(names)} in {directory}.")
     paths = [path for members in files for path in members]
     labels = [i for i, members in enumerate(files) for _ in members]
     return ImageSet.from_files(paths, labels, names)
 
 
 def _key(name):
-    """What a class's name is known by: "café" of macOS is that of Linux."""
+    """A class name for comparisons: "café" from macOS equals that from Linux."""
     return unicodedata.normalize("NFC", name).casefold().strip()
 
 
 def _by_key(directory):
-    """Dict from names to paths of class folders; those that look alike are refused."""
+    """Dict from names to paths of class folders; rejects names that look alike."""
     folders = {}
     for entry in folders_in(directory):
         key = _key(entry.name)
         alike = next((name for name in folders if _key(name) == key), None)
         if alike is not None:
             raise ValueError(
-                f"Two class folders of {directory} have names that look alike: "
-                f"{alike!a} and {entry.name!a}. Rename one, or put their "
-                "images together."
+                f"Two class folders in {directory} have names that look alike: "
+                f"{alike!a} and {entry.name!a}. Rename one, or merge them."
             )
         folders[entry.name] = entry.path
     return folders
@@ -231,10 +231,10 @@ def _by_key(directory):
 def _check_names(directory, folders, class_names):
     if not folders:
         images = [e.path for e in visible(directory) if looks_like_image(e.path)]
-        inside = f" It holds {len(images)} images directly." if images else ""
+        inside = f" It contains {len(images)} images directly." if images else ""
         raise ValueError(
             f"The folder {directory} has no class folders.{inside} Put the images of "
-            "each class into a folder of its own, named after the class; or read them "
+            "each class into a separate folder named after the class, or read them "
             "without labels, `labels=None`."
         )
     remedy = f"Class folders in {directory}: {quote(sorted(folders))}."
@@ -252,6 +252,6 @@ def _check_names(directory, folders, class_names):
         if _key(str(name)) not in known:
             raise ValueError(unknown_name("class_names", name, sorted(folders)))
     if len(set(class_names)) < max(2, len(class_names)):
-        expected = "at least two names, none of them twice"
+        expected = "at least two names without duplicates"
         raise ValueError(invalid("class_names", expected, class_names, remedy))
     return class_names

@@ -1,4 +1,4 @@
-"""`ImageSet`: labelled images as a value that is read when needed."""
+"""`ImageSet`: an immutable set of labelled images, read when needed."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Self
@@ -28,23 +28,23 @@ SHOWN_CLASSES = 6
 class ImageSet:
     """Labelled images, from files, memory or TensorFlow Datasets.
 
-    A set never changes: its methods return new sets. Pixels are read when batches are
-    drawn, so a set of many files costs no memory. Make one with `from_directory`,
+    A set is immutable: its methods return new sets. Pixels are read as batches are
+    drawn, so even a set of many files uses no memory. Create one with `from_directory`,
     `from_tfds`, `ImageSet.from_files` or `ImageSet.from_arrays`.
 
     Args:
-        source: where the pixels come from, see `keras_delta.data.sources`.
+        source: source of the pixels, see `keras_delta.data.sources`.
         labels: one integer per image, an index into `class_names`; None for images
             without labels.
         class_names: names of the classes.
-        skipped: (path, reason) of the files that were left out when the set
-            was made.
+        skipped: (path, reason) of each file that was skipped when the set was
+            created.
 
     Attributes:
-        source: as given.
+        source: the argument `source`.
 
     Raises:
-        ValueError: when labels and images differ in number, or a label has no
+        ValueError: if labels and images differ in number, or a label has no
             name.
     """
 
@@ -69,13 +69,12 @@ class ImageSet:
         labels: ArrayLike | None,
         class_names: Sequence[str],
     ) -> Self:
-        """A set of image files, for folders of any other layout; nothing is checked.
+        """Creates a set from image files, for any other folder layout, unchecked.
 
         Args:
             paths: paths of the files, in any format that Pillow reads.
             labels: one integer per file; None for files without labels.
             class_names: names of the classes, by label.
-
         """
         return cls(FileSource(paths), labels, class_names)
 
@@ -86,17 +85,17 @@ class ImageSet:
         labels: ArrayLike,
         class_names: Sequence[object] | None = None,
     ) -> Self:
-        """A set of images in memory.
+        """Creates a set from images in memory.
 
         Args:
             images: `uint8` array of shape (images, height, width, 3) or (images,
-                height, width), or a list of such images of several sizes. Grey
-                images become RGB.
+                height, width), or a list of such images of various sizes. Grey
+                images are converted to RGB.
             labels: one integer per image.
-            class_names: names of the classes; by default the numbers.
+            class_names: names of the classes; default: the numbers.
 
         Raises:
-            ValueError: for images of another type or shape.
+            ValueError: if the images have another type or shape.
         """
         images = [rgb_array(image) for image in images]
         if class_names is None:
@@ -112,22 +111,22 @@ class ImageSet:
 
     @property
     def labels(self) -> np.ndarray | None:
-        """The labels, a read-only `int64` array; None where there are none."""
+        """The labels, a read-only `int64` array; None for images without labels."""
         return self._labels
 
     @property
     def paths(self) -> tuple[str, ...] | None:
-        """Paths of the files, a tuple, or None where there are no files."""
+        """Paths of the files, a tuple; None for images that are not in files."""
         return self.source.paths
 
     @property
     def skipped(self) -> list[tuple[str, str]]:
-        """List of (path, reason) of the files left out when reading."""
+        """List of (path, reason) of the files skipped when reading."""
         return list(self._skipped)
 
     @property
     def counts(self) -> dict[str, int]:
-        """Images per class, a dict from name to number."""
+        """Number of images per class, a dict from name to number."""
         if self._labels is None:
             return {}
         counts = np.bincount(self._labels, minlength=len(self._class_names))
@@ -140,7 +139,7 @@ class ImageSet:
         return f"ImageSet({_described(self)})"
 
     def subset(self, indices: ArrayLike) -> "ImageSet":
-        """The images with these numbers, in this order.
+        """Returns the images with the given indices, in that order.
 
         Args:
             indices: integers from 0 to `len(self) - 1`.
@@ -149,7 +148,7 @@ class ImageSet:
             `ImageSet` with the same class names.
 
         Raises:
-            ValueError: for anything else, a mask of booleans included.
+            ValueError: if `indices` is anything else, including a boolean mask.
         """
         indices = check_indices(indices, len(self))
         labels = None if self._labels is None else self._labels[indices]
@@ -157,18 +156,18 @@ class ImageSet:
         return ImageSet(source, labels, self._class_names, self._skipped)
 
     def split(self, fraction: float, seed: int = 0) -> tuple["ImageSet", "ImageSet"]:
-        """Splits off a share of each class, for validation.
+        """Splits off a fraction of each class, for validation.
 
         Args:
-            fraction: share to hold out, between 0 and 1; at least one image of
-                each class lands in each part.
+            fraction: fraction to hold out, between 0 and 1; each part gets at least
+                one image of each class.
             seed: integer; the same seed gives the same split.
 
         Returns:
-            (rest, held out), two `ImageSet`.
+            (rest, held out), two `ImageSet` objects.
 
         Raises:
-            ValueError: for a fraction outside (0, 1), or a class of one image.
+            ValueError: if the fraction is outside (0, 1), or a class has one image.
         """
         rest, held_out = split_indices(
             needed(self._labels), self._class_names, fraction, seed
@@ -188,7 +187,7 @@ class ImageSet:
             List of `folds` pairs of `ImageSet` (training part, held-out part).
 
         Raises:
-            ValueError: for a class with fewer images than folds; names it.
+            ValueError: if a class has fewer images than folds; the message names it.
         """
         parts = fold_indices(needed(self._labels), self._class_names, folds, seed)
         everything = np.arange(len(self))
@@ -204,20 +203,20 @@ class ImageSet:
         protocol: ProtocolName = "default",
         training: bool | tuple[bool, ...] = False,
     ) -> Any:
-        """The same images, decoded and resized now, once for many `batches`.
+        """Decodes and resizes the images now, once for many calls of `batches`.
 
-        `subset`, `split`, `folds` and `few_shot` of the result share its memory. It can
-        be used for `batches` with the same three arguments alone.
+        `subset`, `split`, `folds` and `few_shot` of the result share its memory. Its
+        `batches` only accepts the same three arguments.
 
         Args:
             image_size, protocol, training: as for `batches`. `training` can also be
                 a tuple, `(True, False)`: each image is decoded once for both.
 
         Returns:
-            `ImageSet`; a tuple of them for a tuple.
+            `ImageSet`, or a tuple of them if `training` is a tuple.
 
         Raises:
-            ValueError: for images that were resized for other arguments.
+            ValueError: if the images were resized for other arguments.
         """
         several = isinstance(training, tuple)
         trainings: Any = training if several else (training,)
@@ -233,29 +232,30 @@ class ImageSet:
 
         Args:
             k: images per class.
-            seed: integer; with one seed, a smaller `k` gives a part of a larger one.
+            seed: integer; for the same seed, the images for a smaller `k` are a subset
+                of those for a larger one.
 
         Returns:
             `ImageSet`.
 
         Raises:
-            ValueError: when classes have fewer than `k` images; names them.
+            ValueError: if classes have fewer than `k` images; the message names them.
         """
         return self.subset(
             few_shot_indices(needed(self._labels), self._class_names, k, seed)
         )
 
     def with_wrong_labels(self, fraction: float, seed: int = 0) -> "ImageSet":
-        """The same images, some of them with a wrong label.
+        """Returns the same images, some of them with a wrong label.
 
         The wrong label is drawn uniformly from the other classes ("symmetric" noise).
-        Labels, their order and the seed decide.
+        The result depends only on the labels, their order and the seed.
 
         Args:
-            fraction: share of each class, 0 or more and less than 1: of a class of
-                n images exactly `round(fraction * n)` get a wrong label.
-            seed: integer. With one seed, a smaller fraction gives a part of the
-                wrong labels of a larger one.
+            fraction: fraction of each class, 0 or more and less than 1: in a class of
+                n images, exactly `round(fraction * n)` get a wrong label.
+            seed: integer. For the same seed, the wrong labels for a smaller fraction
+                are a subset of those for a larger one.
 
         Returns:
             `ImageSet` with the same images in the same order.
@@ -280,13 +280,13 @@ class ImageSet:
         cache: bool = False,
         drop_remainder: bool = False,
     ) -> tf.data.Dataset:
-        """Batches for `fit`, `evaluate` and `predict`.
+        """Creates batches for `fit`, `evaluate` and `predict`.
 
-        Order, mirroring and crops depend on the seed, the number of the epoch (how
-        often the data set was iterated before) and the image alone: two data sets of
-        one seed agree bit for bit. (Sets from TensorFlow Datasets are shuffled by
-        `tf.data`, where `tf.random.set_seed` counts too.) Keras warns that its own
-        `shuffle` does nothing here: pass `shuffle=False` to `fit`.
+        Order, mirroring and crops depend only on the seed, the number of the epoch
+        (how often the data set was iterated before) and the image: two data sets with
+        the same seed agree bit for bit. (Sets from TensorFlow Datasets are shuffled by
+        `tf.data`, which also depends on `tf.random.set_seed`.) Keras warns that its own
+        `shuffle` has no effect here: pass `shuffle=False` to `fit`.
 
         Args:
             image_size: side of the images in pixels, or (height, width).
@@ -294,26 +294,26 @@ class ImageSet:
             protocol: "default", "improved", "improved_code" or "tllib", see
                 `keras_delta.data.augment.Protocol`.
             training: whether to mirror and crop at random.
-            ten_crop: ten crops per image, for `predict_ten_crop`; "improved" and
-                "improved_code" without training only.
+            ten_crop: whether to return ten crops per image, for `predict_ten_crop`;
+                only for "improved" and "improved_code" without training.
             seed: integer.
             shuffle: whether to draw a new order in each epoch; None: when training.
-            views: in how many ways each image is mirrored and cropped when training:
-                epoch e shows view `e % views`, in an order of its own. None: another
-                view in each epoch. For `fit(source_maps="cache")`.
+            views: number of ways to mirror and crop each image when training: epoch e
+                shows view `e % views`, in a new order. None: a new view in each epoch.
+                For `fit(source_maps="cache")`.
             cache: whether to decode and resize once, now, and keep the result in
-                memory: 0.8 MB per image at 224 pixels when training; for "tllib" 3
-                bytes per pixel of the image itself. Random choices stay random.
+                memory: 0.8 MB per image at 224 pixels when training; for "tllib", 3
+                bytes per pixel of the original image. Random choices stay random.
             drop_remainder: whether to drop a last batch that is not full.
 
         Returns:
             `tf.data.Dataset` of (images, labels): `float32` in 0..255 of shape (batch,
-            h, w, 3), or (batch, 10, h, w, 3) for ten crops, and `int64`. Of images
-            alone where there are no labels.
+            h, w, 3), or (batch, 10, h, w, 3) for ten crops, and `int64`; only images
+            if there are no labels.
 
         Raises:
-            ValueError: for an argument out of range; while iterating, for a file that
-                cannot be read, with its name.
+            ValueError: if an argument is out of range or, while iterating, if a file
+                cannot be read; the message names it.
         """
         prepare = Protocol(protocol, image_size, training, ten_crop)
         shuffle = training if shuffle is None else shuffle
@@ -329,20 +329,20 @@ class ImageSet:
         ten_crop: bool = False,
         dtype: Literal["float32", "uint8"] = "float32",
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """All images, prepared as for a test, as NumPy arrays in memory.
+        """Returns all images, prepared as for a test, as NumPy arrays in memory.
 
         Args:
             image_size: side of the images in pixels, or (height, width).
-            protocol: as for `batches`; "improved_code" and "tllib" give what
-                "improved" gives.
-            ten_crop: whether to give ten crops per image.
+            protocol: as for `batches`; "improved_code" and "tllib" are the same as
+                "improved" here.
+            ten_crop: whether to return ten crops per image.
             dtype: "float32", or "uint8", which rounds.
 
         Returns:
             (images, labels): images in 0..255, in the order of the set; labels or None.
 
         Raises:
-            ValueError: for an argument out of range.
+            ValueError: if an argument is out of range.
         """
         _arguments.choice("dtype", dtype, ("float32", "uint8"))
         batches = self.batches(image_size, protocol=protocol, ten_crop=ten_crop)
@@ -357,7 +357,7 @@ class ImageSet:
 
 
 def _described(images):
-    """How many images of which classes a set has."""
+    """The number of images in a set, in total and per class."""
     if images.labels is None:
         return f"{len(images)} images without labels"
     counts = list(images.counts.items())

@@ -1,9 +1,9 @@
-"""Readers of the folders in which the data sets of the literature come.
+"""Readers for the folder layouts of data sets from the literature.
 
-A reader takes the folder and gives the names of the classes and the files of each
-part: `(names, {"train": [(path, label), ...], "test": [...]})`, with paths inside of
-the folder. A data set without a division of its own has one part, "pool". Readers read
-lists, never images.
+A reader takes the folder and returns the class names and the files of each part:
+`(names, {"train": [(path, label), ...], "test": [...]})`, with paths relative to the
+folder. A data set without a predefined split has one part, "pool". Readers read lists,
+never images.
 """
 
 import os
@@ -18,11 +18,11 @@ CARS_LABELS = tuple(f"{at}cars_test_annos_withlabels.mat" for at in ("", "devkit
 
 
 def lists(images, ending="", **files):
-    """A reader of lists that name files below class folders, which give the labels.
+    """A reader of lists that name files in class folders, which give the labels.
 
     Args:
         images: the folder of the class folders.
-        ending: what the lists leave out of the names.
+        ending: suffix that the lists omit from the names.
         **files: the lists of each part.
     """
 
@@ -37,12 +37,12 @@ def lists(images, ending="", **files):
 
 
 def class_folders(images):
-    """A reader of class folders without lists and without a division."""
+    """A reader of class folders without lists and without a split."""
 
     def read(root):
         folder = os.path.join(root, images)
-        # Lower case, so that labels are those of TensorFlow Datasets. Files of other
-        # endings and folders in class folders are what the authors left behind.
+        # Lower case, so that labels are those of TensorFlow Datasets. Files with other
+        # extensions and folders in class folders are leftovers of the authors.
         names = sorted(
             (e.name for e in os.scandir(folder) if e.is_dir() and e.name[0] != "."),
             key=str.lower,
@@ -56,7 +56,7 @@ def class_folders(images):
         if empty or not names:
             what = f"Class folders without images in {folder}: {quote(empty)}."
             raise ValueError(
-                f"{what if names else f'There are no class folders in {folder}.'} "
+                f"{what if names else f'No class folders in {folder}.'} "
                 "Unpack the archive again, or remove the empty folders."
             )
         return names, {"pool": pool}
@@ -83,7 +83,7 @@ def cub(root):
     for key, name in files.items():
         if key not in labels or key not in training:
             raise ValueError(
-                f"The lists in {root} do not fit together: image {key!r} of images.txt "
+                f"The lists in {root} do not match: image {key!r} of images.txt "
                 "is not in image_class_labels.txt or not in train_test_split.txt. "
                 "Unpack the archive again."
             )
@@ -105,8 +105,8 @@ def pets(root):
 def flowers102(root):
     """`jpg/image_00001.jpg`, ...; `imagelabels.mat`, `setid.mat`.
 
-    The training and validation images are "train". The names of the classes are not in
-    the files; they are those of TensorFlow Datasets.
+    The training and validation images are "train". The files do not contain the class
+    names, which are taken from TensorFlow Datasets.
     """
     labels = _mat(os.path.join(root, "imagelabels.mat"), "labels")
     sets = {"train": ("trnid", "valid"), "test": ("tstid",)}
@@ -141,7 +141,7 @@ def cars(root):
 
 
 def _first(root, *files):
-    """The path of the first file that is there, or of the last one."""
+    """The path of the first file that exists, or of the last one."""
     paths = [os.path.join(root, file) for file in files]
     return next(filter(os.path.exists, paths), paths[-1])
 
@@ -171,7 +171,7 @@ def _table(root, file, columns, whole=()):
                 raise ValueError(
                     f"Cannot read the list {path}: line {number} is {line.strip()!r}. "
                     f"Expected {columns} {'fields' if columns > 1 else 'file name'}. "
-                    "It may be a page of a web server; download it again."
+                    "It may be a web page instead of the list; download it again."
                 )
             rows.append([int(row[i]) if i in whole else row[i] for i in range(columns)])
     return rows
@@ -183,7 +183,7 @@ def _mat(path, key, fields=()):
     scipy_io = import_optional("scipy.io", what, "benchmarks")
     try:
         content = scipy_io.loadmat(path, squeeze_me=True)
-    # scipy raises whatever it stumbles over; all of it means the same here.
+    # scipy raises errors of many kinds; all of them mean the same here.
     except Exception as error:
         raise ValueError(
             f"Cannot read {path} as a MATLAB file ({error}). Download it again."
@@ -193,7 +193,7 @@ def _mat(path, key, fields=()):
         known = [name for name in content if not name.startswith("__")]
         wanted = f"{key!r} with the fields {fields}" if fields else repr(key)
         raise ValueError(
-            f"The file {path} lacks {wanted}. It holds: {quote(known)}. "
+            f"The file {path} lacks {wanted}. It contains: {quote(known)}. "
             "Download it again."
         )
     return values

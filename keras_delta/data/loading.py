@@ -1,4 +1,4 @@
-"""`load`: a data set of the literature, or of a folder, by its name."""
+"""`load`: reads a data set of the literature, or from a folder, by name."""
 
 import os
 from typing import Literal, cast
@@ -34,38 +34,40 @@ def load(
     clutter: bool = True,
     test_fraction: float = 0.5,
 ) -> dict[str, ImageSet]:
-    """Reads the training and the test images of a data set by its name.
+    """Reads the training and test images of a data set by name.
 
-    Looked for in this order: a folder as its authors' archive makes it; the archive,
-    which is checked and unpacked once; TensorFlow Datasets. docs/data.md lists them.
+    It searches, in this order, for a folder as unpacked from the authors' archive, the
+    archive, which is checked and unpacked once, and TensorFlow Datasets. docs/data.md
+    lists them.
 
     Args:
         name: one of `DATA_SETS`; "photographs" for `embedded_photographs`; or
-            "folder:NAME" for `from_directory` of `data_dir/NAME`.
-        data_dir: folder of the data sets, and of TensorFlow Datasets'. None: no
-            folder is looked into, and TensorFlow Datasets uses its own.
+            "folder:NAME" for `from_directory` on `data_dir/NAME`.
+        data_dir: folder of the data sets, also used by TensorFlow Datasets. None: no
+            folder is searched, and TensorFlow Datasets uses its default.
         source: "auto", or only "folder" (with archives) or "tfds".
-        seed: integer for the draw where there is no division. None, for Caltech: the
-            images that L2-SP's code takes.
-        verify, on_error: as for `from_directory`; by default a bad file shows in the
-            epoch that meets it.
-        check_sizes: whether the numbers of classes and images must be those of
-            `DATA_SETS`. False leaves out images that are not there, with a warning.
+        seed: integer for the draw if there is no predefined split. None, for Caltech:
+            the images that L2-SP's code uses.
+        verify, on_error: as for `from_directory`; by default a bad file raises an error
+            in the epoch that first reads it.
+        check_sizes: whether the numbers of classes and images must be those in
+            `DATA_SETS`. False skips missing images, with a warning.
         download: whether TensorFlow Datasets may download.
         test_per_class: for Caltech: test images of each class, or None for all that
-            are not trained on. "default": 20 for Caltech-256, all for Caltech-101.
-        clutter: for Caltech: whether the class that is no object counts.
-        test_fraction: for "folder:NAME" without splits: test share of each class.
+            are not used for training. "default": 20 for Caltech-256, all for
+            Caltech-101.
+        clutter: for Caltech: whether to include the clutter class.
+        test_fraction: for "folder:NAME" without splits: test fraction of each class.
 
     Returns:
-        Dict of "train" and "test" to `ImageSet` (and "val" where a folder has it).
+        Dict from "train" and "test" (and "val" if a folder has it) to `ImageSet`.
 
     Raises:
-        FileNotFoundError: where the data set is not to be had; says where it was
-            looked for, and its page.
-        ValueError: for an unknown name or option, damaged archives, other sizes, and
-            files that are missing or cannot be read.
-        ImportError: for lists in MATLAB files without scipy.
+        FileNotFoundError: if the data set is not available; the message names the
+            searched places and the data set's page.
+        ValueError: if a name or option is unknown, an archive is damaged, sizes differ,
+            or files are missing or unreadable.
+        ImportError: if lists are in MATLAB files and scipy is missing.
     """
     _check_options(name, source, seed, test_per_class, clutter)
     verification.check_options(on_error, verify)
@@ -97,7 +99,7 @@ def _check_options(name, source, seed, test_per_class, clutter):
             ("clutter", clutter, True),
         ):
             if value != usual:
-                expected = f"{usual!r} for {name!r}; it is for Caltech"
+                expected = f"{usual!r} for {name!r}; only Caltech has this option"
                 raise ValueError(invalid(argument, expected, value))
 
 
@@ -109,7 +111,7 @@ def _read_folder(place, test_fraction, seed):
     if not {"train", "test"} <= set(sets):
         raise ValueError(
             f"The folder {place} has the splits {missing.quote(sets)}. Expected "
-            "'train' and 'test', or class folders alone, which are divided."
+            "'train' and 'test', or only class folders, which are then split."
         )
     return sets
 
@@ -133,7 +135,7 @@ def _read_known(data_set, where, seed, test_per_class, clutter):
 
 
 def _find(data_set, data_dir, source, download, complete):
-    """The parts of a data set as `ImageSet`, and where they come from."""
+    """The parts of a data set as `ImageSet`, and their source."""
     looked = "No `data_dir` was given"
     if data_dir is not None:
         data_dir = os.path.abspath(os.path.expanduser(data_dir))
@@ -177,12 +179,12 @@ def _read_tfds(data_set, data_dir, download, looked):
     # Downloads that moved or changed raise errors of many kinds.
     except Exception as error:
         reason = f"{type(error).__name__}: {str(error).strip()[:300].rstrip('.')}"
-        looked += f". TensorFlow Datasets could not give {data_set.tfds!r} ({reason})"
+        looked += f". TensorFlow Datasets could not load {data_set.tfds!r} ({reason})"
         raise _not_found(data_set, looked) from error
 
 
 def _not_found(data_set, looked):
     return FileNotFoundError(
         f"{data_set.title} was not found. {looked}. Download it from "
-        f"{data_set.page} and pass the folder in which it lies as `data_dir`."
+        f"{data_set.page} and pass its folder as `data_dir`."
     )

@@ -1,4 +1,4 @@
-"""What a copy of a data set lacks, and in which words it is said."""
+"""Checks for what a copy of a data set lacks, and the messages about it."""
 
 import os
 
@@ -8,20 +8,20 @@ NAMED = 10  # files and classes that a message names
 
 
 def keep_present(root, parts, title, complete):
-    """Keeps the files that are there.
+    """Keeps the files that exist.
 
     Args:
         root: folder of the paths.
         parts: dict from a part to its (path, label).
-        title: of the data set, for messages.
-        complete: whether to refuse what is not complete; else a warning says what is
-            left out, and only a part without any file is refused.
+        title: title of the data set, for messages.
+        complete: whether to raise an error if a file is missing. Otherwise a warning
+            lists the missing files, and only a part without any files is an error.
 
     Returns:
-        The same dict, with the files that are there and their whole paths.
+        The same dict, with the files that exist and their full paths.
     """
     listed = [path for files in parts.values() for path, _ in files]
-    # Folders are listed, as asking for each file takes long on network drives.
+    # Folders are listed, as checking each file is slow on network drives.
     folders = {folder: None for folder in map(os.path.dirname, listed)}
     for folder in folders:
         whole = os.path.join(root, folder)
@@ -37,24 +37,24 @@ def keep_present(root, parts, title, complete):
     }
     if missing := [path for path in listed if not is_there(path)]:
         gone = sorted(name for name, held in folders.items() if held is None)
-        whole = f"\nFolders that are not there: {quote(gone)}." if gone else ""
+        whole = f"\nMissing folders: {quote(gone)}." if gone else ""
         text = (
-            f"{len(missing)} of {len(listed)} images of {title} that its lists name "
+            f"{len(missing)} of {len(listed)} images listed for {title} "
             f"are not in {root}:\n{list_lines(missing)}{whole}"
         )
         if complete or not all(kept[part] for part, files in parts.items() if files):
             raise ValueError(
                 f"{text}\nUnpack the archive again, or pass `check_sizes=False` to "
-                "read the images that are there."
+                "read only the images that exist."
             )
-        warn(f"{text}\nThey are left out.")
+        warn(f"{text}\nThey are skipped.")
     return kept
 
 
 def check_sizes(sets, classes, expected, title, place):
-    """Refuses a data set of other sizes than it should have.
+    """Raises an error if a data set does not have the expected sizes.
 
-    `classes` and `expected`, a dict from a part to a number of images, say which;
+    These are `classes` and `expected`, a dict from a part to a number of images;
     `title` and `place` are for the message.
     """
     wrong = []
@@ -72,20 +72,20 @@ def check_sizes(sets, classes, expected, title, place):
             )
     if wrong:
         raise ValueError(
-            f"{title} from {place} has other sizes than it should: {'; '.join(wrong)}. "
-            "Unpack the archive again, or pass `check_sizes=False` for a part of the "
+            f"{title} from {place} has unexpected sizes: {'; '.join(wrong)}. "
+            "Unpack the archive again, or pass `check_sizes=False` to use part of the "
             "data set."
         )
 
 
 def quote(names):
-    """The first ten names, quoted, and how many more there are."""
+    """The first ten names, quoted, and the number of the others."""
     names = [repr(str(name)) for name in names]
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
 
 
 def list_lines(lines):
-    """The first ten lines, indented, and how many more there are."""
+    """The first ten lines, indented, and the number of the others."""
     more = f"\n  ... and {len(lines) - NAMED} more" if len(lines) > NAMED else ""
     return "\n".join(f"  {line}" for line in lines[:NAMED]) + more

@@ -1,4 +1,4 @@
-"""From a source of images to batches of a `tf.data.Dataset`."""
+"""Turns a source of images into batches of a `tf.data.Dataset`."""
 
 import functools
 import math
@@ -22,21 +22,21 @@ def stream_batches(
         prepare: `keras_delta.data.augment.Protocol`.
 
     Returns:
-        `tf.data.Dataset` of (images, labels). Where the number of the epoch decides
-        all random choices, its attribute `epoch_counter` gives that number. Its
+        `tf.data.Dataset` of (images, labels). If the epoch number determines all
+        random choices, its attribute `epoch_counter` gives that number. Its
         attribute `image_views` is the number of views of an image, or infinity,
         and `image_count` that of images;
-        `in_order()` gives the same views in the order of the set, `as_tested()` the
-        one view of a test.
+        `in_order()` returns the same views in the order of the set, `as_tested()`
+        the single test view.
     """
     _arguments.integer("batch_size", batch_size)
     _arguments.integer("views", views, optional=True)
     _arguments.seed("seed", seed)
     if views is not None and not prepare.training:
-        remedy = "Without training nothing is random: each image has one view."
+        remedy = "Without training, nothing is random: each image has one view."
         raise ValueError(invalid("views", "None without training=True", views, remedy))
     if len(source) == 0:
-        raise ValueError("There are no images to batch: the set is empty.")
+        raise ValueError("Cannot batch an empty set of images.")
     if cache:
         (source,) = resized(source, prepare)
     labels = None if labels is None else tf.constant(labels)
@@ -81,7 +81,7 @@ def resized(source, *prepares):
     """The same images in memory, decoded once and resized for each of `prepares`.
 
     Returns:
-        List of sources, one for each; the source itself where it was resized before.
+        List of sources, one for each; the source itself if it was already resized.
     """
     if all([_is_resized(source, prepare) for prepare in prepares]):
         return [source] * len(prepares)
@@ -105,6 +105,6 @@ def _is_resized(source, prepare):
         raise ValueError(
             f"The images were resized for {there} and cannot be used for "
             f"{prepare.resizing} (protocol, image size, training). Call `resized` on "
-            "the images as they were."
+            "the original images."
         )
     return there is not None

@@ -1,4 +1,4 @@
-"""Where a data set lies: its folder, or archives that are unpacked to one."""
+"""Finds a data set: its folder, or archives that are unpacked to one."""
 
 import os
 from pathlib import Path
@@ -11,19 +11,19 @@ UNPACKED = "unpacked"  # the folder below that of the data set
 
 
 def find_folder(data_set, data_dir):
-    """The folder of a data set, unpacked now where only its archives are there.
+    """The folder of a data set, unpacked now if only its archives exist.
 
     Args:
         data_set: a `DataSet`.
         data_dir: folder in which to look.
 
     Returns:
-        `Path`, or None where neither a folder nor an archive is there.
+        `Path`, or None if neither a folder nor an archive exists.
 
     Raises:
-        FileNotFoundError: for a folder or a group of archives that is not complete;
-            says what is missing.
-        ValueError: for archives that cannot be unpacked.
+        FileNotFoundError: if a folder or a group of archives is incomplete; the
+            message says what is missing.
+        ValueError: if an archive cannot be unpacked.
     """
     folders = _candidates(data_set, data_dir)
     for folder in folders:
@@ -37,26 +37,26 @@ def find_folder(data_set, data_dir):
         folder = _fullest(data_set, inside)
         if missing := _lacks(data_set, folder):
             raise FileNotFoundError(
-                f"{data_set.title} was unpacked to {target}, where a part is missing: "
-                f"{quote(missing)}. Remove that folder, and replace the archives. "
+                f"{data_set.title} was unpacked to {target}, but a part is missing: "
+                f"{quote(missing)}. Remove that folder and replace the archives. "
                 f"{remedy}"
             )
         return folder
-    # A folder that has its name by chance, such as one of TensorFlow Datasets, has
+    # A folder that happens to have the name, such as one of TensorFlow Datasets, has
     # none of the files.
     named = (data_set.key, UNPACKED, *data_set.roots)
     folder = _fullest(data_set, [f for f in folders if f.name in named])
     missing = _lacks(data_set, folder)
     if len(missing) < len(data_set.needs):
         raise FileNotFoundError(
-            f"{data_set.title} in {folder} is not complete. Missing: "
+            f"{data_set.title} in {folder} is incomplete. Missing: "
             f"{quote(missing)}. {remedy}"
         )
     return None
 
 
 def describe(data_set, data_dir):
-    """Sentences on what was looked for, and where, for the error of a missing set."""
+    """Describes the search for a data set, for the error if it is missing."""
     needs = [" or ".join(_alternatives(need)) for need in data_set.needs]
     archives = " or for ".join(" + ".join(group) for group in data_set.archives)
     roots = [data_set.key, *data_set.roots]
@@ -94,7 +94,7 @@ def _alternatives(need):
 
 
 def _find_archives(data_set, data_dir, remedy):
-    """Dict from path to checksum of the first group whose main file is there."""
+    """Dict from path to checksum for the first group whose main file exists."""
     places = (Path(data_dir), Path(data_dir) / data_set.key)
     for group in data_set.archives:
         paths = {
@@ -107,8 +107,8 @@ def _find_archives(data_set, data_dir, remedy):
         if missing:
             there = [str(path) for path in paths.values() if path is not None]
             raise FileNotFoundError(
-                f"{data_set.title} cannot be unpacked: beside {quote(there)}, it needs "
-                f"{quote(missing)}. {remedy}"
+                f"{data_set.title} cannot be unpacked: besides {quote(there)}, it also "
+                f"needs {quote(missing)}. {remedy}"
             )
         return {path: CHECKSUMS.get(file, "") for file, path in paths.items()}
     return {}

@@ -10,15 +10,15 @@ TRIES = 10
 
 
 def random_box(height, width, seed):
-    """Draws a box of random area, shape and place inside an image.
+    """Draws a box of random area, shape and position inside an image.
 
     The area is uniform in `SCALE`, the logarithm of the shape uniform in that of
-    `RATIO`. What does not fit is drawn again, `TRIES` times in all; then the box is
-    the largest one around the centre whose shape is within `RATIO`.
+    `RATIO`. A box that does not fit is drawn again, `TRIES` times in all; after that,
+    the largest centred box whose shape is within `RATIO` is used.
 
     Args:
-        height, width: of the image, integers.
-        seed: pair of integers; decides everything.
+        height, width: size of the image, integers.
+        seed: pair of integers that determines the result.
 
     Returns:
         (top, left, height, width), `int32` tensors.
@@ -43,7 +43,7 @@ def random_box(height, width, seed):
 
 
 def box_size(height, width, areas, ratios):
-    """The first of the drawn boxes that fits, or the one of last resort.
+    """The first of the drawn boxes that fits, or else the largest centred box.
 
     `areas` are shares of the image's area, `ratios` width by height, `float64`.
 

@@ -1,4 +1,4 @@
-"""Labels, and which images go where: stratified, seeded choices of indices."""
+"""Labels, and stratified, seeded choices of image indices."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ WRONG = 1  # marks the random numbers of `wrong_labels`
 
 
 def check_labels(labels, images, classes):
-    """Labels of so many images, indices of classes: a read-only `int64` copy."""
+    """Checked class indices, one per image: a read-only `int64` copy."""
     labels = np.array(labels)
     if labels.size == 0:
         labels = labels.astype(np.int64)
@@ -26,17 +26,17 @@ def check_labels(labels, images, classes):
 
 
 def needed(labels):
-    """The labels, where something goes by them."""
+    """The labels, for operations that require them."""
     if labels is None:
         raise ValueError(
-            "These images have no labels to go by. Read them from class folders, or "
-            "give them labels with `ImageSet.from_files(paths, labels, names)`."
+            "These images have no labels, but this operation needs them. Read them "
+            "from class folders, or use `ImageSet.from_files(paths, labels, names)`."
         )
     return labels
 
 
 def check_indices(indices, images):
-    """Numbers of images as an array; refuses a mask of booleans."""
+    """Image indices as an array; rejects a boolean mask."""
     indices = np.asarray(indices)
     if indices.size == 0:
         indices = indices.astype(np.int64)
@@ -56,7 +56,7 @@ def split_indices(labels, class_names, fraction, seed):
         if len(members) < 2:
             raise ValueError(
                 f"Cannot split the class {class_names[label]!r}: it has one image, "
-                "and each part needs at least one. Add images or leave the class out."
+                "and each part needs at least one. Add images or remove the class."
             )
         count = int(np.clip(np.round(len(members) * fraction), 1, len(members) - 1))
         held_out.append(members[:count])
@@ -65,47 +65,47 @@ def split_indices(labels, class_names, fraction, seed):
 
 
 def few_shot_indices(labels, class_names, k, seed):
-    """Draws `k` images of each class; a smaller `k` draws a part of them."""
+    """Draws `k` images of each class; a smaller `k` draws a subset of them."""
     k = _arguments.integer("k", k)
     _check_counts("k", k, "images", labels, class_names)
     return _join([members[:k] for _, members in _shuffle_classes(labels, seed)])
 
 
 def fold_indices(labels, class_names, folds, seed):
-    """Deals each class out to folds, as evenly as can be.
+    """Distributes each class over the folds as evenly as possible.
 
-    The next class begins where the last one ended, so that the sizes of the folds
-    differ by one at most.
+    Each class continues where the previous one ended, so that the sizes of the folds
+    differ by at most one.
 
     Returns:
         List of `folds` sorted arrays of indices; each index is in one of them.
 
     Raises:
-        ValueError: for fewer than two folds, no data, or a class of fewer images than
-            folds.
+        ValueError: if there are fewer than two folds or no data, or a class has fewer
+            images than folds.
     """
     folds = _arguments.integer("folds", folds, least=2)
     if len(labels) == 0:
-        raise ValueError("There is nothing to cut into folds: the data are empty.")
-    remedy = " Use fewer folds, add samples, or leave the class out."
+        raise ValueError("Cannot cut the data into folds: they are empty.")
+    remedy = " Use fewer folds, add samples, or remove the class."
     _check_counts("folds", folds, "samples", labels, class_names, remedy, least=1)
     members = np.concatenate([m for _, m in _shuffle_classes(labels, seed)])
     return [np.sort(members[fold::folds]) for fold in range(folds)]
 
 
 def wrong_labels(labels, class_names, fraction, seed):
-    """A copy with a share of each class labelled as other classes, drawn uniformly.
+    """A copy with a fraction of each class labelled as other classes, drawn uniformly.
 
-    With one seed the wrong labels are nested: those for a small fraction are among
-    those for a larger one.
+    For the same seed the wrong labels are nested: those for a smaller fraction are
+    among those for a larger one.
     """
     fraction = _arguments.number("fraction", fraction, below=1)
     _arguments.seed("seed", seed)
     classes = len(class_names)
     if classes < 2:
         raise ValueError(
-            "Cannot give wrong labels: they come from the other classes, and there are "
-            f"{classes} classes. Name at least two."
+            "Cannot assign wrong labels: they come from the other classes, and there "
+            f"are {classes} classes. Name at least two."
         )
     wrong = np.array(labels)
     for label in np.unique(labels):
@@ -136,7 +136,7 @@ def _check_counts(argument, number, what, labels, class_names, remedy="", least=
 def _shuffle_classes(labels, seed):
     _arguments.seed("seed", seed)
     for label in np.unique(labels):
-        # A generator per class: one more class leaves the others' draw alone.
+        # A generator per class: adding a class does not change the others' draw.
         random = np.random.default_rng([seed, label])
         yield label, random.permutation(np.flatnonzero(labels == label))
 

@@ -1,4 +1,4 @@
-"""Where the pixels of an `ImageSet` come from: files or memory."""
+"""Sources of the pixels of an `ImageSet`: files or memory."""
 
 import numpy as np
 import tensorflow as tf
@@ -7,18 +7,18 @@ from keras_delta.data.decode import BadImageError, read_image
 
 
 class IndexedSource:
-    """Images that can be read in any order, by their number.
+    """Images that can be read in any order, by index.
 
-    A source has a length, `take(indices)`, which gives a smaller source, and
-    `images(shuffle, seed)`, which gives a data set of (index, epoch, image).
-    Sub-classes say how to read one image.
+    A source has a length, `take(indices)`, which returns a smaller source, and
+    `images(shuffle, seed)`, which returns a data set of (index, epoch, image).
+    Subclasses define how to read one image.
     """
 
     paths = None
     dtype = tf.uint8
 
     def read(self, index):
-        """The image (height, width, 3) of that number, of the type `dtype`."""
+        """The image (height, width, 3) with that index, of type `dtype`."""
         raise NotImplementedError
 
     def images(self, shuffle, seed):
@@ -26,7 +26,7 @@ class IndexedSource:
 
         Args:
             shuffle: whether to draw a new order in each epoch.
-            seed: integer; with the number of the epoch it decides the order.
+            seed: integer; together with the epoch number it determines the order.
 
         Returns:
             `tf.data.Dataset` of (index, epoch, image).
@@ -58,7 +58,7 @@ class IndexedSource:
 
 
 class FileSource(IndexedSource):
-    """Image files, decoded when they are asked for."""
+    """Image files, decoded on request."""
 
     def __init__(self, paths):
         self.paths = tuple(str(path) for path in paths)
@@ -67,7 +67,7 @@ class FileSource(IndexedSource):
         return len(self.paths)
 
     def take(self, indices):
-        """The source of the files with these numbers."""
+        """The source of the files with these indices."""
         return FileSource([self.paths[i] for i in indices])
 
     def read(self, index):
@@ -80,13 +80,13 @@ class FileSource(IndexedSource):
 
 
 class MemorySource(IndexedSource):
-    """Images held in memory, of one size or of several.
+    """Images in memory, of the same or different sizes.
 
     Args:
         images: sequence of arrays of shape (height, width, 3).
         dtype: their type.
-        resized_for: the `Protocol.resizing` that made them; None for images as they
-            were read.
+        resized_for: the `Protocol.resizing` that they were resized for; None if they
+            were not resized.
     """
 
     def __init__(self, images, dtype=tf.uint8, resized_for=None):
@@ -98,7 +98,7 @@ class MemorySource(IndexedSource):
         return len(self._images)
 
     def take(self, indices):
-        """The source of the images with these numbers; nothing is copied."""
+        """The source of the images with these indices; nothing is copied."""
         images = [self._images[i] for i in indices]
         return MemorySource(images, self.dtype, self.resized_for)
 
@@ -108,12 +108,12 @@ class MemorySource(IndexedSource):
 
 
 def epochs():
-    """The number of the epoch, without end.
+    """An endless data set of the epoch number.
 
-    Each new iterator over the data set counts one up, from 0. The random
-    choices of an epoch follow from its number and the seed alone; the ops of
-    `tf.data` would mix in `tf.random.set_seed`, and two data sets of the same
-    seed would differ.
+    Each new iterator over the data set adds one, from 0. The random choices in
+    an epoch depend only on its number and the seed; the ops of `tf.data` would
+    mix in `tf.random.set_seed`, and two data sets with the same seed would
+    differ.
 
     Returns:
         `tf.data.Dataset` that repeats one `int64` for the whole iteration. Its
@@ -131,7 +131,7 @@ def epochs():
 
 
 class EpochCounter:
-    """Counts how often a data set was iterated.
+    """Counts how often a data set has been iterated.
 
     Attributes:
         upcoming: number of the next epoch, from 0; may be set.

@@ -1,4 +1,4 @@
-"""Which folders are parts of a data set, which are classes, and which are neither."""
+"""Decides which folders are parts of a data set, classes, or neither."""
 
 import os
 import re
@@ -6,7 +6,7 @@ import re
 from keras_delta._errors import invalid, warn
 from keras_delta.data.decode import looks_like_image
 
-# What parts are called, in lower case, and which part that is.
+# Names of the parts, in lower case.
 WORDS = {
     "train": ("train", "training", "trn", "tr"),
     "val": ("val", "valid", "validation", "dev", "development"),
@@ -14,12 +14,12 @@ WORDS = {
 }
 PARTS = {word: part for part, words in WORDS.items() for word in words}
 
-# What may be said beside: "seg_train", "Train Data", "test-images", "val2017".
+# Words that may be added: "seg_train", "Train Data", "test-images", "val2017".
 BESIDE = (
     *("data", "dataset", "set", "split", "images", "image", "imgs", "img", "pictures"),
     *("photos", "folder", "part", "seg", "original", "orig"),
 )
-JUNK = ("__MACOSX", "@eaDir", "$RECYCLE.BIN")  # what systems leave in archives
+JUNK = ("__MACOSX", "@eaDir", "$RECYCLE.BIN")  # left in archives by systems
 
 
 def part_of(name):
@@ -35,14 +35,14 @@ def part_of(name):
 
 
 def visible(directory):
-    """Entries of a folder but the hidden ones, sorted by name."""
+    """Entries of a folder except hidden ones, sorted by name."""
     with os.scandir(directory) as entries:
         shown = [entry for entry in entries if not entry.name.startswith(".")]
     return sorted(shown, key=lambda entry: entry.name)
 
 
 def folders_in(directory):
-    """The folders in a folder; what macOS and Windows leave behind is none."""
+    """The folders in a folder, except those that macOS and Windows leave behind."""
     return [e for e in visible(directory) if e.is_dir() and e.name not in JUNK]
 
 
@@ -57,7 +57,7 @@ def images_below(folder):
 
 
 def quote(names):
-    """Names as a list that shows what is invisible in them."""
+    """Names as a list, with invisible characters shown."""
     return ", ".join(
         repr(name) if name.isprintable() else ascii(name) for name in names
     )
@@ -66,20 +66,20 @@ def quote(names):
 def find_parts(directory, split=None, class_names=None):
     """The folders of a directory that are parts.
 
-    A class may be called "train": a folder is a part if its name says so and there are
-    folders in it, or if no folder is called otherwise.
+    A class may be called "train": a folder is a part if its name says so and it
+    contains folders, or if all folders have such names.
 
     Args:
         directory: absolute path.
-        split, class_names: as for `from_directory`; they settle what is not clear.
+        split, class_names: as for `from_directory`; they resolve ambiguities.
 
     Returns:
-        Dict from "train", "val" and "test", as far as they exist and in this order, to
+        Dict from those of "train", "val" and "test" that exist, in this order, to
         paths; {} for a directory of class folders.
 
     Raises:
-        ValueError: for two folders of one part, and for folders of which it cannot be
-            told whether they are parts or classes.
+        ValueError: if two folders are the same part, or if it is unclear whether
+            folders are parts or classes.
     """
     entries = folders_in(directory)
     named = {e.name: part_of(e.name) for e in entries}
@@ -94,7 +94,7 @@ def find_parts(directory, split=None, class_names=None):
         if part in found:
             first = os.path.basename(found[part])
             raise ValueError(
-                f"Two folders of {directory} hold the split {part!r}: {first!r} and "
+                f"Two folders in {directory} contain the split {part!r}: {first!r} and "
                 f"{entry.name!r}. Remove or rename one."
             )
         found[part] = entry.path
@@ -104,31 +104,31 @@ def find_parts(directory, split=None, class_names=None):
 
 
 def _look_at_others(directory, found, others):
-    """Say what is neither a part nor a class; refuse what may be either."""
+    """Warn about folders that are neither part nor class; reject ambiguous ones."""
     parts = [os.path.basename(path) for path in found.values()]
     classes = {e.name for path in found.values() for e in folders_in(path)}
     for entry in others:
         inside = {e.name for e in folders_in(entry.path)}
         if not images_below(entry.path):
-            warn(f"The folder {entry.name!r} of {directory} has no images; left out.")
+            warn(f"The folder {entry.name!r} in {directory} has no images; skipped.")
         elif inside & classes or len(found) == 1:
             raise ValueError(
                 f"Is {quote([entry.name])} in {directory} a split or a class? The "
                 f"folders {quote(parts)} are splits. Rename it to `train`, `val` or "
-                f"`test` if it is one; pass `split={next(iter(found))!r}` to read "
-                "that part alone; or, if all of them are classes, "
+                f"`test` if it is a split; pass `split={next(iter(found))!r}` to read "
+                "only that part; or, if all of them are classes, "
                 f"`class_names={sorted([*parts, *(e.name for e in others)])}`."
             )
         else:
             warn(
-                f"The folder {quote([entry.name])} of {directory} is neither a split "
-                f"like {quote(parts)} nor a class, and is left out. Read it by itself "
+                f"The folder {quote([entry.name])} in {directory} is neither a split "
+                f"like {quote(parts)} nor a class, and is skipped. Read it separately "
                 "with `from_directory`, or move its images into a split."
             )
 
 
 def check_classes_hold_no_parts(directory, classes):
-    """Refuse class folders with parts in them, `cats/train`, whose images would mix.
+    """Reject class folders that contain parts, `cats/train`: images would mix.
 
     Args:
         directory: where the class folders are.
@@ -138,8 +138,8 @@ def check_classes_hold_no_parts(directory, classes):
         parts = [e.name for e in folders_in(path) if part_of(e.name)]
         if len({part_of(p) for p in parts}) > 1:
             expected = "splits outside of the class folders, such as train/cat"
-            inside = f"the class folder {name!r} holds {quote(parts)}"
-            remedy = f"Swap the folders: {parts[0]}/{name} for {name}/{parts[0]}."
+            inside = f"the class folder {name!r} contains {quote(parts)}"
+            remedy = f"Swap the folders: use {parts[0]}/{name}, not {name}/{parts[0]}."
             raise ValueError(
                 f"{invalid('directory', expected, directory)}, where {inside}. {remedy}"
             )

@@ -1,4 +1,4 @@
-"""Ten-crop evaluation: five crops of an image and of its mirror image."""
+"""Ten-crop evaluation: five crops each of an image and its mirror image."""
 
 from typing import Literal
 
@@ -14,7 +14,7 @@ AVERAGES = ("logits", "probabilities")
 
 
 def height_width(size, argument="size"):
-    """(height, width) of a side in pixels, or of a pair."""
+    """(height, width) from a side in pixels or a pair."""
     try:
         pair = tuple(size)
     except TypeError:
@@ -27,10 +27,10 @@ def height_width(size, argument="size"):
 
 
 def ten_crop(images: Tensor, size: ImageSize) -> tf.Tensor:
-    """Cuts ten crops: four corners and the centre, then those of the mirror.
+    """Cuts ten crops: four corners and the centre, of the image and its mirror image.
 
-    The order is top left, top right, bottom left, bottom right, centre, and
-    the same five places of the horizontally mirrored image, as in
+    The order is top left, top right, bottom left, bottom right, centre, then
+    the same five positions in the horizontally mirrored image, as in
     AlexNet's evaluation (Krizhevsky et al., 2012, section 4.1).
 
     Args:
@@ -43,7 +43,7 @@ def ten_crop(images: Tensor, size: ImageSize) -> tf.Tensor:
         w, channels).
 
     Raises:
-        ValueError: when the rank is neither 3 nor 4, or the images are smaller
+        ValueError: if the rank is neither 3 nor 4, or the images are smaller
             than `size`.
     """
     images = tf.convert_to_tensor(images)
@@ -69,7 +69,7 @@ def ten_crop(images: Tensor, size: ImageSize) -> tf.Tensor:
 
 
 def crop_places(bottom, right):
-    """(top, left) of the four corners and the centre; the last of either is given."""
+    """(top, left) of the four corners and the centre, from the largest of each."""
     corners = [(0, 0), (0, right), (bottom, 0), (bottom, right)]
     return [*corners, (bottom // 2, right // 2)]
 
@@ -84,17 +84,17 @@ def average_ten_crop(
 
     Args:
         predictions: array of shape (batch, 10, classes).
-        of: what is averaged. "logits" is what DELTA's code does;
-            "probabilities" averages the softmax, as the L2-SP code does.
+        of: "logits" or "probabilities". "logits" averages the logits, as DELTA's
+            code does; "probabilities" averages the softmax, as the L2-SP code does.
         from_logits: whether `predictions` are logits. False for a model that
             ends in a softmax; "logits" then averages the logarithms, which are
-            logits up to a constant per crop and so rank the classes alike.
+            logits up to a constant per crop and so rank the classes the same.
 
     Returns:
         Array of shape (batch, classes): logits, or probabilities that sum to 1.
 
     Raises:
-        ValueError: for an unknown `of` or predictions of another shape.
+        ValueError: if `of` is unknown or the predictions have another shape.
     """
     _arguments.choice("of", of, AVERAGES)
     predictions = np.asarray(predictions)
@@ -118,12 +118,12 @@ def predict_ten_crop(
     from_logits: bool = True,
     verbose: Verbose = 0,
 ) -> np.ndarray:
-    """Predicts images from their ten crops.
+    """Predicts the classes of images from ten crops each.
 
     Args:
         model: Keras model with one output of shape (batch, classes).
         dataset: `tf.data.Dataset` of crops (batch, 10, h, w, channels), with or
-            without labels, as `ImageSet.batches(..., ten_crop=True)` gives. The
+            without labels, as returned by `ImageSet.batches(..., ten_crop=True)`. The
             model sees ten times the batch size at once.
         of: "logits" or "probabilities", see `average_ten_crop`.
         from_logits: whether the model returns logits.
@@ -134,14 +134,14 @@ def predict_ten_crop(
         `(result.argmax(-1) == image_set.labels).mean()`.
 
     Raises:
-        ValueError: when the data set holds single images or the model does not
-            give one row of classes per crop.
+        ValueError: if the data set contains single images, or the model does not
+            return one row of classes per crop.
     """
     spec = dataset.element_spec
     spec = spec[0] if isinstance(spec, tuple) else spec
     if spec.shape.rank != 5 or spec.shape[1] != 10:
         expected = "batches of crops of shape (batch, 10, height, width, channels)"
-        remedy = "Make it with `batches(..., protocol='improved', ten_crop=True)`."
+        remedy = "Create it with `batches(..., protocol='improved', ten_crop=True)`."
         raise ValueError(invalid("dataset", expected, spec.shape, remedy))
     crop_shape = spec.shape[2:]
 

@@ -1,4 +1,4 @@
-"""`from_tfds`: classification sets of TensorFlow Datasets as an `ImageSet`."""
+"""`from_tfds`: classification sets from TensorFlow Datasets as an `ImageSet`."""
 
 import re
 
@@ -11,7 +11,7 @@ from keras_delta.data.decode import BadImageError, read_image
 from keras_delta.data.image_set import ImageSet
 from keras_delta.data.sources import epochs
 
-# Encoded images that wait in memory to be drawn: about 400 MB of common JPEGs.
+# Encoded images in the shuffle buffer: about 400 MB of common JPEGs.
 SHUFFLE_BUFFER = 4096
 
 
@@ -24,10 +24,10 @@ def from_tfds(
     image_key: str = "image",
     label_key: str = "label",
 ) -> ImageSet:
-    """Takes a classification set from TensorFlow Datasets.
+    """Reads a classification set from TensorFlow Datasets.
 
-    The images stay on disk and are streamed: a subset of a large set costs
-    memory for its labels only, but each epoch reads past the other images. Pass
+    The images stay on disk and are streamed: a subset of a large set only uses
+    memory for its labels, but each epoch reads past the other images. Pass
     `cache=True` to `batches` for a small subset of a large set. Training
     batches are shuffled with a buffer of 4096 images.
 
@@ -36,16 +36,16 @@ def from_tfds(
             "caltech101:3.0.1".
         split: name of a split, or a slice such as "train[:20%]".
         data_dir: folder of the data sets; default `~/tensorflow_datasets`.
-        download: whether to download and prepare a set that is not there yet.
-        image_key: name of the feature that holds the image.
-        label_key: name of the feature that holds the class.
+        download: whether to download and prepare a set that is not on disk yet.
+        image_key: name of the feature with the image.
+        label_key: name of the feature with the class.
 
     Returns:
-        `ImageSet` with the class names of the set's description.
+        `ImageSet` with the class names from the description of the set.
 
     Raises:
-        ValueError: for an unknown name or split, a set without an image or a
-            class label under those keys, or images without a label.
+        ValueError: if the name or split is unknown, the set has no image or
+            class label under those keys, or images have no label.
     """
     tfds = import_optional("tensorflow_datasets", "`from_tfds`", "tfds")
     try:
@@ -62,7 +62,7 @@ def from_tfds(
     labels = np.array(list(labels.as_numpy_iterator()), np.int64)
     if labels.size and labels.min() < 0:
         raise ValueError(
-            f"The split {split!r} of {name!r} holds {np.sum(labels < 0)} images "
+            f"The split {split!r} of {name!r} contains {np.sum(labels < 0)} images "
             "without a label (-1). Choose another split."
         )
     images = stream.map(lambda example: example[image_key])
@@ -73,13 +73,13 @@ def from_tfds(
 class StreamedSource:
     """Images that can only be read one after the other.
 
-    It offers what `keras_delta.data.sources.IndexedSource` offers.
+    It has the interface of `keras_delta.data.sources.IndexedSource`.
 
     Args:
         stream: `tf.data.Dataset` of images in a fixed order, encoded or decoded.
-        numbers: positions in the stream of the images of this source, in the
-            order of their labels.
-        name: what to call the stream in errors.
+        numbers: positions of this source's images in the stream, in the order of
+            their labels.
+        name: name of the stream in errors.
     """
 
     paths = None
@@ -93,11 +93,11 @@ class StreamedSource:
         return len(self._numbers)
 
     def take(self, indices):
-        """The source of the images with these numbers.
+        """The source of the images with these indices.
 
-        They still come in the order of the stream, unless shuffled, and bring
-        their number along; an image taken twice would need two reads, so that
-        is refused.
+        They still come in the order of the stream, unless shuffled, together with
+        their index; an image taken twice would need two reads, and raises an
+        error.
         """
         numbers = self._numbers[indices]
         if np.any(np.diff(numbers) <= 0):
@@ -145,7 +145,7 @@ class StreamedSource:
 
 
 def _place(numbers, position):
-    """Where the position stands, or would stand, among the sorted numbers."""
+    """The place of the position, or where it would be, among the sorted numbers."""
     place = tf.searchsorted(numbers, position[None], out_type=tf.int64)[0]
     return tf.minimum(place, tf.size(numbers, tf.int64) - 1)
 
@@ -155,7 +155,7 @@ def _stream(tfds, builder, split, image_key, download):
     try:
         # Without shuffled files the order, and so the numbering, is fixed.
         return builder.as_dataset(split=split, shuffle_files=False, decoders=skip)
-    except AssertionError as error:  # what TFDS raises for a set that is not there
+    except AssertionError as error:  # raised by TFDS if the set is not on disk
         expected = f"True, as {builder.name!r} is not in {builder.data_dir}"
         remedy = "Pass `download=True`, or the folder of the data sets as `data_dir`."
         raise ValueError(invalid("download", expected, download, remedy)) from error
@@ -190,6 +190,6 @@ def _check_split(builder, split):
         raise ValueError(invalid("split", "a string such as 'train'", split))
     for part in split.split("+"):
         base = re.sub(r"\[.*", "", part).strip()
-        # "all" is a name that TFDS itself gives to the sum of the splits.
+        # "all" is TFDS's own name for the union of the splits.
         if known and base not in (*known, "all"):
             raise ValueError(unknown_name("split", base, known))

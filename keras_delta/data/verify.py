@@ -1,4 +1,4 @@
-"""Decodes every file once, so that bad files show before training starts."""
+"""Decodes every file once, so that bad files are reported before training starts."""
 
 import hashlib
 import os
@@ -15,17 +15,17 @@ from keras_delta.data.image_set import ImageSet
 from keras_delta.data.missing import list_lines
 
 SHOWN = 3  # files of each kind that a warning names
-BLACK = 16  # of 255, what 12 bits in 16 make: where none is brighter, nothing is seen
+BLACK = 16  # of 255, the maximum of 12 bits in 16: no brighter image shows anything
 
-# Below this many files the check is over before a progress bar is read.
+# With fewer files, the check ends before anyone can read a progress bar.
 PROGRESS_FROM = 500
 
 
 def check_options(on_error, verify):
-    """Refuses `on_error="skip"` where no file is looked at."""
+    """Rejects `on_error="skip"` if no file is checked."""
     _arguments.choice("on_error", on_error, ("raise", "skip"))
     if on_error == "skip" and not verify:
-        remedy = "Bad files are found, and so left out, by decoding all of them."
+        remedy = "Bad files can only be detected and skipped by decoding all files."
         expected = "True with `on_error='skip'`"
         raise ValueError(invalid("verify", expected, verify, remedy))
 
@@ -33,19 +33,19 @@ def check_options(on_error, verify):
 def leave_out_bad_files(sets, on_error):
     """Decodes all files of the sets.
 
-    Warns of images that are right in form and empty in fact, and of files that are
-    twice where they should not be: in two sets, or in one with two labels.
+    Warns about valid images that are practically empty, and about duplicate files: in
+    two sets, or with two labels in one set.
 
     Args:
         sets: dict from a part to its `ImageSet`.
-        on_error: "raise" for bad files, or "skip": leave them out and warn once.
+        on_error: "raise" an error for bad files, or "skip" them with one warning.
 
     Returns:
         The same dict, without bad files.
 
     Raises:
-        ValueError: for "raise", with the count and the first ten files; for a class
-            of which no file can be read.
+        ValueError: for "raise", with the count and the first ten files; also if no
+            file of a class can be read.
     """
     paths = [path for images in sets.values() for path in images.paths or ()]
     bad, odd = _look_at_files(paths)
@@ -59,9 +59,9 @@ def leave_out_bad_files(sets, on_error):
     if on_error == "raise":
         raise ValueError(
             f"{count}:\n{listing}\nRepair or remove them, or pass "
-            '`on_error="skip"` to leave them out.'
+            '`on_error="skip"` to skip them.'
         )
-    warn(f"{count} and are left out; `.skipped` lists them:\n{listing}")
+    warn(f"{count} and are skipped; `.skipped` lists them:\n{listing}")
     return {part: _without(images, bad) for part, images in sets.items()}
 
 
@@ -70,7 +70,7 @@ def _shown(paths):
 
 
 def _look_at_files(paths):
-    """Dicts: path -> why it cannot be decoded; remark -> paths that it is true of."""
+    """Dicts: path -> why it cannot be decoded; remark -> paths to which it applies."""
     progress = Progress(len(paths), "file", quiet=len(paths) <= PROGRESS_FROM)
     bad, odd = {}, defaultdict(list)
     # Pillow releases the GIL.
@@ -86,24 +86,24 @@ def _look_at_files(paths):
 
 
 def _look(path):
-    """(why a file cannot be decoded, or None; what is odd about it, or None)."""
+    """(why a file cannot be decoded, or None; a remark on its content, or None)."""
     try:
         image = read_image(path)
     except BadImageError as error:
         return str(error), None
     darkest, brightest = image.min(axis=(0, 1)), image.max(axis=(0, 1))
     if (darkest == brightest).all():
-        return None, "have one single colour"
+        return None, "have a single colour"
     if brightest.max() <= BLACK:
         return None, (
-            f"are all but black, with no value above {brightest.max()} of 255 (12 bits "
-            "in files of 16, perhaps: multiply them by 16)"
+            f"are almost black, with no value above {brightest.max()} of 255 (perhaps "
+            "12 bits in 16-bit files: multiply them by 16)"
         )
     return None, None
 
 
 def _warn_of_duplicates(sets):
-    """Name files that are in two sets, or in one with two labels, byte for byte."""
+    """Warn about identical files in two sets, or with two labels in one set."""
     places = defaultdict(list)
     for part, images in sets.items():
         for i, path in enumerate(images.paths or ()):
@@ -126,11 +126,11 @@ def _warn_of_duplicates(sets):
                 labels.append(f"{first[0]} = {other[0]}")
     if between:
         warn(
-            f"{len(between)} images are in two splits, so that the test is too easy: "
+            f"{len(between)} images are in two splits, which makes the test too easy: "
             f"{_shown(between)}."
         )
     if labels:
-        warn(f"{len(labels)} images are there twice with two labels: {_shown(labels)}.")
+        warn(f"{len(labels)} images occur twice, with two labels: {_shown(labels)}.")
 
 
 def _digest(path):
@@ -149,7 +149,7 @@ def _without(images, bad):
             first = images.paths[np.flatnonzero(images.labels == label)[0]]
             raise ValueError(
                 f"None of the {count} image files of the class {name!r} can be read; "
-                f"the first, {first}: {bad[first]}. Repair the files or leave the "
-                "class out."
+                f"the first, {first}: {bad[first]}. Repair the files or remove the "
+                "class."
             )
     return ImageSet(rest.source, rest.labels, rest.class_names, skipped)

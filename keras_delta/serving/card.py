@@ -1,4 +1,4 @@
-"""The model card: what a model is, how well it does and what it is not for."""
+"""The model card: a model's description, performance and limits."""
 
 import json
 import re
@@ -14,28 +14,28 @@ from keras_delta._errors import invalid, unknown_name
 MARKDOWN, JSON = "MODEL_CARD.md", "model_card.json"
 GIVEN = ("description", "data", "license", "author", "limits", "intended_use")
 LIMITS = [
-    "It answers with one of its classes whatever the image shows; it does not say "
+    "It answers with one of its classes whatever the image shows; it never answers "
     '"none of them".',
     "Images from other cameras, places or times than the training images may be "
-    "recognised less well than the figures say.",
+    "recognised less well than the figures suggest.",
 ]
 
 
 CLASSES = ("multiclass", "binary")  # one of which is always answered
 SAYS = {
-    "multiclass": "Tells {n} classes apart.",
-    "binary": "Tells {names[1]} from {names[0]}.",
+    "multiclass": "Distinguishes {n} classes.",
+    "binary": "Distinguishes {names[1]} from {names[0]}.",
     "multilabel": "Finds which of {n} labels an image has.",
-    "regression": "Predicts {n} number(s) of an image.",
+    "regression": "Predicts {n} number(s) from an image.",
 }
-SHAPES = {  # of what the network sees, by protocol
+SHAPES = {  # of the network's input, by protocol
     "default": "squashed to that shape",
-    "improved": "cut out of the centre",
+    "improved": "cropped from the centre",
 }
 
 
 def check(given):
-    """Refuse fields of a card that are not known or not text."""
+    """Reject fields of a card that are unknown or not text."""
     if not isinstance(given, (dict, type(None))):
         raise TypeError(invalid("model_card", "a dict of strings or None", given))
     for name, value in (given or {}).items():
@@ -48,7 +48,7 @@ def check(given):
 
 
 def facts(model, given, folder, endpoints, measured):
-    """Everything that a card says, as a dict that JSON takes; `given` by the user."""
+    """The facts for a card, as a dict for JSON; `given` comes from the user."""
     given = dict(given or {})
     limits = given.pop("limits", None) or []
     converted = measured.converted
@@ -88,7 +88,7 @@ def write(folder, facts):
 
 
 def markdown(facts):
-    """The card for people."""
+    """The card for human readers."""
     network, method, served = facts["network"], facts["regularizer"], facts["serving"]
     size = " x ".join(map(str, served["image_size"]))
     inside = served["format"] == "saved_model"
@@ -123,7 +123,7 @@ def markdown(facts):
 
 
 def _thresholds(endpoints):
-    """From which score on each of several labels is on, and who says so."""
+    """The thresholds of several labels, and where they come from."""
     if endpoints.thresholds is None:
         return {}
     levels = zip(endpoints.class_names, endpoints.thresholds, strict=True)
@@ -147,9 +147,9 @@ def _measured(figures, names, task, served):
 def _classes(figures):
     low, high = figures["interval"]
     lines = [
-        f"On {figures['samples']} images that were held out, "
-        f"**{figures['accuracy']:.1%}** are right (95 % interval {low:.1%} to "
-        f"{high:.1%}, Wilson).",
+        f"Of {figures['samples']} held-out images, "
+        f"**{figures['accuracy']:.1%}** are classified correctly (95 % interval "
+        f"{low:.1%} to {high:.1%}, Wilson).",
         "",
         f"Scores are off by {figures['calibration_error']:.1%} on average (expected "
         f"calibration error, {calibration.BINS} bins).{_calibrated(figures)}"
@@ -165,11 +165,11 @@ def _classes(figures):
 
 
 def _ranked(figures):
-    """The area under the curve of yes or no."""
+    """The area under the ROC curve, for yes or no."""
     if figures.get("roc_auc") is None:
         return ""
     return (
-        f" Of an image of each class, the scores are in the right order in "
+        f" For one image of each class, the scores are in the right order in "
         f"{figures['roc_auc']:.1%} of all pairs (area under the ROC curve)."
     )
 
@@ -177,12 +177,12 @@ def _ranked(figures):
 def _labels(figures, is_given):
     low, high = figures["interval"]
     lines = [
-        f"On {figures['samples']} images that were held out, all labels of "
-        f"**{figures['exact_match']:.1%}** are right (95 % interval {low:.1%} to "
-        f"{high:.1%}, Wilson). F1: {_number(figures['macro_f1'])} in the mean over "
-        f"labels, {_number(figures['micro_f1'])} over all.",
+        f"Of {figures['samples']} held-out images, **{figures['exact_match']:.1%}** "
+        f"have all labels right (95 % interval {low:.1%} to {high:.1%}, Wilson). F1: "
+        f"{_number(figures['macro_f1'])} averaged over labels, "
+        f"{_number(figures['micro_f1'])} over all.",
         "",
-        "A label is on from its threshold on"
+        "A label is on if its score reaches its threshold"
         + (". " if is_given else ", which was chosen on these same images. ")
         + (
             "Scores were calibrated on these same images: logits are divided by "
@@ -203,8 +203,8 @@ def _labels(figures, is_given):
 
 def _numbers(figures):
     lines = [
-        f"On {figures['samples']} images that were held out (mean absolute error with "
-        "its 95 % interval, root mean square error, share of the variance explained):",
+        f"On {figures['samples']} held-out images (mean absolute error with its 95 % "
+        "interval, root mean square error, share of the variance explained):",
         "",
         "| number | MAE | RMSE | R2 |",
         "|---|---|---|---|",
@@ -226,7 +226,7 @@ def _calibrated(figures):
         return ""
     return (
         f" They were calibrated on these same images: logits are divided by "
-        f"{figures['temperature']:.3g}, without which it is "
+        f"{figures['temperature']:.3g}; without that, the error is "
         f"{figures['uncalibrated_error']:.1%}."
     )
 
@@ -237,7 +237,7 @@ def _converted(figures, served, what):
         f"{figures['quantize'] or 'float32'}. On {figures['samples']} images "
         f"({figures['images']}), {_agreement(figures)}{what} differ by "
         f"{figures['largest_difference']:.2g} at most"
-        + (" (of the largest, where that is above 1)." if what == "values" else ".")
+        + (" (relative to the largest, if above 1)." if what == "values" else ".")
     ]
     if figures["accuracy"] is not None:
         lines += [
@@ -251,21 +251,18 @@ def _converted(figures, served, what):
 def _agreement(figures):
     if figures["agreement"] is None:
         return ""
-    return (
-        f"{figures['agreement']:.1%} of the answers are those of the network before, "
-        "and "
-    )
+    return f"{figures['agreement']:.1%} of the answers are the same as before, and "
 
 
 def _method(regularizer):
-    """Name and settings of a regularizer; those of a sum are its `members`."""
+    """Name and settings of a regularizer; for a sum, those of its `members`."""
     if regularizer is None:
         return None
     return _described(keras.saving.serialize_keras_object(regularizer))
 
 
 def _described(serialized):
-    """Name and settings of a Keras object, without what only Keras needs."""
+    """Name and settings of a Keras object, without those that only Keras needs."""
     settings = {}
     for key, value in serialized["config"].items():
         if isinstance(value, dict) and "class_name" in value:
@@ -292,5 +289,5 @@ def _cell(text):
 
 
 def _name(text):
-    """A name of a class, shown as it is: `<b>` and `*x*` are no markup here."""
+    """A class name, shown literally: `<b>` and `*x*` are not markup here."""
     return re.sub(r"([\\`*<>\[\]|&])", r"\\\1", text)

@@ -1,4 +1,4 @@
-"""A SavedModel of `export_for_serving`, asked about one image file at a time."""
+"""Runs a SavedModel of `export_for_serving` on image files."""
 
 import functools
 import hashlib
@@ -12,28 +12,28 @@ from keras_delta.serving.folders import versions_in
 from keras_delta.serving.reencoding import as_png
 
 SAVED_MODEL, LABELS = "saved_model.pb", "assets/labels.txt"
-OTHERS = ("path", "labels", "error")  # columns of the table that are no names
+OTHERS = ("path", "labels", "error")  # columns of the table that are not names
 
 
 class Classifier:
-    """What `export_for_serving` has written, for image files.
+    """A model written by `export_for_serving`, for image files.
 
     Args:
         folder: `Path` of a version.
-        ten_crop: whether to answer by ten crops.
+        ten_crop: whether to use ten crops of each image.
 
     Attributes:
         columns: names of the cells of an answer. One of several classes: `label`,
-            `score`, `label_2`, ..., likeliest first. Several labels: `labels`, those
-            that are on, and the score of each. Numbers: each of them. Labels and
-            numbers that are called as another column get an underscore.
+            `score`, `label_2`, ..., most likely first. Several labels: `labels`, those
+            that are on, and the score of each. Numbers: one column per number. Labels
+            and numbers with the name of another column get an underscore.
     """
 
     def __init__(self, folder, ten_crop=False):
         try:
             # Kept: its signatures work as long as it lives.
             self._model = tf.saved_model.load(str(folder))
-        # TensorFlow and protobuf raise whatever damaged files lead them to.
+        # TensorFlow and protobuf raise errors of many kinds for damaged files.
         except Exception as error:
             reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
             raise ValueError(
@@ -67,7 +67,7 @@ class Classifier:
             self.columns, self._cells = ["label", "score", *more], _classes
 
     def read(self, path):
-        """An image file as `answers` takes it, or BadImageError; safe in threads."""
+        """An image file in the form for `answers`, or BadImageError; thread-safe."""
         if self._crops is None:
             return self._encoded(path, self._prepare)["images"][0]
         if "images" in self._crops.structured_input_signature[1]:
@@ -77,7 +77,7 @@ class Classifier:
         return self._rows(self._encoded(path, self._crops))[0]
 
     def answers(self, images):
-        """Cells for `columns`, of each of what `read` has given; None for NaN."""
+        """Cells for `columns`, for each result of `read`; None for NaN."""
         if self._crops is not None or not images:
             return images
         return self._rows(self._classify(images=tf.stack(images)))
@@ -92,7 +92,7 @@ class Classifier:
         return [None if bad else self._cells(row) for row, bad in pairs]
 
     def _encoded(self, path, signature):
-        """The result of a signature of encoded images, of any format Pillow reads."""
+        """The result of a signature for an encoded image, in any Pillow format."""
         try:
             contents = Path(path).read_bytes()
         except OSError as error:
@@ -100,7 +100,7 @@ class Classifier:
         try:
             return signature(image_bytes=tf.constant([contents]))
         except tf.errors.OpError:
-            # Pillow decodes more, and says better what is wrong.
+            # Pillow decodes more formats and has better error messages.
             contents = as_png(path)
         try:
             return signature(image_bytes=tf.constant([contents]))
@@ -114,20 +114,20 @@ def saved_model(path):
         return path
     if not path.is_dir():
         what = "is a file" if path.exists() else "does not exist"
-        expected = "the folder that `keras_delta.export_for_serving` has written"
+        expected = "a folder written by `keras_delta.export_for_serving`"
         raise ValueError(f"'{path}' {what}. SAVED_MODEL is {expected}.")
     for _, folder in sorted(versions_in(path).items(), reverse=True):
         if (folder / SAVED_MODEL).is_file():
             return folder
     raise ValueError(
-        f"'{path}' is no SavedModel: there is no '{SAVED_MODEL}' in it, nor in a "
-        "folder of a version such as '1'. `keras_delta.export_for_serving` writes "
+        f"'{path}' is not a SavedModel: it has no '{SAVED_MODEL}', and neither has a "
+        "version folder such as '1'. `keras_delta.export_for_serving` writes "
         "such folders."
     )
 
 
 def fingerprint(folder):
-    """A digest of all that a SavedModel computes with: graph, variables and assets."""
+    """A digest of a SavedModel's graph, variables and assets."""
     digest = hashlib.sha256((folder / SAVED_MODEL).read_bytes())
     for part in ("variables", "assets"):
         for path in sorted((folder / part).glob("*")):
@@ -136,7 +136,7 @@ def fingerprint(folder):
 
 
 def _columns(names):
-    """Names of columns, each of them once in the table."""
+    """Names of columns, unique in the table."""
     columns = []
     for name in names:
         column = f"{name}_" if name in OTHERS else name
@@ -160,7 +160,7 @@ def _labels(names, row):
 
 
 def _quoted(name):
-    """A name in a list "a; b", in quotes where it would seem to be several."""
+    """A name in a list "a; b", quoted if it could be mistaken for several."""
     if not any(c in name for c in ';"') and name == name.strip():
         return name
     return '"' + name.replace('"', '""') + '"'

@@ -1,4 +1,4 @@
-"""What the formats of other runtimes share: what they compute and how it is checked."""
+"""Conversion to other runtimes: the shared computation and its check."""
 
 from typing import NamedTuple
 
@@ -10,12 +10,12 @@ from keras_delta._errors import warn
 from keras_delta.serving import held_out
 
 IMAGES, SCORES = "images", "scores"  # names in the file
-TOLERANCE = 1e-3  # of scores, where nothing is rounded on purpose
-DROP = 0.02  # of accuracy, above which there is a warning
+TOLERANCE = 1e-3  # of scores, if nothing is quantized
+DROP = 0.02  # of accuracy; a larger one gives a warning
 
 
 class Converted(NamedTuple):
-    """The bytes of a file, what the card says of it, and logits and labels after it."""
+    """The bytes of a file, facts for the card, and its logits with the labels."""
 
     content: bytes
     facts: dict
@@ -24,32 +24,32 @@ class Converted(NamedTuple):
 
 
 def check_precision(graph):
-    """Refuse networks that compute in half or double precision."""
+    """Reject networks that compute in half or double precision."""
     for name, node in graph.nodes.items():
         dtype = getattr(node.operation, "compute_dtype", None) or "float32"
         if node.is_layer and "float" in dtype and dtype != "float32":
             raise ValueError(
-                f"The layer '{name}' computes in {dtype}, which is converted from "
-                "float32 only. Build the network again after "
-                '`keras.config.set_dtype_policy("float32")`, give it the weights with '
+                f"The layer '{name}' computes in {dtype}, but conversion requires "
+                "float32. Rebuild the network after "
+                '`keras.config.set_dtype_policy("float32")`, copy the weights with '
                 "`new.set_weights(model.get_weights())` and export that."
             )
 
 
 def convert(endpoints, name, images, batches):
-    """Write a file of another runtime and run it before it is kept.
+    """Convert a model for another runtime, and run the result to check it.
 
     Args:
         endpoints: `Endpoints`, with its temperature and its options.
-        name: of the model.
-        images: array to find the ranges of int8 from, or None.
+        name: name of the model.
+        images: array for determining the ranges of int8, or None.
         batches: iterable of held-out images and labels, or None.
 
     Returns:
         `Converted`.
 
     Raises:
-        ValueError: where the runtime cannot take the model or gives other scores.
+        ValueError: if the model cannot be converted or the scores differ.
     """
     converter, quantize = endpoints.options.converter, endpoints.options.quantize
     before = _scores(endpoints)
@@ -70,25 +70,25 @@ def convert(endpoints, name, images, batches):
 
 
 def judge(changes, runtime, quantize=None):
-    """Refuse a conversion that went wrong, warn of one that costs accuracy."""
+    """Reject a failed conversion, and warn about one that costs accuracy."""
     difference = changes["largest_difference"]
     if np.isnan(difference) or (quantize is None and difference > TOLERANCE):
         raise ValueError(
-            f"{runtime} does not compute what the model does: scores differ by up to "
+            f"{runtime} does not reproduce the model: scores differ by up to "
             f"{difference:.2g} on {changes['samples']} images (at most {TOLERANCE:g} "
-            'are allowed). Export with `format="saved_model"`.'
+            'allowed). Export with `format="saved_model"`.'
         )
     if quantize is not None and (changes["drop"] or 0) > DROP:
         warn(
             f'`quantize="{quantize}"` costs {100 * changes["drop"]:.1f} points of '
             f"accuracy: {changes['accuracy']:.1%} of {changes['samples']} images are "
-            f"right, {changes['accuracy_before']:.1%} before. `quantize` as None, "
-            '"float16" or "dynamic" keeps more.'
+            f"correct, {changes['accuracy_before']:.1%} before. `quantize` as None, "
+            '"float16" or "dynamic" loses less.'
         )
 
 
 def _scores(endpoints):
-    """What the file computes, `images` -> `scores`, as a `tf.function`."""
+    """The computation of the file, `images` -> `scores`, as a `tf.function`."""
 
     def compute(images):
         return {SCORES: endpoints.scores(images)}
@@ -105,7 +105,7 @@ def _noise(shape, count=16):
 
 
 def _compare(before, after, batches, endpoints, on):
-    """What has changed, as a dict; the scores after it; the labels or None."""
+    """The changes as a dict, the scores after the conversion, the labels or None."""
     task, old, new, labels = endpoints.task, [], [], []
     for x, y in batches:
         x = np.asarray(x, "float32")

@@ -1,36 +1,36 @@
-"""Encoded images to pixels, by TensorFlow's operations, as `keras_delta.data` does.
+"""Decodes images with TensorFlow's operations, as `keras_delta.data` does.
 
-`keras_delta.data` reads with Pillow, which a SavedModel cannot hold. These operations
-give the same pixels bit for bit, for JPEG, PNG, WebP and GIF: the EXIF orientation
-applied, transparency laid over white, 16-bit grey scaled, the first frame of a GIF.
+`keras_delta.data` reads with Pillow, which a SavedModel cannot contain. These
+operations return the same pixels bit for bit, for JPEG, PNG, WebP and GIF: the EXIF
+orientation applied, transparency drawn over white, 16-bit grey scaled, the first frame
+of a GIF.
 
-These rarities are different:
+These rare cases differ:
 
-- animated WebP, and GIF whose first frame does not fill its canvas, are refused;
-- orientation that is in XMP data alone, or in EXIF data against the standard, is not
-  looked at;
+- animated WebP, and GIF whose first frame does not fill its canvas: an error;
+- orientation only in XMP data, or in nonstandard EXIF data: ignored;
 - JPEG in CMYK: TensorFlow rounds down, so colours are lower by one level at most;
 - PNG with one colour declared transparent, in grey of 2 or 4 bits or colours of 16
-  bits: here as the PNG specification says, where Pillow compares other numbers;
-- GIF without any palette: refused.
+  bits: here as in the PNG specification, while Pillow compares other numbers;
+- GIF without any palette: an error.
 """
 
 import tensorflow as tf
 
 WHAT = "a JPEG, PNG, WebP or GIF image"
 PIXELS = 89_478_485  # Pillow's limit against decompression bombs, and so read_image's
-PARTS = 10_000  # of a file that are looked at; so many take about half a second
+PARTS = 10_000  # of a file that are examined; these take about half a second
 EXIF = b"Exif\x00\x00"
 # In TIFF 6.0, page 36 and page 15: orientation, and integers of 2 bytes.
 TAG, SHORT = 0x0112, 3
 
 
 def decode(contents):
-    """Pixels of one encoded image, uint8 (height, width, 3), of its `tf.string`.
+    """Pixels of one encoded image, a `tf.string`, as uint8 (height, width, 3).
 
     Raises:
-        tf.errors.InvalidArgumentError: for other formats, damaged images, animated
-            WebP and more than 89 million pixels.
+        tf.errors.InvalidArgumentError: if the image has another format, is damaged, is
+            an animated WebP, or has more than 89 million pixels.
     """
     file = _Bytes(contents)
 
@@ -54,7 +54,7 @@ def decode(contents):
 
 
 class _Bytes:
-    """Numbers out of a file's bytes; beyond the end there are zeros, no error."""
+    """Numbers from a file's bytes; beyond the end, zeros instead of an error."""
 
     def __init__(self, contents):
         self.contents, self.size = contents, tf.strings.length(contents)
@@ -65,18 +65,18 @@ class _Bytes:
         values = tf.cast(self._bytes(tf.expand_dims(position, -1), count), tf.int64)
         powers = 256 ** tf.range(count, dtype=tf.int64)
         powers = tf.where(little, powers, powers[::-1])
-        # More than a file has is as good as its end, and fits into 32 bits.
+        # A position beyond the file is as good as its end, and fits into 32 bits.
         total = tf.reduce_sum(values * powers, axis=-1)
         return tf.cast(tf.minimum(total, 2**30), tf.int32)
 
     def equal(self, position, expected):
-        """Whether these bytes are there."""
+        """Whether the file has these bytes at the position."""
         return tf.reduce_all(self._bytes(position, len(expected)) == list(expected))
 
     def find(self, start, is_wanted, following):
-        """Position of the first part that is wanted, the end where there is none.
+        """Position of the first wanted part, or the end if there is none.
 
-        Parts begin at `start`, and behind another one at `following(position)`.
+        The first part starts at `start`, the next ones at `following(position)`.
         """
         (position,) = tf.while_loop(
             lambda p: (p < self.size) & ~is_wanted(p),
@@ -91,19 +91,19 @@ class _Bytes:
         return tf.gather(self._data, places)
 
 
-# Each of the following gives the image as it is stored, and where its EXIF data begin.
+# Each of the following returns the stored image and the position of its EXIF data.
 
 
 def _jpeg(file):
-    # Pillow's way of computing the cosine transform; TensorFlow's own default is
-    # faster and off by a few levels.
+    # The cosine transform as in Pillow; TensorFlow's default is faster and off by a
+    # few levels.
     image = tf.io.decode_jpeg(file.contents, 3, dct_method="INTEGER_ACCURATE")
 
     def following(position):
         mark = file.number(position + 1)
         behind = position + 2 + file.number(position + 2, 2, little=False)
         last = (file.number(position) != 0xFF) | (mark == 0xDA)  # the pixels begin
-        behind = tf.where(mark == 0xFF, position + 1, behind)  # a byte that fills
+        behind = tf.where(mark == 0xFF, position + 1, behind)  # a padding byte
         return tf.where(last, file.size, behind)
 
     def is_exif(position):
@@ -122,7 +122,7 @@ def _png(file):
     is_clear = (file.number(25) >= 4) | (chunk(b"tRNS") < file.size)
     image = tf.case(
         [
-            # Of other 16-bit images, Pillow takes the upper half, as TensorFlow does.
+            # For other 16-bit images, Pillow takes the upper byte, as TensorFlow does.
             (
                 file.equal(24, b"\x10\x00"),
                 lambda: _grey_16_to_8(tf.io.decode_png(file.contents, 1, tf.uint16)),
@@ -135,9 +135,9 @@ def _png(file):
 
 
 def _webp(file):
-    # Of an animation, TensorFlow 2.21 may write where it must not.
+    # For an animation, TensorFlow 2.21 may write outside its memory.
     is_still = ~file.equal(12, b"VP8X") | (file.number(20) // 2 % 2 == 0)
-    with _required(is_still, "An animated WebP is not decoded: send one frame of it."):
+    with _required(is_still, "Animated WebP is not supported: send a single frame."):
         pixels = tf.io.decode_webp(file.contents, channels=0)[0]
     image = tf.cond(
         tf.shape(pixels)[-1] == 4, lambda: _over_white(pixels), lambda: pixels[..., :3]
@@ -151,9 +151,9 @@ def _webp(file):
 
 
 def _gif(file):
-    """The first frame; what is transparent in it becomes white.
+    """The first frame, with transparent pixels in white.
 
-    TensorFlow makes it black, so the palette gets white there, and it is made opaque.
+    TensorFlow makes them black, so they get white in the palette and become opaque.
     """
     flags = file.number(10)
     frame, control = _gif_frame(file, 13 + _palette_bytes(flags))
@@ -173,9 +173,7 @@ def _gif(file):
         for offsets, start in (([6, 8], 0), ([1, 3, 5, 7], frame))
     )
     fills = tf.reduce_all(place[:2] == 0) & tf.reduce_all(place[2:] >= canvas)
-    with _required(
-        fills, "A GIF whose first frame leaves a part of it is not decoded."
-    ):
+    with _required(fills, "A GIF whose first frame does not fill it is not supported."):
         image = tf.io.decode_image(contents, 3, expand_animations=False)
     return image, file.size
 
@@ -218,7 +216,7 @@ def _replaced(contents, position, new):
 
 
 def _orientation(file, start):
-    """How the EXIF data from here on (TIFF 6.0) say that the image lies, 0 if not."""
+    """The orientation in the EXIF data from here on (TIFF 6.0), 0 if there is none."""
     start = tf.where(file.equal(start, EXIF), start + len(EXIF), start)
     little = file.equal(start, b"II\x2a\x00")
     is_tiff = little | file.equal(start, b"MM\x00\x2a")

@@ -1,4 +1,4 @@
-"""The signatures of a served classifier, and how they are written as a SavedModel."""
+"""The signatures of a served classifier, written as a SavedModel."""
 
 import tempfile
 from pathlib import Path
@@ -13,7 +13,7 @@ from keras_delta.serving.decoding import decode
 
 
 class Endpoints:
-    """Functions of a served classifier, from images to names of classes.
+    """Functions of a served classifier, from images to class names.
 
     Args:
         network: `Network`.
@@ -23,11 +23,11 @@ class Endpoints:
     Attributes:
         class_names, network, options, target: what is served.
         logits: `tf.function` of prepared images.
-        task: what is answered, see `keras_delta._answers.tasks`.
-        temperature: what logits are divided by before scores are made of them.
-        thresholds: list, from which score on each of several labels is on; None for
-            other tasks.
-        chosen_by: where these come from, a word for the card.
+        task: the kind of answer, see `keras_delta._answers.tasks`.
+        temperature: divisor of the logits before scores are computed.
+        thresholds: list of the scores from which each of several labels is on; None
+            for other tasks.
+        chosen_by: the origin of the thresholds, a word for the card.
     """
 
     def __init__(self, network, names, options):
@@ -56,7 +56,7 @@ class Endpoints:
         return (*self._size, self._channels)
 
     def write(self, folder):
-        """Write the SavedModel into an empty folder; `labels.txt` is an asset of it."""
+        """Write the SavedModel to an empty folder, with `labels.txt` as an asset."""
         archive = keras.export.ExportArchive()
         with tempfile.TemporaryDirectory() as temporary:
             path = Path(temporary) / class_names.FILE
@@ -105,27 +105,27 @@ class Endpoints:
         return signatures
 
     def prepare(self, contents):
-        """What the network sees of encoded images."""
+        """The network's input for encoded images."""
         return {"images": self._prepared(contents, self._single)}
 
     def classify_bytes(self, contents):
-        """The likeliest classes of encoded images."""
+        """The most likely classes of encoded images."""
         return self.classify_prepared(self._prepared(contents, self._single))
 
     def classify(self, images):
-        """The likeliest classes of images of any size."""
+        """The most likely classes of images of any size."""
         return self.classify_prepared(self._prepared(images, self._single))
 
     def classify_prepared(self, images):
-        """The likeliest classes of images of the network's own size."""
+        """The most likely classes of images of the network's input size."""
         return self._answer(self.scores(images))
 
     def scores(self, images):
-        """What is answered for each name, `(B, names)`, of prepared images."""
+        """The score or number for each name, `(B, names)`, for prepared images."""
         return self.task.scores(self.logits(images) / self.temperature)
 
     def classify_ten_crop(self, images):
-        """The likeliest classes of images, by ten crops of each."""
+        """The most likely classes of images, using ten crops of each."""
         crops = self._prepared(images, self._ten)
         logits = self.logits(tf.reshape(crops, [-1, *self._size, self._channels]))
         logits = tf.reshape(logits, [-1, 10, self.network.classes])
@@ -136,35 +136,35 @@ class Endpoints:
         return self._answer(tf.reduce_mean(each, axis=1))
 
     def features(self, images):
-        """Maps of the taps and what the head sees."""
+        """Maps of the taps, and the input of the head."""
         return self.network.features(self._prepared(images, self._single))
 
     def activation_map(self, images, class_ids):
-        """Where in prepared images the network sees a class."""
+        """Maps of where in prepared images the network sees a class."""
         maps, chosen = self.network.activation_maps(images, class_ids)
         labels = self._table.lookup(chosen)
         return {"maps": maps, "class_ids": chosen, "labels": labels}
 
     def _answer(self, scores):
-        """Names and scores, the highest first; numbers of a regression as they are."""
+        """Names and scores, highest first; numbers of a regression unsorted."""
         if self.task.name == _tasks.REGRESSION:
             ids = tf.range(self.network.classes, dtype=tf.int64)
             ids = tf.zeros_like(scores, tf.int64) + ids
             return {"labels": self._table.lookup(ids), "values": scores}
-        lowest = tf.constant(-1, scores.dtype)  # NaN would mix up what is sorted
+        lowest = tf.constant(-1, scores.dtype)  # NaN would disturb the sorting
         ranked = tf.where(tf.math.is_nan(scores), lowest, scores)
         _, ids = tf.math.top_k(ranked, self.options.top_k)
         scores = tf.gather(scores, ids, batch_dims=1)
         answer = {"scores": scores}
         if self.thresholds is not None:
             answer["on"] = scores >= tf.gather(tf.constant(self.thresholds), ids)
-        # NaN is no score: the class -1, whose name is empty.
+        # NaN is not a score: use the class -1, whose name is empty.
         nothing = tf.constant(-1, tf.int64)
         ids = tf.where(tf.math.is_nan(scores), nothing, tf.cast(ids, tf.int64))
         return {"labels": self._table.lookup(ids), "class_ids": ids, **answer}
 
     def _prepared(self, values, protocol):
-        """What the network sees of encoded images, or of pixels."""
+        """The network's input for encoded images, or for pixels."""
 
         def prepare(value):
             image = self._decode(value) if values.dtype == tf.string else value
@@ -187,7 +187,7 @@ class Endpoints:
 
 
 def _stored(variable):
-    """What the signatures hold of a Keras variable."""
+    """The part of a Keras variable that the signatures contain."""
     value = variable.value
     if isinstance(value, tf.distribute.DistributedValues):
         return value.values[0]  # the first replica's

@@ -1,4 +1,4 @@
-"""From a fine-tuned model to a folder that others serve."""
+"""`export_for_serving`: writes a fine-tuned model to a folder for serving."""
 
 import functools
 import os
@@ -51,83 +51,83 @@ def export_for_serving(
     version: int | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a model so that it takes images and answers with labels, or numbers.
+    """Export a model that takes images and answers with labels or numbers.
 
-    The folder holds a SavedModel of the target alone (no source, regularizer or
+    The folder contains a SavedModel of only the target (no source, regularizer or
     optimizer), which TensorFlow serves without Keras and without this package; a model
-    card; and requests to warm up with. It appears at once and whole. Its signatures
-    are `serving_default`, `classify_bytes`, `classify_tensor`, `classify_tensor_uint8`,
+    card; and warm-up requests. It appears atomically. Its signatures are
+    `serving_default`, `classify_bytes`, `classify_tensor`, `classify_tensor_uint8`,
     `classify_ten_crop`, `features`, `prepare`, `classify_prepared` and
-    `activation_map`; docs/serving.md has their inputs and outputs. Images are decoded
-    and resized as `ImageSet.batches` does for evaluation, bit for bit (rarities:
+    `activation_map`; docs/serving.md lists their inputs and outputs. Images are decoded
+    and resized as by `ImageSet.batches` for evaluation, bit for bit (rare exceptions:
     `keras_delta.serving.decoding`); `scores` are those of `model.predict` after the
-    softmax. docs/serving.md says what is answered for several labels, yes or no, and
-    numbers, and how networks of grey images are fed.
+    softmax. docs/serving.md describes the answers for several labels, yes or no, and
+    numbers, and the input of networks for grey images.
 
-    With `format="litert"` or `"onnx"` there is `model.tflite` or `model.onnx` instead,
-    with the input `images`, float32 (B, height, width, 3) of the network's own size, 0
-    to 255 and prepared as `protocol` says, and the output `scores`, float32 (B,
-    classes). The file is run before it is kept: on `validation_data`, else on
-    `representative_data`, else on noise; the card says what the conversion changed.
-    `input`, `top_k`, `ten_crop_average` and `taps` are not used.
+    With `format="litert"` or `"onnx"`, the folder contains `model.tflite` or
+    `model.onnx` instead, with the input `images`, float32 (B, height, width, 3) of the
+    network's input size, 0 to 255 and prepared according to `protocol`, and the output
+    `scores`, float32 (B, classes). The file is first run to check it, on
+    `validation_data`, else `representative_data`, else noise; the card reports what
+    changed. `input`, `top_k`, `ten_crop_average` and `taps` are not used.
 
     Args:
-        model: `DeltaModel`, of which the target is exported, or a Functional or
-            Sequential model of images with one output `(B, units)`.
+        model: `DeltaModel`, whose target is exported, or a Functional or Sequential
+            model of images with one output `(B, units)`.
         path: folder of the model's versions, `NAME`; `NAME/1` is written. It may end
             in the version, `NAME/2`. NAME is the model's name.
-        class_names: names of the classes by class number, one line each; of labels or
-            numbers likewise; of one unit for yes or no that of no, then that of yes.
-        input: what `serving_default` takes, `"image_bytes"` (default) or `"tensor"`.
+        class_names: names of the classes by class number, one line each; the same for
+            labels or numbers; for one unit for yes or no, the name of no, then of yes.
+        input: input of `serving_default`, `"image_bytes"` (default) or `"tensor"`.
         format: `"saved_model"` (default), `"litert"` or `"onnx"`.
-        top_k: classes in an answer, default 5; all, where there are fewer. Of several
-            labels, and of numbers, all are answered.
-        image_size: what images are resized to, a side or (height, width); needed only
-            where the model takes images of any size.
-        protocol: how images were prepared for evaluation, `"default"` or `"improved"`,
+        top_k: classes in an answer, default 5, or all if there are fewer. For several
+            labels and for numbers, all are returned.
+        image_size: size to resize images to, a side or (height, width); only needed if
+            the model takes images of any size.
+        protocol: preparation of the images for evaluation, `"default"` or `"improved"`,
             see `ImageSet.batches`.
         ten_crop_average: `"logits"` (default) or `"probabilities"`.
-        taps: layers whose maps `features` gives; default: those of the `DeltaModel`,
-            else as `taps="auto"` of `DeltaModel`, or the last maps where that finds
+        taps: layers whose maps `features` returns; default: those of the `DeltaModel`,
+            else as for `taps="auto"` of `DeltaModel`, or the last maps if that finds
             none.
-        task: `"multiclass"`, `"multilabel"`, `"binary"` or `"regression"`; default: as
-            the loss that the model is compiled with says, else its last layer.
-        thresholds: for several labels: from which score on a label is on, one number or
-            one for each. Default: those of the highest F1 on `validation_data`, or 0.5.
-        from_logits: whether the model gives logits; default: as its last layer says.
-        validation_data: images that were not trained on, with labels, as `evaluate`
-            takes them, or an `ImageSet`; the card then says how well the model does.
-            They are read once.
+        task: `"multiclass"`, `"multilabel"`, `"binary"` or `"regression"`; default:
+            determined by the loss of the compiled model, else by its last layer.
+        thresholds: for several labels: the score from which a label is on, one number
+            or one per label. Default: those with the highest F1 on `validation_data`,
+            or 0.5.
+        from_logits: whether the model returns logits; default: by its last layer.
+        validation_data: images not used in training, with labels, as `evaluate` takes
+            them, or an `ImageSet`; the card then reports the model's performance. They
+            are read once.
         calibrate: whether to divide the logits by the temperature that fits
-            `validation_data` best, so that scores are as high as the model is right.
-        quantize: for `"litert"`, numbers of fewer bits inside. `"float16"`: weights,
-            half the size; `"dynamic"`: weights of 8 bits, a quarter of the size;
-            `"int8"`: weights and maps of 8 bits, also fast on what computes in
-            integers only; its scores are multiples of 1/256. Default None.
-        representative_data: for `"int8"`, 32 images or more like those to be
-            recognised, as `fit` takes them (labels are ignored) or an `ImageSet`; 300
-            of them at most are used.
-        model_card: dict of what only you know: `description`, `author`, `license`,
-            `data` (what it was trained on), `intended_use`, and `limits`, a list.
+            `validation_data` best, so that scores match the frequency of correct
+            answers.
+        quantize: for `"litert"`, fewer bits per number. `"float16"`: weights, half the
+            size; `"dynamic"`: 8-bit weights, a quarter of the size; `"int8"`: 8-bit
+            weights and maps, also fast on integer-only hardware; its scores are
+            multiples of 1/256. Default None.
+        representative_data: for `"int8"`, 32 or more typical images, as `fit` takes
+            them (labels are ignored), or an `ImageSet`; at most 300 of them are used.
+        model_card: dict of facts that only you know: `description`, `author`,
+            `license`, `data` (the training data), `intended_use`, and `limits`, a list.
         version: positive integer; default: that of `path`, else 1.
-        overwrite: whether to replace a version that is there, in one step.
+        overwrite: whether to replace an existing version, atomically.
 
     Returns:
         `Path` of the version's folder.
 
     Raises:
-        TypeError, ValueError: for a model that is subclassed, not built, of several
-            inputs or outputs, or that gives maps; a task that the loss contradicts;
-            names that are not one string of one line for each class; a version that
-            is there; other arguments out of range; where another runtime has not the
-            model's operations or gives other scores (by more than 0.001 without
-            `quantize`).
-        OSError: where the folder cannot be written.
-        ImportError: for `calibrate` without SciPy and formats without their packages.
+        TypeError, ValueError: if the model is subclassed, is not built, has several
+            inputs or outputs, or returns maps; if the task contradicts the loss; if
+            the names are not one single-line string per class; if the version exists;
+            if another argument is out of range; if another runtime lacks the model's
+            operations or returns other scores (by more than 0.001 without `quantize`).
+        OSError: if the folder is not writable.
+        ImportError: if SciPy is missing for `calibrate`, or a package for the format.
 
     Warns:
-        UserWarning: where `quantize` costs more than 2 points of accuracy; where
-            `calibrate` finds every image of `validation_data` recognised.
+        UserWarning: if `quantize` costs more than 2 points of accuracy, or if all of
+            `validation_data` is classified correctly with `calibrate`.
     """
     options = Options(
         *(input, format, top_k, image_size, protocol, ten_crop_average),
@@ -156,17 +156,16 @@ class Measured(NamedTuple):
 
 
 def _check_task(endpoints, options, thresholds):
-    """Refuse options that the task has no use for."""
+    """Reject options that the task does not use."""
     name = endpoints.task.name
     if options.calibrate and name == "regression":
         raise ValueError(
-            "`calibrate=True` is for scores, and this model gives numbers. Leave it "
-            "out."
+            "`calibrate=True` is for scores, but this model returns numbers. Omit it."
         )
     if thresholds is None:
         return
     if name != "multilabel":
-        expected = f"None for '{name}'; they are for several labels"
+        expected = f"None for '{name}'; only several labels have them"
         raise ValueError(invalid("thresholds", expected, thresholds))
     count = len(endpoints.class_names)
     is_list = isinstance(thresholds, (list, tuple, np.ndarray))
@@ -179,9 +178,9 @@ def _check_task(endpoints, options, thresholds):
 
 
 def _plan(model, names, options, taps, task, from_logits):
-    """What is to be served, as `Endpoints`; nothing is computed or written yet."""
+    """The `Endpoints` to serve; nothing is computed or written yet."""
     if isinstance(model, (str, os.PathLike)):
-        expected = "a model, e.g. of `keras.saving.load_model(path)`"
+        expected = "a model, e.g. from `keras.saving.load_model(path)`"
         raise TypeError(invalid("model", expected, model))
     target = model.target if isinstance(model, DeltaModel) else model
     if taps is None:
@@ -195,7 +194,7 @@ def _plan(model, names, options, taps, task, from_logits):
 
 
 def _measure(endpoints, name, validation_data, representative_data, thresholds):
-    """Run the model, before and after its conversion, and calibrate it."""
+    """Run the model before and after its conversion, and calibrate it."""
     options, batches, images = endpoints.options, None, None
     converts = options.converter is not None
     if options.quantize == "int8":
@@ -207,7 +206,7 @@ def _measure(endpoints, name, validation_data, representative_data, thresholds):
     by_f1 = endpoints.task.name == "multilabel" and thresholds is None
     looks = options.calibrate or (by_f1 and batches is not None)
     if looks and converts:
-        batches = list(batches)  # looked at twice, and read once
+        batches = list(batches)  # used twice, but read once
     logits, labels, converted = None, None, None
     if looks or (batches is not None and not converts):
         outputs = [(endpoints.logits(x).numpy(), y) for x, y in batches]
@@ -221,7 +220,7 @@ def _measure(endpoints, name, validation_data, representative_data, thresholds):
         endpoints.chosen_by = "validation_data"
     if converts:
         converted = conversion.convert(endpoints, name, images, batches)
-        # The card is about the file beside it.
+        # The card describes the converted file.
         logits, labels = converted.logits, converted.labels
     if logits is None:
         return Measured(None, converted)
@@ -230,7 +229,7 @@ def _measure(endpoints, name, validation_data, representative_data, thresholds):
 
 
 def _write(endpoints, folder, measured, facts):
-    """The version's folder, which appears at once and whole."""
+    """Write the version's folder, which appears atomically."""
     with folders.replacing(folder) as temporary:
         if measured.converted is None:
             name, shape = folder.parent.name, endpoints.image_shape

@@ -1,4 +1,4 @@
-"""Versions of a model as TensorFlow Serving looks for them: `NAME/1`, `NAME/2`, ..."""
+"""Versions of a model as TensorFlow Serving expects them: `NAME/1`, `NAME/2`, ..."""
 
 import contextlib
 import ctypes
@@ -16,12 +16,12 @@ LEFT = re.compile(r"\.(\d+)\.(\d+)\.tmp(\.old)?")  # version, process
 
 
 def version_folder(path, version, overwrite):
-    """`Path` of a version, `NAME/3`, which is not there yet or may be replaced.
+    """`Path` of a version, `NAME/3`, that does not exist yet or may be replaced.
 
     Raises:
-        TypeError, ValueError: for other paths and versions, and where there is
-            something that is not to be overwritten.
-        OSError: where nothing can be written.
+        TypeError, ValueError: if the path or version is invalid, or exists and must
+            not be overwritten.
+        OSError: if the folder is not writable.
     """
     if not isinstance(path, (str, os.PathLike)):
         expected = "a path, a string or pathlib.Path"
@@ -33,7 +33,7 @@ def version_folder(path, version, overwrite):
     if path.name.isdecimal():
         number = _arguments.integer("version", int(path.name))
         if version not in (None, number):
-            expected = f"{number}, as `path` says, or None"
+            expected = f"{number}, as in `path`, or None"
             raise ValueError(invalid("version", expected, version))
         path, version = path.parent, number
     folder = path / str(version or 1)
@@ -49,8 +49,8 @@ def version_folder(path, version, overwrite):
     if folder.exists() and not overwrite:
         following = max(versions_in(path)) + 1
         raise ValueError(
-            f"'{folder}' exists. Pass `version={following}` to put the model beside "
-            "it, which servers take up by themselves, or `overwrite=True` to replace "
+            f"'{folder}' exists. Pass `version={following}` to add the model as a new "
+            "version, which servers load by themselves, or `overwrite=True` to replace "
             "it."
         )
     return folder
@@ -67,10 +67,10 @@ def versions_in(path):
 
 @contextlib.contextmanager
 def replacing(folder):
-    """A temporary folder beside `folder`, which takes its place if all goes well.
+    """A temporary folder next to `folder` that replaces it on success.
 
-    Its name is no number, so that no server takes it for a version. What is there is
-    replaced in one step on Linux; elsewhere there is a moment without either.
+    Its name is not a number, so that no server mistakes it for a version. An existing
+    folder is replaced atomically on Linux; elsewhere neither exists for a moment.
 
     Yields:
         `Path` of an empty folder, removed after an exception.
@@ -112,7 +112,7 @@ def _flush(path):
 
 
 def _sweep(path):
-    """Remove what killed exports left, of any version."""
+    """Remove leftovers of killed exports, of any version."""
     for left in path.iterdir():
         match = LEFT.fullmatch(left.name)
         if match is None or _disk.is_running(int(match[2])):

@@ -1,4 +1,4 @@
-"""The image files below a folder."""
+"""Finds the image files below a folder."""
 
 import os
 
@@ -6,19 +6,19 @@ from keras_delta.data.decode import IMAGE_EXTENSIONS, looks_like_image
 
 
 def find(folder):
-    """Image files below a folder, as paths from there on, in the order of their bytes.
+    """Image files below a folder, as relative paths in byte order.
 
-    What claims to be an image counts, see `keras_delta.data.decode.looks_like_image`;
+    Files that look like images count, see `keras_delta.data.decode.looks_like_image`;
     hidden files and folders do not. Links are followed, but each folder is entered
-    once. Links to nothing and folders that cannot be opened are in the list as well,
-    so that they are reported.
+    only once. Broken links and folders that cannot be opened are also listed, so that
+    they are reported.
 
-    Gives (folder, list of strings).
+    Returns (folder, list of strings).
     """
     if folder.is_file():
         return folder.parent, [folder.name]
     if not folder.is_dir():
-        what = "is no folder" if folder.exists() else "does not exist"
+        what = "is not a folder" if folder.exists() else "does not exist"
         raise ValueError(
             f"'{folder}' {what}. FOLDER is a folder of images, or one file."
         )
@@ -34,7 +34,7 @@ def find(folder):
             continue
         entered.add((status.st_dev, status.st_ino))
         shown = [name for name in folders if not name.startswith(".")]
-        # Links last: a folder is found under its own name first.
+        # Links last, so that a folder is found under its real name first.
         folders[:] = sorted(
             shown, key=lambda name: (os.path.islink(os.path.join(place, name)), name)
         )
@@ -44,12 +44,12 @@ def find(folder):
         others += len(paths) - len(claiming)
     if not images:
         files = f"{others} other files" if others else "it is empty"
-        raise ValueError(f"There are no images in '{folder}' ({files}).")
+        raise ValueError(f"No images in '{folder}' ({files}).")
     return folder, sorted((os.path.relpath(p, folder) for p in images), key=os.fsencode)
 
 
 def _claims(path):
-    """Whether a path is to be read: never a pipe or a device, which may block."""
+    """Whether to read a path: never a pipe or a device, which may block."""
     if os.path.isfile(path):
         return looks_like_image(path)
     broken = os.path.islink(path) and not os.path.exists(path)

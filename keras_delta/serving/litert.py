@@ -1,4 +1,4 @@
-"""A classifier as a file for LiteRT, which was called TensorFlow Lite."""
+"""Conversion of a classifier for LiteRT, formerly TensorFlow Lite."""
 
 import io
 import tempfile
@@ -17,19 +17,19 @@ from keras_delta.serving.conversion import IMAGES, SCORES
 FILE = "model.tflite"
 RUNTIME = "LiteRT"
 QUANTIZE = ("int8", "float16", "dynamic")
-FEWEST, MOST = 32, 300  # images to find the ranges of int8 from
+FEWEST, MOST = 32, 300  # images for determining the ranges of int8
 SIGNATURE = "serving_default"
 
 
 def check():
-    """Refuse to start where the package is missing."""
+    """Raise an error if the package is missing."""
     _interpreter()
 
 
 def representative_images(data, options, channels=3):
-    """Up to 300 images to find the ranges of int8 from, float32.
+    """Up to 300 images for determining the ranges of int8, float32.
 
-    A seeded random choice of arrays and of an `ImageSet`, else the first ones.
+    A seeded random choice from arrays or an `ImageSet`, otherwise the first ones.
     """
     image_size = options.image_size
     if isinstance(data, ImageSet):
@@ -45,31 +45,31 @@ def representative_images(data, options, channels=3):
     shape = getattr(images, "shape", ())
     if shape[1:] != (*image_size, channels) or len(images) < FEWEST:
         expected = (
-            f"{FEWEST} or more images of {(*image_size, channels)}, as the model takes "
+            f"{FEWEST} or more images of {(*image_size, channels)}, the model's input"
         )
         received = f"{len(images)} images of {shape[1:]}"
-        raise ValueError(invalid("representative_data", expected + "them", received))
+        raise ValueError(invalid("representative_data", expected, received))
     return images.astype("float32")
 
 
 def convert(scores, endpoints, name, images):
     """The content of a `.tflite` file.
 
-    It has one signature, `images` -> `scores`, both float32 whatever is quantized
-    inside, for any batch size. The file is also a zip archive with `labels.txt`, where
-    LiteRT's metadata keeps labels too: `unzip model.tflite`. Of several labels, it has
-    `thresholds.txt` likewise.
+    It has one signature, `images` -> `scores`, both float32 regardless of quantization,
+    for any batch size. The file is also a zip archive with `labels.txt`, as in LiteRT's
+    own metadata: `unzip model.tflite`. For several labels, it also contains
+    `thresholds.txt`.
 
     Args:
-        scores: `tf.function` with a signature, what the file is to compute.
+        scores: `tf.function` with a signature, the computation to convert.
         endpoints: `Endpoints`, with the model and the names of the classes.
-        name: not looked at.
+        name: unused.
         images: for int8, an array, 0 to 255.
     """
     quantize = endpoints.options.quantize
     with tempfile.TemporaryDirectory() as folder:
-        # By way of a SavedModel, as Keras does it: converted from functions, variables
-        # are silently left without their values.
+        # Via a SavedModel, as Keras does it: when converting from functions, variables
+        # silently lose their values.
         archive = keras.export.ExportArchive()
         archive.track(endpoints.target)
         archive.add_endpoint(SIGNATURE, scores, scores.input_signature)
@@ -84,7 +84,7 @@ def convert(scores, endpoints, name, images):
         try:
             content = io.BytesIO(converter.convert())
         except Exception as error:  # the converter's own kind has no public name
-            text = f"LiteRT's converter cannot take this model: {error}"
+            text = f"LiteRT cannot convert this model: {error}"
             raise ValueError(text) from error
     with zipfile.ZipFile(content, "a") as archive:
         archive.writestr(class_names.FILE, class_names.text(endpoints.class_names))
@@ -97,7 +97,7 @@ def convert(scores, endpoints, name, images):
 def runner(content):
     """A function of images (B, height, width, channels) to scores (B, classes), arrays.
 
-    Images go one by one, as on a telephone, in little memory.
+    Images are run one by one, as on a phone, to save memory.
     """
     run = _interpreter()(model_content=content).get_signature_runner(SIGNATURE)
     return lambda images: np.concatenate(
@@ -106,7 +106,7 @@ def runner(content):
 
 
 def _interpreter():
-    # TensorFlow's own interpreter is to be removed.
+    # TensorFlow's own interpreter will be removed.
     return import_optional(
         "ai_edge_litert.interpreter", 'Export with `format="litert"`', "serving"
     ).Interpreter

@@ -1,4 +1,4 @@
-"""A classifier as an ONNX file."""
+"""Conversion of a classifier to an ONNX file."""
 
 import json
 import logging
@@ -12,7 +12,7 @@ ERRORS_ONLY = 3  # log severity of ONNX Runtime
 
 
 def check():
-    """Refuse to start where a package is missing."""
+    """Raise an error if a package is missing."""
     for module in "onnx", "onnxruntime", "tf2onnx":
         _needed(module)
 
@@ -20,24 +20,24 @@ def check():
 def convert(scores, endpoints, name, images):
     """The content of an `.onnx` file.
 
-    Its input is `images`, its output `scores`, both float32 with a free batch size;
-    its metadata hold `class_names`, a JSON list, and `thresholds` of several labels.
+    Its input is `images`, its output `scores`, both float32 with any batch size; its
+    metadata contain `class_names`, a JSON list, and `thresholds` for several labels.
 
     Args:
-        scores: `tf.function` with a signature, what the file is to compute.
+        scores: `tf.function` with a signature, the computation to convert.
         endpoints: `Endpoints`, with the names of the classes.
-        name: of the graph.
-        images: not looked at.
+        name: name of the graph.
+        images: unused.
     """
     onnx, tf2onnx = _needed("onnx"), _needed("tf2onnx")
-    logger = logging.getLogger("tf2onnx")  # it has notes on its progress
+    logger = logging.getLogger("tf2onnx")  # it logs its progress
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
         model, _ = tf2onnx.convert.from_function(scores, scores.input_signature)
         onnx.checker.check_model(model)
     except Exception as error:  # of several kinds, some of them bare
-        raise ValueError(f"tf2onnx cannot take this model: {error}") from error
+        raise ValueError(f"tf2onnx cannot convert this model: {error}") from error
     finally:
         logger.setLevel(level)
     model.graph.name, model.graph.doc_string = name, ""

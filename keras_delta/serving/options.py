@@ -1,4 +1,4 @@
-"""How a model is to be served: the arguments of `export_for_serving`, checked."""
+"""Serving options: the checked arguments of `export_for_serving`."""
 
 import dataclasses
 
@@ -17,11 +17,11 @@ FILES = {"saved_model": "saved_model.pb", "litert": litert.FILE, "onnx": onnx.FI
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How a model is served; the fields are arguments of `export_for_serving`.
+    """Serving options; the fields are arguments of `export_for_serving`.
 
     Raises:
-        ValueError: for values out of range, and some that do not go together.
-        ImportError: where a package for the format is missing.
+        ValueError: if a value is out of range or some values are incompatible.
+        ImportError: if a package for the format is missing.
     """
 
     input: str = "image_bytes"
@@ -42,7 +42,7 @@ class Options:
         _arguments.flag("calibrate", self.calibrate)
         if self.quantize is not None:
             if self.format != "litert":
-                expected = f'None with `format="{self.format}"`; it is for "litert"'
+                expected = f'None with `format="{self.format}"`; only "litert" has it'
                 raise ValueError(invalid("quantize", expected, self.quantize))
             _arguments.choice("quantize", self.quantize, litert.QUANTIZE)
         if self.converter is not None:
@@ -50,7 +50,7 @@ class Options:
 
     @property
     def converter(self):
-        """The module that writes another runtime's file, or None."""
+        """The module that writes the file for another runtime, or None."""
         return CONVERTERS.get(self.format)
 
     @property
@@ -59,7 +59,7 @@ class Options:
         return FILES[self.format]
 
     def fitted(self, network):
-        """The same with the size and the number of classes of a `Network`."""
+        """The same options with the size and number of classes of a `Network`."""
         return dataclasses.replace(
             self,
             image_size=_image_size(network.image_size, self.image_size),
@@ -67,7 +67,7 @@ class Options:
         )
 
     def facts(self):
-        """What the model card says of them."""
+        """The options for the model card."""
         shown = {k: getattr(self, k) for k in ("image_size", "protocol")}
         if self.converter is not None:
             return {"format": self.format, "file": self.file, "input": IMAGES, **shown}
@@ -76,7 +76,7 @@ class Options:
 
 
 def check_data(options, validation_data, representative_data):
-    """Refuse data that are missing or that nobody would look at."""
+    """Reject data that are missing or would not be used."""
     if options.calibrate and validation_data is None:
         raise ValueError(
             "`calibrate=True` needs `validation_data`, images that the model was not "
@@ -85,34 +85,34 @@ def check_data(options, validation_data, representative_data):
     if options.quantize == "int8" and representative_data is None:
         raise ValueError(
             '`quantize="int8"` needs `representative_data`, '
-            f"{litert.FEWEST} images or more like those to be recognised, from which "
-            'the ranges of numbers in the network are taken. `"dynamic"` needs none.'
+            f"{litert.FEWEST} or more typical images from which the ranges of numbers "
+            'in the network are determined. `"dynamic"` needs none.'
         )
     if options.quantize != "int8" and representative_data is not None:
-        expected = 'None, since only `quantize="int8"` looks at it'
+        expected = 'None, because only `quantize="int8"` uses it'
         raise ValueError(invalid("representative_data", expected, representative_data))
 
 
 def check_formats(folder, options):
-    """Refuse versions of several formats in one folder: servers take the newest."""
+    """Reject versions of different formats in one folder: servers load the newest."""
     versions = folders.versions_in(folder.parent) if folder.parent.exists() else {}
     for number, other in versions.items():
         files = [name for name in FILES.values() if (other / name).exists()]
         if other != folder and files and options.file not in files:
             raise ValueError(
                 f"Version {number} in '{folder.parent}' is a `{files[0]}`, which a "
-                f"`{options.file}` cannot follow. Export to a folder of its own, e.g. "
+                f"`{options.file}` cannot follow. Export to a separate folder, e.g. "
                 f"'{folder.parent}_{options.format}'."
             )
 
 
 def _image_size(taken, given):
-    """The size to resize images to: that of the network, or the given one."""
+    """The size to resize images to: that of the network, or the argument."""
     given = None if given is None else height_width(given, "image_size")
     if given is None and None in taken:
         raise ValueError(
-            f"The model takes images of any size, {taken}. Pass `image_size`, the size "
-            "that it was trained with."
+            f"The model takes images of any size, {taken}. Pass `image_size`, the "
+            "size used in training."
         )
     given = given or taken
     if any(a not in (None, b) for a, b in zip(taken, given, strict=True)):

@@ -1,19 +1,19 @@
-"""Labels of the images in a folder, as a CSV file.
+"""Predicts labels for the images in a folder, as a CSV file.
 
-The columns: path (from FOLDER on), label, score, label_2, score_2 and so on, likeliest
-first, and error, which says why an image could not be read and is empty for the others.
-A model of several labels has the columns labels (those that are on, "a; b") and the
-score of each label; one of numbers a column for each. Rows are in the order of the
-paths. The file is UTF-8: bytes of a path that are no UTF-8 are written as \\xe9.
+The columns are path (relative to FOLDER), label, score, label_2, score_2 and so on,
+most likely first, and error, which says why an image could not be read and is otherwise
+empty. A model of several labels has the columns labels (those that are on, "a; b") and
+the score of each label; one of numbers has one column per number. Rows are in the order
+of the paths. The file is UTF-8: other bytes in a path are written as \\xe9.
 
-Killed or stopped, the same command goes on where it was; the file is then the same as
-in one go. Run again later, it keeps the rows up to the first image that is new, gone
-or changed (by size or time of writing), and goes on from there. OUT.csv.progress says
-what is done. A CSV of another model, folder or batch size is refused.
+After being killed or stopped, the same command resumes; the file is then the same as
+that of an uninterrupted run. Run again later, it keeps the rows up to the first image
+that is new, gone or changed (by size or modification time), and continues from there.
+OUT.csv.progress records the progress. A CSV of another model, folder or batch size
+raises an error.
 
-Images that cannot be read stop nothing: they are listed, and the exit code is 0, so
-that "again, until the exit code is 0" comes to an end. It is 1 where not one image
-could be read.
+Unreadable images are skipped and listed, with exit code 0, so that "repeat until the
+exit code is 0" ends. The exit code is 1 if no image could be read.
 """
 
 import argparse
@@ -39,28 +39,30 @@ LISTED = 20  # bad files that the terminal shows
 
 
 def add_arguments(parser):
-    """Add what the command takes to an `argparse` parser."""
+    """Add the command's arguments to an `argparse` parser."""
     add = parser.add_argument
-    where = "folder of a model, the newest version is taken; or of a version, NAME/1"
+    where = "folder of a model, whose newest version is used, or of a version, NAME/1"
     add("model", metavar="SAVED_MODEL", type=Path, help=where)
-    where = "images, at any depth; links are followed, hidden files not; or one file"
+    where = (
+        "images, at any depth (links are followed, hidden files skipped), or one file"
+    )
     add("folder", metavar="FOLDER", type=Path, help=where)
     add("--csv", metavar="OUT.csv", type=Path, required=True, help="file to write")
     size = "images that the network sees at once; default: 32"
     add("--batch-size", metavar="N", type=_positive, default=32, help=size)
-    crops = "answer by ten crops of an image; takes about ten times as long"
+    crops = "use ten crops of each image; takes about ten times as long"
     add("--ten-crop", action="store_true", help=crops)
-    again = "begin again where OUT.csv is of another model, folder or batch size"
+    again = "start over if OUT.csv is of another model, folder or batch size"
     add("--overwrite", action="store_true", help=again)
-    add("--quiet", action="store_true", help="print errors only")
+    add("--quiet", action="store_true", help="only print errors")
 
 
 def run(args):
-    """Predict as the command line says; gives the exit code."""
+    """Run the command; returns the exit code."""
     _check_csv(args.csv)
     model = saved_model(args.model)
     root, paths = image_paths.find(args.folder)
-    # Pillow's remarks about odd files; what cannot be read is in the CSV.
+    # Pillow's warnings about odd files; unreadable ones are in the CSV.
     warnings.filterwarnings("ignore", module="PIL")
     warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
     # On a GPU, too, the scores are the same in each run.
@@ -78,20 +80,20 @@ def run(args):
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"Stopped after {table.batches * size} of {len(paths)} images, which "
-                f"are in {args.csv}. The same command goes on from there."
+                f"are in {args.csv}. The same command resumes from there."
             ) from None
     _summarise(args.csv, len(paths), say)
     return 0
 
 
 def errors(path):
-    """List of (path, reason) of the images that a CSV file has no label for."""
+    """List of (path, reason) of the images without a label in a CSV file."""
     with open(path, encoding="utf-8", newline="") as file:
         return [(row[0], row[-1]) for row in csv.reader(file) if row[-1]][1:]
 
 
 def _table(args, model, classifier, root, batches):
-    """The CSV file, with what of it is done."""
+    """The CSV file, with its progress."""
     made_by = {
         "digest of the model": fingerprint(model),
         "folder": os.path.realpath(args.folder),
@@ -123,7 +125,7 @@ def _predict(classifier, root, batches, table, quiet):
             return error
 
     try:
-        # So many are read while the network computes.
+        # Read ahead while the network computes.
         results = _ahead(pool, read, paths, 2 * len(batches[0]))
         for batch in batches:
             table.append(_rows(batch, [next(results) for _ in batch], classifier))
@@ -140,7 +142,7 @@ def _rows(paths, results, classifier):
     for path, result in zip(paths, results, strict=True):
         reason, cells = str(result), None
         if not isinstance(result, BadImageError):
-            reason, cells = "the model gives NaN, no score", next(answers)
+            reason, cells = "the model returns NaN, not a score", next(answers)
         if cells is None:
             rows.append([path, *[""] * len(classifier.columns), reason])
         else:
@@ -149,7 +151,7 @@ def _rows(paths, results, classifier):
 
 
 def _ahead(pool, function, items, count):
-    """Results in order, of which `count` are computed ahead."""
+    """Results in order, computing `count` of them ahead."""
     futures = collections.deque()
     for item in items:
         futures.append(pool.submit(function, item))
@@ -160,7 +162,7 @@ def _ahead(pool, function, items, count):
 
 
 def _summarise(path, count, say):
-    """Say how many images have an answer and which have none."""
+    """Print how many images have an answer and which have none."""
     bad = errors(path)
     if bad:
         say(f"{len(bad)} of {count} images have no answer:")
@@ -170,14 +172,14 @@ def _summarise(path, count, say):
             say(f"  ... and {len(bad) - LISTED} more, see the column `error`")
     if len(bad) == count:
         raise ValueError(
-            f"Not one of {count} images has an answer; the first, "
-            f"{_printable(bad[0][0])}: {bad[0][1]}. {path} has the reasons."
+            f"None of {count} images has an answer; the first, "
+            f"{_printable(bad[0][0])}: {bad[0][1]}. {path} lists the reasons."
         )
     say(f"Answers for {count - len(bad)} images are in {path}")
 
 
 def _state(root, paths):
-    """What the rows of a batch are made from: names, sizes and times of writing."""
+    """The inputs of a batch's rows: names, sizes and modification times."""
     states = []
     for path in paths:
         try:
@@ -189,9 +191,9 @@ def _state(root, paths):
 
 
 def _check_csv(path):
-    """Refuse a file that cannot be written before there is any work to lose."""
+    """Reject a file that cannot be written before any work can be lost."""
     if not path.parent.is_dir():
-        raise ValueError(f"'{path}' cannot be written: there is no '{path.parent}'.")
+        raise ValueError(f"'{path}' cannot be written: '{path.parent}' does not exist.")
     is_new = not path.exists()
     try:
         open(path, "ab").close()
@@ -209,5 +211,5 @@ def _positive(text):
 
 
 def _printable(text):
-    """A file name that changes nothing on a terminal."""
+    """A file name that is safe to print on a terminal."""
     return text if text.isprintable() else ascii(text)

@@ -1,4 +1,4 @@
-"""A CSV file that goes on after a kill at any moment, the same byte for byte."""
+"""A CSV file that can be resumed after a kill at any time, byte for byte the same."""
 
 import contextlib
 import csv
@@ -14,29 +14,29 @@ SUFFIX = ".progress"
 
 
 class ResumableCsv:
-    """A CSV file of a row for each name, written in batches.
+    """A CSV file with one row per name, written in batches.
 
-    Beside it, `PATH.progress` says by what it was made and from what each batch. It
-    goes on behind the last batch that is whole and of the same sources as now; the rest
-    is cut off.
+    `PATH.progress` next to it records how the file was made and from which sources each
+    batch. It resumes after the last complete batch whose sources are unchanged; the
+    rest is cut off.
 
-    Text is UTF-8. Bytes of file names that are no UTF-8 are written as `\\xe9`, and a
-    backslash that would look so as `\\x5c`: no two names are written alike.
+    Text is UTF-8. Bytes of file names that are not UTF-8 are written as `\\xe9`, and a
+    backslash that would look the same as `\\x5c`: all names are written differently.
 
     Args:
-        path: of the file.
+        path: path of the file.
         columns: list of names, the first row.
-        made_by: dict of what JSON takes, all that the rows depend on besides their
+        made_by: dict for JSON, everything that the rows depend on besides their
             sources.
         batches: list of lists of names, the first cells of the rows.
-        sources: list of a string for each batch, what it is made from.
-        overwrite: whether to begin again where the file is of something else.
+        sources: list with one string per batch that identifies its sources.
+        overwrite: whether to start over if the file was made differently.
 
     Attributes:
-        batches: number of the batches that are there.
+        batches: number of batches in the file.
 
     Raises:
-        ValueError: where something else made the file, or other rows are in it.
+        ValueError: if the file was made differently, or contains other rows.
     """
 
     def __init__(self, path, columns, made_by, batches, sources, overwrite=False):
@@ -48,7 +48,7 @@ class ResumableCsv:
             if not overwrite:
                 raise
             self.batches, end = 0, 0
-        # Before it is said that the rows are of the sources that there are now.
+        # Before the new sources are recorded for the rows.
         with open(self._path, "ab") as file:
             file.truncate(end)
             os.fsync(file.fileno())
@@ -69,15 +69,15 @@ class ResumableCsv:
             os.fsync(file.fileno())
 
     def _sources(self, progress, made_by):
-        """What the rows were made from that are there."""
-        # A file of no bytes is left by a process that was killed before it began.
+        """The sources of the existing rows."""
+        # An empty file is left by a process that was killed before it began.
         if not self._path.exists() or self._path.stat().st_size == 0:
             return []
         begun = _disk.read_json(progress, {})
         if "sources" not in begun:
             raise ValueError(
-                f"'{self._path}' exists, and there is no '{progress.name}' that says "
-                "how it was made. Pass another file, or `--overwrite` to replace it."
+                f"'{self._path}' exists, but no '{progress.name}' that records how it "
+                "was made. Pass another file, or `--overwrite` to replace it."
             )
         changes = "; ".join(
             f"{key} {begun['made_by'].get(key)!r}, now {value!r}"
@@ -86,13 +86,13 @@ class ResumableCsv:
         )
         if changes:
             raise ValueError(
-                f"'{self._path}' was begun in another way ({changes}). Run it as "
-                "before to go on, pass another file, or `--overwrite` to begin again."
+                f"'{self._path}' was started differently ({changes}). Run it as "
+                "before to resume, pass another file, or `--overwrite` to start over."
             )
         return begun["sources"]
 
     def _kept(self, columns, batches, sources, before):
-        """Number of the batches to keep, and where they end."""
+        """Number of batches to keep, and where they end."""
         rows = _whole_rows(self._path, len(columns)) if before else iter(())
         _, end = next(rows, (None, 0))
         count = 0
@@ -103,14 +103,14 @@ class ResumableCsv:
             if [row[0] for row, _ in written] != list(map(_readable, batch)):
                 raise ValueError(
                     f"'{self._path}' was edited: it has other rows. Rename it to keep "
-                    "it, or pass `--overwrite` to begin again."
+                    "it, or pass `--overwrite` to start over."
                 )
             count, end = count + 1, written[-1][1]
         return count, end
 
 
 def _whole_rows(path, columns):
-    """(cells, position behind them) of each row, up to one that is torn."""
+    """(cells, position after them) of each row, up to the first incomplete one."""
     with open(path, "rb") as file, contextlib.suppress(csv.Error):
         lines = (line.decode("utf-8", "replace") for line in file)
         whole = (line for line in lines if line.endswith("\n"))
@@ -122,7 +122,7 @@ def _whole_rows(path, columns):
 
 def _line(cells):
     stream = io.StringIO()
-    # With this terminator, Python quotes a carriage return in a name, too.
+    # With this terminator, Python also quotes a carriage return in a name.
     name, *others = cells
     cells = [_readable(name), *map(_utf8, others)]
     csv.writer(stream, lineterminator="\r\n").writerow(cells)
@@ -130,7 +130,7 @@ def _line(cells):
 
 
 def _readable(name):
-    """A file name in UTF-8 whatever its bytes are, another for each name."""
+    """A file name as unique UTF-8 text, whatever its bytes are."""
     return _utf8(re.sub(r"\\(?=x[0-9a-f]{2})", r"\\x5c", name))
 
 

@@ -1,7 +1,7 @@
-"""Requests that TensorFlow Serving sends to itself when it loads a model.
+"""Warm-up requests that TensorFlow Serving sends to itself when it loads a model.
 
 The first request after loading takes many times as long as the others; with these
-records it happens before the version counts as available.
+records, it is run before the version counts as available.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ BATCHES = (1, 4)
 
 
 def write(folder, name, functions, image_shape):
-    """Write the records beside the SavedModel of a name, for `Endpoints.functions`."""
+    """Write the records next to a model's SavedModel, for `Endpoints.functions`."""
     path = Path(folder) / FILE
     path.parent.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
@@ -37,8 +37,8 @@ def _value(spec, pixels):
 def _prediction_log(name, signature, inputs):
     """A `PredictionLog` of `tensorflow_serving/apis/prediction_log.proto`.
 
-    From its field numbers, because the package that has the messages depends on one
-    fixed TensorFlow.
+    Built from its field numbers, because the package with the messages depends on a
+    fixed version of TensorFlow.
     """
     spec = _field(1, name.encode()) + _field(3, signature.encode())
     request = _field(1, spec)

@@ -1,4 +1,4 @@
-"""Search of alpha and beta by cross-validation, with Keras Tuner."""
+"""Searches for alpha and beta by cross-validation, with Keras Tuner."""
 
 from keras_delta.tuning import installed as _installed  # noqa: F401  before the rest
 from keras_delta.tuning.cross_validated import CrossValidated as CrossValidated

@@ -1,4 +1,4 @@
-"""`python -m keras_delta.tuning`: a search by several processes of one machine."""
+"""`python -m keras_delta.tuning`: a search by several processes on one machine."""
 
 import argparse
 import os
@@ -13,19 +13,18 @@ from keras_delta._runs.launch import free_port, launch
 PROGRAM = "python -m keras_delta.tuning"
 DESCRIPTION = """
 Runs a script that searches with keras_delta.tuning in several processes: a chief, which
-hands out the cells, and workers, which train. A process that dies is started again.
-After the search, the script runs once more as if started by hand: `search` returns at
-once, and what follows it, such as `fit_best`, runs then and only then.
+hands out the cells, and workers, which train. A process that dies is restarted. After
+the search, the script runs once more as if started by hand: `search` returns at once,
+and any code after it, such as `fit_best`, runs only then.
 """
 EPILOG = """
-Ctrl-C stops the search, and the same command goes on with it. Exit codes: that of the
-script's last run; 1 if the search is not complete; 2 for bad arguments; 130 after
-Ctrl-C.
+Ctrl-C stops the search; the same command resumes it. Exit codes: that of the script's
+last run; 1 if the search is incomplete; 2 for bad arguments; 130 after Ctrl-C.
 """
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """Reports errors in one line."""
 
     def error(self, message):
         """Exit with code 2."""
@@ -45,7 +44,7 @@ def parser():
     where.add_argument(
         "--gpus",
         metavar="IDS",
-        help="GPUs to use, such as 0,1, shared out in turn; default: all",
+        help="GPUs to use, such as 0,1, assigned in turn; default: all",
     )
     where.add_argument(
         "--cpu", action="store_true", help="use no GPU; the workers share the cores"
@@ -61,7 +60,7 @@ def parser():
         type=Path,
         default=Path("search-logs"),
         metavar="DIR",
-        help="folder for what the processes print; default: search-logs, here",
+        help="folder for the output of the processes; default: ./search-logs",
     )
     p.add_argument("script", type=_script, metavar="script.py")
     p.add_argument("args", nargs=argparse.REMAINDER, help="arguments of the script")
@@ -69,7 +68,7 @@ def parser():
 
 
 def main(arguments=None):
-    """Run the command line; does not return after a search that is complete."""
+    """Run the command line; does not return after a complete search."""
     p = parser()
     if os.name != "posix":
         p.error("needs Linux or macOS; on Windows, use WSL")
@@ -98,21 +97,21 @@ def _port(text):
             f"expected a number from 1 to 65535, received {text}"
         )
     with socket.socket() as trial:
-        # What an ended search leaves behind for a minute does not count.
+        # Ignore the state that an ended search leaves behind for a minute.
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             trial.bind(("127.0.0.1", int(text)))
         except OSError as error:
             raise argparse.ArgumentTypeError(
-                f"port {text} cannot be had: {error.strerror}. Choose another, or "
-                "leave it out for a free one"
+                f"port {text} is not available: {error.strerror}. Choose another, or "
+                "omit it to use a free one"
             ) from None
     return int(text)
 
 
 def _script(text):
     if not os.path.isfile(text):
-        raise argparse.ArgumentTypeError(f"there is no file {text}")
+        raise argparse.ArgumentTypeError(f"file {text} does not exist")
     return text
 
 

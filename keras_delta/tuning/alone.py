@@ -1,4 +1,4 @@
-"""A search in one process, and what it finds in the search's folder."""
+"""A search in one process, and its state in the folder of the search."""
 
 import sys
 
@@ -7,54 +7,54 @@ from keras_delta._runs import status
 
 
 class Alone:
-    """A process that has the oracle, and trains."""
+    """A process that both has the oracle and trains."""
 
     def join(self, oracle, timeout):
-        """Get ready, once the tuner is made."""
-        oracle.verbose = 0  # we tell in our own way
+        """Prepare, once the tuner has been created."""
+        oracle.verbose = 0  # we print our own messages
 
     def save(self, oracle):
-        """Save what belongs to the tuner."""
+        """Save the tuner's state."""
         oracle.save()
 
     def reload(self, tuner):
-        """Load what was saved."""
+        """Load the saved state."""
         tuner.oracle.reload()
         keep_ongoing(tuner.oracle, status.workers())
 
     def search(self, tuner, train):
-        """Do this part of a search."""
+        """Do this process's part of a search."""
         train()
         tuner.write_table()
 
     def leave(self):
-        """End a process of the launcher: the rest of the script is for one alone."""
+        """End a launcher process: only one process runs the rest of the script."""
         if status.launched():
             sys.exit(0)
 
 
 def whole_files():
-    """Let Keras Tuner replace its JSON files as a whole.
+    """Make Keras Tuner replace its JSON files atomically.
 
-    It writes oracle and trials in place, so that a process killed meanwhile leaves a
-    file that no process can read again.
+    It writes oracle and trials in place, so a process killed while writing would leave
+    an unreadable file.
     """
     _compat.replace_save_json(_disk.replace_file)
 
 
 def keep_ongoing(oracle, workers):
-    """Put right what a reload makes of trials that had not ended; call it after one.
+    """Correct the state of unfinished trials; call it after a reload.
 
-    Keras Tuner sends all of them to the queue, from where any worker takes them. But
-    workers survive their chief, and go on with theirs. Afterwards, each trial that
-    has begun has ended, is ongoing, or is in the queue, and that once.
+    Keras Tuner puts all of them in the queue, from which any worker takes them. But
+    workers survive their chief and continue with theirs. Afterwards, each trial that
+    has begun is in exactly one state: ended, ongoing, or in the queue.
 
     - The trials of `workers` are ongoing again.
-    - Trials that had ended leave the queue. Killed between its two steps, the chief
-      has saved them as ended and as ongoing.
-    - Running trials that the oracle does not know are forgotten: the chief was killed
-      before it gave them to a worker. Their numbers are given again.
-    - Trials that were given up, with the worker that had them, are in the queue.
+    - Trials that had ended leave the queue. A chief killed between its two steps has
+      saved them as both ended and ongoing.
+    - Running trials unknown to the oracle are removed: the chief was killed before it
+      gave them to a worker. Their numbers are reused.
+    - Trials that were abandoned together with their worker are in the queue.
     """
     saved = _compat.saved_oracle(oracle)
     ended = set(oracle.end_order)

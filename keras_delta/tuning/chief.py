@@ -1,8 +1,8 @@
-"""Chief and workers of a parallel search: their connection, and what is saved.
+"""Chief and workers of a parallel search: their connection and saved state.
 
-Keras Tuner shares a search out to processes: one, the chief, has the oracle and
-serves it; the others, the workers, train. Its own server and client are made for
-processes that never die. These here outlive the death of either side.
+Keras Tuner distributes a search over processes: one, the chief, has the oracle and
+serves it; the others, the workers, train. Its own server and client assume that
+processes never die. These here survive the death of either side.
 """
 
 import contextlib
@@ -19,20 +19,20 @@ from keras_delta._runs import status
 from keras_delta._runs.launch import IP, PORT
 from keras_delta.tuning.alone import Alone
 
-POLL = 0.2  # seconds between two looks at whether the search has ended
-IDLE = 0.5  # seconds until a worker asks again, for whom the chief has no cell yet
-PATIENCE = 5  # seconds until a worker says that it waits
+POLL = 0.2  # seconds between checks for the end of the search
+IDLE = 0.5  # seconds until a worker asks again if the chief has no cell for it yet
+PATIENCE = 5  # seconds until a worker says that it is waiting
 
 
 class Chief(Alone):
-    """A process that has the oracle, and hands out cells."""
+    """A process that has the oracle and hands out cells."""
 
     def search(self, tuner, train):
         """See `Alone.search`."""
         cells, count = tuner.number_of_cells(), len(status.workers())
         if cells is not None and count > cells:
             status.report(
-                note=f"{count} workers are more than the search has cells ({cells}): "
+                note=f"There are more workers ({count}) than cells ({cells}): "
                 f"{count - cells} of them will have nothing to do."
             )
         tuner.save()
@@ -41,7 +41,7 @@ class Chief(Alone):
 
 
 class Worker(Alone):
-    """A process that trains what the chief gives it."""
+    """A process that trains the cells it gets from the chief."""
 
     def join(self, oracle, timeout):
         """See `Alone.join`."""
@@ -49,10 +49,10 @@ class Worker(Alone):
         connect(oracle, timeout)
 
     def save(self, oracle):
-        """Nothing: the chief saves."""
+        """Do nothing: the chief saves."""
 
     def reload(self, tuner):
-        """Nothing but the space: the chief loads."""
+        """Only declare the space: the chief loads."""
         tuner.declare_space()
 
     def search(self, tuner, train):
@@ -61,18 +61,18 @@ class Worker(Alone):
 
 
 def serve(oracle):
-    """Be the chief until the search has ended.
+    """Serve as the chief until the search has ended.
 
-    Like Keras Tuner's `start_server`, but it ends at once and not within 20 seconds,
-    waits for workers of the launcher that have not come yet, refuses a port that is in
-    use, and ends with the error where the oracle raises one.
+    Like Keras Tuner's `start_server`, but it ends at once rather than within 20
+    seconds, waits for workers of the launcher that have not connected yet, rejects a
+    port that is in use, and ends with the error if the oracle raises one.
     """
     servicer, errors = _Servicer(oracle), _Errors()
     address = _address()
     server = grpc.server(
         futures.ThreadPoolExecutor(max_workers=1),
         interceptors=[errors],
-        # Else two chiefs share one port, and each gets some of the calls.
+        # Otherwise two chiefs would share one port, and each would get some calls.
         options=[("grpc.so_reuseport", 0)],
     )
     protos.get_service_grpc().add_OracleServicer_to_server(servicer, server)
@@ -83,9 +83,9 @@ def serve(oracle):
     if not bound:
         ip, _, port = address.rpartition(":")
         message = (
-            f"The chief cannot listen at {address}: port {port} is in use by another "
-            f"process, or {ip} is no address of this machine. Choose another port, "
-            "with the launcher's `--port` or, the same for chief and workers, in "
+            f"The chief cannot listen on {address}: port {port} is in use by another "
+            f"process, or {ip} is not an address of this machine. Choose another port "
+            "with the launcher's `--port` or, for chief and workers alike, with "
             "KERASTUNER_ORACLE_PORT; or end the other search."
         )
         status.report(fatal=message)
@@ -96,26 +96,26 @@ def serve(oracle):
         while errors.first is None and not servicer.over():
             time.sleep(POLL)
     finally:
-        # Calls that are being answered get their answer, if it is quick.
+        # Calls in progress get their answer if it is quick.
         server.stop(grace=1).wait()
     if errors.first is not None:
-        message = f"The search cannot go on: {errors.first}"
+        message = f"The search cannot continue: {errors.first}"
         status.report(fatal=message)
         raise RuntimeError(message) from errors.first
     status.report(state="done")
 
 
 def connect(client, timeout=600):
-    """Let a worker wait for its chief, and repeat calls that a dead chief broke.
+    """Make a worker wait for its chief, and repeat calls that failed when it died.
 
-    All calls may be repeated: a chief that was started again (`keep_ongoing`) gives
-    the worker the same trial, and ignores the end of one that has ended.
+    All calls may be repeated: a restarted chief (`keep_ongoing`) gives the worker the
+    same trial, and ignores the end of a trial that has already ended.
     """
     client.stub = _Patient(_address(), timeout)
 
 
 def _address():
-    """IP address and port of the chief, as Keras Tuner has them."""
+    """IP address and port of the chief, as in Keras Tuner."""
     ip, port = (os.environ[name] for name in (IP, PORT))
     if not port.isdecimal() or not 0 < int(port) < 2**16:
         raise ValueError(
@@ -126,17 +126,17 @@ def _address():
 
 
 class _Servicer(_compat.oracle_chief.OracleServicer):
-    """Keras Tuner's, for workers that die or are given up, and repeat their calls.
+    """Keras Tuner's servicer, for workers that die, are abandoned or repeat calls.
 
-    It runs in one thread, the only one to touch the oracle.
+    It runs in one thread, the only one that uses the oracle.
     """
 
     def __init__(self, oracle):
         super().__init__(oracle)
-        self.told = set()  # workers that know that the search has ended
+        self.told = set()  # workers informed that the search has ended
 
     def CreateTrial(self, request, context):
-        # Its trial stays behind; an oracle may wait for ongoing ones to end.
+        # Its trial is left over; an oracle may wait for ongoing ones to end.
         for worker in status.ended():
             self.oracle.ongoing_trials.pop(worker, None)
             self.oracle.tuner_ids.discard(worker)
@@ -149,7 +149,7 @@ class _Servicer(_compat.oracle_chief.OracleServicer):
         ongoing = self.oracle.ongoing_trials.values()
         if any(trial.trial_id == request.trial.trial_id for trial in ongoing):
             return super().EndTrial(request, context)
-        return protos.get_service().EndTrialResponse()  # said before
+        return protos.get_service().EndTrialResponse()  # already reported
 
     def over(self):
         workers = set(status.workers())
@@ -164,7 +164,7 @@ class _Servicer(_compat.oracle_chief.OracleServicer):
 class _Errors(grpc.ServerInterceptor):
     """Remembers the first exception of the oracle.
 
-    Keras Tuner keeps the oracle locked after one: the next call would hang.
+    Keras Tuner leaves the oracle locked after one: the next call would hang.
     """
 
     first = None
@@ -187,10 +187,10 @@ class _Errors(grpc.ServerInterceptor):
 
 
 class _Patient:
-    """Keras Tuner's calls of the chief, each repeated until a chief answers.
+    """Keras Tuner's calls to the chief, each repeated until a chief answers.
 
-    gRPC can repeat calls itself, but tells nobody that it waits, and gives up
-    after five times.
+    gRPC can repeat calls itself, but does not report that it is waiting, and gives up
+    after five attempts.
     """
 
     OPTIONS = [
@@ -233,7 +233,7 @@ class _Patient:
                 time.sleep(POLL)
 
     def _wait(self):
-        """Return once a chief is there."""
+        """Return once a chief is available."""
         ready = grpc.channel_ready_future(self.channel)
         try:
             with contextlib.suppress(grpc.FutureTimeoutError):
@@ -245,7 +245,7 @@ class _Patient:
                 ready.result(max(0, self.timeout - PATIENCE))
             except grpc.FutureTimeoutError:
                 raise self._nobody() from None
-            print("The chief is there.", file=sys.stderr)
+            print("The chief is available.", file=sys.stderr)
             status.report(state=state)
         finally:
             ready.cancel()
@@ -256,5 +256,5 @@ class _Patient:
             "`python -m keras_delta.tuning --workers 2 script.py` starts chief and "
             "workers on one machine. By hand, start the same script once more with "
             "KERASTUNER_TUNER_ID=chief and this worker's KERASTUNER_ORACLE_IP and "
-            "KERASTUNER_ORACLE_PORT, and see that no firewall is in between."
+            "KERASTUNER_ORACLE_PORT, and check that no firewall blocks the connection."
         )

@@ -37,41 +37,42 @@ from keras_delta.tuning.warm import WarmModels
 class CrossValidated(Outcome, _compat.TunerHooks):
     """Mix-in for a tuner of Keras Tuner: each trial is trained once on each fold.
 
-    `class MySearch(CrossValidated, keras_tuner.BayesianOptimization): ...` is all that
-    it takes; ready made are `CrossValidatedGridSearch`, `-RandomSearch`,
+    To use it, write `class MySearch(CrossValidated, keras_tuner.BayesianOptimization):
+    ...`; predefined are `CrossValidatedGridSearch`, `-RandomSearch`,
     `-BayesianOptimization` and `-Hyperband`.
 
     A trial's score is the mean of the objective over the folds, each measured once
-    after the last epoch on what the fold holds out: the best of all epochs would be
-    too good. The folds are stratified, and the same for all cells, as are the first
+    after the last epoch on the held-out part: the best of all epochs would be
+    optimistic. The folds are stratified and the same for all cells, as are the initial
     values of the head and the order of the data.
 
-    Nothing is done twice: images are decoded once; attention, scales and head are
-    computed once per fold, source maps once per image; one model is traced, and set
-    back for each training; a training that is finished is never run again, whoever is
-    killed. All of it is in the folder `directory/project_name`; run the same program
-    again to go on.
+    No work is repeated: images are decoded once; attention, scales and head are
+    computed once per fold, source maps once per image; one model is traced and reset
+    for each training; a finished training is never rerun, whichever process is
+    killed. Everything is stored in the folder `directory/project_name`; run the same
+    program again to resume.
 
     Args:
         hypermodel: a `DeltaHyperModel`.
-        objective: name of what is searched for, or `keras_tuner.Objective`. Default:
+        objective: name of the objective, or `keras_tuner.Objective`. Default:
             `"val_accuracy"`. `"val_loss"` is the task loss, without penalties.
         folds: number of folds, default 5.
-        seed: of folds, heads, data order and the tuner's own choices.
-        discard: a significance such as 0.05: a cell is given up after two folds or
-            more if it is worse than the best so far (one-sided corrected resampled t
-            test, Nadeau & Bengio 2003). Its score is an estimate then. Default: None,
-            all cells run all folds.
-        rule: `"best"`: the best mean wins, of equal ones the smaller alpha + beta.
+        seed: seed of folds, heads, data order and the tuner's own choices.
+        discard: significance level such as 0.05: a cell is abandoned after two or
+            more folds if it is worse than the best so far (one-sided corrected
+            resampled t test, Nadeau & Bengio 2003). Its score is then an estimate.
+            Default: None, all cells run all folds.
+        rule: `"best"`: the best mean wins; ties go to the smaller alpha + beta.
             `"one_standard_error"`: the strongest regularization that is within one
             standard error of the best.
         directory, project_name: folder of the results.
-        overwrite: whether to delete what is there.
+        overwrite: whether to delete existing results.
         chief_timeout: seconds that a worker waits for the chief, default 600.
-        **kwargs: of the tuner, such as `max_trials` or `distribution_strategy`.
+        **kwargs: arguments of the tuner, such as `max_trials` or
+            `distribution_strategy`.
 
     Raises:
-        ValueError, TypeError: for bad arguments, and a folder that cannot be written.
+        ValueError, TypeError: if an argument is invalid or the folder is not writable.
     """
 
     def __init__(
@@ -110,10 +111,10 @@ class CrossValidated(Outcome, _compat.TunerHooks):
         if overwrite and status.launched():
             raise ValueError(
                 "`overwrite=True` would delete the results in each process that the "
-                "launcher starts. Delete the folder before, and pass overwrite=False."
+                "launcher starts. Delete the folder first, and pass overwrite=False."
             )
         _disk.check_writable("directory", Path(directory) / project_name)
-        # A cell that diverges is no sign that the next one will.
+        # One diverging cell does not mean that the next one diverges.
         kwargs.setdefault("max_consecutive_failed_trials", 10**9)
         alone.whole_files()
         self._part = part.part()
@@ -136,7 +137,7 @@ class CrossValidated(Outcome, _compat.TunerHooks):
     # Keras Tuner's hooks
 
     def state_file(self) -> str:
-        """See `_compat.TunerHooks`; a tuner has no state of its own."""
+        """See `_compat.TunerHooks`; a tuner has no separate state."""
         return str(self.folder / "oracle.json")
 
     def declare_space(self) -> None:
@@ -173,30 +174,30 @@ class CrossValidated(Outcome, _compat.TunerHooks):
         validate: bool = False,
         verbose: Verbose = "auto",
     ) -> None:
-        """Search, or go on with a search.
+        """Start or resume the search.
 
         Args:
             x, y: all training data: a `keras_delta.data.ImageSet`, arrays `(x, y)`,
                 or a `tf.data.Dataset` without augmentation.
-            epochs: of each training. (With Hyperband its `max_epochs` decides.)
+            epochs: epochs of each training. (Hyperband uses its `max_epochs`.)
             batch_size: samples in a batch.
             image_size, protocol: see `ImageSet.batches`; default: the target's.
             views: number of fixed crops of each image, default 4; None draws new
                 ones in each epoch, without a cache of source maps.
-            batches: function `(part, training)` that gives what `fit` takes, in place
-                of these: for augmentation of your own. It is called for each training
-                and has to give the same each time.
+            batches: function `(part, training)` that returns data for `fit`, instead
+                of these arguments: for custom augmentation. It is called for each
+                training and must return the same data each time.
             callbacks: list, copied for each training. `keras.callbacks.TensorBoard`
                 gets a folder and HParams for each.
-            source_maps: `"auto"` (cached where the data come back), `"compute"`,
+            source_maps: `"auto"` (cached if the data are repeated), `"compute"`,
                 `"cache"` or a `SourceMapCache`.
             validate: whether to evaluate after each epoch as well, for callbacks that
-                watch `val_` metrics. The score is that of the last weights anyway.
+                watch `val_` metrics. The score is still that of the last weights.
             verbose: 0 for silence, 1 for a line per cell, 2 for each epoch.
 
         Raises:
-            ValueError: before any training, for too few samples in a class, an
-                objective that is not logged, or a folder of another search.
+            ValueError: before any training, if a class has too few samples, the
+                objective is not logged, or the folder contains another search.
         """
         options: dict[str, Any]
         options = {"batch_size": batch_size, "image_size": image_size}
@@ -212,20 +213,20 @@ class CrossValidated(Outcome, _compat.TunerHooks):
             self.get_best_hyperparameters()  # says why there are none
 
     def _train(self, data, given, options):
-        """The search of a process that trains."""
+        """Run the search in a process that trains."""
         self._search = self._prepare(data, *given, options)
         self._tell_what_is_done()
         try:
             super().search(self._search)
         except KeyboardInterrupt:
             if self._search.verbose and not status.launched():
-                print("\nInterrupted. Run the same program again to go on.")
+                print("\nInterrupted. Run the same program again to resume.")
             raise
 
     def _prepare(
         self, data, epochs, callbacks, source_maps, validate, verbose, options
     ):
-        """A `Search`; everything that can go wrong before the first training."""
+        """A `Search`, with every check that can run before the first training."""
         _arguments.integer("epochs", epochs)
         _arguments.integer("batch_size", options["batch_size"])
         hp = keras_tuner.HyperParameters()
@@ -263,7 +264,7 @@ class CrossValidated(Outcome, _compat.TunerHooks):
         return search.Search(data, epochs, callbacks, source_maps, validate, verbose)
 
     def _cut(self, model, data, options):
-        """The folds of the data, whose labels all fit the model."""
+        """The folds of the data; checks that all labels fit the model."""
         tasks = outputs.tasks(model.loss, model.networks.target)
         return cut(
             *data,
@@ -275,7 +276,7 @@ class CrossValidated(Outcome, _compat.TunerHooks):
         )
 
     def number_of_cells(self) -> int | None:
-        """How many cells there are at most, or None."""
+        """The maximum number of cells, or None."""
         oracle = _compat.oracle_of(self)
         if isinstance(oracle, GridOracle):
             return len(oracle.cells())
@@ -287,12 +288,12 @@ class CrossValidated(Outcome, _compat.TunerHooks):
             total, failed = self.number_of_cells(), ended.count("FAILED")
             of = f" of {total}" if total else ""
             but = f", {failed} of them failed" if failed else ""
-            print(f"Going on in '{self.folder}': {len(ended)}{of} cells are done{but}.")
+            print(f"Resuming in '{self.folder}': {len(ended)}{of} cells are done{but}.")
 
     # One trial
 
     def run_and_update(self, trial: Any, job: Any) -> None:
-        """As Keras Tuner's, but what is no matter of a cell ends the search."""
+        """As in Keras Tuner, but an error not specific to a cell ends the search."""
         try:
             self.oracle.update_trial(trial.trial_id, self.run_trial(trial, job))
             trial.status = "COMPLETED"
@@ -301,7 +302,7 @@ class CrossValidated(Outcome, _compat.TunerHooks):
             self._tell(trial, job, f"failed: {str(e).splitlines()[0]}")
 
     def run_trial(self, trial: Any, job: Any) -> dict[str, float]:
-        """Train what is missing of a cell, and give its mean metrics."""
+        """Train the missing folds of a cell, and return its mean metrics."""
         record = self._trials.run(trial, job)
         if "failed" in record.end:
             raise keras_tuner.errors.FailedTrialError(record.end["failed"])
@@ -328,7 +329,7 @@ class CrossValidatedGridSearch(CrossValidated, GridSearch):
     """Trains every cell of the grid on every fold, as the article does.
 
     Args:
-        hypermodel: a `DeltaHyperModel`, mostly with lists. Of a range it takes
+        hypermodel: a `DeltaHyperModel`, usually with lists. A range is replaced by
             `points` values (default 5), evenly spaced in the logarithm.
         objective and others: see `CrossValidated`.
 
@@ -358,5 +359,5 @@ class CrossValidatedBayesianOptimization(
 class CrossValidatedHyperband(CrossValidated, keras_tuner.Hyperband):
     """`keras_tuner.Hyperband`, cross-validated; see `CrossValidated`.
 
-    Each of its rounds trains from the start: no weights of folds are kept.
+    Each of its rounds trains from scratch: no weights of folds are kept.
     """

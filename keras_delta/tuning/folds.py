@@ -16,10 +16,10 @@ from keras_delta.data import ImageSet
 from keras_delta.data.sampling import fold_indices
 from keras_delta.data.sources import epochs
 
-LOOKED_AT = 64  # samples whose digest tells one data set from another
+LOOKED_AT = 64  # samples whose digest distinguishes data sets
 NO_WEIGHTS = (
     "A search takes no sample weights. Pass `(x, y)` and, as `batches`, a function "
-    "that makes weighted batches of a part of them."
+    "that makes weighted batches from a part of them."
 )
 
 
@@ -37,14 +37,14 @@ def cut(
     task=None,
     check=None,
 ):
-    """The folds of what `search` was given.
+    """Cuts the data passed to `search` into folds.
 
     Args:
         x, y, batch_size, image_size, views, protocol, batches: as `search` takes them.
         folds: number of folds.
-        seed: of the folds, and of the order of the data.
-        task: what is trained, as `_tasks` names it; None where it is not known.
-        check: called with all labels, where `batches` does not change them.
+        seed: seed of the folds and of the order of the data.
+        task: the task, as `_tasks` names it; None if unknown.
+        check: called with all labels unless `batches` changes them.
     """
     _arguments.seed("seed", seed)
     if isinstance(x, tuple) and y is None and len(x) == 3:
@@ -55,7 +55,7 @@ def cut(
         check = _unchecked
     if isinstance(x, ImageSet):
         if y is not None:
-            raise ValueError(invalid("y", "None, where `x` has the labels", y))
+            raise ValueError(invalid("y", "None, because `x` has the labels", y))
         check(x.labels)
         data = Images(x, folds, seed)
         if batches is None:
@@ -63,7 +63,7 @@ def cut(
     else:
         if hasattr(x, "element_spec"):
             if y is not None:
-                raise ValueError("A tf.data.Dataset has its targets: leave out `y`.")
+                raise ValueError("A tf.data.Dataset contains the targets: omit `y`.")
             x, y = _read(x, batch_size)
         if y is None or not all(hasattr(v, "shape") for v in tree.flatten((x, y))):
             expected = "a kd.data.ImageSet, arrays (x, y), or a tf.data.Dataset"
@@ -85,26 +85,26 @@ def _read(dataset, batch_size):
     remedy = "Pass the data without augmentation, and the augmentation as `batches`."
     if isinstance(dataset.element_spec, tuple) and len(dataset.element_spec) > 2:
         raise ValueError(NO_WEIGHTS)
-    samples.collect(dataset, max_samples=1)  # refuses what has no batches or targets
+    samples.collect(dataset, max_samples=1)  # rejects data without batches or targets
     try:
         probe.check_data(dataset, None, batch_size, views=1)
     except ValueError as e:
         raise ValueError(
-            "A search cuts its data into folds, which a tf.data.Dataset with random "
-            f"augmentation or without end cannot be. {remedy}"
+            "A search cuts its data into folds, which is impossible for a "
+            f"tf.data.Dataset that is endless or has random augmentation. {remedy}"
         ) from e
     found, again = (samples.joined(samples.collect(dataset)) for _ in range(2))
     if fingerprint.digest(found) != fingerprint.digest(again):
         raise ValueError(
-            "The tf.data.Dataset gives its samples in another order each time, so its "
-            "folds would be others when the search goes on. Leave out `shuffle`: the "
-            "search shuffles by itself."
+            "The tf.data.Dataset yields its samples in a different order each time, so "
+            "a resumed search would have different folds. Omit `shuffle`: the search "
+            "shuffles the data itself."
         )
     return found
 
 
 class Parts:
-    """Which samples are in which fold; without labels, they are of one class."""
+    """The samples of each fold; without labels, they count as one class."""
 
     def __init__(self, labels, names, count, folds, seed):
         if labels is None:
@@ -119,7 +119,7 @@ class Parts:
         return np.setdiff1d(self._everything, self.held_out[fold])
 
     def rows(self, fold, training):
-        """Indices of the training samples of a fold, or of what it holds out."""
+        """Indices of the training or the held-out samples of a fold."""
         return self.training(fold) if training else self.held_out[fold]
 
 
@@ -136,7 +136,7 @@ class Folds:
         return dataset
 
     def held_out(self, fold):
-        """What is held out in a fold."""
+        """Held-out data of a fold."""
         return self._batches(fold, False)
 
     def _batches(self, fold, training):
@@ -157,7 +157,7 @@ class Images(Folds):
         self.parts = Parts(images.labels, images.class_names, len(images), folds, seed)
 
     def prepare(self, image_size, batch_size, views, protocol):
-        """Decode and resize everything, for training and for the test."""
+        """Decode and resize all images, for training and testing."""
         self._batch_size, self._views = batch_size, views
         self._options = {"image_size": image_size, "protocol": protocol}
         both = (True, False)
@@ -251,7 +251,7 @@ class Arrays(Folds):
 
 
 class Prepared(Folds):
-    """Folds that the user's own function makes batches of, again each time."""
+    """Folds turned into batches by the user's function, each time again."""
 
     def __init__(self, data, batches, seed):
         self._data, self._user, self._seed = data, batches, seed
@@ -259,14 +259,14 @@ class Prepared(Folds):
 
     @property
     def digest(self):
-        """A digest of the first samples that are held out in each fold."""
+        """A digest of the first held-out samples of each fold."""
         held_out = [self.held_out(fold) for fold in range(len(self))]
         return fingerprint.digest(
             [list(samples.batches(data, max_samples=LOOKED_AT)) for data in held_out]
         )
 
     def train(self, fold):
-        """Training data of a fold, of the same random numbers each time."""
+        """Training data of a fold, with the same random numbers each time."""
         keras.utils.set_random_seed(self._seed)
         return self._batches(fold, True)
 
@@ -275,10 +275,10 @@ class Prepared(Folds):
 
 
 def _classes(y, task=None):
-    """Labels `(n,)` from 0 on and their names; (None, None) where `y` has no classes.
+    """Labels `(n,)` from 0 and their names; (None, None) if `y` has no classes.
 
-    Numbers and combinations of labels are none, though they may look so: each would be
-    a class of few samples, or of one.
+    Numbers and combinations of labels are not classes, though they may look like them:
+    each would be a class of few samples, or of one.
     """
     unlike = (_tasks.MULTILABEL, _tasks.REGRESSION, _tasks.DENSE)
     if task in unlike or not isinstance(y, np.ndarray):
@@ -286,7 +286,7 @@ def _classes(y, task=None):
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim == 1:
-        # Floats that are whole may be numbers to predict, unless the loss tells.
+        # Whole floats may be numbers to predict, unless the loss shows otherwise.
         whole = task is not None and y.dtype.kind == "f" and (y == np.floor(y)).all()
         if y.dtype.kind not in "iub" and not whole:
             return None, None

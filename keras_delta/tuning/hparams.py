@@ -1,4 +1,4 @@
-"""Cells for TensorBoard's HParams page."""
+"""Writes cells for TensorBoard's HParams page."""
 
 import numbers
 from pathlib import Path
@@ -7,20 +7,20 @@ import numpy as np
 
 from keras_delta.tuning import results
 
-OURS = ".keras_delta"  # ends the names of the event files that this module wrote
+OURS = ".keras_delta"  # suffix of the event files that this module writes
 
 
 def write_hparams(cells, objective, folder):
-    """Write the cells for TensorBoard's HParams: one run a trial.
+    """Write the cells for TensorBoard's HParams page, one run per trial.
 
     Each run has the hyperparameters and the scalars objective, `standard_error` and
-    other metrics, at step 0. A second call replaces the runs of the first, and touches
+    other metrics, at step 0. A second call replaces the runs of the first and touches
     no other files.
 
     Args:
         cells: sequence of `Cell`.
-        objective: its name, such as `"val_accuracy"`.
-        folder: to look at with `tensorboard --logdir`; made if need be.
+        objective: name of the objective, such as `"val_accuracy"`.
+        folder: folder for `tensorboard --logdir`; created if necessary.
     """
     import tensorflow as tf
     from tensorboard.plugins.hparams import api, api_pb2
@@ -65,7 +65,7 @@ def _domain(api, name, cells):
 
 
 def _plain(value):
-    """A value that HParams take: float, bool or string."""
+    """A value that HParams accepts: float, bool or string."""
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
     return float(value) if isinstance(value, numbers.Real) else str(value)

@@ -1,4 +1,4 @@
-"""`DeltaHyperModel`: from hyperparameters to a compiled `DeltaModel`."""
+"""`DeltaHyperModel`: builds a compiled `DeltaModel` from hyperparameters."""
 
 import inspect
 import weakref
@@ -31,54 +31,55 @@ from keras_delta.tuning.spaces import (
 )
 
 ARTICLE_GRID = [1e-4, 1e-3, 1e-2, 0.1, 0.2]
-"""The article's values of alpha and of beta (25 cells); alpha as in its equations."""
+"""The article's values for alpha and beta (25 cells); alpha as in its equations."""
 
 RELATIVE_ALPHA = (0.1, 100.0)
 RAW_ALPHA = (1e-4, 0.2)
-FACTORS = (0.01, 20.0)  # of a method's own default: the article's range for DELTA
+FACTORS = (0.01, 20.0)  # times a method's default: the article's range for DELTA
 BETA = (1e-4, 1.0)
 
 
 class DeltaHyperModel(keras_tuner.HyperModel):
     """A search space over alpha, beta and more, for any tuner of Keras Tuner.
 
-    Models come from factories: each trial gets fresh ones. What is searched:
+    Models are created by factories: each trial gets new ones. A search space is
 
     - a number: fixed;
     - a list: one of these values, `hp.Choice`;
-    - a pair `(low, high)`: any value between, `hp.Float(..., sampling="log")`.
+    - a pair `(low, high)`: any value in between, `hp.Float(..., sampling="log")`.
 
     Args:
-        source: function without arguments that gives the pretrained model.
-        target: function that takes the source and gives the model to train, for
+        source: function without arguments that returns the pretrained model.
+        target: function that takes the source and returns the model to train, for
             example `lambda source: kd.attach_head(source, classes=12)`.
-        regularizer: name, class, or function `(alpha, beta)` that gives a new
-            `Regularizer`; it is also passed `temperature` and `variant` where these
-            are searched. Default: `Delta`.
+        regularizer: name, class, or function `(alpha, beta)` that returns a new
+            `Regularizer`; it also receives `temperature` and `variant` if these are
+            searched. Default: `Delta`.
         alpha: see above. Default: 0.1 to 100 for the variant `"relative"`, whose alpha
-            means the same everywhere, else a hundredth to twenty times of the method's
-            own default (0.0001 to 0.2 for L2-SP). `ARTICLE_GRID` is the article's
-            list, for its own variant. Where several variants are searched: a dict
-            variant -> what is searched; each has a hyperparameter of its own.
+            means the same everywhere, otherwise 0.01 to 20 times the method's default
+            (0.0001 to 0.2 for L2-SP). `ARTICLE_GRID` is the article's list, for its
+            variant. If several variants are searched: a dict variant -> search space;
+            each has a separate hyperparameter.
         beta: see above; default 0.0001 to 1.
         learning_rate: see above; default: 0.01.
-        taps: what `DeltaModel` takes, or, to search, a dict of dicts or lists: name
+        taps: as for `DeltaModel` or, to search, a dict of dicts or lists: name
             -> taps, `{"all": "auto", "last": ["top_conv"]}`.
-        temperature: of the attention: None for the regularizer's own, or a list.
-        variant: None for the regularizer's own, or a list.
-        optimizer: function of the learning rate (or of nothing) that gives a new
+        temperature: temperature of the attention: None for the regularizer's default,
+            or a list.
+        variant: None for the regularizer's default, or a list.
+        optimizer: function of the learning rate (or of nothing) that returns a new
             optimizer. Default: SGD with momentum 0.9. A constant learning rate is
-            changed without tracing anything anew; for schedules use the callback
+            changed without retracing; for schedules, use the callback
             `keras.callbacks.LearningRateScheduler`.
         loss: as in `compile`; default: sparse categorical cross-entropy, from logits
             unless the target ends in a softmax.
-        metrics: names, or functions that give new metrics; of several outputs a dict
-            of these.
+        metrics: names, or functions that return new metrics; for several outputs, a
+            dict of these.
         jit_compile: as in `compile`.
 
     Raises:
-        TypeError: for models in place of factories.
-        ValueError: for negative, repeated or infinite values, and empty ranges.
+        TypeError: if models are passed instead of factories.
+        ValueError: if values are negative, repeated or infinite, or a range is empty.
 
     Example:
         ```python
@@ -132,17 +133,16 @@ class DeltaHyperModel(keras_tuner.HyperModel):
         self._taps = named_taps(taps)
 
     def _alphas(self, alpha):
-        """Dict variant (None: the regularizer's own) -> space."""
+        """Dict variant (None: the regularizer's default) -> space."""
         variants = self._variants or [None]
         if not isinstance(alpha, dict):
             if alpha is not None and len(variants) > 1:
                 raise ValueError(
                     invalid(
                         "alpha",
-                        "a dict variant -> what is searched, where variants are "
-                        "searched",
+                        "a dict variant -> search space, because variants are searched",
                         alpha,
-                        "The same alpha means another strength in each variant.",
+                        "The same alpha means a different strength in each variant.",
                     )
                 )
             alpha = dict.fromkeys(variants, alpha)
@@ -170,7 +170,7 @@ class DeltaHyperModel(keras_tuner.HyperModel):
         return {name: value for name, value in some.items() if value is not None}
 
     def _try_regularizer(self, given):
-        """Refuse a function that does not take what it will be given."""
+        """Reject a function that does not accept the arguments it will get."""
         some = self._some_settings((self._variants or [None])[0])
         try:
             inspect.signature(self._regularizer).bind(**some)
@@ -179,18 +179,18 @@ class DeltaHyperModel(keras_tuner.HyperModel):
             raise TypeError(invalid("regularizer", expected, given, f"{e}.")) from e
 
     def declare_hyperparameters(self, hp: keras_tuner.HyperParameters) -> None:
-        """Name all hyperparameters, without building a model."""
+        """Declare all hyperparameters without building a model."""
         self.settings(hp)
 
     def settings(self, hp: keras_tuner.HyperParameters) -> dict[str, Any]:
-        """What a trial's hyperparameters stand for.
+        """Return the settings for a trial's hyperparameters.
 
         Args:
             hp: `keras_tuner.HyperParameters`.
 
         Returns:
             Dict with `alpha`, `beta`, `learning_rate`, and `taps` (a name),
-            `temperature`, `variant` where these are searched.
+            `temperature`, `variant` if these are searched.
         """
         rest = {}
         if self._variants:
@@ -214,7 +214,7 @@ class DeltaHyperModel(keras_tuner.HyperModel):
         return values[variant]
 
     def searches(self, name: str) -> bool:
-        """Whether one of the names of `settings` has more than one value."""
+        """Whether a name from `settings` has more than one value."""
         where = {
             "alpha": next(iter(self._alpha.values())),
             "beta": self._beta,
@@ -228,10 +228,10 @@ class DeltaHyperModel(keras_tuner.HyperModel):
         return not isinstance(where, float) and len(where or ()) > 1
 
     def description(self, hp: keras_tuner.HyperParameters) -> dict[str, Any]:
-        """What makes one search another: a dict for JSON.
+        """Return a dict for JSON that distinguishes this search from others.
 
         Args:
-            hp: `keras_tuner.HyperParameters` in which everything is declared.
+            hp: `keras_tuner.HyperParameters` with everything declared.
         """
         settings = self.settings(hp)
         optimizer = self.optimizer(settings)
@@ -247,10 +247,10 @@ class DeltaHyperModel(keras_tuner.HyperModel):
         }
 
     def build(self, hp: keras_tuner.HyperParameters) -> DeltaModel:
-        """A new compiled `DeltaModel`; see `keras_tuner.HyperModel.build`.
+        """Build a new compiled `DeltaModel`; see `keras_tuner.HyperModel.build`.
 
         Raises:
-            keras_tuner.errors.FatalError: where a factory gives the same object twice.
+            keras_tuner.errors.FatalError: if a factory returns the same object twice.
         """
         settings = self.settings(hp)
         source = self._fresh("source", self._source())
@@ -270,7 +270,7 @@ class DeltaHyperModel(keras_tuner.HyperModel):
     def _new_metrics(self, target):
         names = target.output_names
         if len(names) > 1 and self.metrics and not isinstance(self.metrics, dict):
-            expected = f"a dict of the outputs {names}, or ()"
+            expected = f"a dict for the outputs {names}, or ()"
             given = [m if isinstance(m, str) else m().name for m in self.metrics]
             raise FatalValueError(invalid("metrics", expected, given))
         return keras.tree.map_structure(
@@ -278,15 +278,15 @@ class DeltaHyperModel(keras_tuner.HyperModel):
         )
 
     def optimizer(self, settings: Mapping[str, Any]) -> keras.optimizers.Optimizer:
-        """The optimizer of some `settings`, new."""
+        """Create a new optimizer for the given `settings`."""
         optimizer = self._optimizer(settings["learning_rate"])
         if not isinstance(optimizer, keras.optimizers.Optimizer):
-            expected = "a function that gives an optimizer"
+            expected = "a function that returns an optimizer"
             raise FatalTypeError(invalid("optimizer", expected, optimizer))
         return self._fresh("optimizer", optimizer)
 
     def regularizer(self, settings: Mapping[str, Any]) -> regularizers.Regularizer:
-        """The regularizer of some `settings`, new."""
+        """Create a new regularizer for the given `settings`."""
         return self._fresh("regularizer", self._new_regularizer(settings))
 
     def _new_regularizer(self, settings):
@@ -294,12 +294,12 @@ class DeltaHyperModel(keras_tuner.HyperModel):
         given = {name: settings[name] for name in names if name in settings}
         regularizer = self._regularizer(**given)
         if not isinstance(regularizer, regularizers.Regularizer):
-            expected = "a function that gives a Regularizer"
+            expected = "a function that returns a Regularizer"
             raise FatalTypeError(invalid("regularizer", expected, regularizer))
         return regularizer
 
     def check_taps(self, model: DeltaModel) -> None:
-        """Refuse taps, of all that are searched, that such a model does not have."""
+        """Reject any searched taps that such a model does not have."""
         source, target = Graph(model.source), Graph(model.target)
         pairing = Pairing(target, source)
         for taps in self._taps.values():
@@ -308,15 +308,15 @@ class DeltaHyperModel(keras_tuner.HyperModel):
 
     def _fresh(self, argument, value):
         if value is None:
-            remedy = "Does the function return what it has made?"
-            expected = "a function that makes a new one each time"
+            remedy = "Does the function return the object it creates?"
+            expected = "a function that creates a new object each time"
             raise FatalTypeError(invalid(argument, expected, value, remedy))
         last = self._made.get(argument)
         if last is not None and last() is value:
             raise FatalValueError(
-                f"`{argument}` gave the same object twice: {value!r}. It has to make a "
-                "new one each time it is called, else one training would go on where "
-                f"another has ended. Make it inside of the function: "
+                f"`{argument}` returned the same object twice: {value!r}. It must "
+                "create a new one each time it is called, or one training would "
+                f"continue where another ended. Create it inside the function: "
                 f"`{argument}=lambda ...: ...`."
             )
         self._made[argument] = weakref.ref(value)

@@ -1,4 +1,4 @@
-"""Says what to install, where Keras Tuner is missing."""
+"""Says what to install if Keras Tuner is missing."""
 
 from keras_delta._errors import import_optional
 

@@ -1,4 +1,4 @@
-"""Cells that are so much worse than the best that their other folds can be saved."""
+"""Detects cells so much worse than the best that their other folds can be skipped."""
 
 from keras_delta.statistics import lower_tail, paired_t_test
 from keras_delta.tuning.results import sign_of
@@ -9,13 +9,13 @@ def hopeless(scores, best_scores, direction, level, folds):
 
     Args:
         scores: dict from folds to scores of the cell.
-        best_scores: of the best cell so far.
+        best_scores: the same for the best cell so far.
         direction: `"max"` or `"min"`: which scores are good.
-        level: discard at a p value below it, such as 0.05.
-        folds: of the search.
+        level: significance level, such as 0.05; smaller p values discard the cell.
+        folds: number of folds in the search.
 
     Returns:
-        True or False; False with less than two common folds.
+        True or False; False with fewer than two common folds.
     """
     found = paired_t_test(scores, best_scores, folds)
     better = sign_of(direction) * found.difference

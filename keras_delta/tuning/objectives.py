@@ -1,4 +1,4 @@
-"""Objectives that cannot be searched for, refused before any training."""
+"""Rejects objectives that cannot be optimized, before any training."""
 
 import keras
 from keras_tuner.errors import FatalValueError
@@ -7,14 +7,14 @@ from keras_delta import _compat
 from keras_delta._errors import unknown_name
 from keras_delta._inputs import outputs
 
-# In names of what is to be small.
+# In names of metrics to be minimized.
 ERRORS = ("loss", "error", "entropy", "divergence", "mae", "mse", "mape", "msle")
 
 
 def check_direction(name, metrics):
-    """Refuse the name of a metric that Keras Tuner would guess wrong, or not at all.
+    """Reject metric names whose direction Keras Tuner would guess wrong or not at all.
 
-    It takes every metric that it knows nothing of, F1 for one, for an error.
+    It treats every unknown metric, F1 for example, as an error to minimize.
     """
     direction = _compat.infer_metric_direction(name)
     is_error = any(word in name for word in ERRORS)
@@ -25,13 +25,13 @@ def check_direction(name, metrics):
     if name not in logged:
         raise ValueError(unknown_name("objective", name, logged))
     raise ValueError(
-        f"Whether a larger `{name}` is better cannot be told from its name. Pass "
+        f"The name `{name}` does not show whether a larger value is better. Pass "
         f'`objective=keras_tuner.Objective("{name}", "max")`, or "min".'
     )
 
 
 def check_objective(objective, model, validation=None):
-    """Refuse, before the training, an objective that will not be in the logs."""
+    """Reject, before training, an objective that will not be in the logs."""
     names = getattr(objective, "name_to_direction", None) or [objective.name]
     training = ["loss", "task_loss", "feature_penalty", "head_penalty"]
     known = metric_names(model)
@@ -49,16 +49,16 @@ def check_objective(objective, model, validation=None):
 
 
 def metric_names(model):
-    """Names that `evaluate` gives, in a compiled model that has seen no data yet."""
-    # Keras knows the names after the first batch only, and calls "accuracy" so
-    # whatever metric it stands for.
+    """Names that `evaluate` returns, for a compiled model that has seen no data yet."""
+    # Keras knows the names only after the first batch, and always uses the name
+    # "accuracy", whatever metric it stands for.
     heads, metrics = model.target.output_names, _compat.compiled_metrics(model) or []
     losses = [f"{name}_loss" for name in heads] if len(heads) > 1 else []
     return ["loss", *losses, *_names(metrics, _name_of)]
 
 
 def check_task(name, model):
-    """Refuse an accuracy that is not the one of the task."""
+    """Reject an accuracy that does not match the task."""
     metrics, graph = _compat.compiled_metrics(model), model.networks.target
     wrong = outputs.wrong_accuracies(metrics, model.loss, graph)
     if text := wrong.get(name.removeprefix("val_")):

@@ -13,14 +13,14 @@ from keras_delta import _arguments, _compat
 class GridOracle(keras_tuner.Oracle):
     """Proposes every cell of the grid once.
 
-    Keras Tuner's own grid keeps its place in memory alone, so that an interrupted
-    search cannot go on. This one keeps nothing: it proposes the first cell that has
-    not been tried. What is declared first changes fastest, but for what others depend
-    on (the variant: it needs a model of its own), which changes slowest.
+    Keras Tuner's own grid keeps its position only in memory, so an interrupted search
+    cannot be resumed. This one stores no position: it proposes the first untried cell.
+    The hyperparameter declared first changes fastest, except that one on which others
+    depend (the variant, which needs a separate model) changes slowest.
 
     Args:
         objective: as in `keras_tuner.Oracle`.
-        points: number of values of a range, evenly spaced in its logarithm.
+        points: number of values for a range, evenly spaced in the logarithm.
         **kwargs: as in `keras_tuner.Oracle`.
     """
 
@@ -53,7 +53,7 @@ class GridOracle(keras_tuner.Oracle):
         return list(hp.values)
 
     def populate_space(self, trial_id):
-        """The next cell; see `keras_tuner.Oracle.populate_space`."""
+        """Return the next cell; see `keras_tuner.Oracle.populate_space`."""
         for values in self.cells():
             if not _compat.has_been_tried(self, values):
                 return {"status": "RUNNING", "values": values}
@@ -61,7 +61,7 @@ class GridOracle(keras_tuner.Oracle):
 
 
 class GridSearch(keras_tuner.Tuner):
-    """A tuner with a `GridOracle`, made as Keras Tuner's others are."""
+    """A tuner with a `GridOracle`, constructed like those of Keras Tuner."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What comes out of a cross-validated search: cells, the best, table, picture."""
+"""Results of a cross-validated search: cells, the best, table, picture."""
 
 import contextlib
 import numbers
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 
 class Outcome:
-    """The half of `CrossValidated` that reads what is in the folder.
+    """The part of `CrossValidated` that reads results from the folder.
 
-    It works in any process, while others search, and after the search.
+    It works in any process, both during the search and afterwards.
     """
 
     @property
     def folder(self) -> Path:
-        """`Path` of the search."""
+        """`Path` of the folder of the search."""
         return Path(self.project_dir)
 
     def record_of(self, trial: Any) -> Record:
@@ -43,7 +43,7 @@ class Outcome:
         return Record(self.folder / "cells", trial.hyperparameters.values)
 
     def cells(self) -> list[results.Cell]:
-        """All cells so far, a list of `results.Cell`, also while others search."""
+        """Return all cells so far, a list of `results.Cell`, even during the search."""
         paths = sorted(self.folder.glob("trial_*/trial.json"))
         states = [state for p in paths if (state := _disk.read_json(p)) is not None]
         return [self._cell(Trial.from_state(state)) for state in states]
@@ -58,7 +58,7 @@ class Outcome:
             values=self.searched_values(trial.hyperparameters),
             status=trial.status,
             scores={k: fold["metrics"][name] for k, fold in folds.items()},
-            # Not the trial's: a worker's went to the chief as float32.
+            # Not the trial's score: workers send theirs to the chief as float32.
             score=score if trial.status == "COMPLETED" else None,
             discarded="discarded" in end,
             seconds=sum(fold["seconds"] for fold in folds.values()),
@@ -73,7 +73,7 @@ class Outcome:
         return objective.name, objective.direction
 
     def searched_values(self, hp: keras_tuner.HyperParameters) -> dict[str, Any]:
-        """Alpha, beta and what else is searched: dict name -> value."""
+        """Alpha, beta and any other searched values: dict name -> value."""
         searches = self.hypermodel.searches
         values = {
             name: value
@@ -86,7 +86,7 @@ class Outcome:
     def get_best_hyperparameters(
         self, num_trials: int = 1
     ) -> list[keras_tuner.HyperParameters]:
-        """See `keras_tuner.Tuner.get_best_hyperparameters`; the first is by `rule`."""
+        """See `keras_tuner.Tuner.get_best_hyperparameters`; `rule` picks the first."""
         cells, direction = self.cells(), self._objective[1]
         best = results.best(cells, direction, self.rule)
         rest = [c for c in results.ranked(cells, direction) if c is not best]
@@ -97,19 +97,19 @@ class Outcome:
         return [Trial.from_state(_disk.read_json(p)).hyperparameters for p in paths]
 
     def get_best_models(self, num_models: int = 1) -> NoReturn:
-        """Not for a cross-validation, whose models have seen a part of the data each.
+        """Not supported: each model of the search has seen only part of the data.
 
         Raises:
-            ValueError: always; names `fit_best`.
+            ValueError: always; the message recommends `fit_best`.
         """
         raise ValueError(
-            "A cross-validated search keeps no models: each has seen a part of the "
-            "data alone. Use `tuner.fit_best(train)`, which trains on all of it with "
+            "A cross-validated search keeps no models: each has only seen a part of "
+            "the data. Use `tuner.fit_best(train)`, which trains on all of it with "
             "the best settings."
         )
 
     def best_regularizer(self) -> Regularizer:
-        """The best cell's regularizer, new, to pass to `fit`."""
+        """Return a new regularizer with the best cell's settings, to pass to `fit`."""
         hp = self.get_best_hyperparameters()[0]
         return self.hypermodel.regularizer(self.hypermodel.settings(hp))
 
@@ -125,19 +125,19 @@ class Outcome:
 
         Args:
             x, y: the data; default: those of `search`.
-            batches: as in `search`; where that had it and `x` is given.
-            **kwargs: of `fit`, such as `validation_data`. Default: the epochs and
-                callbacks of `search`.
+            batches: as in `search`; needed if `search` had it and `x` is given.
+            **kwargs: arguments of `fit`, such as `validation_data`. Default: the epochs
+                and callbacks of `search`.
 
         Returns:
-            The trained `DeltaModel`; `model.history` tells how it went.
+            The trained `DeltaModel`; `model.history` contains its logs.
         """
         asked = _disk.read_json(self.folder / "search.json")
         if asked is None or (x is None and self._search is None):
             raise ValueError(
                 "`fit_best` trains as `search` did. Call `search` first, which returns "
-                "at once where everything is done, or pass the training data of a "
-                "search that was run before: `fit_best(train)`."
+                "at once if everything is done, or pass the training data of the "
+                "earlier search: `fit_best(train)`."
             )
         if x is None:
             data, given = self._search.data, self._search.callbacks
@@ -161,23 +161,23 @@ class Outcome:
         return search.cache_for(asked, data, views, by_xla)
 
     def results_frame(self) -> "DataFrame":
-        """All cells as a `pandas.DataFrame`, the best first; as in `results.csv`."""
+        """Return all cells as a `pandas.DataFrame`, best first, as in `results.csv`."""
         return results.frame(self.cells(), *self._objective)
 
     def write_table(self) -> None:
-        """Write `results.csv`, where pandas is installed."""
+        """Write `results.csv` if pandas is installed."""
         with contextlib.suppress(ImportError):
             table = self.results_frame()
             with _disk.replace_file(self.folder / "results.csv") as temporary:
                 table.to_csv(temporary, index=False)
 
     def summary(self) -> str:
-        """What was found, in plain words, and whether it is more than noise: a str."""
+        """Return the results in plain words, and whether they exceed noise: a str."""
         cells, limits = self.cells(), self._limits()
         return summary(cells, *self._objective, self.rule, self.folds, limits)
 
     def _limits(self):
-        """What alpha and beta may be: dict name -> (least, largest)."""
+        """Limits of alpha and beta: dict name -> (least, largest)."""
         hp = keras_tuner.HyperParameters()
         self.hypermodel.declare_hyperparameters(hp)
         limits = {}
@@ -193,10 +193,10 @@ class Outcome:
         print(self.summary())
 
     def plot_surface(self, path: PathLike | None = None) -> "Figure":
-        """Mean score over alpha and beta, as the article's Fig. 4.
+        """Plot the mean score over alpha and beta, as in the article's Fig. 4.
 
         Args:
-            path: `.png`, `.pdf` or `.svg` file to write; None for none.
+            path: `.png`, `.pdf` or `.svg` file to write; None: no file.
 
         Returns:
             `matplotlib.figure.Figure`.
@@ -204,5 +204,5 @@ class Outcome:
         return plot_surface(self.cells(), *self._objective, path)
 
     def write_hparams(self, folder: PathLike) -> None:
-        """All cells for TensorBoard's HParams page, a run each."""
+        """Write all cells for TensorBoard's HParams page, one run each."""
         write_hparams(self.cells(), self._objective[0], folder)

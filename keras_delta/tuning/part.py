@@ -1,11 +1,11 @@
-"""The part of this process in a search."""
+"""The role of this process in a search."""
 
 from keras_delta import _compat
 from keras_delta.tuning.alone import Alone
 
 
 def part():
-    """The part of this process: `Alone`, or a `Chief` or `Worker` of several."""
+    """The role of this process: `Alone`, or `Chief` or `Worker` of several."""
     processes = _compat.tuner_processes
     if not processes.has_chief_oracle():
         return Alone()

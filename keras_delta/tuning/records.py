@@ -1,4 +1,4 @@
-"""What is known of the trainings of a search: files that no trial owns."""
+"""Records of the trainings of a search: files that belong to no single trial."""
 
 import time
 
@@ -8,10 +8,9 @@ from keras_delta._runs.store import Records, digest
 
 
 class Record:
-    """The folds of one cell, under a hash of its hyperparameters.
+    """The folds of one cell, stored under a hash of its hyperparameters.
 
-    Whichever trial has these values, in whichever process, finds what was trained
-    before.
+    Any trial with these values, in any process, can use the finished trainings.
     """
 
     def __init__(self, folder, values):
@@ -20,7 +19,7 @@ class Record:
 
     def locked(self):
         """Context in which no other process trains this cell."""
-        if self._records.get("values") is None:  # for people who look
+        if self._records.get("values") is None:  # for human readers
             self._records.put("values", self._values)
         return self._records.claim("lock", wait=True)
 
@@ -32,20 +31,20 @@ class Record:
         return {k: folds[k] for k in sorted(folds) if folds[k] is not None}
 
     def add(self, fold, metrics, seconds, epochs):
-        """Keep the result of a training."""
+        """Store the result of a training."""
         result = {"metrics": metrics, "seconds": seconds, "epochs": epochs}
         self._records.put(f"fold_{fold}", result)
 
     @property
     def end(self):
-        """How the cell ended without all of its folds: a dict, empty if it did not.
+        """How the cell ended before all of its folds: a dict, empty if it did not.
 
         `discarded` is an estimate of its score, `failed` a message.
         """
         return self._records.get("end") or {}
 
     def ended(self, **how):
-        """Keep how the cell ended without all of its folds."""
+        """Store how the cell ended before all of its folds."""
         self._records.put("end", {**how, "at": time.time()})
 
 

@@ -1,4 +1,4 @@
-"""What a cross-validated search found: its cells, their order, the best, a table."""
+"""Results of a cross-validated search: cells, their order, the best, a table."""
 
 import math
 import numbers
@@ -25,19 +25,19 @@ STANDARD_ERROR = "standard_error"
 
 
 class Cell(NamedTuple):
-    """One setting of the hyperparameters and what its folds gave.
+    """One setting of the hyperparameters and the results of its folds.
 
     Attributes:
-        trial_id: of Keras Tuner; an earlier trial has a smaller one.
-        values: dict of hyperparameters, `alpha` and `beta` among them.
-        status: of Keras Tuner: `"COMPLETED"`, `"FAILED"`, `"RUNNING"` and so on.
+        trial_id: id from Keras Tuner; earlier trials have smaller ones.
+        values: dict of hyperparameters, including `alpha` and `beta`.
+        status: status in Keras Tuner: `"COMPLETED"`, `"FAILED"`, `"RUNNING"` and so on.
         scores: dict from the number of a fold to the objective on its held-out part;
             folds that are not trained (yet) are missing.
-        score: what the search ranks by: the mean of the scores or, for a discarded
-            cell, an estimate of it; None while it is not finished.
-        discarded: whether it was given up after some folds, for being worse.
-        seconds: it took so long.
-        message: why it failed, else None.
+        score: value used for ranking: the mean of the scores or, for a discarded cell,
+            an estimate of it; None until the cell is finished.
+        discarded: whether it was abandoned after some folds for being worse.
+        seconds: training time.
+        message: reason for a failure, else None.
         metrics: dict from the names of the other metrics to their means over folds.
     """
 
@@ -64,7 +64,7 @@ def state(cell):
 
 
 def standard_error(cell):
-    """`std(scores, ddof=1) / sqrt(folds)`, nan for less than two folds."""
+    """`std(scores, ddof=1) / sqrt(folds)`, nan for fewer than two folds."""
     scores = np.array(list(cell.scores.values()), "float64")
     if len(scores) < 2:
         return math.nan
@@ -74,8 +74,8 @@ def standard_error(cell):
 def ranked(cells, direction):
     """The cells, best first: the finished, the discarded, the others, the failed.
 
-    Of equal ones, what was trained longer comes first, then the smaller alpha + beta,
-    then the earlier trial.
+    Ties are broken by longer training, then the smaller alpha + beta, then the earlier
+    trial.
     """
     sign = sign_of(direction)
 
@@ -98,18 +98,17 @@ def best(cells, direction, rule="best"):
     Args:
         cells: sequence of `Cell`.
         direction: `"max"` or `"min"`: which scores are good.
-        rule: `"best"`: the best mean; of equal ones (to 1e-12) the first of `ranked`.
-            `"one_standard_error"`: of the cells whose mean is at most one standard
-            error of the best cell worse than the best mean, the strongest
-            regularization: the largest alpha, then the largest beta, then the better
-            mean.
+        rule: `"best"`: the best mean; for ties (to 1e-12) the first of `ranked`.
+            `"one_standard_error"`: of the cells whose mean is within one standard
+            error (the best cell's) of the best mean, the strongest regularization:
+            the largest alpha, then the largest beta, then the better mean.
 
     Returns:
         A `Cell` that is finished, and neither discarded nor failed.
 
     Raises:
-        ValueError: for an unknown rule, if no cell is finished, or for
-            `"one_standard_error"` if the best cell has less than two folds.
+        ValueError: if the rule is unknown, if no cell is finished, or for
+            `"one_standard_error"` if the best cell has fewer than two folds.
 
     Source of the second rule: Breiman, Friedman, Olshen and Stone, "Classification
         and Regression Trees", 1984, section 3.4.3.
@@ -133,12 +132,12 @@ def best(cells, direction, rule="best"):
 
 
 def frame(cells, objective, direction):
-    """The cells as a `pandas.DataFrame`, one row a cell, best first as in `ranked`.
+    """The cells as a `pandas.DataFrame`, one row per cell, best first as in `ranked`.
 
-    Columns are `trial`; the hyperparameters, alpha and beta first; the objective (what
-    the search ranks by: the mean over the folds, or the estimate of a discarded cell);
-    `standard_error` of the folds' scores; `folds`, how many there are; `fold_0` and so
-    on; the means of other metrics; `status`, `discarded`, `seconds` and `message`.
+    Columns are `trial`; the hyperparameters, alpha and beta first; the objective (used
+    for ranking: the mean over the folds, or the estimate for a discarded cell);
+    `standard_error` of the folds' scores; `folds`, their number; `fold_0` and so on;
+    the means of other metrics; `status`, `discarded`, `seconds` and `message`.
     """
     pandas = import_optional("pandas", "The table of a search", "tuning")
     order = ranked(cells, direction)
@@ -169,7 +168,7 @@ def names(cells):
 
 
 def formatter(objective, cells):
-    """How scores are written: a function of a value, and `error=True` for errors.
+    """A function that formats a score, or with `error=True` a standard error.
 
     Percent for accuracies (`"acc"` in the name, all values from 0 to 1), else 4
     significant digits, 2 for a standard error.
@@ -187,7 +186,7 @@ def formatter(objective, cells):
 
 
 def first_failure(cells):
-    """Which of the cells failed first, and why."""
+    """The cell that failed first, and the reason."""
     failed = [c for c in cells if state(c) == FAILED]
     first = min(failed, key=_number)
     lines = [x.strip() for x in (first.message or "").splitlines() if x.strip()]
@@ -195,13 +194,13 @@ def first_failure(cells):
         reason = lines[-1 if lines[0].startswith("Traceback") else 0].rstrip(".")
         reason = reason if len(reason) <= LONGEST else reason[:LONGEST] + "..."
     else:
-        reason = "no reason is known" if first.score is None else f"score {first.score}"
+        reason = "unknown reason" if first.score is None else f"score {first.score}"
     others = "the first, " if len(failed) > 1 else ""
     return f"{others}trial {first.trial_id}: {reason}"
 
 
 def none_finished(cells):
-    """Why there is no winner, and what to do."""
+    """The message if no cell can win: the reason, and the remedy."""
     if not cells:
         return "The search has no cells yet. Run `search` first."
     count = {s: sum(state(c) == s for c in cells) for s in STATES}
@@ -210,24 +209,24 @@ def none_finished(cells):
     if count[FAILED]:
         text += f" Why ({first_failure(cells)})."
     if count[RUNNING]:
-        return f"{text} Run `search` again to go on."
-    return f"{text} Mend that, or search other values."
+        return f"{text} Run `search` again to resume."
+    return f"{text} Fix the cause, or search other values."
 
 
 def finite(value):
-    """Whether there is a number."""
+    """Whether the value is a finite number."""
     return value is not None and math.isfinite(value)
 
 
 def sign_of(direction):
-    """1 where a larger score is better, else -1."""
+    """1 if a larger score is better, else -1."""
     return (
         1 if _arguments.choice("direction", direction, ("max", "min")) == "max" else -1
     )
 
 
 def strength(cell, name):
-    """Alpha or beta of a cell, 0 where it has none."""
+    """Alpha or beta of a cell, 0 if it has none."""
     value = cell.values.get(name)
     return value if isinstance(value, numbers.Real) else 0.0
 
@@ -249,6 +248,6 @@ def _number(cell):
 
 
 def _simplicity(cell):
-    # A score of few epochs (Hyperband) is a guess at what more of them would give.
+    # A score after few epochs (Hyperband) is a guess at that after more.
     epochs = cell.values.get(EPOCHS, 0)
     return -epochs, sum(strength(cell, name) for name in STRENGTHS), _number(cell)

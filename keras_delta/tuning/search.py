@@ -1,4 +1,4 @@
-"""What `search` was asked for, and whether a folder holds the same search."""
+"""The arguments of `search`, and whether a folder contains the same search."""
 
 import json
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from keras_delta.caching import SourceMapCache
 
 
 class Search(NamedTuple):
-    """What `CrossValidated.search` was asked to train."""
+    """What `CrossValidated.search` is to train."""
 
     data: Any
     epochs: int
@@ -22,7 +22,7 @@ class Search(NamedTuple):
 
 
 def image_size(model):
-    """(height, width) of the images that a model takes; None for other inputs."""
+    """(height, width) of a model's input images; None for other inputs."""
     shapes = [v.shape for v in keras.tree.flatten(model.target.inputs)]
     if len(shapes) == 1 and len(shapes[0]) == 4 and None not in shapes[0][1:3]:
         return tuple(shapes[0][1:3])
@@ -30,7 +30,7 @@ def image_size(model):
 
 
 def cache_for(asked, data, views, compiled_by_xla):
-    """What to pass as `source_maps`: what was asked, or a cache if data come back."""
+    """The value for `source_maps`: as requested, or a cache if data are repeated."""
     if asked != "auto":
         return caching.get(asked) or "compute"
     cache = SourceMapCache(views=max(views or 1, 2))
@@ -42,7 +42,7 @@ def cache_for(asked, data, views, compiled_by_xla):
 
 
 def claim(folder, wanted):
-    """Note what a folder is for, or refuse one of another search."""
+    """Record what a folder is for, or reject one of another search."""
     wanted = json.loads(json.dumps(wanted, default=str))
     path = folder / "search.json"
     with _disk.lock(folder / "lock"):
@@ -58,7 +58,7 @@ def claim(folder, wanted):
     ]
     if lines:
         raise keras_tuner.errors.FatalValueError(
-            f"The folder '{folder}' holds another search ({'; '.join(lines)}). Pass "
+            f"The folder '{folder}' contains another search ({'; '.join(lines)}). Pass "
             "another `project_name` to keep it, or `overwrite=True` to delete it."
         )
 
@@ -72,7 +72,7 @@ def _differences(name, there, now):
         names = [v.get("name", i) for i, v in enumerate(now)]
         pairs = dict(zip(names, zip(there, now, strict=True), strict=True))
     else:
-        return [f"{name}: {_shorten(there)} there, {_shorten(now)} now"]
+        return [f"{name}: {_shorten(there)} before, {_shorten(now)} now"]
     return [
         line
         for part, (a, b) in pairs.items()
@@ -82,7 +82,7 @@ def _differences(name, there, now):
 
 
 def _are_alike(there, now):
-    """Whether both are lists of equally many dicts."""
+    """Whether both are lists of dicts, of equal length."""
     both = isinstance(there, list) and isinstance(now, list) and len(there) == len(now)
     return both and all(isinstance(v, dict) for v in [*there, *now]) and bool(now)
 

@@ -1,4 +1,4 @@
-"""What the arguments of a search space may be."""
+"""Checks of the arguments of a search space."""
 
 import inspect
 import math
@@ -11,11 +11,11 @@ from keras_delta._errors import invalid
 from keras_delta.regularizers.maps import VARIANTS
 
 SPACE = "a number, a list of numbers, or a range (low, high) with 0 < low < high"
-FRESH = "a function that makes a new one each time"
+FRESH = "a function that creates a new object each time"
 
 
 def space(argument, given):
-    """What is searched: a float, a list of floats, or a pair (low, high)."""
+    """A search space: a float, a list of floats, or a pair (low, high)."""
     if getattr(given, "ndim", None) == 0:  # NumPy's numbers
         given = given.item()
     if not isinstance(given, (list, tuple, range, np.ndarray)):
@@ -66,7 +66,7 @@ def _different(argument, values):
 
 
 def named_taps(taps):
-    """Dict name -> taps of what is searched; with one name "" where nothing is."""
+    """Dict name -> taps to search; with the single name "" if there is no search."""
     if not isinstance(taps, dict) or all(
         isinstance(v, str) and v != "auto" for v in taps.values()
     ):
@@ -77,21 +77,21 @@ def named_taps(taps):
 
 
 def metric_factories(metrics):
-    """Names and functions that give new metrics: a list, or a dict by outputs."""
+    """Names and functions that return new metrics: a list, or a dict by output."""
     if isinstance(metrics, dict):
         return {name: metric_factories(some) for name, some in metrics.items()}
     metrics = [metrics] if isinstance(metrics, str) else list(metrics or ())
     for metric in metrics:
         makes = isinstance(metric, str) or callable(metric)
         if isinstance(metric, keras.metrics.Metric) or not makes:
-            expected = "names, or functions that give new metrics"
-            remedy = "Each model needs metrics of its own: pass the class, or a lambda."
+            expected = "names, or functions that return new metrics"
+            remedy = "Each model needs separate metrics: pass the class or a lambda."
             raise TypeError(invalid("metrics", expected, metric, remedy))
     return metrics
 
 
 def factory(argument, given):
-    """`given`, called with as many arguments as it takes."""
+    """`given`, called with as many arguments as it accepts."""
     instances = (keras.Model, keras.optimizers.Optimizer)
     if isinstance(given, instances) or not callable(given):
         remedy = f"For example `{argument}=lambda ...: ...`."
@@ -112,7 +112,7 @@ def factory(argument, given):
 
 
 def regularizer_factory(given):
-    """The function that makes a regularizer of alpha, beta and more."""
+    """The function that creates a regularizer from alpha, beta and more."""
     if isinstance(given, str):
         name = _arguments.choice("regularizer", given, regularizers.ALL)
         return regularizers.ALL[name]

@@ -1,4 +1,4 @@
-"""What a search found, in plain words."""
+"""Results of a search in plain words."""
 
 import math
 import numbers
@@ -30,19 +30,19 @@ SHOWN = 5  # cells in the table
 
 
 def summary(cells, objective, direction, rule="best", folds=5, limits=None):
-    """What the search found, in a few sentences and a table.
+    """The results of a search in a few sentences and a table.
 
-    Who won; how many cells finished, were discarded or failed; whether the others
-    are worse by more than noise (`paired_t_test` with the best mean, 95 %, corrected
-    by `holm`), and which alpha and beta are as good; whether the best mean lies at the
-    border of what was searched; the five best cells.
+    It gives the winner; how many cells finished, were discarded or failed; whether the
+    others are worse by more than noise (`paired_t_test` against the best mean, 95 %,
+    corrected by `holm`), and which alpha and beta are as good; whether the best mean is
+    at the border of the search space; the five best cells.
 
     Args:
-        cells, direction, rule: see `best`, but that cells may be none.
-        objective: its name, such as `"val_accuracy"`.
-        folds: of the search.
-        limits: dict from alpha and beta to (least, largest) that the search may try;
-            default: those that it has tried.
+        cells, direction, rule: see `best`, except that cells may be empty.
+        objective: name of the objective, such as `"val_accuracy"`.
+        folds: number of folds in the search.
+        limits: dict from alpha and beta to the (least, largest) allowed value; default:
+            those that were tried.
     """
     order = ranked(cells, direction)
     finished = [c for c in order if state(c) == FINISHED]
@@ -84,7 +84,7 @@ def _counts(cells):
 
 
 def _as_good(finished, folds):
-    """The cells that the best is not significantly better than; None if unknown."""
+    """Cells not significantly worse than the best; None if unknown."""
     first, *others = finished
     tests = [paired_t_test(first.scores, c.scores, folds) for c in others]
     p = [test.p_value for test in tests]
@@ -118,7 +118,7 @@ def _noise(finished, good):
 
 
 def _ranges(cells):
-    """`alpha from 0.001 to 0.1 and beta = 0.01`, of those that the cells have."""
+    """`alpha from 0.001 to 0.1 and beta = 0.01`, for the strengths in the cells."""
     parts = []
     for name in STRENGTHS:
         values = [_value(v) for v in _values(name, cells)]
@@ -133,7 +133,7 @@ def _borders(order, good, limits):
     """A sentence for each strength whose best value may lie outside."""
     lines, first = [], order[0]
     judged = [c for c in order if state(c) in (FINISHED, DISCARDED)]
-    # Of alpha a trend is worth a word even if it is not significant.
+    # For alpha, even a trend that is not significant is worth mentioning.
     ties = [c for c in order if tied(first, c)]
     for name, equal in zip(STRENGTHS, (ties, good or ties), strict=True):
         searched, value = _values(name, order), first.values.get(name)
@@ -172,7 +172,7 @@ def _settings(cell):
 
 
 def _shown(cells):
-    """Dict from hyperparameters to what people call them; the epochs of Hyperband."""
+    """Dict from hyperparameters to readable names, with the epochs of Hyperband."""
     epochs = {EPOCHS: "epochs"} if any(EPOCHS in c.values for c in cells) else {}
     return {n: n for n in names(cells) if not n.startswith(OF_KERAS_TUNER)} | epochs
 

@@ -1,4 +1,4 @@
-"""A picture of a search: the objective over alpha and beta, as the article's Fig. 4."""
+"""A plot of a search: the objective over alpha and beta, as in the article's Fig. 4."""
 
 import math
 import numbers
@@ -10,45 +10,45 @@ from keras_delta._plotting import LogScale, save_figure
 from keras_delta.tuning import results
 from keras_delta.tuning.results import DISCARDED, FAILED, FINISHED, RUNNING, STRENGTHS
 
-COLOURS = "viridis"  # even in brightness; told apart by the colour-blind
+COLOURS = "viridis"  # even in brightness; suitable for the colour-blind
 MARK = "#d55e00"  # vermilion of Okabe and Ito's palette
-SPREAD = 4  # colours end so many times as far from the best as the median
+SPREAD = 4  # colours extend to this multiple of the median distance from the best
 MOST = 400  # cells of a heat map
 BRIGHTNESS = (0.2126, 0.7152, 0.0722)  # of red, green and blue
 
 
 def plot_surface(cells, objective, direction, path=None):
-    """Draw the mean over folds at each alpha and beta, bright where it is good.
+    """Draw the mean over folds for each alpha and beta; bright is good.
 
-    Values on a grid make a heat map, with each cell's mean and standard error. Its
-    steps are all as wide, whatever the values. Scattered values make points on log
-    axes, where 0 has a place of its own at the lower end. If only one of the two
-    varies, a curve with standard errors is drawn instead. The best is framed; cells
-    that failed are grey and say so, those discarded early have "<" (">" where small is
-    good). Very bad cells share the darkest colour, so that they do not hide the
+    Values on a grid make a heat map, with each cell's mean and standard error. All
+    cells have equal width, whatever the values. Scattered values make points on log
+    axes, with a separate position for 0 at the lower end. If only one of the two
+    varies, a curve with standard errors is drawn instead. The best is framed; failed
+    cells are grey and labelled as such, those discarded early have "<" (">" if small
+    is good). Very bad cells share the darkest colour, so that they do not hide the
     differences between the good ones.
 
-    Of cells that differ in other hyperparameters alone the best is shown.
+    Of cells that only differ in other hyperparameters, the best is shown.
 
     Args:
         cells: sequence of `Cell`.
-        objective: its name, such as `"val_accuracy"`.
+        objective: name of the objective, such as `"val_accuracy"`.
         direction: `"max"` or `"min"`: which scores are good.
-        path: write the picture there as well (PNG, PDF or SVG by its suffix).
+        path: file to also write the picture to (PNG, PDF or SVG, by its suffix).
 
     Returns:
         A `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: for no cells, none with a number as alpha or beta, or another
-            suffix.
+        ValueError: if there are no cells, none has a number as alpha or beta, or the
+            suffix is unknown.
 
     Source: Li et al., "DELTA", TKDD 2021, doi 10.1145/3473912, Fig. 4.
     """
     ranked = results.ranked(cells, direction)
     axes = [n for n in STRENGTHS if any(_place(c, n) is not None for c in ranked)]
     if not axes:
-        remedy = "`summary` and `frame` show what other hyperparameters do."
+        remedy = "`summary` and `frame` show the effect of other hyperparameters."
         expected = "cells with a number as alpha or beta"
         raise ValueError(invalid("cells", expected, list(cells), remedy))
     shown = {}  # the best of each place comes first
@@ -66,12 +66,12 @@ def plot_surface(cells, objective, direction, path=None):
 
 
 class _Picture:
-    """The cells to draw, and what the three kinds of pictures have in common.
+    """The cells to draw, and the common parts of the three kinds of pictures.
 
     Args:
         shown: dict from a tuple of values to a `Cell`, best first.
-        axes: what these values are, `["alpha", "beta"]` or one of them.
-        others: names of the hyperparameters that vary besides.
+        axes: names of these values, `["alpha", "beta"]` or one of them.
+        others: names of the other hyperparameters that vary.
     """
 
     def __init__(self, shown, axes, objective, direction, others):
@@ -218,7 +218,7 @@ class _Picture:
             axis.set_major_formatter(PercentFormatter(1.0))
 
     def _finish(self, figure, axis, xlabel, ylabel):
-        """Names of the axes, legend, and a title: what is drawn, and the best."""
+        """Names of the axes, a legend, and a title with the contents and the best."""
         axis.tick_params(labelsize=8)
         axis.set_xlabel(xlabel, fontsize=9)
         axis.set_ylabel(ylabel, fontsize=9)
@@ -247,7 +247,7 @@ class _Picture:
 
 
 def _on_grid(places):
-    """Whether values come back often enough for rows and columns."""
+    """Whether values repeat often enough for rows and columns."""
     alphas, betas = ({p[i] for p in places} for i in range(2))
     size, n = len(alphas) * len(betas), len(places)
     repeated = len(alphas) < n and len(betas) < n

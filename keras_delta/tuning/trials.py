@@ -1,4 +1,4 @@
-"""Trains the folds of a cell that are missing, and keeps what came out."""
+"""Trains the missing folds of a cell, and stores the results."""
 
 import contextlib
 import math
@@ -23,11 +23,11 @@ class Trials:
         self._done = 0  # trainings of this process
 
     def run(self, trial, search):
-        """Train what is missing of a cell; gives its `Record`."""
+        """Train the missing folds of a cell, and return its `Record`."""
         record, folds = self._tuner.record_of(trial), self._tuner.folds
         with record.locked():
-            # Not all workers begin with the same fold: what is computed once for a
-            # fold is computed by one of them.
+            # Workers begin with different folds, so that values computed once per
+            # fold are computed by different workers.
             for i in range(folds):
                 fold = ((number_of(trial) or 1) - 1 + i) % folds
                 if not record.end and fold not in record.folds:
@@ -93,7 +93,7 @@ class Trials:
         return model
 
     def evaluate(self, model, held_out, most=None):
-        """Metrics on what a fold holds out: dict `val_...` -> float."""
+        """Metrics on the held-out part of a fold: dict `val_...` -> float."""
         if most is None:
             logs = model.evaluate(held_out, verbose=0, return_dict=True)
         else:
@@ -102,7 +102,7 @@ class Trials:
         return {f"val_{name}": float(value) for name, value in logs.items()}
 
     def _discard_if_hopeless(self, record):
-        """Give a cell up that is worse than the best one beyond doubt."""
+        """Abandon a cell that is clearly worse than the best one."""
         tuner, objective = self._tuner, self._tuner.oracle.objective
         folds = record.folds.items()
         scores = {k: fold["metrics"][objective.name] for k, fold in folds}
@@ -113,20 +113,20 @@ class Trials:
             return
         rival = results.ranked(rivals, objective.direction)[0].scores
         if hopeless(scores, rival, objective.direction, tuner.discard, tuner.folds):
-            # Folds differ in difficulty: what it lacks is measured on the same ones.
+            # Folds differ in difficulty: compare on the same ones.
             lack = statistics.fmean(scores[k] - rival[k] for k in scores)
             record.ended(discarded=statistics.fmean(rival.values()) + lack)
 
 
 def number_of(trial):
-    """Which cell a trial is, from 1; None where its id does not say."""
+    """The number of a trial's cell, from 1; None if its id does not contain it."""
     with contextlib.suppress(ValueError):
         return int(trial.trial_id) + 1
     return None
 
 
 def in_words(record, name, score):
-    """What became of a cell, as the end of a line."""
+    """The result of a cell, as the end of a line."""
     values = [fold["metrics"][name] for fold in record.folds.values()]
     seconds = sum(fold["seconds"] for fold in record.folds.values())
     if "discarded" in record.end:

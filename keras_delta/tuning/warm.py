@@ -1,4 +1,4 @@
-"""A model that is set back for each training, and what is computed once per fold."""
+"""A model that is reset for each training, and values computed once per fold."""
 
 import keras
 import keras_tuner
@@ -14,15 +14,14 @@ from keras_delta.attention import ChannelAttention
 
 
 class WarmModels:
-    """The model of a search, and what is computed once for each fold.
+    """The model of a search, and the values computed once for each fold.
 
     One model serves all cells and folds: alpha, beta, a constant learning rate and
     the attention are variables. Only other taps, another variant, or a learning rate
     that is part of a schedule need another model.
 
-    For each fold are computed once, by whichever process comes first, and kept in
-    files: the first values of the head, the attention, and the scales of the source's
-    maps.
+    The first process to reach a fold computes the initial values of the head, the
+    attention, and the scales of the source's maps, and stores them in files.
     """
 
     def __init__(self, hypermodel, folder, seed, strategy=None):
@@ -32,7 +31,7 @@ class WarmModels:
         self._networks = None
 
     def begin(self, hp, fold, data, verbose=0):
-        """The model, ready for the training of a cell on a fold."""
+        """The model, ready to train a cell on a fold."""
         model, settings = self.need(hp), self._hypermodel.settings(hp)
         wanted = self._hypermodel.regularizer(settings)
         model.regularizer.take_strengths(wanted)
@@ -40,7 +39,7 @@ class WarmModels:
         for ours, theirs in zip(*pairs, strict=True):
             ours.temperature = theirs.temperature
         optimizer = self._hypermodel.optimizer(settings)
-        if _has_number(optimizer):  # which need not be the cell's as it is
+        if _has_number(optimizer):  # the function may have changed the cell's rate
             model.optimizer.learning_rate = float(array(optimizer.learning_rate))
         values = self._computed_once(model, hp, fold, data, verbose)
         for name, variable in _variables_of_fold(model).items():
@@ -49,11 +48,11 @@ class WarmModels:
         return model
 
     def drop(self):
-        """Let go of the model."""
+        """Release the model."""
         self._models.drop()
 
     def need(self, hp):
-        """The model that can become a cell's; a new one if there is none."""
+        """A model that fits a cell; a new one if none exists."""
         settings = self._hypermodel.settings(hp)
         key = [
             settings.get("taps"),
@@ -71,7 +70,7 @@ class WarmModels:
         return model
 
     def _check_networks(self, model):
-        """Refuse networks that are others than at the beginning of the search."""
+        """Reject networks that differ from those at the start of the search."""
         found = {
             # Variables would include the random state of dropout.
             "source": fingerprint.digest([array(v) for v in model.source.weights]),
@@ -91,10 +90,11 @@ class WarmModels:
         ):
             if found[argument] != self._networks[argument]:
                 raise keras_tuner.errors.FatalValueError(
-                    f"The function `{argument}` gave {what} than before, so trainings "
-                    "cannot be compared. A source has to load pretrained weights, or "
-                    "to begin with `keras.utils.set_random_seed(0)`. If you changed "
-                    "the function: pass another `project_name`, or `overwrite=True`."
+                    f"The function `{argument}` returned {what} than before, so "
+                    "trainings cannot be compared. A source must load pretrained "
+                    "weights or start with `keras.utils.set_random_seed(0)`. If you "
+                    "changed the function, pass another `project_name`, or "
+                    "`overwrite=True`."
                 )
 
     def _computed_once(self, model, hp, fold, data, verbose):
@@ -157,7 +157,7 @@ def _weigh(member, attention):
 def _variables_of_fold(model):
     """Dict name -> variable: of the new layers, and the regularizer's.
 
-    Strengths are not among them: they are the cell's.
+    Strengths are not included: they belong to the cell.
     """
     layers = model.pairing.target.layers()
     new = [v for name in model.pairing.new_layers for v in layers[name].variables]

@@ -66,7 +66,7 @@ def test_without_the_package(monkeypatch):
 @pytest.mark.parametrize(
     ("change", "error", "text"),
     [
-        ("longer", ValueError, "18826033 bytes in place of 18826032"),
+        ("longer", ValueError, "18826033 bytes instead of 18826032"),
         ("flipped", ValueError, "SHA-256 is"),
         ("missing", ImportError, "cannot be read"),
     ],
@@ -153,7 +153,7 @@ def test_the_conversion_is_strict(tmp_path):
     with pytest.raises(ValueError, match=r"'_blocks\.2\._bn0\.weight' is beyond"):
         lite_weights.convert({"_blocks.2._bn0.weight": np.ones(3)}, blocks)
     for name in ("_se_reduce.weight", "_blocks.0._fc.weight", "_bn0.scale", "_bn0"):
-        with pytest.raises(ValueError, match="no weight of EfficientNet-Lite"):
+        with pytest.raises(ValueError, match="not a weight of EfficientNet-Lite"):
             lite_weights.convert({name: np.ones(3)}, blocks)
     counter = {"_bn0.num_batches_tracked": np.array(3)}
     assert lite_weights.convert(counter, blocks) == {}

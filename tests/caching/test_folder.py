@@ -70,7 +70,7 @@ def test_maps_of_an_earlier_version_are_left_alone(tmp_path):
     }
     for name, content in before.items():
         (folder / name).write_bytes(content)
-    with pytest.warns(UserWarning, match=r"earlier version.*computed again.*Delete"):
+    with pytest.warns(UserWarning, match=r"earlier version.*recomputed.*Delete"):
         cache = opened(tmp_path / "maps")
     maps, computed = ask(cache, images(3))
     check(maps, images(3))
@@ -96,10 +96,10 @@ def test_two_caches_in_one_process(folder):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"format": "x/2"}, "format.*x/2.* there"),
-        ({"fingerprint": "f"}, "'fingerprint': 'f'.* there, .*'source'.* now"),
-        ({"dtype": "float16"}, "'float16'.* there, .*'float32'.* now"),
-        ({"taps": [["low", [4, 4, 3]]]}, "taps.* there, .* now"),
+        ({"format": "x/2"}, "format.*x/2.* before"),
+        ({"fingerprint": "f"}, "'fingerprint': 'f'.* before, .*'source'.* now"),
+        ({"dtype": "float16"}, "'float16'.* before, .*'float32'.* now"),
+        ({"taps": [["low", [4, 4, 3]]]}, "taps.* before, .* now"),
     ],
 )
 def test_a_folder_of_something_else(folder, change, text):
@@ -173,7 +173,7 @@ def test_a_disk_that_gets_full(tmp_path, small_files, rows, recwarn):
     finally:
         small_files(-1)
     texts = [str(w.message) for w in recwarn if "Source maps" in str(w.message)]
-    assert len(texts) == 1 and "Training goes on" in texts[0], texts
+    assert len(texts) == 1 and "Training continues" in texts[0], texts
     count = len(cache)
     assert 8 <= count < 30
     cache.close()

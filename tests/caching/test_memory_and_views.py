@@ -82,7 +82,7 @@ def test_more_views_than_there_can_be():
     ask(cache, x[:3])
     ask(cache, x[3:6])
     ask(cache, x[:6])
-    text = r"7 different images .* 3 samples .* 2 view.*without fixed views.*views=4"
+    text = r"7 different images.* 3 samples .* 2 view.*without fixed views.*views=4"
     with pytest.raises(ValueError, match=text):
         ask(cache, x)
 

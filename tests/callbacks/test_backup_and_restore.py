@@ -24,7 +24,7 @@ from keras_delta.regularizers import L2SP, Delta, FeatureMap
 
 pytestmark = [
     pytest.mark.usefixtures("tensorflow_seed"),
-    pytest.mark.filterwarnings("ignore:.*remembered of it is not in the backup"),
+    pytest.mark.filterwarnings("ignore:.*but the backup does not contain"),
     pytest.mark.filterwarnings("ignore:The head is no better than chance"),
 ]
 
@@ -288,7 +288,7 @@ def test_another_learning_rate_is_told(new_backbone, tmp_path):
     begun = new_model(new_backbone, optimizer=optimizer(0.25))
     fit(begun, kept(tmp_path), epochs=2)
     other = new_model(new_backbone, optimizer=optimizer(0.5))
-    with pytest.warns(UserWarning, match=r"learning rate is 0.5 now and was 0.25"):
+    with pytest.warns(UserWarning, match=r"learning rate is now 0.5, but was 0.25"):
         fit(other, BackupAndRestore(tmp_path / "b"), epochs=3)
     assert float(other.optimizer.learning_rate) == 0.25
 
@@ -427,7 +427,7 @@ class Kept(Memory):
         self.losses = state["losses"]
 
 
-@pytest.mark.filterwarnings("default:.*remembered of it is not in the backup")
+@pytest.mark.filterwarnings("default:.*but the backup does not contain")
 def test_callbacks_of_a_user(new_backbone, tmp_path):
     """They are kept if they say what; the others are named."""
 
@@ -438,13 +438,13 @@ def test_callbacks_of_a_user(new_backbone, tmp_path):
     expected = Kept()
     fit(new_model(new_backbone), expected, epochs=3)
     with (
-        pytest.warns(UserWarning, match="what the callback Odd remembers: a backup"),
+        pytest.warns(UserWarning, match="state of the callback Odd: a backup"),
         pytest.raises(KeyboardInterrupt),
     ):
         backup = BackupAndRestore(tmp_path / "b")
         fit(new_model(new_backbone), Kept(), Odd(), Memory(), Break(2), backup)
     kept, memory, quiet = Kept(), Memory(), keras.callbacks.LambdaCallback()
-    with pytest.warns(UserWarning, match="but what Memory remembered of it is not"):
+    with pytest.warns(UserWarning, match="does not contain the state of Memory"):
         given = kept, memory, quiet, BackupAndRestore(tmp_path / "b")
         fit(new_model(new_backbone), *given, epochs=3)
     assert kept.losses == expected.losses
@@ -668,5 +668,5 @@ def test_a_folder_that_cannot_be_made(new_backbone):
 def test_it_works_inside_of_fit_alone(new_backbone, tmp_path):
     backup = BackupAndRestore(tmp_path / "b")
     backup.set_model(new_model(new_backbone))
-    with pytest.raises(ValueError, match=r"works inside of `DeltaModel\.fit` alone"):
+    with pytest.raises(ValueError, match=r"only works within `DeltaModel\.fit`"):
         backup.on_train_begin()

@@ -17,7 +17,7 @@ from keras_delta.regularizers import Delta
 X, Y = reference.learnable_data(8)
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The head is no better than chance"),
-    pytest.mark.filterwarnings("ignore:Rifle.* never draws"),
+    pytest.mark.filterwarnings("ignore:Rifle.* never redraws"),
 ]
 callbacks = kd.callbacks
 
@@ -81,7 +81,7 @@ def test_all_are_here():
 def test_a_plain_model_is_refused(name, new_backbone, tmp_path):
     model, _ = reference.pair(new_backbone)
     model.compile("sgd", reference.LOSS, run_eagerly=True)
-    with pytest.raises(TypeError, match=f"{name} works on a DeltaModel. .*Functional"):
+    with pytest.raises(TypeError, match=f"{name} requires a DeltaModel. .*Functional"):
         fit(model, MAKE[name](tmp_path))
 
 
@@ -130,7 +130,7 @@ def test_the_same_instance_twice(name, used):
 def test_state_survives(name, used, tmp_path):
     """Through JSON and arrays, into a new one."""
     _, given = used
-    if name == "Rifle":  # in two epochs it never draws
+    if name == "Rifle":  # in two epochs it never redraws
         given[name].drawn = [4]
     state, store = callback_states.state_of(given[name]), ArrayStore({})
     stateless = ("BackupAndRestore", "Report", "StrengthScheduler")

@@ -12,7 +12,7 @@ from interrupted_training import STAGES, Death, train
 
 pytestmark = [
     pytest.mark.usefixtures("tensorflow_seed"),
-    pytest.mark.filterwarnings("ignore:.*remembered of it is not in the backup"),
+    pytest.mark.filterwarnings("ignore:.*but the backup does not contain"),
     pytest.mark.filterwarnings("ignore:The head is no better than chance"),
     pytest.mark.filterwarnings("ignore:BatchNormalization"),
 ]

@@ -253,5 +253,5 @@ def test_two_loggers(new_backbone, tmp_path):
     loggers = [PenaltyLogger(tmp_path / name, every=4) for name in "ab"]
     fit(model, *loggers)
     assert loggers[0].path.read_text() == loggers[1].path.read_text()
-    with pytest.raises(ValueError, match="watched every 4 steps already"):
+    with pytest.raises(ValueError, match="already watched every 4 steps"):
         fit(model, loggers[0], PenaltyLogger(tmp_path / "c", every=3))

@@ -230,7 +230,7 @@ def test_the_body_stays_and_normalization_in_the_head_begins_anew(new_backbone):
 
 def test_nothing_but_the_draw_changes_training(new_backbone):
     a, b = make(new_backbone), make(new_backbone)
-    with pytest.warns(UserWarning, match="never draws the head again in 5 epochs"):
+    with pytest.warns(UserWarning, match="never redraws the head in 5 epochs"):
         fit(a, Rifle(2), epochs=5)
     fit(b, epochs=5)
     assert_same(a.get_weights(), b.get_weights())
@@ -238,7 +238,7 @@ def test_nothing_but_the_draw_changes_training(new_backbone):
 
 def test_verbose(new_backbone, capsys):
     draw(make(new_backbone), Rifle(2, verbose=1))
-    assert capsys.readouterr().out == "\nEpoch 5: Rifle has drawn the head again\n"
+    assert capsys.readouterr().out == "\nEpoch 5: Rifle has redrawn the head\n"
 
 
 def test_models_that_are_refused(new_backbone):
@@ -260,7 +260,7 @@ def test_a_layer_without_initialisers_is_refused(new_backbone):
     head = attach_head(source, 3)
     target = keras.Model(head.input, Odd()(head.output))
     model = DeltaModel(target, source=source)
-    with pytest.raises(ValueError, match=r"does not know the initialiser of .*scale"):
+    with pytest.raises(ValueError, match=r"determine the initialiser of .*scale"):
         Rifle(initializer="layer").check(model)
     Rifle().check(model)
 

@@ -76,7 +76,7 @@ def test_two_replicas(strategy, new_backbone):
 
 def test_plot_table_and_comparison(new_backbone, tmp_path):
     model, moved = make(new_backbone), StartingPointDistance(tmp_path)
-    with pytest.raises(ValueError, match="Nothing is measured yet"):
+    with pytest.raises(ValueError, match="Nothing has been measured"):
         moved.plot()
     fit(model, moved, epochs=1)
     figure = moved.plot(tmp_path / "p.svg", other=moved)

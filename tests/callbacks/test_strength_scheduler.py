@@ -193,12 +193,12 @@ def test_values_that_are_no_strengths(by, at, value, new_backbone):
     def mine(index):
         return value if index == at else 1.0
 
-    match = f"schedule mine of `alpha` must give non-neg.* at {by} {at}: {value}"
+    match = f"schedule mine of `alpha` must return non-neg.* at {by} {at}: {value}"
     check(new_backbone, "map", ValueError, match, mine, by=by)
 
 
 def test_values_that_are_no_numbers(new_backbone):
-    match = "The schedule <lambda> of `beta` must give non-neg.*at epoch 0: 'x'"
+    match = "The schedule <lambda> of `beta` must return non-neg.*at epoch 0: 'x'"
     check(new_backbone, "map", ValueError, match, beta=lambda epoch: "x")
 
 
@@ -214,7 +214,7 @@ def test_no_regularizer(new_backbone):
 
 def test_a_strength_that_is_a_schedule_already(new_backbone):
     regularizer = FeatureMap(schedules.PolynomialDecay(5.0, 9, 1.0), 0.1)
-    match = "cannot set `alpha` of the regularizer 'feature_map', because it is a sch"
+    match = "cannot set `alpha` of the regularizer 'feature_map', because it already is"
     check(new_backbone, regularizer, ValueError, match, 1.0)
     model = make(new_backbone, regularizer)
     logs = fit(model, StrengthScheduler(beta=falling), epochs=1)
@@ -230,7 +230,7 @@ def test_unknown_members(new_backbone):
 def test_beta_without_a_head(new_backbone):
     target = new_backbone(size=8, widths=(3, 4))
     model = reference.compiled(target, target, L2SP(0.1, 0.0))
-    with pytest.raises(ValueError, match=r"`beta`. Expected None.*no head of its own"):
+    with pytest.raises(ValueError, match=r"`beta`. Expected None.*has no new head"):
         StrengthScheduler(beta=1.0).check(model)
     StrengthScheduler(alpha=1.0).check(model)
 

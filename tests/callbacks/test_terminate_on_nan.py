@@ -28,20 +28,20 @@ def diverging(new_backbone, regularizer, epochs=4, rate=1e30, **kwargs):
     [
         (
             lambda: Delta(1e30, attention=PEAKED),
-            ["alpha is 1e+30; the variant 'relative'", "'conv0' lies on about 1 of 3"],
-            ["'conv1' lies"],
+            ["alpha is 1e+30; the variant 'relative'", "'conv0' covers only about 1"],
+            ["'conv1' covers"],
         ),
         (
             lambda: FeatureMap(1e30, variant="code"),
             ["'code' sums raw squares", "variant='relative'"],
-            ["lies on", "'relative' is meant"],
+            ["covers only", "'relative' is meant"],
         ),
         (
             lambda: [FeatureMap(1e30), L2SP(0.25)],
             ["'relative' is meant for 1 to 30", "alpha of L2SP is 0.25"],
-            ["lies on"],
+            ["covers only"],
         ),
-        (lambda: None, ["The learning rate, 1e+30 now"], ["alpha"]),
+        (lambda: None, ["The learning rate, now 1e+30"], ["alpha"]),
     ],
     ids=["delta", "code", "sum", "none"],
 )

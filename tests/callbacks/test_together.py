@@ -15,7 +15,7 @@ from keras_delta.regularizers import FeatureMap
 PAGE = Path(__file__).parents[2] / "docs/callbacks.md"
 
 
-@pytest.mark.filterwarnings("ignore:Rifle.* never draws")
+@pytest.mark.filterwarnings("ignore:Rifle.* never redraws")
 def test_examples_run(new_backbone, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)

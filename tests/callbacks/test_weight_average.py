@@ -309,7 +309,7 @@ def test_weights_that_are_not_finite_stay(new_backbone):
 
 def test_of_one_epoch(new_backbone):
     model, recorded = make(new_backbone), Recorded()
-    with pytest.warns(UserWarning, match=r"WeightAverage\(last=0.25\) of 4 epochs is"):
+    with pytest.warns(UserWarning, match=r"WeightAverage\(last=0.25\) with 4 epochs"):
         fit(model, WeightAverage(), recorded, epochs=4)
     assert_is(model, recorded.epochs[-1])
 
@@ -333,11 +333,11 @@ def test_refusals(new_backbone):
     model = make(new_backbone)
     stopping = keras.callbacks.EarlyStopping("loss", restore_best_weights=True)
     for callbacks in ([stopping, WeightAverage()], [WeightAverage(), stopping]):
-        with pytest.raises(ValueError, match=r"weights of its best epoch.*Leave one"):
+        with pytest.raises(ValueError, match=r"weights of its best epoch.*Omit one"):
             fit(model, *callbacks)
     for scaled in (False, True):
         optimizer = keras.optimizers.SGD(use_ema=True)
         if scaled:
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-        with pytest.raises(ValueError, match=r"averages the weights as well"):
+        with pytest.raises(ValueError, match=r"also averages the weights"):
             fit(make(new_backbone, optimizer), WeightAverage())

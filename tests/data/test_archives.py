@@ -66,7 +66,7 @@ def test_several_archives(tmp_path):
     shutil.rmtree(tmp_path / "made" / "Images")
     packed(tmp_path / "images", tmp_path / "images.tar")
     with pytest.raises(
-        FileNotFoundError, match=r"Dogs cannot be unpacked: beside .*it needs 'lists.ta"
+        FileNotFoundError, match=r"Dogs cannot be unpacked: besides .*needs 'lists.tar"
     ):
         load("stanford_dogs", tmp_path)
     packed(tmp_path / "made", tmp_path / "lists.tar")
@@ -138,7 +138,7 @@ def test_archives_that_write_outside(tmp_path, kind):
             member = tarfile.TarInfo("link")
             member.type, member.linkname = tarfile.SYMTYPE, "/etc"
         file.addfile(member)
-    with pytest.raises(ValueError, match=r"is not unpacked: .*not the data set's own"):
+    with pytest.raises(ValueError, match=r"was not unpacked: .*not the original"):
         load("food101", tmp_path)
     assert not (tmp_path / "outside.txt").exists()
     assert not (tmp_path / "food101" / "unpacked").exists()

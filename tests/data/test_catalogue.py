@@ -203,7 +203,7 @@ def test_class_folders(tmp_path):
         load("caltech101", tmp_path, check_sizes=False)
     shutil.rmtree(folder)
     folder.mkdir()
-    with pytest.raises(ValueError, match=r"no class folders in .*101_ObjectCat"):
+    with pytest.raises(ValueError, match=r"No class folders in .*101_ObjectCat"):
         load("caltech101", tmp_path)
 
 
@@ -215,11 +215,11 @@ def test_files_that_are_not_there(tmp_path, monkeypatch):
     with pytest.raises(ValueError) as error:
         load("cub", tmp_path)
     text = str(error.value)
-    assert "6 of 15 images of CUB-200-2011 that its lists name are not in" in text
+    assert "6 of 15 images listed for CUB-200-2011 are not in" in text
     assert f"  images/{known_trees.BIRDS[0]}/0001.jpg\n" in text
-    assert f"Folders that are not there: 'images/{gone.name}'." in text
+    assert f"Missing folders: 'images/{gone.name}'." in text
     assert "`check_sizes=False`" in text and str(tmp_path) in text
-    with pytest.warns(UserWarning, match=r"(?s)6 of 15 images.*left out") as caught:
+    with pytest.warns(UserWarning, match=r"(?s)6 of 15 images.*skipped") as caught:
         sets = load("cub", tmp_path, check_sizes=False)
     assert caught[0].filename == __file__
     assert sets["train"].counts == dict(zip(known_trees.BIRDS, (1, 0, 2), strict=True))
@@ -278,7 +278,7 @@ PAGE = "<!DOCTYPE html><html>Not Found</html>"
 @pytest.mark.parametrize(
     "name, file, content, message",
     [
-        ("indoor67", "TrainImages.txt", PAGE, r"line 1 is '<!DOCT.*one|web server"),
+        ("indoor67", "TrainImages.txt", PAGE, r"line 1 is '<!DOCT.*one|web page"),
         ("cub", "images.txt", "1\n", r"images.txt: line 1 is '1'. Expected 2 fields"),
         ("cub", "train_test_split.txt", "1 yes\n", "line 1 is '1 yes'"),
         ("cub", "image_class_labels.txt", "1 1\n", "'2' of images.txt is not in image"),
@@ -297,7 +297,7 @@ def test_damaged_lists(tmp_path, name, file, content, message):
 def test_lists_of_another_kind(tmp_path):
     known_trees.cars(tmp_path)
     known_trees.mat(tmp_path, "devkit/cars_meta.mat", names=[1, 2])
-    with pytest.raises(ValueError, match=r"lacks 'class_names'. It holds: 'names'"):
+    with pytest.raises(ValueError, match=r"lacks 'class_names'. It contains: 'names'"):
         load("cars", tmp_path)
     known_trees.cars(tmp_path)
     known_trees.mat(tmp_path, "devkit/cars_train_annos.mat", annotations=[1, 2])
@@ -351,9 +351,9 @@ def test_options(tmp_path):
         load("indoor67", tmp_path, source="tfds")
     with pytest.raises(ValueError, match=r"`test_per_class`.*positive integer or None"):
         load("caltech101", tmp_path, test_per_class="all")
-    with pytest.raises(ValueError, match=r"`test_per_class`.*it is for Caltech"):
+    with pytest.raises(ValueError, match=r"`test_per_class`.*only Caltech"):
         load("cub", tmp_path, test_per_class=3)
-    with pytest.raises(ValueError, match=r"`clutter`.*'dtd'; it is for Caltech"):
+    with pytest.raises(ValueError, match=r"`clutter`.*'dtd'; only Caltech"):
         load("dtd", tmp_path, clutter=False)
     with pytest.raises(FileNotFoundError, match=r"Indoor.*No `data_dir` was given"):
         load("indoor67")
@@ -363,11 +363,11 @@ def test_incomplete_folders(tmp_path, no_tfds):
     known_trees.cub(tmp_path / "CUB_200_2011")
     (tmp_path / "CUB_200_2011" / "classes.txt").unlink()
     with pytest.raises(
-        FileNotFoundError, match=r"CUB_200_2011 is not complete. Missing: 'classes.txt'"
+        FileNotFoundError, match=r"CUB_200_2011 is incomplete. Missing: 'classes.txt'"
     ):
         load("cub", tmp_path)
     # Pointing at it changes nothing; a folder of another name may be anything.
-    with pytest.raises(FileNotFoundError, match="is not complete"):
+    with pytest.raises(FileNotFoundError, match="is incomplete"):
         load("cub", tmp_path / "CUB_200_2011")
     os.rename(tmp_path / "CUB_200_2011", tmp_path / "other")
     with pytest.raises(FileNotFoundError, match="CUB-200-2011 was not found"):

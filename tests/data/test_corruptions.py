@@ -146,5 +146,5 @@ def test_bad_images(images):
     assert str(error.value) == (
         "Invalid value for argument `images`. Expected a uint8 array of shape (images, "
         f"height, width, 3). Received: images='{images.dtype} array of shape "
-        f'{images.shape}\'. Make it with `ImageSet.arrays(size, dtype="uint8")`.'
+        f'{images.shape}\'. Create it with `ImageSet.arrays(size, dtype="uint8")`.'
     )

@@ -83,7 +83,7 @@ def test_too_few_names_the_classes():
     assert str(e.value) == (
         "Invalid value for argument `folds`. Expected at most the number of samples in "
         "each class. Received: folds=3. Classes with fewer samples: 'ant' (2), 'cat' "
-        "(1). Use fewer folds, add samples, or leave the class out."
+        "(1). Use fewer folds, add samples, or remove the class."
     )
 
 
@@ -95,9 +95,9 @@ def test_bad_numbers():
 
 
 def test_nothing_to_cut():
-    with pytest.raises(ValueError, match="nothing to cut into folds"):
+    with pytest.raises(ValueError, match="Cannot cut the data into folds"):
         fold_indices(np.zeros(0, int), (), 2, 0)
-    with pytest.raises(ValueError, match="nothing to cut into folds"):
+    with pytest.raises(ValueError, match="Cannot cut the data into folds"):
         numbered().subset([]).folds(2)
 
 

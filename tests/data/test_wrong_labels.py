@@ -133,6 +133,6 @@ def test_one_class_has_no_wrong_labels():
     with pytest.raises(ValueError) as error:
         images.with_wrong_labels(0.5)
     assert str(error.value) == (
-        "Cannot give wrong labels: they come from the other classes, and there are 1 "
-        "classes. Name at least two."
+        "Cannot assign wrong labels: they come from the other classes, and there are "
+        "1 classes. Name at least two."
     )

@@ -328,7 +328,7 @@ def test_unbuilt_sequential_models_are_refused():
         Graph(model)
     assert str(e.value) == (
         "Invalid value for argument `model`. Expected a built model. Received: "
-        f"model={model!r}. Begin the Sequential model with `keras.Input(shape)`."
+        f"model={model!r}. Start the Sequential model with `keras.Input(shape)`."
     )
 
 

@@ -167,5 +167,5 @@ def test_heads_on_tokens(transformer, images, tmp_path):
 
 
 def test_a_token_of_maps(backbone):
-    with pytest.raises(ValueError, match="puts out no tokens"):
+    with pytest.raises(ValueError, match="outputs no tokens"):
         attach_head(backbone, 3, pooling="token")

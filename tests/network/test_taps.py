@@ -268,9 +268,9 @@ def test_a_tap_behind_the_flattening_is_refused(backbone):
     with pytest.raises(ValueError) as e:
         choose(["head_pool"], target, attach_head(backbone, 4))
     assert str(e.value) == (
-        "Tap 'head_pool' of the target has the shape (None, 8), which is no feature "
-        "map (batch, positions..., channels). Tap a layer before the pooling or "
-        "flattening."
+        "Tap 'head_pool' of the target has the shape (None, 8), which is not a "
+        "feature map (batch, positions..., channels). Tap a layer before the pooling "
+        "or flattening."
     )
 
 
@@ -281,8 +281,8 @@ def test_a_tap_of_the_target_alone_is_refused(backbone):
         choose(["new"], target, copy_model(backbone))
     assert str(e.value) == (
         "Tap 'new' of the target has no counterpart in the source. Choose a layer that "
-        "both have, or say which one is meant with `taps={'new': <layer of the "
-        "source>}`. Taps that are no pairs are two lists, `taps` and `source_taps`."
+        "both have, or specify it with `taps={'new': <layer of the source>}`. For taps "
+        "that are no pairs, pass two lists, `taps` and `source_taps`."
     )
 
 
@@ -390,7 +390,7 @@ def test_a_backbone_for_two_images(new_backbone):
     source = new_backbone()
     target = siamese(new_backbone())
     for asked in ("auto", ["conv1", "conv2"]):
-        with pytest.warns(UserWarning, match=r"\['conv\d#1'\] are not.*leave `source`"):
+        with pytest.warns(UserWarning, match=r"\['conv\d#1'\] are not.*omit `source`"):
             model = kd.DeltaModel(target, source=source, taps=asked)
         assert model.taps[-1] == "conv2"
     taps = ["conv2", "conv2#1"]

@@ -574,7 +574,7 @@ def test_a_flip_that_the_teacher_would_not_see():
     behind, first = flat([scale(), flip()], seed=2), flat([flip(), scale()], seed=2)
     assert entering(behind, source) == "flip"
     assert entering(first, other) == "flip"
-    with pytest.raises(ValueError, match="at random in 'flip', behind other layers"):
+    with pytest.raises(ValueError, match="at random in 'flip', after other layers"):
         entering(behind, other)
 
 

@@ -87,7 +87,7 @@ def test_everything_is_in_both_files(tmp_path, measured):
     assert read["network"]["parameters"] == MODELS["sequential"]().count_params()
     assert read["evaluation"] == measured
     low, high = measured["interval"]
-    assert f"**{measured['accuracy']:.1%}** are right" in text
+    assert f"**{measured['accuracy']:.1%}** are classified correctly" in text
     assert f"95 % interval {low:.1%} to {high:.1%}" in text
     assert "16 x 20 pixels" in text
     for limit in card.LIMITS:  # those that hold for each model
@@ -118,7 +118,7 @@ def test_without_figures_and_words(tmp_path):
     assert read["license"] is None
     assert "Not measured at export. Classes: ant, " in text
     assert text.count("Not stated.") == 2
-    assert "Tells 3 classes apart." in text
+    assert "Distinguishes 3 classes." in text
     assert "| License | not stated |" in text
     assert "None" not in text
 
@@ -130,7 +130,7 @@ def test_a_calibration_says_on_what_it_was_made(tmp_path):
     assert found["uncalibrated_error"] == pytest.approx(0.964664 - 0.75, abs=1e-5)
     assert found["calibration_error"] == pytest.approx(0.786986 - 0.75, abs=1e-5)
     text, _ = written(facts(measured=found), tmp_path)
-    assert "divided by 2, without which it is 21.5%." in text
+    assert "divided by 2; without that, the error is 21.5%." in text
 
 
 def test_limits_as_one_string(tmp_path):

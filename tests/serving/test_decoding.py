@@ -99,7 +99,7 @@ def test_damaged_files_are_invalid_arguments(decoded):
 def test_what_is_not_decoded_is_refused_with_a_sentence(decoded):
     for name, data in files.refused().items():
         assert ours(data).ndim == 3
-        what = "An animated WebP is" if "webp" in name else "A GIF whose first frame"
+        what = "Animated WebP is not" if "webp" in name else "A GIF whose first frame"
         assert what in outcome(decoded, data), name
 
 

@@ -389,10 +389,10 @@ def test_bad_models(kind, tmp_path):
 BAD_NAMES = {
     "half a character": (["a", "\ud800", "d"], ValueError, "UTF-8"),
     "too few": (NAMES[:2], ValueError, "3 names, one for each output"),
-    "twice": (["a", "b", "a"], ValueError, r"names that differ.*\['a'\]"),
+    "twice": (["a", "b", "a"], ValueError, r"different names.*\['a'\]"),
     "empty": (["a", "", "c"], ValueError, "class 1 has one"),
-    "newline": (["a", "b\nc", "d"], ValueError, "names of one line"),
-    "separator": (["a", "b\u2028c", "d"], ValueError, "names of one line"),
+    "newline": (["a", "b\nc", "d"], ValueError, "single-line names"),
+    "separator": (["a", "b\u2028c", "d"], ValueError, "single-line names"),
     "numbers": ([1, 2, 3], TypeError, r"strings only.*str\(i\)"),
     "a string": ("abc", TypeError, "a list of strings"),
 }
@@ -434,7 +434,7 @@ BAD_ARGUMENTS = {
             )
         },
         ValueError,
-        "order is that of the model's outputs",
+        "order must be that of the model's",
     ),
     "several sets": (
         {

@@ -291,7 +291,7 @@ def test_no_warning_up_to_two_points():
 @pytest.mark.parametrize("difference, quantize", [(0.0011, None), (np.nan, "int8")])
 def test_wrong_scores_are_refused(difference, quantize):
     found = {"largest_difference": difference, "samples": 16, "drop": None}
-    with pytest.raises(ValueError, match="LiteRT does not compute what the model"):
+    with pytest.raises(ValueError, match="LiteRT does not reproduce the model"):
         conversion.judge(found, "LiteRT", quantize)
 
 
@@ -338,7 +338,7 @@ def test_operations_that_litert_has_not(backbone, tmp_path):
     x = keras.ops.fft2((backbone.output, backbone.output))[0]
     x = keras.layers.GlobalAveragePooling2D()(x)
     model = keras.Model(backbone.input, keras.layers.Dense(3)(x))
-    with pytest.raises(ValueError, match="LiteRT's converter cannot take this model"):
+    with pytest.raises(ValueError, match="LiteRT cannot convert this model"):
         export(model, tmp_path / "m")
 
 

@@ -117,7 +117,7 @@ def test_operations_that_onnx_has_not(backbone, tmp_path):
     x = keras.layers.GlobalAveragePooling2D()(backbone.output)
     x = keras.ops.erfinv(keras.ops.tanh(x))
     model = keras.Model(backbone.input, keras.layers.Dense(3)(x))
-    with pytest.raises(ValueError, match="tf2onnx cannot take this model"):
+    with pytest.raises(ValueError, match="tf2onnx cannot convert this model"):
         export(model, tmp_path / "m")
     assert not any(tmp_path.iterdir())
 

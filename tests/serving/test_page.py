@@ -206,7 +206,7 @@ class TestInABrowser:
             (b"hello", "The file is not a JPEG, PNG, WebP or GIF image, or its header"),
             (b"", "The file is empty"),
             (encoded(spot(RED, 20, 16))[:-100], "The file is damaged or truncated"),
-            (large, "400 x 400 pixels, more than the 100,000"),
+            (large, "400 x 400 pixels, more than the limit of 100,000"),
         ):
             path = tmp_path / "wrong.jpg"
             path.write_bytes(contents)

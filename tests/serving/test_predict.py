@@ -276,7 +276,7 @@ def test_bad_files_are_listed_and_stop_nothing(served, folder, tmp_path, capsys)
 def test_not_one_image_can_be_read(served, tmp_path, capsys):
     (tmp_path / "one.jpg").write_text("text")
     assert predict(served, tmp_path / "one.jpg", tmp_path / "out.csv") == 1
-    assert "Not one of 1 images has an answer" in capsys.readouterr().err
+    assert "None of 1 images has an answer" in capsys.readouterr().err
     assert table(tmp_path / "out.csv")[1][-1] != ""
 
 
@@ -326,7 +326,7 @@ def folder_of_texts(path):
     ("make", "sentence"),
     [
         (without_folder, "does not exist. FOLDER is a folder of images, or one file"),
-        (empty_folder, "There are no images in '"),
+        (empty_folder, "No images in '"),
         (folder_of_texts, "(1 other files)"),
     ],
     ids=lambda v: getattr(v, "__name__", ""),
@@ -363,9 +363,9 @@ def damaged_model(path, served):
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (no_model, "does not exist. SAVED_MODEL is the folder that"),
-        (a_file, "is a file. SAVED_MODEL is the folder that"),
-        (a_folder, "is no SavedModel: there is no 'saved_model.pb'"),
+        (no_model, "does not exist. SAVED_MODEL is a folder written by"),
+        (a_file, "is a file. SAVED_MODEL is a folder written by"),
+        (a_folder, "is not a SavedModel: it has no 'saved_model.pb'"),
         (another_model, "without `prepare` and `classify_prepared`; its signatures"),
         (damaged_model, "cannot be loaded as a SavedModel"),
     ],
@@ -381,7 +381,7 @@ def test_models_that_are_none(served, folder, tmp_path, capsys, make, sentence):
 @pytest.mark.parametrize(
     ("out", "sentence"),
     [
-        ("nowhere/out.csv", "cannot be written: there is no '"),
+        ("nowhere/out.csv", "/nowhere' does not exist"),
         ("images", "cannot be written: Is a directory"),
         ("/proc/out.csv", "cannot be written: "),  # not even for root
     ],
@@ -410,7 +410,7 @@ def test_a_csv_of_something_else_is_refused(served, folder, tmp_path, capsys):
         model, images, *more = options
         assert predict(model, images, out, *more) == 1
         error = capsys.readouterr().err
-        assert "was begun in another way" in error and what in error
+        assert "was started differently" in error and what in error
         assert out.read_bytes() == first
     assert predict(served / "2", folder, out, "--overwrite") == 0
     assert out.read_bytes() != first
@@ -540,7 +540,7 @@ def test_killed_and_stopped_it_goes_on(served, tmp_path, capsys):
             assert code == 130
             done = int(re.search(r"Stopped after (\d+) of 600 images", error)[1])
             assert done % 2 == 0 and 0 <= counts[-1] - done <= 2
-            assert "The same command goes on from there" in error
+            assert "The same command resumes from there" in error
             assert "Traceback" not in error
         else:
             assert (code, error) == (-signal.SIGKILL, "")

@@ -246,7 +246,7 @@ WRONG = {
     "duplicate keys": (b'{"instances": [], "instances": []}', "twice"),
     "neither": (b"{}", '"instances" or "inputs"'),
     "both": (rows(GOOD, inputs=[GOOD]), '"instances" or "inputs"'),
-    "unknown key": (rows(GOOD, instance=1), "'instance' is not known"),
+    "unknown key": (rows(GOOD, instance=1), "Unknown key 'instance'"),
     "no list": (b'{"instances": 5}', "not a list"),
     "no rows": (rows(), "empty"),
     "no columns": (b'{"inputs": {"image_bytes": []}}', "empty"),
@@ -279,13 +279,13 @@ WRONG = {
         rows(b64(png_of(60_000, 60_000))),
         "more than 100,000 pixels",
     ),
-    "too many": (rows(*[GOOD] * 9), "9 images are more than the 8"),
+    "too many": (rows(*[GOOD] * 9), "9 images exceed the limit of 8"),
     "unknown signature": (rows(GOOD, signature_name="x"), "Known signatures: activ"),
-    "signature no text": (rows(GOOD, signature_name=[1]), "signature '[1]' is not"),
+    "signature no text": (rows(GOOD, signature_name=[1]), "Unknown signature '[1]'"),
     "NaN": (numbers("[[[[NaN, 1, 1]]]]"), "not finite"),
     "Infinity": (numbers("[[[[-Infinity, 1, 1]]]]"), "not finite"),
     "1e999": (numbers("[[[[1e999, 1, 1]]]]"), "not finite"),
-    "1e300": (numbers("[[[[1, 1, 1]]], [[[1e300, 1, 1]]]]"), "'images' 1 has"),
+    "1e300": (numbers("[[[[1, 1, 1]]], [[[1e300, 1, 1]]]]"), "'images' 1 contains"),
     "256 for uint8": (numbers("[[[[256, 1, 1]]]]", "classify_tensor_uint8"), "uint8"),
     "half for uint8": (
         numbers("[[[[0.5, 1, 1]]]]", "classify_tensor_uint8"),
@@ -296,7 +296,7 @@ WRONG = {
     "truths": (numbers("[[[[true, true, true]]]]"), "takes numbers"),
     "ragged": (numbers("[[[[1, 2, 3]]], [[[1, 2]]]]"), "same shape"),
     "big integer": (numbers(f"[[[[{10**400}, 1, 1]]]]"), "takes numbers"),
-    "two channels": (numbers("[[[[1, 2]]]]"), "the shape (1, 1, 1, 2); it takes (any"),
+    "two channels": (numbers("[[[[1, 2]]]]"), "shape (1, 1, 1, 2). Expected (any"),
     "no pixels": (numbers("[[]]"), "shape"),
     "scalar": (numbers("[1]"), "shape"),
     "70 deep": (numbers("[" * 70 + "1" + "]" * 70), "same shape"),
@@ -340,7 +340,7 @@ def test_other_statuses(server):
     status, text = post(server.predict, **{"content-type": "image/jpeg"})
     assert status == 415 and "application/json" in text
     status, text = post("/v1/models/other:predict")
-    assert status == 404 and "no model 'other' here, but 'tiny'" in text
+    assert status == 404 and "Unknown model 'other'. This server has 'tiny'" in text
     status, text = post("/v1/models/tiny/versions/7:predict")
     assert status == 404 and "Version '7'" in text
     assert post("/v1/models/tiny/versions/x:predict")[0] == 404
@@ -382,7 +382,7 @@ def test_a_full_queue_refuses_and_recovers(server):
     until(lambda: server.metric("keras_delta_queue_length") == 32, 20, server)
     answer = server.client.post(server.predict, content=rows(GOOD), headers=JSON)
     assert answer.status_code == 503
-    assert "32 requests wait already" in answer.json()["error"]
+    assert "32 requests are already waiting" in answer.json()["error"]
     assert int(answer.headers["retry-after"]) >= 1
     assert server.client.get("/readyz").status_code == 200  # not refused
     for connection in held:

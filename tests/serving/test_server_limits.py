@@ -98,7 +98,7 @@ def test_a_fault_of_the_server_is_500_in_json(folder):
     found.state.service.versions.current = Fake(lambda *_: 1 / 0)
     (answer,) = ask(found, ("POST", PREDICT, {"json": BODY}))
     assert answer.status_code == 500
-    assert "its log has more" in answer.json()["error"]
+    assert "see the server's log" in answer.json()["error"]
 
 
 def test_no_page(folder):
@@ -125,7 +125,7 @@ def test_outputs_that_json_has_not(folder, number):
     assert answer.status_code == 500
     assert answer.json()["error"] == (
         "The model's output 'x' is not finite (NaN or infinite) for image 1, counted "
-        "from 0. Send the others without."
+        "from 0. Send only the others."
     )
     with pytest.raises(ValueError, match="JSON"):
         answers.encoded({"x": number})
@@ -157,7 +157,9 @@ def test_answers_are_sent_at_once():
 def test_pixels_are_counted():
     content = photo(0, form="WEBP")
     assert images.size(content, 20 * 24, "Image 0") == (20, 24)
-    with pytest.raises(Problem, match="Image 0 has 24 x 20 pixels, more than the 479"):
+    with pytest.raises(
+        Problem, match="Image 0 has 24 x 20 pixels, more than the limit of 479"
+    ):
         images.size(content, 20 * 24 - 1, "Image 0")
 
 

@@ -164,7 +164,7 @@ def test_starts_that_fail_say_why(versions, tmp_path, capsys):
         return capsys.readouterr().err.strip()
 
     assert "does not exist" in said(tmp_path / "nowhere")
-    assert "has no version of a model, no folder '1'" in said(tmp_path)
+    assert "contains no version of a model, such as '1'" in said(tmp_path)
     assert f"Pass the folder above it, '{folder}'" in said(folder / "1")
     bad = tmp_path / "a:b"
     (bad / "1").mkdir(parents=True)
@@ -173,11 +173,9 @@ def test_starts_that_fail_say_why(versions, tmp_path, capsys):
         port = other.getsockname()[1]
         text = said(folder, "--port", port)
     assert text == (
-        f"keras_delta serve: Cannot listen at 127.0.0.1:{port}: something else listens "
-        "there. Choose another --port, or 0."
+        f"keras_delta serve: Cannot listen on 127.0.0.1:{port}: the port is already "
+        "in use. Choose another --port, or 0."
     )
-    assert "is no address to listen at" in said(
-        folder, "--host", "no.such.host.invalid"
-    )
+    assert "Cannot listen on 'no.such" in said(folder, "--host", "no.such.host.invalid")
     assert "Expected a positive integer" in said(folder, "--queue", "0")
     assert "`timeout`" in said(folder, "--timeout", "nan")

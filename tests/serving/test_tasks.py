@@ -157,9 +157,9 @@ def test_the_card_has_figures_that_make_sense(served):
     task, _, _, _, _, folder = served
     text = (folder / "MODEL_CARD.md").read_text("utf-8")
     has = {
-        "multiclass": ("are right", "recall", "none of them"),
-        "binary": ("are right", "recall", "area under the ROC curve"),
-        "multilabel": ("all labels of", "F1", "average precision", "threshold"),
+        "multiclass": ("correctly", "recall", "none of them"),
+        "binary": ("correctly", "recall", "area under the ROC curve"),
+        "multilabel": ("all labels right", "F1", "average precision", "threshold"),
         "regression": ("MAE", "RMSE", "R2"),
     }[task]
     assert all(words in text for words in has)
@@ -217,7 +217,7 @@ def test_what_cannot_be_served_has_a_way_out(tmp_path, kind):
 def test_options_that_a_task_has_no_use_for(tmp_path):
     x, y = images(), TASKS["regression"][2]
     model, names = compiled("regression"), TASKS["regression"][3]
-    with pytest.raises(ValueError, match="this model gives numbers"):
+    with pytest.raises(ValueError, match="this model returns numbers"):
         kd.export_for_serving(
             model, tmp_path / "m", names, validation_data=(x, y), calibrate=True
         )

@@ -55,7 +55,7 @@ def test_the_folder_of_a_version(tmp_path, path, version, expected):
 
 
 def test_path_and_version_that_disagree(tmp_path):
-    with pytest.raises(ValueError, match=r"`version`. Expected 7, as `path` says"):
+    with pytest.raises(ValueError, match=r"`version`. Expected 7, as in `path`"):
         folders.version_folder(tmp_path / "m" / "7", 8, overwrite=False)
 
 

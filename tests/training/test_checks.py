@@ -175,8 +175,8 @@ def test_an_ignored_class_is_no_label(make, images):
 def test_one_class_only(make, images):
     x, y = images
     assert refusal(make().fit, x, 0 * y + 2) == (
-        "All 8 training samples have the label 2: one class only gives a classifier "
-        "nothing to tell apart. Pass data of two classes or more."
+        "All 8 training samples have the label 2: with a single class, a classifier "
+        "has nothing to distinguish. Pass data of two or more classes."
     )
 
 
@@ -268,9 +268,9 @@ def graph_of(activation):
 )
 def test_probabilities_expected_and_logits_given(loss, name, remedy, activation):
     assert refusal(outputs.check_heads, loss, graph_of(None)) == (
-        f"The loss {name} expects probabilities (from_logits=False), but the head puts "
-        f"out logits. Use `keras.losses.{remedy}(from_logits=True)`, or give the head "
-        f"the activation '{activation}'."
+        f"The loss {name} expects probabilities (from_logits=False), but the head "
+        f"outputs logits. Use `keras.losses.{remedy}(from_logits=True)`, or give the "
+        f"head the activation '{activation}'."
     )
     assert getattr(keras.losses, remedy)(from_logits=True).from_logits
     outputs.check_heads(loss, graph_of(activation))

@@ -122,7 +122,7 @@ def test_a_generator_that_is_used_up(new_backbone):
     data = (batch(16, start) for start in range(2))
     model = make(new_backbone, 16)
     model.fit(data, verbose=0)
-    with pytest.raises(ValueError, match=r"gives no batch.*new one for each `fit`"):
+    with pytest.raises(ValueError, match=r"yields no batch.*new one for each `fit`"):
         model.fit(data, verbose=0)
 
 

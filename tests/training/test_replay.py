@@ -183,5 +183,5 @@ def test_says_what_takes_long(monkeypatch, capsys):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         replay.fast_forward(iterator, X, 7)
-    assert capsys.readouterr().err.count("the 7 epochs that are done") == 1
+    assert capsys.readouterr().err.count("the 7 finished epochs") == 1
     assert time.monotonic() - began < 30

@@ -65,8 +65,8 @@ WRONG = {
     "short": (np.ones(7), r"as many labels and weights.*'sample_weight': \[7\]"),
     "NaN": (np.array([1, np.nan] * 4), "4 of 8 sample weights are not finite"),
     "text": (np.array(["1"] * 8), "must be numbers"),
-    "each class": (np.ones((8, 3)), r"one weight a sample, \(batch,\).*, 3\)"),
-    "list": ([1.0] * 8, r"one array, or one an output.*8 of them"),
+    "each class": (np.ones((8, 3)), r"one weight per sample, \(batch,\).*, 3\)"),
+    "list": ([1.0] * 8, r"one array, or one per output.*8 of them"),
 }
 
 
@@ -100,7 +100,7 @@ def test_weights_of_positions(backbone, images):
     model = compiled(backbone, target=dense(backbone))
     for shape in ((8, 4, 4), (8, 1, 1), (8, 4, 4, 1)):
         model.fit(x, y, sample_weight=np.ones(shape), verbose=0)
-    remedy = r"one weight a position, \(batch, 4, 4\).*sample_weight\[:, None, None\]"
+    remedy = r"one weight per position, \(batch, 4, 4\).*sample_weight\[:, None, None\]"
     with pytest.raises(ValueError, match=remedy):
         # Of four samples, Keras would take these for the weights of four columns.
         model.fit(x[:4], y[:4], sample_weight=np.ones(4), verbose=0)

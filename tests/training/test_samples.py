@@ -71,9 +71,9 @@ def test_generators_are_refused_unread():
     with pytest.raises(ValueError) as e:
         list(samples.batches(generate()))
     assert str(e.value) == (
-        "A generator can be read only once, and looking at it would use it up. Pass "
+        "A generator can be read only once, so checking it would use it up. Pass "
         "arrays, a tf.data.Dataset or a keras.utils.PyDataset; or let `fit` read it, "
-        "which gives back to training what it has looked at."
+        "which also trains on the samples it has checked."
     )
     assert read == []
 
@@ -136,9 +136,7 @@ def test_collect_reads_the_beginning_of_a_dataset():
 def test_collect_needs_samples():
     with pytest.raises(ValueError) as e:
         samples.collect(dataset().take(0), None, 6)
-    assert str(e.value) == (
-        "The training data is empty: not one sample came out of it."
-    )
+    assert str(e.value) == ("The training data is empty: it yields no samples.")
 
 
 def test_without_validation_is_what_keras_trains_on():

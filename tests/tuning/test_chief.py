@@ -292,7 +292,7 @@ def test_error_of_the_oracle_ends_the_chief(serving, tmp_path):
     with pytest.raises(grpc.RpcError, match="Objective value missing"):
         client.update_trial(trial.trial_id, {"scores": 0.5})
     thread.join(5)
-    message = r"The search cannot go on: Objective value missing .*\['score'\]"
+    message = r"The search cannot continue: Objective value missing .*\['score'\]"
     assert re.match(message, str(thread.error))
     told = _disk.read_json(tmp_path / "status" / "chief.json")
     assert told["fatal"] == str(thread.error)
@@ -310,10 +310,10 @@ def test_port_in_use(port, serving, tmp_path, reuse):
     other.stop(None).wait()
     assert isinstance(thread.error, OSError)
     assert str(thread.error) == (
-        f"The chief cannot listen at 127.0.0.1:{port}: port {port} is in use by "
-        "another process, or 127.0.0.1 is no address of this machine. Choose "
-        "another port, with the launcher's `--port` or, the same for chief and "
-        "workers, in KERASTUNER_ORACLE_PORT; or end the other search."
+        f"The chief cannot listen on 127.0.0.1:{port}: port {port} is in use by "
+        "another process, or 127.0.0.1 is not an address of this machine. Choose "
+        "another port with the launcher's `--port` or, for chief and workers alike, "
+        "with KERASTUNER_ORACLE_PORT; or end the other search."
     )
     assert "fatal" in _disk.read_json(tmp_path / "status" / "chief.json")
 
@@ -356,9 +356,8 @@ def test_chief_killed_in_a_call(port, capsys, tmp_path, monkeypatch):
         process.kill()
     assert [hp.values for hp in got] == [{}]
     said = capsys.readouterr().err
-    assert (
-        f"Waiting for the chief at 127.0.0.1:{port} ...\nThe chief is there.\n" in said
-    )
+    waited = f"Waiting for the chief at 127.0.0.1:{port} ..."
+    assert f"{waited}\nThe chief is available.\n" in said
 
 
 def test_no_chief(port, monkeypatch):

@@ -190,29 +190,29 @@ def test_fit_best(searched):
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"epochs": 3}, "epochs: 2 there, 3 now"),
-        ({"batch_size": 4}, "batch_size: 16 there, 4 now"),
+        ({"epochs": 3}, "epochs: 2 before, 3 now"),
+        ({"batch_size": 4}, "batch_size: 16 before, 4 now"),
     ],
 )
 def test_a_folder_of_another_search(searched, changed, named):
-    with pytest.raises(ValueError, match=f"holds another search.*{named}.*overwrite"):
+    with pytest.raises(ValueError, match=f"another search.*{named}.*overwrite"):
         grid(searched[0].directory).search(*samples(), **{**FIT, **changed})
 
 
 def test_a_folder_of_other_data_or_another_space(searched):
     folder = searched[0].directory
     x, y = samples()
-    with pytest.raises(ValueError, match=r"holds another search.*data"):
+    with pytest.raises(ValueError, match=r"contains another search.*data"):
         grid(folder).search(x + 1, y, **FIT)
-    with pytest.raises(ValueError, match=r"holds another search.*space"):
+    with pytest.raises(ValueError, match=r"contains another search.*space"):
         grid(folder, space(alpha=[0.1, 3.0])).search(x, y, **FIT)
     other = space(source=lambda: backbone_of(seed=1))
-    with pytest.raises(ValueError, match="`source` gave other weights than before"):
+    with pytest.raises(ValueError, match="`source` returned other weights than before"):
         grid(folder, other).search(x, y, **FIT)
 
 
 def test_what_differs_is_named(searched):
-    with pytest.raises(ValueError, match=r"space, alpha, values: \[0.1, 10.0\] there"):
+    with pytest.raises(ValueError, match=r"space, alpha, values: \[0.1, 10.0\] before"):
         grid(searched[0].directory, space(alpha=[0.1, 3.0])).search(*samples(), **FIT)
 
 
@@ -232,9 +232,9 @@ def test_mistakes_that_only_a_later_cell_would_meet(tmp_path):
 def test_data_sets_that_cannot_be_cut(tmp_path, tensorflow_seed):
     x, y = samples()
     dataset = tf.data.Dataset.from_tensor_slices((x, y))
-    with pytest.raises(ValueError, match="leave out `y`"):
+    with pytest.raises(ValueError, match="omit `y`"):
         grid(tmp_path).search(dataset.batch(8), y, **FIT)
-    with pytest.raises(ValueError, match="another order each time"):
+    with pytest.raises(ValueError, match="a different order each time"):
         grid(tmp_path).search(dataset.shuffle(24).batch(8), **FIT)
 
 

@@ -293,9 +293,9 @@ def test_random_augmentation_is_refused():
     with pytest.raises(ValueError) as e:
         folded(augmented(x, y).batch(4))
     assert str(e.value) == (
-        "A search cuts its data into folds, which a tf.data.Dataset with random "
-        "augmentation or without end cannot be. Pass the data without augmentation, "
-        "and the augmentation as `batches`."
+        "A search cuts its data into folds, which is impossible for a tf.data.Dataset "
+        "that is endless or has random augmentation. Pass the data without "
+        "augmentation, and the augmentation as `batches`."
     )
     with pytest.raises(ValueError, match="random augmentation"):
         folded(photos().batches(8, 4, training=True))
@@ -307,14 +307,14 @@ def test_shuffled_data_would_give_other_folds_the_next_time():
     x, y = arrays()
     dataset = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(COUNT).batch(4)
     for data in (dataset, photos().batches(8, 4, shuffle=True)):
-        with pytest.raises(ValueError, match=r"another order each time.*`shuffle`"):
+        with pytest.raises(ValueError, match=r"a different order each time.*`shuffle`"):
             folded(data)
 
 
 def test_data_without_end():
     x, y = arrays()
     dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(4).repeat()
-    with pytest.raises(ValueError, match="without end"):
+    with pytest.raises(ValueError, match="is endless"):
         folded(dataset)
 
 

@@ -381,8 +381,8 @@ def test_instances_in_place_of_factories(argument, given):
     with pytest.raises(TypeError) as e:
         hyper_model(**{argument: made})
     assert str(e.value).startswith(
-        f"Invalid value for argument `{argument}`. Expected a function that makes a "
-        "new one each time. Received:"
+        f"Invalid value for argument `{argument}`. Expected a function that creates a "
+        "new object each time. Received:"
     )
     assert str(e.value).endswith(f"For example `{argument}=lambda ...: ...`.")
 
@@ -451,10 +451,10 @@ def test_regularizers_of_other_arguments(function, given, alpha):
 
 def test_what_a_factory_gives_is_looked_at():
     hyper = hyper_model(regularizer=lambda alpha, beta: ["delta"], alpha=1)
-    with pytest.raises(keras_tuner.errors.FatalTypeError, match="gives a Regularizer"):
+    with pytest.raises(keras_tuner.errors.FatalTypeError, match="returns a Reg"):
         hyper.build(declared(hyper))
     hyper = hyper_model(optimizer=lambda rate: "sgd")
-    with pytest.raises(keras_tuner.errors.FatalTypeError, match="gives an optimizer"):
+    with pytest.raises(keras_tuner.errors.FatalTypeError, match="returns an optimizer"):
         hyper.build(declared(hyper))
 
 
@@ -479,11 +479,11 @@ def test_the_same_object_twice_is_refused(kind):
     with pytest.raises(keras_tuner.errors.FatalValueError) as e:
         for _ in range(2):
             hyper.build(declared(hyper))
-    assert str(e.value).startswith(f"`{kind}` gave the same object twice: <")
+    assert str(e.value).startswith(f"`{kind}` returned the same object twice: <")
     assert str(e.value).endswith(
-        "It has to make a new one each time it is called, else one training would go "
-        f"on where another has ended. Make it inside of the function: `{kind}=lambda "
-        "...: ...`."
+        "It must create a new one each time it is called, or one training would "
+        "continue where another ended. Create it inside the function: "
+        f"`{kind}=lambda ...: ...`."
     )
 
 
@@ -622,6 +622,6 @@ def test_every_name_of_several_objectives():
 
 def test_the_same_object_ends_a_plain_search(tmp_path):
     hyper = hyper_model(target=shared("target"))
-    with pytest.raises(fatal, match=r"`target` gave the same object twice"):
+    with pytest.raises(fatal, match=r"`target` returned the same object twice"):
         search = tuner(keras_tuner.RandomSearch, tmp_path, hyper, "loss", max_trials=2)
         search.search(*DATA, epochs=1, verbose=0)

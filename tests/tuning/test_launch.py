@@ -135,15 +135,12 @@ def test_restarts(stage):
     assert code == 0
     assert stage.count() == [2, 3, 1, 1]
     log = stage.logs / "worker-0.log"
+    assert f"worker-0 ended with exit code 3; restarting it, 1 of 3. See {log}." in err
     assert (
-        f"worker-0 ended with exit code 3; it is started again, 1 of 3. See {log}."
-        in err
+        "worker-0 was killed by SIGKILL (which may mean that memory ran out); "
+        "restarting it, 2 of 3." in err
     )
-    assert (
-        "worker-0 was killed by SIGKILL (which may mean that memory ran out); it is "
-        "started again, 2 of 3." in err
-    )
-    assert "chief ended with exit code 3; it is started again, 1 of 3." in err
+    assert "chief ended with exit code 3; restarting it, 1 of 3." in err
     assert log.read_text().count("worker-0 starts ---") == 3
 
 
@@ -163,11 +160,11 @@ def test_given_up(stage):
     assert f"The end of {stage.logs}/worker-0.log:" in lines and "  alas" in lines
     assert (
         "worker-0 ended with exit code 3 for the 4th time without a training finished "
-        "in between, and is given up." in lines
+        "in between, and is abandoned." in lines
     )
     assert lines[-2:] == [
         "worker-0 left cell 2 of 4 (alpha=0.1).",
-        f"The search is not complete. {supervisor.AGAIN}",
+        f"The search is incomplete. {supervisor.AGAIN}",
     ]
 
 
@@ -175,7 +172,7 @@ def test_chief_given_up(stage):
     code, _, err = stage.play("chief=fail", "worker-0=sleep", "worker-1=sleep")
     assert code == 1
     assert stage.count()[::3] == [4, 0]
-    end = f"The search cannot go on without its chief. {supervisor.AGAIN}\n"
+    end = f"The search cannot continue without its chief. {supervisor.AGAIN}\n"
     assert err.endswith(end)
 
 
@@ -224,7 +221,7 @@ def test_terminal(stage):
     os.close(ours)
     assert process.wait(30) == 0
     assert b"worker-0      1 done  ended" in shown
-    assert b"worker-0 ended with exit code 3; it is started again" in shown
+    assert b"worker-0 ended with exit code 3; restarting it" in shown
     assert b"\x1b[2K" in shown
     process.stdout.close()
 
@@ -285,7 +282,7 @@ def test_launcher_killed(stage):
     [
         (["--workers", "0"], "--workers: expected a positive integer, received 0"),
         (["--gpus", "0"], "--gpus: not allowed with argument --cpu"),
-        (["no.py"], "script.py: there is no file no.py"),
+        (["no.py"], "script.py: file no.py does not exist"),
     ],
 )
 def test_bad_arguments(stage, options, said):
@@ -309,8 +306,9 @@ def test_port_in_use(stage):
         code, _, err = stage.play(options=["--port", str(port)])
     assert code == 2
     assert err == (
-        f"python -m keras_delta.tuning: argument --port: port {port} cannot be had: "
-        "Address already in use. Choose another, or leave it out for a free one\n"
+        f"python -m keras_delta.tuning: argument --port: port {port} is not "
+        "available: Address already in use. Choose another, or omit it to use a "
+        "free one\n"
     )
 
 

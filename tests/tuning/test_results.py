@@ -128,7 +128,7 @@ def test_nothing_finished_says_what_happened():
         best(cells, "max")
     assert str(error.value) == (
         "No cell of the search is finished: of 2, 2 failed. Why (the first, trial "
-        "0000: ValueError: too hot). Mend that, or search other values."
+        "0000: ValueError: too hot). Fix the cause, or search other values."
     )
     with pytest.raises(ValueError, match="no cells yet"):
         best([], "max")

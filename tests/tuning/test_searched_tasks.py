@@ -92,10 +92,10 @@ def test_several_outputs(tmp_path):
     sparse = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     given = {"target": two_headed, "loss": {"head": sparse, "age": "mse"}}
     objective = keras_tuner.Objective("val_head_accuracy", "max")
-    with pytest.raises(ValueError, match=r"metrics.*dict of the outputs"):
+    with pytest.raises(ValueError, match=r"metrics.*dict for the outputs"):
         grid(tmp_path / "a", space(**given)).search(x, labels, **FIT)
     given["metrics"] = {"head": "accuracy", "age": ["mae"]}
-    with pytest.raises(ValueError, match=r"val_head_accuracy` is better"):
+    with pytest.raises(ValueError, match=r"val_head_accuracy` does not"):
         grid(tmp_path / "b", space(**given), objective="val_head_accuracy")
     tuner = grid(tmp_path / "c", space(**given), objective=objective)
     tuner.search(x, labels, **FIT)

@@ -566,9 +566,9 @@ def test_another_source_is_refused(search, tmp_path):
     with pytest.raises(keras_tuner.errors.FatalValueError) as e:
         search(**{**LIGHT, "source": other}).begin()
     assert str(e.value) == (
-        "The function `source` gave other weights than before, so trainings cannot be "
-        "compared. A source has to load pretrained weights, or to begin with "
-        "`keras.utils.set_random_seed(0)`. If you changed the function: pass another "
+        "The function `source` returned other weights than before, so trainings cannot "
+        "be compared. A source must load pretrained weights or start with "
+        "`keras.utils.set_random_seed(0)`. If you changed the function, pass another "
         "`project_name`, or `overwrite=True`."
     )
 
@@ -577,7 +577,7 @@ def test_another_target_is_refused(search):
     search(**LIGHT).begin()
     other = functools.partial(kd.attach_head, classes=3, pooling="max")
     with pytest.raises(
-        keras_tuner.errors.FatalValueError, match="`target` gave another network"
+        keras_tuner.errors.FatalValueError, match="`target` returned another network"
     ):
         search(**{**LIGHT, "target": other}).begin()
 

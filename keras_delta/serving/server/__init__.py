@@ -1,8 +1,8 @@
-"""A server for what `export_for_serving` writes: REST, metrics and a page for photos.
+"""A server for models of `export_for_serving`: REST, metrics and a page for photos.
 
-It speaks TensorFlow Serving's REST, on Starlette and uvicorn, and batches with
-TensorFlow Serving's own batching kernel, which TensorFlow has as an operation. It uses
-the SavedModel and its model card alone.
+It implements TensorFlow Serving's REST API on Starlette and uvicorn, and batches with
+TensorFlow Serving's own batching kernel, which TensorFlow provides as an operation. It
+only uses the SavedModel and its model card.
 """
 
 from keras_delta._errors import import_optional
@@ -15,7 +15,7 @@ from keras_delta.serving.server.settings import Settings
 def app(folder, **settings):
     """The server as an ASGI application, for uvicorn or any other ASGI server.
 
-    It loads the newest version in the background: `/readyz` answers 200 from then on.
+    It loads the newest version in the background; `/readyz` then answers 200.
 
     Args:
         folder: `NAME`, with versions `NAME/1`, `NAME/2`, ...; NAME is the model's name.
@@ -25,9 +25,9 @@ def app(folder, **settings):
         `starlette.applications.Starlette`.
 
     Raises:
-        FileNotFoundError: where there is no version.
-        TypeError, ValueError: for other settings and names that do not fit into a URL.
-        ImportError: without the packages of the extra `serving`.
+        FileNotFoundError: if there is no version.
+        TypeError, ValueError: if a setting is invalid, or the name in a URL.
+        ImportError: if the packages of the extra `serving` are missing.
     """
     for package in ("starlette", "prometheus_client"):
         import_optional(package, "The server", "serving")

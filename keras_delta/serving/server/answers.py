@@ -1,4 +1,4 @@
-"""From the JSON of a request to the JSON of its answer."""
+"""Turns the JSON of a request into the JSON of its answer."""
 
 import base64
 import json
@@ -14,7 +14,7 @@ MOST_MAPS = 32
 
 
 def predict(model, body, settings, deadline):
-    """The answer to `:predict`, as TensorFlow Serving gives it, and how many images."""
+    """The answer to `:predict`, as in TensorFlow Serving, and the number of images."""
     document = parse(body)
     signature = document.get("signature_name", DEFAULT)
     specs = model.inputs(signature)
@@ -22,8 +22,8 @@ def predict(model, body, settings, deadline):
     count = max(map(len, values.values()))
     if count > settings.max_images:
         raise bad(
-            f"{count} images are more than the {settings.max_images} of one request. "
-            "Send them in several."
+            f"{count} images exceed the limit of {settings.max_images} per request. "
+            "Send them in several requests."
         )
     tensors = {
         name: inputs.tensor(name, spec, values[name]) for name, spec in specs.items()
@@ -40,17 +40,18 @@ def predict(model, body, settings, deadline):
 
 
 def explain(model, body, settings, deadline):
-    """The answer to `:explain`, which is ours, and that it is one image.
+    """The answer to `:explain`, our own endpoint, and the number of images, 1.
 
-    It takes `{"image_bytes": {"b64": "..."}, "class_ids": [3, 1]}`, of which the
-    classes may be missing for the likeliest one, and answers as `Model.explain`.
+    It takes `{"image_bytes": {"b64": "..."}, "class_ids": [3, 1]}`; without classes,
+    it uses the most likely one. The answer is that of `Model.explain`.
     """
     document = parse(body)
     for key in document:
         if key not in (ENCODED, "class_ids"):
-            raise bad(f"The key {key[:100]!r} is not known: {ENCODED} and class_ids.")
+            known = f"{ENCODED} and class_ids"
+            raise bad(f"Unknown key {key[:100]!r}. Known keys: {known}.")
     if ENCODED not in document:
-        raise bad(f'There is no "{ENCODED}". Send {{"b64": "..."}} of one photo.')
+        raise bad(f'"{ENCODED}" is missing. Send {{"b64": "..."}} with one photo.')
     class_ids = document.get("class_ids", [-1])
     fits = isinstance(class_ids, list) and 0 < len(class_ids) <= MOST_MAPS
     if not fits or not all(type(i) is int and abs(i) < 2**31 for i in class_ids):
@@ -63,7 +64,7 @@ def explain(model, body, settings, deadline):
 
 
 def encoded(answer):
-    """JSON as bytes, without NaN, which JSON has not."""
+    """JSON as bytes, without NaN, which JSON does not have."""
     options = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
     return json.dumps(answer, **options).encode()
 
@@ -79,7 +80,7 @@ def _check_finite(outputs):
 
 
 def plain(name, value):
-    """Lists for JSON; strings of outputs that end in `_bytes` in base64."""
+    """Lists for JSON; strings in outputs whose names end in `_bytes` as base64."""
     if not isinstance(value, np.ndarray):
         return value
     if value.dtype != object:

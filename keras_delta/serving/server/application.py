@@ -18,7 +18,7 @@ FORBIDDEN = "/:?#%"
 
 
 class _Name(Convertor):
-    """A model's name in a path: what comes behind a colon is what to do."""
+    """A model's name in a path; the action follows a colon."""
 
     regex = "[^/:]+"
 
@@ -33,16 +33,16 @@ register_url_convertor("model", _Name())
 
 
 def application(folder, settings, on_failure=None):
-    """The server's `Starlette`, with its `Service` as `state.service`.
+    """The server's `Starlette` application, with its `Service` as `state.service`.
 
     Args:
         folder: `NAME`, with a folder for each version.
         settings: `Settings`.
-        on_failure: called where no version can be loaded.
+        on_failure: called if no version can be loaded.
 
     Raises:
-        FileNotFoundError: where there is no version.
-        ValueError: for a name that does not fit into a URL.
+        FileNotFoundError: if there is no version.
+        ValueError: if the name is not valid in a URL.
     """
     service = Service(check(folder), settings, on_failure)
 
@@ -69,7 +69,7 @@ def application(folder, settings, on_failure=None):
 
 
 def check(folder):
-    """The folder of a model as an absolute `Path`, if there is a version in it."""
+    """The folder of a model as an absolute `Path`, if it contains a version."""
     folder = Path(folder).resolve()
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
@@ -87,12 +87,12 @@ def check(folder):
         if models:
             remedy = f"Did you mean '{min(models)}'?"
         raise FileNotFoundError(
-            f"'{folder}' has no version of a model, no folder '1'. {remedy}"
+            f"'{folder}' contains no version of a model, such as '1'. {remedy}"
         )
     if any(character in folder.name for character in FORBIDDEN):
         raise ValueError(
-            f"The folder's name, {folder.name!r}, is the model's name in URLs, where "
-            f"it cannot have any of {' '.join(FORBIDDEN)}. Rename it."
+            f"The folder's name, {folder.name!r}, is the model's name in URLs, so it "
+            f"must not contain any of {' '.join(FORBIDDEN)}. Rename it."
         )
     return folder
 
@@ -124,14 +124,14 @@ async def _problem(request, problem):
 async def _http(request, error):
     text = error.detail
     if error.status_code == 404:
-        text = f"There is nothing at {request.url.path[:200]!r}."
+        text = f"Nothing found at {request.url.path[:200]!r}."
     if error.status_code == 405:
         allowed = error.headers["Allow"]
-        text = f"{request.method} is not allowed here, but {allowed}."
+        text = f"{request.method} is not allowed here. Allowed: {allowed}."
     return json_response({"error": text}, error.status_code, error.headers)
 
 
 async def _internal(request, error):
     return json_response(
-        {"error": "Something went wrong in the server; its log has more."}, 500
+        {"error": "Internal server error; see the server's log for details."}, 500
     )

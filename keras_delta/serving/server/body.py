@@ -11,21 +11,21 @@ CURL = "application/x-www-form-urlencoded"  # what `curl -d` says of any text
 
 
 def check_type(request):
-    """Refuse what says that it is not JSON.
+    """Reject content that is declared as something other than JSON.
 
-    TensorFlow Serving's own examples send JSON by `curl -d`, which calls it a form.
+    TensorFlow Serving's own examples send JSON with `curl -d`, which declares a form.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind and kind not in (*JSON_TYPES, CURL) and not kind.endswith("+json"):
         raise Problem(
             415,
             f"The content type is {kind[:100]!r}. Send JSON, with the header "
-            "'Content-Type: application/json' and images in base64.",
+            "'Content-Type: application/json' and images as base64.",
         )
 
 
 async def read(request, limit, deadline):
-    """The body as bytes, of at most `limit`, until `deadline` of `time.monotonic()`."""
+    """The body, at most `limit` bytes, until `deadline` of `time.monotonic()`."""
     told = request.headers.get("content-length", "")
     if told.isdecimal() and int(told) > limit:
         raise _too_large(limit)
@@ -36,9 +36,9 @@ async def read(request, limit, deadline):
                 request.receive(), max(deadline - time.monotonic(), 0.001)
             )
         except TimeoutError:
-            raise Problem(408, "The body of the request came too slowly.") from None
+            raise Problem(408, "The request body arrived too slowly.") from None
         if message["type"] == "http.disconnect":
-            raise bad("The client went away before the body was complete.")
+            raise bad("The client disconnected before the body was complete.")
         part = message.get("body", b"")
         size += len(part)
         if size > limit:
@@ -49,7 +49,7 @@ async def read(request, limit, deadline):
 
 
 def parse(body):
-    """A JSON object as a dict; keys that are there twice are refused."""
+    """A JSON object as a dict; duplicate keys are an error."""
     if not body:
         raise bad('The body is empty. Send {"instances": [{"b64": "..."}]}.')
     try:
@@ -73,7 +73,7 @@ def _once(pairs):
     document = {}
     for key, value in pairs:
         if key in document:
-            raise bad(f"The key {key[:100]!r} is twice in one object of the JSON.")
+            raise bad(f"The key {key[:100]!r} occurs twice in one object of the JSON.")
         document[key] = value
     return document
 

@@ -17,10 +17,10 @@ HOST, PORT = "127.0.0.1", 8501
 
 
 def add_arguments(parser):
-    """Add what the command takes to an `argparse.ArgumentParser`."""
+    """Add the command's arguments to an `argparse.ArgumentParser`."""
     add = parser.add_argument
     add("folder", help="folder of the model, NAME, with versions NAME/1, NAME/2, ...")
-    where = "address to listen at (default %(default)s: this machine alone; "
+    where = "address to listen on (default %(default)s: only this machine; "
     add("--host", default=HOST, help=f"{where}0.0.0.0: all)")
     free = "0 for a free one (default %(default)s)"
     add("--port", type=int, default=PORT, help=free)
@@ -37,7 +37,7 @@ def add_arguments(parser):
 
 
 def main(argv=None):
-    """`keras_delta serve` with a list of arguments; default: those of the process."""
+    """Run `keras_delta serve` with the given arguments, or those of the process."""
     return cli(["serve", *(sys.argv[1:] if argv is None else map(str, argv))])
 
 
@@ -45,13 +45,13 @@ def run(args):
     """Serve a model until SIGTERM or Ctrl-C.
 
     Args:
-        args: namespace of what `add_arguments` adds.
+        args: namespace with the arguments of `add_arguments`.
 
     Returns:
-        The exit code, 0 when it was told to stop.
+        The exit code, 0 after a normal stop.
 
     Raises:
-        ImportError, OSError, ValueError: where it cannot start, in words for people.
+        ImportError, OSError, ValueError: if it cannot start, with a readable message.
     """
     for package in ("starlette", "uvicorn", "prometheus_client"):
         import_optional(package, "The server", "serving")
@@ -68,7 +68,7 @@ def _serve(folder, settings, host, port):
     from keras_delta.serving.server.application import application
 
     class Server(uvicorn.Server):
-        """Not ready from the signal on, before anything else stops."""
+        """Becomes not ready at the signal, before anything else stops."""
 
         def handle_exit(self, sig, frame):
             service.stopping = True
@@ -97,7 +97,7 @@ def _serve(folder, settings, host, port):
         timeout_graceful_shutdown=int(settings.timeout) + 5,
     )
     server = Server(config)
-    # uvicorn raises a signal again when it has stopped; by then it means nothing.
+    # uvicorn raises a signal again when it has stopped; ignore that.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     shown = f"[{host}]" if ":" in host else host
@@ -115,29 +115,28 @@ def _serve(folder, settings, host, port):
 
 
 def _socket(host, port):
-    """A socket that listens, or an error that says what to do."""
+    """A listening socket, or an error with a remedy."""
     if not 0 <= port <= 65535:
-        raise ValueError(f"--port is from 0 to 65535, not {port}; 0 takes a free one.")
+        raise ValueError(f"--port is from 0 to 65535, not {port}; 0 uses a free one.")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (socket.gaierror, OverflowError) as error:
-        raise OSError(f"'{host}:{port}' is no address to listen at: {error}") from None
-    # With its protocol: else asyncio does not see that it is TCP and leaves Nagle's
-    # algorithm on, which costs 40 ms an answer.
+        raise OSError(f"Cannot listen on '{host}:{port}': {error}") from None
+    # With its protocol: otherwise asyncio does not see that it is TCP and leaves
+    # Nagle's algorithm on, which costs 40 ms per answer.
     listening = socket.socket(family, kind, protocol)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind(address)
-        listening.listen(socket.SOMAXCONN)  # another process may have bound it, too
+        listening.listen(socket.SOMAXCONN)  # another process may also have bound it
     except OSError as error:
         listening.close()
         reasons = {
-            errno.EADDRINUSE: "something else listens there. Choose another --port, "
-            "or 0",
-            errno.EACCES: "only root may. Choose a --port from 1024 on",
+            errno.EADDRINUSE: "the port is already in use. Choose another --port, or 0",
+            errno.EACCES: "only root may use it. Choose a --port of 1024 or more",
         }
         reason = reasons.get(error.errno, str(error))
-        raise OSError(f"Cannot listen at {host}:{port}: {reason}.") from None
+        raise OSError(f"Cannot listen on {host}:{port}: {reason}.") from None
     return listening

@@ -1,4 +1,4 @@
-"""Encoded images: refused before they are decoded, where they would take too much."""
+"""Encoded images: rejected before decoding if they are too large."""
 
 import io
 
@@ -12,29 +12,29 @@ SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width (TIFF 6.0, pa
 
 
 def size(contents, limit, where):
-    """(height, width) of an encoded image, upright, from its header alone.
+    """(height, width) of an encoded image, upright, from only its header.
 
-    Problem 400 for what is no image and for more pixels than `limit`, which begins with
-    `where`, e.g. "Image 0".
+    Raises Problem 400, whose text starts with `where`, e.g. "Image 0", if it is not an
+    image or has more pixels than `limit`.
     """
     if not contents:
         raise bad(f"{where} is empty: it has 0 bytes.")
     try:
         with Image.open(io.BytesIO(contents), formats=FORMATS) as image:
             width, height = image.size
-            # Without looking behind a PNG's pixels, which would decode them.
+            # Without reading past a PNG's pixels, which would decode them.
             known = image.format != "PNG" or "exif" in image.info
             sideways = known and image.getexif().get(ORIENTATION) in SIDEWAYS
     except Image.DecompressionBombError:
         raise bad(f"{where} has more than {limit:,} pixels.") from None
-    # Parsers of headers raise whatever they stumble over; all of it means the same.
+    # Header parsers raise errors of many kinds; all of them mean the same.
     except Exception:
         raise bad(
             f"{where} is not a JPEG, PNG, WebP or GIF image, or its header is damaged."
         ) from None
     if width * height > limit:
         raise bad(
-            f"{where} has {width} x {height} pixels, more than the {limit:,} that are "
-            "allowed. Send a smaller image."
+            f"{where} has {width} x {height} pixels, more than the limit of {limit:,}. "
+            "Send a smaller image."
         )
     return (width, height) if sideways else (height, width)

@@ -1,4 +1,4 @@
-"""From the JSON of a request to what a signature takes, as TensorFlow Serving does.
+"""Turns the JSON of a request into inputs of a signature, as in TensorFlow Serving.
 
 Rows (`instances`) and columns (`inputs`) are described in TensorFlow Serving's
 "RESTful API", https://www.tensorflow.org/tfx/serving/api_rest.
@@ -16,11 +16,11 @@ KNOWN = {"instances", "inputs", "signature_name"}
 
 
 def columns(document, specs):
-    """The values of each input, by its name, and whether the request has rows."""
+    """The values of each input by name, and whether the request has rows."""
     for key in document:
         if key not in KNOWN:
             known = ", ".join(sorted(KNOWN))
-            raise bad(f"The key {key[:100]!r} is not known. Known keys: {known}.")
+            raise bad(f"Unknown key {key[:100]!r}. Known keys: {known}.")
     if ("instances" in document) == ("inputs" in document):
         raise bad('Send either "instances" or "inputs".')
     if "instances" in document:
@@ -29,7 +29,7 @@ def columns(document, specs):
 
 
 def tensor(name, spec, values):
-    """The array of one input, of a list with an item for each image."""
+    """The array of one input, from a list with one item per image."""
     if spec.dtype.name == "string":
         files = [_decoded(value, f"{name} {i}") for i, value in enumerate(values)]
         return np.array(files, object)
@@ -42,11 +42,11 @@ def tensor(name, spec, values):
         what = "integers" if integers else "numbers"
         raise bad(
             f"Input {name!r} takes {what} in nested lists, all of the same shape: "
-            f"{_shape(spec.shape)}, an image along the first axis."
+            f"{_shape(spec.shape)}, with images along the first axis."
         )
     if array.size == 0 or not spec.shape.is_compatible_with(array.shape):
         raise bad(
-            f"Input {name!r} has the shape {_shape(array.shape)}; it takes "
+            f"Input {name!r} has shape {_shape(array.shape)}. Expected "
             f"{_shape(spec.shape)}."
         )
     kind = spec.dtype.as_numpy_dtype
@@ -56,8 +56,8 @@ def tensor(name, spec, values):
     if not inside.all():
         where = np.argwhere(~inside)[0][0]
         raise bad(
-            f"Input {name!r} {where} has a number that is not finite or too large for "
-            f"{spec.dtype.name}."
+            f"Input {name!r} {where} contains a number that is not finite or too large "
+            f"for {spec.dtype.name}."
         )
     return array.astype(kind)
 
@@ -66,7 +66,7 @@ def _from_rows(rows, specs):
     if not isinstance(rows, list):
         raise bad('"instances" is not a list.')
     if not rows:
-        raise bad('"instances" is empty: send at least one.')
+        raise bad('"instances" is empty: send at least one instance.')
     values = {name: [] for name in specs}
     for i, row in enumerate(rows):
         is_object = isinstance(row, dict)
@@ -90,7 +90,7 @@ def _from_columns(inputs, specs):
     _check_names(inputs, specs, '"inputs"')
     for name, values in inputs.items():
         if not isinstance(values, list):
-            raise bad(f"Input {name!r} is not a list, with an item for each image.")
+            raise bad(f"Input {name!r} is not a list with one item per image.")
         if not values:
             raise bad(f"Input {name!r} is empty: send at least one image.")
     if len({len(values) for values in inputs.values()}) > 1:
@@ -112,15 +112,13 @@ def _decoded(value, where):
     if not isinstance(value, dict) or set(value) != {BASE64}:
         raise bad(
             f'{where} is not of the form {{"b64": "..."}}, with the bytes of the file '
-            "in base64."
+            "as base64."
         )
     text = value[BASE64]
     if not isinstance(text, str):
         raise bad(f'The "b64" of {where} is not a string.')
     if text.startswith("data:"):
-        raise bad(
-            f"{where} is a data URL. Send what is behind its comma, base64 alone."
-        )
+        raise bad(f"{where} is a data URL. Send only the base64 after its comma.")
     text = "".join(text.split())  # the command `base64` breaks lines
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)

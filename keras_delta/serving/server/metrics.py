@@ -1,4 +1,4 @@
-"""What can be watched from outside, in Prometheus's format."""
+"""Metrics of the server, in Prometheus's format."""
 
 import prometheus_client as prometheus
 
@@ -12,10 +12,9 @@ class Metrics:
     Attributes:
         requests: counter by endpoint, method and status.
         seconds: histogram by endpoint, from the first byte to the last.
-        batch_sizes: histogram of images that the network saw at once.
-        waiting, running: gauges of requests that nobody works on yet, and of those
-            that somebody works on.
-        version: gauge of the model's version, 0 before there is one.
+        batch_sizes: histogram of the number of images that the network saw at once.
+        waiting, running: gauges of requests waiting and in progress.
+        version: gauge of the model's version, 0 before the first one is loaded.
         loads: counter of versions by outcome, `loaded` or `failed`.
     """
 
@@ -35,8 +34,8 @@ class Metrics:
         self.seconds = make(prometheus.Histogram, *about, buckets=SECONDS)
         about = "batch_size", "Images that the network saw at once"
         self.batch_sizes = make(prometheus.Histogram, *about, buckets=SIZES)
-        self.waiting = make(gauge, "queue_length", "Requests that wait")
-        self.running = make(gauge, "requests_running", "Requests that are worked on")
+        self.waiting = make(gauge, "queue_length", "Requests waiting")
+        self.running = make(gauge, "requests_running", "Requests in progress")
         self.version = make(gauge, "model_version", "Version of the model")
         self.loads = make(counter, "model_loads", "Versions loaded", "outcome")
 

@@ -30,15 +30,15 @@ _large = threading.Lock()
 
 
 class Model:
-    """A SavedModel of `export_for_serving`, ready to answer from several threads.
+    """A SavedModel of `export_for_serving`, ready for calls from several threads.
 
     Args:
         folder: `Path`, `NAME/version`.
         settings: `Settings`.
-        on_batch: called with the number of images whenever the network has run.
+        on_batch: called with the number of images each time the network has run.
 
     Raises:
-        Exception: whatever TensorFlow says of a SavedModel that cannot be read.
+        Exception: any error of TensorFlow if the SavedModel cannot be read.
     """
 
     def __init__(self, folder, settings, on_batch):
@@ -49,8 +49,8 @@ class Model:
         for needed in (DEFAULT, BYTES, PREPARE, PREPARED):
             if needed not in self._functions:
                 raise ValueError(
-                    f"it has no signature {needed!r}; the server takes what "
-                    "`keras_delta.export_for_serving` writes"
+                    f"it has no signature {needed!r}; the server requires models from "
+                    "`keras_delta.export_for_serving`"
                 )
         self.metadata = _metadata(folder)
         self._protocol = _protocol(folder)
@@ -63,23 +63,23 @@ class Model:
 
     @property
     def has_maps(self):
-        """Whether it tells where it sees a class."""
+        """Whether it can show where it sees a class."""
         return MAP in self._functions
 
     def inputs(self, signature):
-        """Dict from names of a signature's inputs to `tf.TensorSpec`s."""
+        """Dict from input names of a signature to `tf.TensorSpec`s."""
         if not isinstance(signature, str) or signature not in self._functions:
             known = ", ".join(sorted(self._functions))
-            text = f"The signature {str(signature)[:100]!r} is not known."
+            text = f"Unknown signature {str(signature)[:100]!r}."
             raise bad(f"{text} Known signatures: {known}.")
         return self._functions[signature].structured_input_signature[1]
 
     def run(self, signature, tensors, deadline):
-        """Dict of arrays that a signature answers to a dict of arrays.
+        """Dict of arrays that a signature returns for a dict of arrays.
 
         Raises:
             Problem: 400 for bad images; 504 after `deadline`, of `time.monotonic()`;
-                503 where too many wait.
+                503 if too many requests are waiting.
         """
         encoded = tensors.get(ENCODED)
         if signature == BYTES or (signature == DEFAULT and encoded is not None):
@@ -92,10 +92,10 @@ class Model:
         return self._direct(signature, tensors)
 
     def classify(self, prepared):
-        """What `classify_prepared` answers, in one batch with other requests."""
+        """The answer of `classify_prepared`, batched with other requests."""
         with _computing():
             *outputs, places, sizes = self._batched(tf.constant(prepared))
-        # The first image of a batch speaks for all of it.
+        # The first image of a batch reports its size.
         for size in sizes.numpy()[places.numpy() == 0]:
             self._on_batch(int(size))
         names = sorted(self._functions[PREPARED].structured_outputs)
@@ -104,14 +104,14 @@ class Model:
     def explain(self, contents, class_ids, deadline):
         """Where in a photo, the bytes of a file, the network sees classes.
 
-        As `activation_map` answers, with `box`: the part of the upright photo that the
-        maps cover, as shares of its width and height.
+        The answer is that of `activation_map` plus `box`: the part of the upright photo
+        that the maps cover, as fractions of its width and height.
         """
         if not self.has_maps:
             raise bad("This model has no maps before its classifier to explain with.")
         for i in class_ids:
             if i >= self._classes:
-                raise bad(f"There is no class {i}: the model has {self._classes}.")
+                raise bad(f"Unknown class {i}: the model has {self._classes} classes.")
         height, width = images.size(contents, self._settings.max_pixels, "Image 0")
         prepared = self._one_by_one(PREPARE, [contents], deadline)["images"]
         repeated = np.repeat(prepared, len(class_ids), axis=0)
@@ -119,7 +119,7 @@ class Model:
         return {**maps, "box": _box(height, width, self._size, self._protocol)}
 
     def _one_by_one(self, signature, encoded, deadline):
-        """Answers to encoded images, in memory for one: a bad one fails by its name."""
+        """Answers to encoded images, one at a time; an error names the bad image."""
         limit = self._settings.max_pixels
         sizes = [images.size(c, limit, f"Image {i}") for i, c in enumerate(encoded)]
         answers = []
@@ -132,7 +132,7 @@ class Model:
         return {name: np.concatenate([a[name] for a in answers]) for name in answers[0]}
 
     def _of_file(self, signature, contents, where):
-        """The answer to one file; what TensorFlow does not decode goes by Pillow."""
+        """The answer to one file; if TensorFlow cannot decode it, Pillow does."""
         with _computing():
             if not contents.startswith(b"GIF"):  # it would read all frames
                 with contextlib.suppress(tf.errors.InvalidArgumentError):
@@ -156,7 +156,7 @@ class Model:
         return {name: value.numpy() for name, value in answer.items()}
 
     def _warm_up(self):
-        """Answer once for all, so that no user waits for TensorFlow's first time."""
+        """Run once, so that no user waits for TensorFlow's slow first call."""
         deadline = time.monotonic() + 3600
         stream = io.BytesIO()
         Image.new("RGB", self._size[::-1]).save(stream, "JPEG")
@@ -172,10 +172,10 @@ class Model:
 
 
 def _batched(function, spec, settings):
-    """A signature whose calls from several threads are computed together.
+    """A signature whose calls from several threads are batched together.
 
-    By the kernel that TensorFlow Serving batches with. Beside the signature's outputs
-    in the order of their names, each image gets its place in the batch and its size.
+    It uses TensorFlow Serving's batching kernel. Besides the signature's outputs in the
+    order of their names, it returns each image's place in the batch and the batch size.
     """
 
     @tf.function(input_signature=[spec], autograph=False)
@@ -192,7 +192,7 @@ def _batched(function, spec, settings):
         # Kernels are chosen again for each size, so there are few of them.
         sizes = [2**i for i in range(largest.bit_length()) if 2**i < largest]
         sizes = [*sizes, largest]
-    # Calls of the same name are batched together, so each model has its own.
+    # Calls of the same name are batched together, so each model has a separate one.
     name = f"keras_delta_{next(_numbers)}"
 
     @tf.function(input_signature=[spec], autograph=False)
@@ -218,15 +218,15 @@ def _batched(function, spec, settings):
 
 @contextlib.contextmanager
 def _computing():
-    """TensorFlow's errors as answers."""
+    """Turns TensorFlow's errors into answers."""
     try:
         yield
     except (tf.errors.UnavailableError, tf.errors.ResourceExhaustedError):
-        raise busy("The server has more to do than it can hold. Try again.") from None
+        raise busy("The server is overloaded. Try again.") from None
     except tf.errors.InvalidArgumentError as error:
         lines = error.message.removeprefix("Graph execution error:").split("\n")
         text = next((line for line in lines if line.strip()), "")[:300]
-        raise bad(f"The model does not take this: {text}") from None
+        raise bad(f"The model does not accept this input: {text}") from None
 
 
 def _metadata(folder):
@@ -255,10 +255,10 @@ def _protocol(folder):
 
 
 def _box(height, width, size, protocol):
-    """The part of a photo that the network sees, as shares of width and height.
+    """The part of a photo that the network sees, as fractions of width and height.
 
-    For "default" it is all of it; for "improved" the centre of what
-    `keras_delta.data.augment.Protocol` resizes.
+    For "default" it is the whole photo; for "improved" the centre of the image resized
+    by `keras_delta.data.augment.Protocol`.
     """
     if protocol != "improved":
         return {"left": 0.0, "top": 0.0, "width": 1.0, "height": 1.0}

@@ -1,4 +1,4 @@
-"""The page for photos: one file that fetches nothing from elsewhere."""
+"""The page for photos: a single file without external resources."""
 
 import base64
 import functools
@@ -13,7 +13,7 @@ NAME = "{{name}}"
 
 @functools.cache
 def rendered(name):
-    """(text, headers) of a model's page; no script may run but the page's own."""
+    """(text, headers) of a model's page; only the page's own script may run."""
     text = resources.files(__package__).joinpath(FILE).read_text("utf-8")
     script, style = (
         _hash(re.search(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)[1])

@@ -18,7 +18,7 @@ log = logging.getLogger("keras_delta.server")
 
 
 class Service:
-    """The endpoints of one model, not ready any more once `stopping` is set."""
+    """The endpoints of one model, no longer ready once `stopping` is set."""
 
     def __init__(self, folder, settings, on_failure=None):
         self.name, self._settings = folder.name, settings
@@ -38,20 +38,20 @@ class Service:
         self.versions.start()
 
     def stop(self):
-        """Take no more work."""
+        """Accept no more work."""
         self.stopping = True
         self.versions.stop()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def alive(self, request):
-        """200 while the process is."""
+        """200 while the process is running."""
         _about(request, "live")
         return json_response({"status": "alive"})
 
     async def ready(self, request):
         """200 once a model is loaded and warmed up, until the server stops."""
         _about(request, "ready")
-        if self.stopping:  # what comes in all the same is still answered
+        if self.stopping:  # late requests are still answered
             raise busy("The server is stopping.", seconds=5)
         model = self._model()
         return json_response({"status": "ready", "version": str(model.version)})
@@ -97,7 +97,7 @@ class Service:
         return await self._worked(request, answers.predict)
 
     async def explain(self, request):
-        """Where in a photo classes are seen."""
+        """Maps of where classes are seen in a photo."""
         _about(request, "explain")
         return await self._worked(request, answers.explain)
 
@@ -105,11 +105,13 @@ class Service:
         """The answer of `function(model, body, settings, deadline)`, in a thread."""
         self._check_name(request)
         deadline = time.monotonic() + self._settings.timeout
-        # From here on the request is in flight: it keeps this model, come what may.
+        # From here on the request is in flight and keeps this model.
         model = self._model(request.path_params.get("version"))
         body.check_type(request)
         if not self._slots.acquire(blocking=False):
-            raise busy(f"{self._settings.queue} requests wait already. Try again.")
+            raise busy(
+                f"{self._settings.queue} requests are already waiting. Try again."
+            )
         self.metrics.waiting.inc()
         submitted = False
         try:
@@ -160,7 +162,7 @@ class Service:
     def _check_name(self, request):
         name = request.path_params["name"]
         if name != self.name:
-            text = f"There is no model {name[:100]!r} here, but {self.name!r}."
+            text = f"Unknown model {name[:100]!r}. This server has {self.name!r}."
             raise Problem(404, text)
 
     def _model(self, version=None):
@@ -200,4 +202,4 @@ def _about(request, endpoint):
 
 def _unknown_version(version, served=None):
     hint = "" if served is None else f" Version {served} is served."
-    return Problem(404, f"Version {version[:100]!r} is not there.{hint}")
+    return Problem(404, f"Version {version[:100]!r} does not exist.{hint}")

@@ -1,4 +1,4 @@
-"""What can be set of the server, and within which limits."""
+"""The settings of the server and their limits."""
 
 import dataclasses
 
@@ -15,30 +15,30 @@ class Settings:
 
     Args:
         max_batch_size: images that the network sees at once.
-        batch_timeout_ms: how long an image waits for others. At 0, a batch is what
-            came in while the last one was computed: no image waits for nothing.
-        queue: requests that wait or are worked on; beyond, the answer is 503.
-        timeout: seconds for a request; beyond, the answer is 504.
-        max_body_mb: megabytes (10^6 bytes) of a request's body.
+        batch_timeout_ms: how long an image waits for others. At 0, a batch consists of
+            the images that arrived during the previous one: no image waits needlessly.
+        queue: requests waiting or in progress; any more get the answer 503.
+        timeout: seconds for a request; slower ones get the answer 504.
+        max_body_mb: megabytes (10^6 bytes) in the body of a request.
         max_pixels: pixels of an encoded image.
         max_images: images in a request.
-        poll_seconds: seconds between two looks for a new version.
-        page: whether there is a page for photos at `/`.
+        poll_seconds: seconds between checks for a new version.
+        page: whether to serve a page for photos at `/`.
 
     Raises:
-        TypeError, ValueError: for values out of range.
+        TypeError, ValueError: if a value is out of range.
     """
 
     max_batch_size: int = _field(16, "images that the network sees at once")
     batch_timeout_ms: float = _field(
         0.0, "how long an image waits for others; 0: while a batch is computed"
     )
-    queue: int = _field(128, "requests that wait or are worked on; beyond: 503")
-    timeout: float = _field(30.0, "seconds for a request; beyond: 504")
+    queue: int = _field(128, "requests waiting or in progress; any more get 503")
+    timeout: float = _field(30.0, "seconds for a request; slower ones get 504")
     max_body_mb: float = _field(16.0, "megabytes of a request")
     max_pixels: int = _field(40_000_000, "pixels of an image")
     max_images: int = _field(64, "images in a request")
-    poll_seconds: float = _field(5.0, "seconds between looks for a new version")
+    poll_seconds: float = _field(5.0, "seconds between checks for a new version")
     page: bool = _field(True, "a page for photos at /")
 
     def __post_init__(self):

@@ -1,4 +1,4 @@
-"""Which version is served: the newest that can be loaded."""
+"""Selects the version to serve: the newest that can be loaded."""
 
 import contextlib
 import gc
@@ -13,19 +13,19 @@ log = logging.getLogger("keras_delta.server")
 
 
 class Versions:
-    """Looks for versions of a model and swaps them without a gap.
+    """Watches the versions of a model and swaps them without interruption.
 
-    A request keeps the version that it began with: the last one to let go of it frees
-    its memory. A version that cannot be loaded is said once and tried again when its
-    files have changed, and a new one is loaded when its files have not changed between
-    two looks: a folder may be half copied.
+    A request keeps the version that it began with; the last request to finish frees its
+    memory. If a version fails to load, this is logged once and retried when its files
+    have changed. A new version is loaded when its files have not changed between two
+    checks, because a folder may be half copied.
 
     Args:
         folder: `Path` of `NAME`.
-        load: function of `NAME/version` that gives a model.
-        poll_seconds: between two looks.
-        on_swap: called with the version that is served from now on.
-        on_failure: called where the first look finds no version that can be loaded.
+        load: function of `NAME/version` that returns a model.
+        poll_seconds: seconds between checks.
+        on_swap: called with each version as it starts being served.
+        on_failure: called if the first check finds no version that can be loaded.
     """
 
     def __init__(self, folder, load, poll_seconds, on_swap, on_failure=None):
@@ -40,11 +40,11 @@ class Versions:
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def start(self):
-        """Load in the background, then go on looking."""
+        """Load in the background, then keep checking."""
         self._thread.start()
 
     def stop(self):
-        """Look no more."""
+        """Stop checking."""
         self._stop.set()
 
     def states(self):
@@ -64,11 +64,11 @@ class Versions:
         while not self._stop.wait(self._poll):
             try:
                 self._look()
-            except OSError as error:  # such as a network drive that is away
-                log.warning("cannot look into '%s': %s", self._folder, error)
+            except OSError as error:  # such as a disconnected network drive
+                log.warning("cannot read '%s': %s", self._folder, error)
 
     def _look(self, first=False):
-        """Load the newest version, unless it is the one that is served."""
+        """Load the newest version unless it is already being served."""
         for version, path in sorted(versions_in(self._folder).items(), reverse=True):
             now = fingerprint(path)
             settled = self._seen.get(version) == now
@@ -88,26 +88,24 @@ class Versions:
         try:
             model = self._load(path)
             if fingerprint(path) != before:
-                raise RuntimeError("its files changed while it was loaded")
-        # TensorFlow raises whatever it stumbles over; the old version goes on.
+                raise RuntimeError("its files changed while it was being loaded")
+        # TensorFlow raises errors of many kinds; the old version keeps serving.
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
             self._failed[version] = (before, reason)
-            log.error(
-                "version %d cannot be loaded and is left out: %s", version, reason
-            )
+            log.error("version %d cannot be loaded and is skipped: %s", version, reason)
             return False
         finally:
             self.loading = None
         self._failed.pop(version, None)
         self.current, self._served = model, before
         self._on_swap(model)
-        gc.collect()  # models are in circles of references
+        gc.collect()  # models contain reference cycles
         return True
 
 
 def fingerprint(folder):
-    """What tells whether a folder's files have changed, without reading them."""
+    """A value that changes with a folder's files, without reading them."""
     files = []
     for path, _, names in os.walk(folder):
         for file in (os.path.join(path, name) for name in names):

@@ -1,4 +1,4 @@
-"""What surrounds every request: its log line, its metrics, the rest of its body."""
+"""Handling around each request: its log line, metrics and the rest of its body."""
 
 import asyncio
 import contextlib
@@ -6,15 +6,15 @@ import logging
 import time
 
 log = logging.getLogger("keras_delta.server")
-QUIET = ("live", "ready", "metrics")  # asked every few seconds
+QUIET = ("live", "ready", "metrics")  # requested every few seconds
 DRAIN_SECONDS = 5.0
 
 
 class Watch:
-    """ASGI middleware.
+    """ASGI middleware for logging and metrics.
 
-    Before an error is answered, the rest of the body is read and thrown away, up to
-    `drain` bytes, since many clients read no answer before they have sent all.
+    Before an error is sent, the rest of the body is read and discarded, up to `drain`
+    bytes, since many clients read no answer before they have sent everything.
     """
 
     def __init__(self, app, metrics, drain):
