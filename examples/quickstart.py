@@ -32,7 +32,6 @@ WHAT = {
     "l2_fe": "the head alone",
     "feature_map": "all, by kd.fine_tune",
 }
-WRONG = 0.2  # share of wrong labels in the digits
 MANY = 500  # training images, from which on two methods have to do
 PASSES = 4  # forward passes that a step takes as long as
 console = Console(highlight=False)
@@ -60,6 +59,7 @@ def arguments():
     )
     for name in ("epochs", "batch-size", "image-size"):
         add(f"--{name}", type=int, help="default: chosen for the images")
+    add("--wrong-labels", type=float, default=0.2, help="share of them in the digits")
     add("--seed", type=int, default=0)
     add("--output", type=Path, default=Path("runs/quickstart"))
     add("--quick", action="store_true", help="two epochs on few images, to see it run")
@@ -76,7 +76,7 @@ def read_images(args):
     """Training and test images."""
     if args.data_dir is None:
         clean, test = read_digits(args)
-        return clean.with_wrong_labels(WRONG, seed=args.seed), test
+        return clean.with_wrong_labels(args.wrong_labels, seed=args.seed), test
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what was left out is listed below
         sets = kd.data.from_directory(args.data_dir, on_error="skip")
@@ -311,7 +311,7 @@ def main():
     train_set, test_set = read_images(args)
     classes = len(train_set.class_names)
     if args.data_dir is None:
-        console.print(f"Handwritten digits, {WRONG:.0%} of the training labels wrong")
+        console.print(f"Handwritten digits, {args.wrong_labels:.0%} wrong labels")
     console.print(f"train: {train_set}\ntest:  {test_set}", soft_wrap=True)
     for path, reason in dict.fromkeys([*train_set.skipped, *test_set.skipped]):
         console.print(f"left out: {path} ({reason})", soft_wrap=True)
