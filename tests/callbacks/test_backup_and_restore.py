@@ -275,7 +275,7 @@ def test_more_epochs_go_on_from_the_end(straight, new_backbone, tmp_path):
 def test_fewer_epochs_than_are_done_keep_the_backup(new_backbone, tmp_path):
     fit(new_model(new_backbone), kept(tmp_path), epochs=3)
     count = Batches()
-    with pytest.warns(UserWarning, match=r"`epochs=2`.*epoch 3 already"):
+    with pytest.warns(UserWarning, match=r"`epochs=2`.*already at epoch 3"):
         fit(new_model(new_backbone), BackupAndRestore(tmp_path / "b"), count, epochs=2)
     assert count.count == 0
     assert (tmp_path / "b/state.npz").is_file()

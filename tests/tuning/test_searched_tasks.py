@@ -114,7 +114,7 @@ def test_several_outputs(tmp_path):
 
 def test_all_labels_are_looked_at(tmp_path):
     x, y = samples()
-    for wrong, text in ((np.where(y, y, 5), "classes=6"), (0 * y, "two classes")):
+    for wrong, text in ((np.where(y, y, 5), "classes=6"), (0 * y, "or more classes")):
         wrong[:16] = y[:16] if wrong.any() else 0  # later than the first batch
         with pytest.raises(ValueError, match=text):
             grid(tmp_path).search(x, wrong, **FIT)
