@@ -229,7 +229,8 @@ class Recipe:
         if isinstance(self.batch_norm, float):
             shown["batch_norm"] = "fixed, the source's"
             if self.batch_norm:
-                shown["batch_norm"] = f"fixed, {self.batch_norm:.0%} of the images' own"
+                share = f"{self.batch_norm:.0%}"
+                shown["batch_norm"] = f"fixed, mixed with {share} of these images'"
         if self.augmentation is None:
             shown["augmentation"] = "none here"
         if self.optimizer is None:

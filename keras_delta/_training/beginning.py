@@ -169,6 +169,8 @@ class Beginning:
         """
         recipe, share, seconds = self._recipe, self._recipe.batch_norm, 0.0
         if recipe.fit_head or share not in (0.0, "training"):
+            if verbose != 0:
+                print("Fitting the head ...", flush=True)
             chosen, seconds = self._choose(x, y, on_read, options)
             share = share if share == "training" else chosen
         self.follow(recipe.settled(share))

@@ -138,6 +138,13 @@ class ImageSet:
     def __repr__(self):
         return f"ImageSet({_described(self)})"
 
+    def __getitem__(self, part):
+        raise TypeError(
+            f"An ImageSet has no parts, such as {part!r}: `from_directory` returns a "
+            "dict of them for a folder with train/ and test/ in it. Split it: "
+            "`train, test = images.split(0.25)`; or take some: `images.subset([0, 1])`."
+        )
+
     def subset(self, indices: ArrayLike) -> "ImageSet":
         """Returns the images with the given indices, in that order.
 
@@ -156,7 +163,7 @@ class ImageSet:
         return ImageSet(source, labels, self._class_names, self._skipped)
 
     def split(self, fraction: float, seed: int = 0) -> tuple["ImageSet", "ImageSet"]:
-        """Splits off a fraction of each class, for validation.
+        """Splits off a fraction of each class, for validation or for testing.
 
         Args:
             fraction: fraction to hold out, between 0 and 1; each part gets at least

@@ -151,7 +151,7 @@ def _classes(figures):
         f"**{figures['accuracy']:.1%}** are classified correctly (95 % interval "
         f"{low:.1%} to {high:.1%}, Wilson).",
         "",
-        f"Scores are off by {figures['calibration_error']:.1%} on average (expected "
+        f"Scores differ from accuracy by {figures['calibration_error']:.1%} (expected "
         f"calibration error, {calibration.BINS} bins).{_calibrated(figures)}"
         f"{_ranked(figures)}",
         "",

@@ -13,7 +13,7 @@ from keras_delta import _arguments
 from keras_delta._answers import calibration, figures, tasks
 from keras_delta._answers.network import Network
 from keras_delta._errors import invalid
-from keras_delta._types import Data, ImageSize, PathLike, ProtocolName, Task
+from keras_delta._types import Data, ImageSize, PathLike, ProtocolName, Task, Verbose
 from keras_delta.model import DeltaModel
 from keras_delta.serving import (
     card,
@@ -50,6 +50,7 @@ def export_for_serving(
     model_card: Mapping[str, Any] | None = None,
     version: int | None = None,
     overwrite: bool = False,
+    verbose: Verbose = "auto",
 ) -> Path:
     """Export a model that takes images and answers with labels or numbers.
 
@@ -112,6 +113,7 @@ def export_for_serving(
             `license`, `data` (the training data), `intended_use`, and `limits`, a list.
         version: positive integer; default: that of `path`, else 1.
         overwrite: whether to replace an existing version, atomically.
+        verbose: 0 to print nothing.
 
     Returns:
         `Path` of the version's folder.
@@ -145,6 +147,10 @@ def export_for_serving(
     measured = _measure(endpoints, folder.parent.name, *data, thresholds)
     facts = card.facts(model, model_card, folder, endpoints, measured)
     _write(endpoints, folder, measured, facts)
+    if verbose != 0:
+        print(f"Exported to {folder}", flush=True)
+        if format == "saved_model":
+            print(f"Serve it:   keras_delta serve {folder.parent}", flush=True)
     return folder
 
 

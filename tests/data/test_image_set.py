@@ -52,6 +52,13 @@ def test_long_repr_is_cut():
     assert repr(images).endswith("4 1, 5 1, ...)")
 
 
+def test_folder_without_parts_says_how_to_split():
+    with pytest.raises(TypeError, match=r"train, test = images\.split\(0\.25\)"):
+        numbered()["train"]
+    with pytest.raises(TypeError):
+        list(numbered())
+
+
 def test_subset_keeps_order_and_labels():
     part = numbered().subset([40, 3, 12])
     assert numbers(part) == [40, 3, 12]

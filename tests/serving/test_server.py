@@ -430,5 +430,7 @@ def test_health_and_quiet_log(server):
     assert server.client.get("/readyz").json() == {"status": "ready", "version": "1"}
     lines = server.output.splitlines()
     assert lines[0] == f"Serving 'tiny' at {server.url} (Ctrl-C stops)"
+    assert lines[1].endswith(server.url)
+    assert lines[2].endswith(f"to {server.url}/v1/models/tiny:predict")
     pattern = r"\d\d:\d\d:\d\d (\d{3} (GET|POST) /\S*, \d+ ms(, .*)?|version 1 .*)"
-    assert [line for line in lines[1:] if not re.fullmatch(pattern, line)] == []
+    assert [line for line in lines[3:] if not re.fullmatch(pattern, line)] == []

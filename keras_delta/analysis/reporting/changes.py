@@ -51,7 +51,7 @@ def draw_distances(models, train, test, seed):
         compared.append({"first": first, "other": label, **share[distances.ALL]})
     data = {"chart": pictures.chart(draw, height=3.4), "rows": rows}
     data["compared"] = compared
-    return Section("distances", "What did it change?", data)
+    return Section("distances", "What did fine-tuning change?", data)
 
 
 def show_maps(models, train, test, seed):

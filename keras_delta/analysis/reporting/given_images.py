@@ -32,7 +32,7 @@ def list_suspects(models, train, test, seed):
         for image, s in zip(images, found, strict=False)
     ]
     data = {"rows": rows, "all": len(found), "images": len(train)}
-    return Section("suspects", "Which labels are probably wrong?", data)
+    return Section("suspects", "Which labels may be wrong?", data)
 
 
 def list_duplicates(models, train, test, seed):

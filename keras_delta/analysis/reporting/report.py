@@ -1,7 +1,6 @@
 """`report`: one page about fine-tuned models."""
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata, resources
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from keras_delta import _arguments, _disk
 from keras_delta._errors import import_optional, invalid
+from keras_delta._progress import Progress
 from keras_delta._types import Data, ImageSize, Models, PathLike, Task, Verbose
 from keras_delta.analysis.images import Images
 from keras_delta.analysis.reporting import changes, given_images, quality
@@ -92,19 +92,19 @@ def report(
     )
     _disk.check_writable("path", Path(os.path.abspath(page)).parent)
     found, left_out = [], []
+    progress = Progress(len(SECTIONS), "section", quiet=verbose == 0)
     for make in SECTIONS:
-        if verbose != 0:
-            _say(f"report: {make.__doc__.splitlines()[0].rstrip('.').lower()}")
         try:
             section = make(*looked_at, seed)
         except LeftOut as reason:
             left_out.append(str(reason))
         else:
             found.append(section)
+        progress.add(1)
     title = title or f"{looked_at[0][0].title}: report"
     _write(page, found, left_out, title)
     if verbose != 0:
-        _say(f"report: {page}")
+        print(f"report: {page}", flush=True)
     return page
 
 
@@ -143,10 +143,6 @@ def look(
     for other in reported[1:]:
         other.check_like(first)
     return reported, train, test
-
-
-def _say(line):
-    print(line, file=sys.stdout, flush=True)
 
 
 def _write(path, found, left_out, title):

@@ -73,7 +73,8 @@ def check(folder):
     folder = Path(folder).resolve()
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
-        raise FileNotFoundError(f"'{folder}' {what}; a model is a folder.")
+        remedy = "Pass a folder that `keras_delta.export_for_serving` has written."
+        raise FileNotFoundError(f"'{folder}' {what}. {remedy}")
     if (folder / "saved_model.pb").exists():
         raise FileNotFoundError(
             f"'{folder}' is a version of a model. Pass the folder above it, "

@@ -7,6 +7,7 @@ import time
 from keras_delta.serving.server.problems import Problem, bad
 
 JSON_TYPES = ("application/json", "text/json")
+EXAMPLE = 'Send {"instances": [{"b64": "..."}]}, with each image as base64.'
 CURL = "application/x-www-form-urlencoded"  # what `curl -d` says of any text
 
 
@@ -51,13 +52,13 @@ async def read(request, limit, deadline):
 def parse(body):
     """A JSON object as a dict; duplicate keys are an error."""
     if not body:
-        raise bad('The body is empty. Send {"instances": [{"b64": "..."}]}.')
+        raise bad(f"The body is empty. {EXAMPLE}")
     try:
         document = json.loads(body, object_pairs_hook=_once)
     except RecursionError:
         raise bad("The JSON is nested too deeply.") from None
     except UnicodeDecodeError:
-        raise bad("The body is not JSON: it is not UTF-8 text.") from None
+        raise bad(f"The body is not JSON: it is not UTF-8 text. {EXAMPLE}") from None
     except json.JSONDecodeError as error:
         raise bad(f"The body is not JSON: {error}.") from None
     except ValueError as error:  # such as a number of 5,000 digits

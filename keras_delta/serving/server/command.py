@@ -101,9 +101,12 @@ def _serve(folder, settings, host, port):
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     shown = f"[{host}]" if ":" in host else host
+    address = f"http://{shown}:{listening.getsockname()[1]}"
     print(
-        f"Serving '{service.name}' at http://{shown}:{listening.getsockname()[1]}"
-        " (Ctrl-C stops)",
+        f"Serving '{service.name}' at {address} (Ctrl-C stops)\n"
+        f"  a page to try it:  {address}\n"
+        f'  REST:  POST {{"instances": [{{"b64": "..."}}]}} to '
+        f"{address}/v1/models/{service.name}:predict",
         flush=True,
     )
     server.run(sockets=[listening])
