@@ -10,14 +10,14 @@ import sys
 from pathlib import Path
 
 README = Path(__file__).parents[1] / "README.md"
-START, END = "<!-- quickstart -->\n\n", "\n<!-- end -->"
+START, END = "<!-- quickstart -->\n\n", "\n\n"
 RANGE = 4.0  # points between machines
 NUMBER = r"[+-]?\d+\.\d"
 
 
 def in_readme():
     """The table as README has it."""
-    return README.read_text(encoding="utf-8").split(START)[1].split(END)[0]
+    return README.read_text(encoding="utf-8").split(START)[1].split(END)[0] + "\n"
 
 
 def read(table):
