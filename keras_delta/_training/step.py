@@ -154,7 +154,6 @@ class Step:
             warn("Nothing is trained: every layer of the target is frozen.")
         if regularizer is not None:
             regularizer.after_step(batch)
-
         trackers = _compat.loss_tracker(model), *model.part_means
         for tracker, part in zip(trackers, (loss, task, feature, head), strict=True):
             whole = ops.cast(part, "float32") * replica.count

@@ -553,10 +553,12 @@ OTHERS = {
     "source": other_source,
     "target": lambda b: new_model(b, dropout=0.0),
     "optimizer": lambda b: new_model(b, optimizer=keras.optimizers.SGD()),
-    r"regularizer: Delta\(alpha=0.3.* there, Delta\(alpha=0.4": lambda b: new_model(
-        b, Delta(0.4, attention="uniform")
+    r"regularizer: Delta\(alpha=0.3.* in the file, Delta\(alpha=0.4": lambda b: (
+        new_model(b, Delta(0.4, attention="uniform"))
     ),
-    "regularizer: Delta.* there, FeatureMap": lambda b: new_model(b, FeatureMap(0.3)),
+    "regularizer: Delta.* in the file, FeatureMap": lambda b: new_model(
+        b, FeatureMap(0.3)
+    ),
 }
 
 
@@ -583,7 +585,7 @@ def test_a_damaged_backup(damage, backup, new_backbone):
 
 def test_a_backup_of_another_version(backup, new_backbone, monkeypatch):
     monkeypatch.setattr(training_state, "FORMAT", "keras_delta.backup/1")
-    with pytest.raises(ValueError, match=r"keras_delta.backup/2 there, .*/1 now"):
+    with pytest.raises(ValueError, match=r"keras_delta.backup/2 in the file, .*/1 now"):
         fit(new_model(new_backbone), BackupAndRestore(backup))
 
 

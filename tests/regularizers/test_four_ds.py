@@ -258,6 +258,7 @@ def test_the_codes_statistics_drift_in_copies(data):
         assert (copy.moving_mean.numpy() != old).any()
 
 
+@pytest.mark.slow
 def test_the_rate_falls_to_zero_in_a_fit(data, tmp_path, capsys):
     model = make_model()
     model.train_on_batch(*data)

@@ -218,7 +218,7 @@ def test_a_step_before_the_data_was_seen_is_refused(bound, images):
     with pytest.raises(ValueError) as e:
         model.train_on_batch(*images)
     assert str(e.value) == (
-        "The regularizer FeatureMap has to look at training data before the first "
+        "The regularizer FeatureMap needs to look at training data before the first "
         "step. Use `fit`, or call `model.prepare(x, y)` first."
     )
 

@@ -211,6 +211,7 @@ def test_a_file_after_a_change_goes_on_identically(data, tmp_path, second):
     assert logs[0] == logs[1]
 
 
+@pytest.mark.slow
 @every_method
 def test_two_replicas_equal_one(strategy, data, name, kwargs):
     x, y = (v[:19] for v in data)  # the last batch is uneven
@@ -239,7 +240,13 @@ def freeze_statistics(model):
 
 
 @every_method
-@pytest.mark.parametrize("option", ["mixed_float16", "jit", "three steps", "cache"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("mixed_float16", "three steps", "cache"),
+        pytest.param("jit", marks=pytest.mark.slow),
+    ],
+)
 def test_ways_to_run(data, name, kwargs, option):
     if option == "mixed_float16":
         keras.config.set_dtype_policy("mixed_float16")
@@ -469,6 +476,7 @@ def test_members_of_a_family_do_not_correspond(data):
     assert model.taps == ["conv0", "conv1", "conv2"]
 
 
+@pytest.mark.slow
 @every_method
 def test_a_backup_goes_on_bit_for_bit(data, tmp_path, name, kwargs):
     """Own layers and own optimizer as well."""

@@ -122,6 +122,7 @@ def tensor_types(folder):
     return {t["dtype"] for t in interpreter.get_tensor_details()}
 
 
+@pytest.mark.slow
 def test_quantizing_makes_files_smaller(new_backbone, photographs, tmp_path):
     wide = new_backbone(widths=(32, 64, 64), name="wide")
     model = kd.attach_head(wide, 3)

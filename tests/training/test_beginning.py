@@ -68,7 +68,9 @@ def test_the_default():
 
 def test_what_a_user_sees(model, capsys):
     model.fit(X, Y, regularizer="l2", verbose=2)
-    assert capsys.readouterr().out.startswith("Head fitted on 24 images in ")
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first == "Fitting the head ..."
+    assert second.startswith("Head fitted on 24 images in ")
     model.fit(X, Y, regularizer="l2", verbose=2)
     assert "Head fitted" not in capsys.readouterr().out
 
