@@ -48,4 +48,4 @@ if __name__ == "__main__":
     if "--write" in sys.argv[2:]:
         text = README.read_text(encoding="utf-8").replace(in_readme(), result)
         README.write_text(text, encoding="utf-8")
-    sys.exit("\n".join(problems(read(result), read(in_readme()))))
+    sys.exit("\n".join(problems(read(result), read(in_readme()))) or None)

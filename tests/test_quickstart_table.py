@@ -1,5 +1,8 @@
 """The check of the quickstart's table; `.ci/run` runs the quickstart itself."""
 
+import subprocess
+import sys
+
 import quickstart_table as checked
 
 SHOWN = checked.read(checked.in_readme())
@@ -18,3 +21,14 @@ def test_what_is_out_of_range_is_named():
     assert other.startswith("feature_map: ")
     (names,) = checked.problems({"l2": (80.0,)}, SHOWN)
     assert "l2_fe" in names
+
+
+def test_exit_code(tmp_path):
+    path = tmp_path / "result.md"
+    for text, code in (
+        (checked.in_readme(), 0),
+        (checked.in_readme().replace("l2_fe", "l2"), 1),
+    ):
+        path.write_text(text, encoding="utf-8")
+        done = subprocess.run([sys.executable, checked.__file__, path])
+        assert done.returncode == code
