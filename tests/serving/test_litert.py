@@ -380,6 +380,6 @@ def test_overwriting(new_backbone, photographs, tmp_path):
     np.testing.assert_allclose(scores_of(folder, x), expected, rtol=0, atol=1e-5)
 
 
-def test_nothing_on_standard_output(model, tmp_path, capfd):
-    export(model, tmp_path / "m")
-    assert capfd.readouterr().out == ""
+def test_only_the_folder_is_printed(model, tmp_path, capfd):
+    folder = export(model, tmp_path / "m")
+    assert capfd.readouterr().out == f"Exported to {folder}\n"

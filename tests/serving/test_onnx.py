@@ -131,7 +131,7 @@ def test_without_a_package(model, tmp_path, monkeypatch, missing):
 
 
 def test_nothing_on_the_terminal(model, tmp_path, capfd):
-    export(model, tmp_path / "m")
+    export(model, tmp_path / "m", verbose=0)
     out, err = capfd.readouterr()
     assert out == ""
     assert "tf2onnx" not in err and "ONNX" not in err
