@@ -4,8 +4,6 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression, Ridge
 from threadpoolctl import threadpool_limits  # scikit-learn's
 
 from keras_delta import _tasks
@@ -188,6 +186,8 @@ def _solve_numbers(rows, strength):
     mean = np.average(rows.labels, axis=0, weights=rows.weights)
     spread = rows.labels.std(axis=0)
     spread = np.where(spread > 0, spread, 1.0)
+    from sklearn.linear_model import Ridge  # scikit-learn takes a while to load
+
     model = Ridge(alpha=1 / strength)
     model.fit(rows.features, (rows.labels - mean) / spread, rows.weights)
     kernel = np.reshape(model.coef_, (rows.labels.shape[1], -1)).T
@@ -229,6 +229,9 @@ def _solve_label(rows, label, strength):
 
 
 def _logistic(features, answers, weights, strength):
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     model = LogisticRegression(C=strength, max_iter=ITERATIONS)
     with warnings.catch_warnings():
         # The last digits of a starting point do not matter.

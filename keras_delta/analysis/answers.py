@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import special  # scikit-learn brings it
-from sklearn.metrics import confusion_matrix
 
 from keras_delta._answers.calibration import expected_calibration_error
 from keras_delta.statistics import wilson_interval
@@ -69,6 +68,8 @@ class Bin(NamedTuple):
 
 def confusion(answers):
     """Counts `(label, said)`, int64."""
+    from sklearn.metrics import confusion_matrix  # scikit-learn takes a while to load
+
     numbers = np.arange(len(answers.class_names))
     return confusion_matrix(answers.labels, answers.said, labels=numbers)
 
