@@ -23,6 +23,7 @@ class Reported:
 
     Attributes:
         delta: the `DeltaModel`; None for another model.
+        target: the plain Keras model.
         network: `Network` for all computations.
         task: name of the task.
         class_names: tuple of names.
@@ -35,13 +36,13 @@ class Reported:
             expected = "a DeltaModel, a Keras model, or a dict of them"
             raise TypeError(invalid("models", expected, model))
         self.delta = model if isinstance(model, DeltaModel) else None
-        target = getattr(model, "target", model)
+        self.target = getattr(model, "target", model)
         self.network = Network(
-            target, task=lambda graph: tasks.choose(model, graph, task)
+            self.target, task=lambda graph: tasks.choose(model, graph, task)
         )
         self.task = self.network.task.name
         self.model = model
-        self.title = label or target.name
+        self.title = label or self.target.name
         self.image_size = self.network.image_size
         if None in self.image_size:
             self.image_size = image_size and height_width(image_size, "image_size")

@@ -27,7 +27,7 @@ def summarize(models, train, test, seed):
         rows.append({"name": model.title, **model.figures(test)})
     data = {"rows": rows, "images": len(test), "left_out": test.left_out}
     data["classes"] = first.network.classes
-    data["parameters"] = getattr(first.model, "target", first.model).count_params()
+    data["parameters"] = first.target.count_params()
     if first.task in CLASSES:
         right = [model.answers(test).right for model in models]
         for row, other in zip(rows, right, strict=True):
