@@ -19,7 +19,6 @@ from experiments.significance import BOOTSTRAP, change, warning
 from experiments.table import Table
 
 EACH = ("setting", "method", "label_noise")  # tells cells apart
-RIGHT = "right labels"
 
 
 def family_table(frame):
@@ -44,8 +43,7 @@ def family_table(frame):
         for s in settings(rows)
     }
     for noise in noises:
-        what = f"{noise:.0%} wrong" if noise else RIGHT
-        columns[f"mean, {what}"] = [
+        columns[f"mean, {_labels(noise)}"] = [
             _percent([_mean(rows, shared, m, noise, "accuracy")]) for m in names
         ]
     columns["calibration error"] = [
@@ -56,8 +54,12 @@ def family_table(frame):
         f"{seconds[m] / base:.2f}" if np.isfinite(base) else MISSING for m in names
     ]
     seeds = rows.groupby(["setting", "method", "label_noise"])["seed"].nunique()
+    seeds = ", ".join(
+        f"{_range(seeds.xs(noise, level='label_noise'))} with {_labels(noise)}"
+        for noise in noises
+    )
     caption = (
-        f"Test accuracy in percent, means over {_range(seeds)} seeds; means are over "
+        f"Test accuracy in percent, means over seeds ({seeds}); means are over "
         f"{len(shared)} settings. Alpha: as chosen on training images, or the method's "
         "own. Calibration error: of 15 bins, in percent. Times: of the processor, with "
         "all that comes before training."
@@ -87,8 +89,7 @@ def family_differences(frame, reference):
     columns = {}
     for noise in noises:
         its = [found[m, noise] for m in others]
-        name = f"{noise:.0%} wrong labels" if noise else RIGHT
-        columns[name] = [change(next(iter(cases.values()))) for cases in its]
+        columns[_labels(noise)] = [change(next(iter(cases.values()))) for cases in its]
     caption = (
         f"Points of test accuracy ahead of {method_name(reference)}, over all settings "
         f"that both have, with the 95 % interval ({BOOTSTRAP}). A star: significant at "
@@ -155,9 +156,13 @@ def _seconds(rows, shared, method):
 
 
 def _strength(rows):
-    """The one alpha of these rows, or "own"."""
-    alphas = {v for v in rows.get("alpha", ()) if pd.notna(v)}
-    return ", ".join(f"{v:g}" for v in sorted(alphas)) or "own"
+    """The alpha of these rows; several, if they differ."""
+    alphas = {v for v in rows.get("alpha", ()) if pd.notna(v) and v > 0}
+    return ", ".join(f"{v:g}" for v in sorted(alphas)) or MISSING
+
+
+def _labels(noise):
+    return f"{noise:.0%} wrong labels" if noise else "right labels"
 
 
 def _percent(values):

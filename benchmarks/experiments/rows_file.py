@@ -5,7 +5,7 @@ import csv
 import json
 from pathlib import Path
 
-from keras_delta import _disk
+from keras_delta import _disk, regularizers
 from keras_delta._errors import import_optional, unknown_name
 from experiments import methods
 from experiments.cell import Cell
@@ -22,9 +22,7 @@ LATER = ("calibration_error",)  # files of before do not have it
 
 def row(cell, record):
     """A flat dict of a cell and its record."""
-    # Where the cell has no strengths, the regularizer's own.
-    make, variant = methods.get(cell.method).make, cell.protocol.variant
-    regularizer = make and make(cell.alpha, cell.beta, variant)
+    regularizer = _regularizer(cell)  # with its own strengths where the cell has none
     return {
         "key": cell.key,
         "dataset": cell.dataset.removeprefix("folder:"),
@@ -37,6 +35,13 @@ def row(cell, record):
         "fold": cell.fold and cell.fold[0],
         **{name: record.get(name) for name in OF_RECORD},
     }
+
+
+def _regularizer(cell):
+    if cell.method == "recipe":
+        return regularizers.get(cell.its_recipe().regularizer)
+    make = methods.get(cell.method).make
+    return make and make(cell.alpha, cell.beta, cell.protocol.variant)
 
 
 def columns():

@@ -28,17 +28,19 @@ def make_frame(methods=METHODS, seeds=2, images=16):
 
 
 def test_table():
-    table = family.family_table(make_frame()).frame
+    found = family.family_table(make_frame())
+    assert "(2 with right labels, 2 with 20% wrong labels)" in found.caption
+    table = found.frame
     assert list(table.index) == ["DELTA w/o ATT", "L2", "BSS"]  # best first
     assert table["flowers, 10 a class"].tolist() == ["75.0", "50.0", "25.0"]
     assert table["mean, right labels"].tolist() == ["75.0", "50.0", "25.0"]
-    assert table["mean, 20% wrong"].tolist() == ["68.8", "43.8", "18.8"]
+    assert table["mean, 20% wrong labels"].tolist() == ["68.8", "43.8", "18.8"]
     assert table["calibration error"].tolist() == ["10.0"] * 3
     assert table["times L2"].tolist() == ["1.50", "1.00", "0.50"]
-    assert table["alpha"].tolist() == ["own"] * 3
+    assert table["alpha"].tolist() == ["–"] * 3
     frame = make_frame()
     frame["alpha"] = frame["label"].map({"bss": 0.01})
-    assert family.family_table(frame).frame["alpha"].tolist() == ["own", "own", "0.01"]
+    assert family.family_table(frame).frame["alpha"].tolist() == ["–", "–", "0.01"]
 
 
 def test_means_are_over_what_all_have():

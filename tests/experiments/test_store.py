@@ -187,6 +187,18 @@ def test_table(filled):
     assert first["image_size"] is None and first["fold"] is None
 
 
+def test_strengths_of_the_recipe(store):
+    cell = Cell("cub", "recipe", recipe={"regularizer": "l2_sp"})
+    own = kd.regularizers.get("l2_sp").alpha
+    for alpha, expected in ((None, own), (0.3, 0.3)):
+        its = cell.replace(alpha=alpha)
+        store.put(its, RECORD)
+        assert store.frame([its])["alpha"].tolist() == [expected]
+    plain = Cell("cub", "recipe", recipe={"regularizer": "none"})
+    store.put(plain, RECORD)
+    assert store.frame([plain])["alpha"].isna().all()
+
+
 def test_table_of_folds_and_of_nothing(store):
     cell = CELL.replace(fold=(2, 5))
     store.put(cell, RECORD)
