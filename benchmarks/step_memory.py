@@ -10,6 +10,7 @@ import argparse
 import resource
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
@@ -45,6 +46,7 @@ def measure(args):
     import step_time
     import keras_delta as kd
 
+    warnings.simplefilter("ignore")  # the weights are random ones
     tf.ones(3).numpy()
     before = peak()
     args.batch = args.batches[0]
