@@ -131,9 +131,7 @@ class Cell:
             del found["teacher"]
         del found["recipe"]
         if self.method == "recipe":  # all of it: a new default is another cell
-            from keras_delta import Recipe  # not light: keys are made everywhere
-
-            found["recipe"] = Recipe(**self.recipe or {}).get_config()
+            found["recipe"] = _whole_recipe(json.dumps(self.recipe or {}))
         if not methods.get(self.method).attended:
             for name in ("attention", "attention_samples", "temperature"):
                 del found[name]
@@ -206,3 +204,10 @@ def from_settings(settings):
         if name not in known:
             raise ValueError(unknown_name("settings", name, known))
     return Cell(**given)
+
+
+@functools.cache  # a plan makes the keys of hundreds of cells again and again
+def _whole_recipe(parts):
+    from keras_delta import Recipe  # not light: keys are made everywhere
+
+    return Recipe(**json.loads(parts)).get_config()

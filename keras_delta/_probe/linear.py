@@ -83,15 +83,15 @@ def fit(rows, task, width, strengths=STRENGTHS, folds=5, seed=0, every_fold=Fals
         A `Fit`, for the unscaled features.
     """
     scale = np.sqrt(np.mean(np.square(rows.features, dtype="float64"))) or 1.0
-    features = rows.features / scale
-    features, back = _rotated(features.astype("float64"))
-    rows = rows._replace(features=features)
-    work = features.size * width
+    features = (rows.features / scale).astype("float64")
+    work = len(features) * min(features.shape) * width
     most = max(1, int(MOST_WORK / (work * len(strengths))))
     parts = split(rows, task, folds, seed)[: None if every_fold else most]
     losses, scores, outputs = {}, {}, {}
     # For little work the threads of BLAS only wait for each other.
     with threadpool_limits(1 if work < LITTLE_WORK else None, "blas"):
+        features, back = _rotated(features)
+        rows = rows._replace(features=features)
         for strength in strengths if parts else ():
             held = [_held_out(rows, part, task, width, strength) for part in parts]
             losses[strength] = np.concatenate([each for _, each, _ in held])
