@@ -137,8 +137,7 @@ def main(args, script):
         sizes = preview.check_data(
             plan, store, args.data_dir, args.download, only_sizes=args.plan
         )
-        # In this order choices come before what they lead to.
-        for path in sorted(args.known.glob("*.csv")) if args.known else ():
+        for path in _known(args, parts):
             _take(path, plan, store)
         if args.retry:
             for failed, _ in store.failed(plan.staged(store)):
@@ -179,6 +178,18 @@ def check_options(args):
         )
     if args.epochs and processes(args) > 1:
         raise ValueError("--epochs shows those of one process: use --workers 1.")
+
+
+def _known(args, parts):
+    """The files of `--known`, first those of the experiments themselves.
+
+    In the order of their names, choices come before what they lead to.
+    """
+
+    def place(path):
+        return path.stem.removesuffix("-choices") not in parts, path.name
+
+    return sorted(args.known.glob("*.csv") if args.known else (), key=place)
 
 
 def _take(path, plan, store):

@@ -539,6 +539,9 @@ def test_known_results_are_not_trained_again(flowers, tmp_path, capsys, monkeypa
     assert len(measured) == 9 + 2 * 3
     args = arguments(*given, "--methods", "l2_fe", "l2", "--workers", 1)
     args.store, args.known = tmp_path / "ours", tmp_path / "theirs" / "tables"
+    # Another study's file, with the same cells: our own comes first.
+    other = (args.known / "few-shot.csv").read_text().replace("0.5", "0.4")
+    (args.known / "bench.csv").write_text(other)
     capsys.readouterr()
     assert command.main(args, SCRIPT) == 0
     shown = capsys.readouterr().out
