@@ -18,7 +18,7 @@ from experiments.train import Trainer
 POLL = 1.0  # seconds
 # TensorFlow never gives back some 100 MB of each traced training: a worker then begins
 # again as a new process.
-CELLS_PER_PROCESS = 40
+CELLS_PER_PROCESS = 20
 
 
 def run(plan, store, data_dir=None, verbose=1, trainer=None):
