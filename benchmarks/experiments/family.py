@@ -59,7 +59,8 @@ def family_table(frame):
         f"{_range(seeds.xs(noise, level='label_noise'))} with {_labels(noise)}"
         for noise in noises
     )
-    shared = " and ".join(str(len(_shared(rows, noise))) for noise in noises)
+    shared = [str(len(_shared(rows, noise))) for noise in noises]
+    shared = " and ".join(dict.fromkeys(shared))  # "5", or "5 and 3"
     caption = (
         f"Test accuracy in percent, means over seeds ({seeds}); means are over "
         f"{shared} settings. Alpha: as chosen on training images, or the method's "

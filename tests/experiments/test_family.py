@@ -50,9 +50,10 @@ def test_means_are_over_what_all_have():
     table = family.family_table(frame[~lost])
     assert table.frame["mean, right labels"].tolist() == ["75.0", "50.0", "25.0"]
     assert table.frame["trash, 40 a class"].tolist() == ["100.0", "100.0", "–"]
-    assert "over 2 and 2 settings" in table.caption
+    assert "over 2 settings" in table.caption
     lost = (frame["label"] == "bss") & (frame["label_noise"] > 0)
     table = family.family_table(frame[~lost])  # of right labels all is known
+    assert "over 3 and 0 settings" in table.caption
     assert table.frame["mean, right labels"].tolist() == ["83.3", "66.7", "50.0"]
     assert table.frame["mean, 20% wrong labels"].tolist() == ["–"] * 3
     assert table.frame["times L2"].tolist() == ["1.50", "1.00", "0.50"]
