@@ -16,7 +16,7 @@ from experiments.store import ResultStore
 from experiments.train import Trainer
 
 POLL = 1.0  # seconds
-# TensorFlow never gives back some 100 MB of each traced training: a worker then begins
+# TensorFlow never gives back some 150 MB of each traced training: a worker then begins
 # again as a new process.
 CELLS_PER_PROCESS = 20
 
