@@ -62,6 +62,11 @@ def flatten_layers(layer):
     return layer._flatten_layers()
 
 
+def parameters(layer):
+    """What a layer and those inside it can train, whether they are frozen or not."""
+    return [v for part in flatten_layers(layer) for v in part._trainable_variables]
+
+
 def takes_training(operation):
     """Whether an operation's `call` has an argument `training`."""
     return bool(getattr(operation, "_call_has_training_arg", False))

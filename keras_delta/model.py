@@ -266,7 +266,9 @@ class DeltaModel(
         checks.has_regularizer(self)
         if self.compiled and (recipe := beginning.choose(self, recipe)):
             beginning.Beginning(self, recipe).settle(x, y, verbose)
-        session.prepare(self, lambda count: replay.look(x, y, count), verbose)
+        weights = {"sample_weight": None}  # those of a data set
+        look = functools.partial(replay.look, x, y, weights=weights)
+        session.prepare(self, look, verbose)
 
     def make_train_function(self, force: bool = False) -> None:
         """See `keras.Model.make_train_function`."""

@@ -31,10 +31,10 @@ def unmoved(x):
             counter.upcoming = upcoming
 
 
-def look(x, y=None, max_samples=None):
-    """Up to `max_samples` samples as `Batches`; sets of images are not moved on."""
+def look(x, y=None, max_samples=None, weights=None):
+    """`samples.collect`; sets of images are not moved on."""
     with unmoved(x):
-        return samples.collect(x, y, max_samples)
+        return samples.collect(x, y, max_samples, weights)
 
 
 def _epoch_counters(x):

@@ -16,8 +16,8 @@ NO_TARGETS = "The data has no targets: pass `(x, y)`."
 NO_END = (
     "The training data has no end or an unknown length, so it cannot be read "
     "completely. Limit the number of samples: `attention_samples=256` of a "
-    "regularizer, `max_samples=256` of `ChannelAttention.compute`, `fit_head` or "
-    "`estimate_statistics`."
+    "regularizer, `samples=256` of `CoTuning`, `max_samples=256` of "
+    "`ChannelAttention.compute`, `fit_head` or `estimate_statistics`."
 )
 
 
@@ -28,13 +28,19 @@ class Batches(list):
 class Samples:
     """How a regularizer looks at training data: `samples(n)`, `samples.batches(n)`.
 
+    Samples of the weight 0 are left out: their labels do not count.
+
     Args:
-        read: function of a number, gives `Batches` of up to so many samples; of all
-            for None.
+        read: function of a number, gives batches `(x, y, weights)` of up to so many
+            samples; of all for None.
     """
 
     def __init__(self, read):
-        self.batches = read
+        self._read = read
+
+    def batches(self, count=None):
+        """Up to `count` samples as `Batches`."""
+        return Batches(part for batch in self._read(count) if (part := _used(*batch)))
 
     def __call__(self, count=None):
         """Up to `count` samples as one `(x, y)`.
@@ -43,6 +49,14 @@ class Samples:
             ValueError: for samples of several shapes.
         """
         return joined(self.batches(count))
+
+
+def _used(x, y, weights):
+    """`(x, y)` of the samples with a weight; None if there are none."""
+    if np.ndim(weights) != 1 or np.all(weights):  # or of several outputs, of pixels
+        return x, y
+    used = np.asarray(weights) != 0
+    return tree.map_structure(lambda v: v[used], (x, y)) if used.any() else None
 
 
 def joined(parts):
@@ -265,19 +279,26 @@ def _endless(adapter):
     return adapter.num_batches is None  # of a PyDataset
 
 
-def collect(x, y=None, max_samples=None):
-    """Up to `max_samples` samples as `Batches`; of arrays a seeded random choice."""
+def collect(x, y=None, max_samples=None, weights=None):
+    """Up to `max_samples` samples as `Batches`; of arrays a seeded random choice.
+
+    Args:
+        x, y, max_samples, weights: as for `batches`.
+    """
     if isinstance(x, tuple) and y is None:
         x, y = x[:2]
     first = tree.flatten(x)[0]
     if y is not None and hasattr(first, "shape"):
-        total = len(first)
+        given, total = (x, y), len(first)
+        if weights is not None:
+            own = weights["sample_weight"]
+            given = *given, own if hasattr(own, "shape") else np.ones(total)
         if max_samples is None or max_samples >= total:
-            return Batches([tree.map_structure(np.asarray, (x, y))])
+            return Batches([tree.map_structure(np.asarray, given)])
         chosen = np.random.default_rng(0).choice(total, max_samples, replace=False)
         chosen.sort()
-        return Batches([tree.map_structure(lambda v: np.asarray(v)[chosen], (x, y))])
-    parts = Batches(batches(x, y, max_samples=max_samples))
+        return Batches([tree.map_structure(lambda v: np.asarray(v)[chosen], given)])
+    parts = Batches(batches(x, y, max_samples=max_samples, weights=weights))
     if not parts:
         raise ValueError("The training data is empty: it yields no samples.")
     return parts

@@ -191,13 +191,18 @@ class TrainingData:
                 for _ in samples.batches(self.x, self.y, max_samples=count):
                     pass
 
-    def look(self, count):
-        """Up to `count` samples as `Batches`; an `ImageSet` counts no epoch for it."""
+    def look(self, count, weights=None):
+        """Up to `count` samples as `Batches`; an `ImageSet` counts no epoch for it.
+
+        Args:
+            count, weights: as `max_samples` and `weights` of `samples.batches`.
+        """
         if self.is_generator:
             if count is None:
                 raise ValueError(samples.NO_END)
-            return samples.Batches(samples.limited(self._read_on(), count))
-        return replay.look(self.x, self.y, count)
+            weighted = weights is not None
+            return samples.Batches(samples.limited(self._read_on(), count, weighted))
+        return replay.look(self.x, self.y, count, weights)
 
 
 def _check_arrays(x, y):

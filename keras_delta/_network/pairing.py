@@ -1,5 +1,6 @@
 """Pairs the layers of the target with those of the source."""
 
+from keras_delta import _compat
 from keras_delta._errors import invalid, unknown_name
 from keras_delta._network.correspondence import find_pairs
 from keras_delta._network.graph import Graph
@@ -65,6 +66,22 @@ class Pairing:
                 own_weights(layer), own_weights(self._partner[id(layer)]), strict=True
             )
         ]
+
+    @property
+    def parameters(self):
+        """The pairs of `weights` that can be trained, frozen or not."""
+        known = self._trainable()
+        return [pair for pair in self.weights if id(pair[0]) in known]
+
+    @property
+    def statistics(self):
+        """The other pairs of `weights`: BatchNorm's moving means and variances."""
+        known = self._trainable()
+        return [pair for pair in self.weights if id(pair[0]) not in known]
+
+    def _trainable(self):
+        layers = self._layers.values()
+        return {id(v) for layer in layers for v in _compat.parameters(layer)}
 
     def of_layer(self, name):
         """(target variable, source variable) of what trains of one paired layer.

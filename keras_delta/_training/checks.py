@@ -17,6 +17,7 @@ from keras_delta._training import hosts
 USUAL_MOMENTUM = 0.9  # PyTorch's, and so the authors' program's
 OLD_STATISTICS = 0.2  # share of BatchNorm's statistics that may predate the training
 
+KEEP_RANGE = ("ZeroPadding", "Resizing", "CenterCrop", "Random", "InputLayer")
 SCALING = ("Rescaling", "ImageNetPreprocessing")  # layers that expect raw images
 
 
@@ -326,6 +327,28 @@ def _is_scaled_inside(graph, tensor):
             if not getattr(layer, "weights", None):
                 reached.update(id(t) for t in node.outputs)
     return False
+
+
+def pixels_are_scaled(graph):
+    """Warn about a network that gets raw pixels as they are."""
+    reached = {id(t) for t in graph.inputs}
+    for node in graph.nodes.values():
+        if not any(id(t) in reached for t in node.inputs):
+            continue
+        layer = node.operation
+        if type(layer).__name__.startswith(KEEP_RANGE):
+            reached.update(id(t) for t in node.outputs)
+            continue
+        normalizes = isinstance(layer, keras.layers.Normalization)
+        if getattr(layer, "weights", None) and not normalizes:
+            warn(
+                f"Nothing in front of the first weights of '{graph.model.name}' scales "
+                "images, and it gets them as they are, RGB from 0 to 255. If it was "
+                "trained on scaled images, as ResNet and most others of "
+                "keras.applications, put the same preprocessing in front of it, or use "
+                "a network of `keras_delta.backbones`, which scales inside."
+            )
+        return
 
 
 def batch_norm_keeps_up(model, steps):

@@ -190,10 +190,17 @@ class Session:
 
     # --- data ---
 
-    def look(self, count):
-        """Up to `count` samples as `Batches`; remembered in `looks`."""
+    def look(self, count, weights=None):
+        """`TrainingData.look`; remembered in `looks`."""
         self.looks.append(count)
-        return self.data.look(count)
+        return self.data.look(count, weights)
+
+    def _sample_weight(self):
+        """The argument of `fit`, without what it keeps for validation."""
+        weights = self.arguments.get("sample_weight")
+        if weights is None or self.data.y is None:
+            return weights
+        return samples.take(weights, 0, samples.length(self.data.y))
 
     def take_iterator(self, iterator):
         """Keras's iterator over the training data, before the first epoch."""
@@ -218,7 +225,8 @@ class Session:
     def _prepare(self):
         verbose = self.arguments.get("verbose", "auto")
         self._settle(verbose)
-        prepare(self.model, self.look, verbose)
+        weights = {"sample_weight": self._sample_weight()}
+        prepare(self.model, lambda count: self.look(count, weights), verbose)
 
     def follow(self, config):
         """Train by the config of a recipe settled before; None for none."""
@@ -237,9 +245,6 @@ class Session:
         most, steps = samples.MOST, given.get("steps_per_epoch")
         if steps is not None and data.first_size is not None:  # an epoch
             most = min(most, steps * data.first_size)
-        weights = given.get("sample_weight")
-        if weights is not None and data.y is not None:
-            weights = samples.take(weights, 0, samples.length(data.y))
         options = {}
         if not hasattr(data.x, "as_tested"):  # else a copy of its own is read
             options["on_read"] = self.looks.append
@@ -247,7 +252,7 @@ class Session:
             *(data.x, data.y, verbose),
             **options,
             max_samples=most,
-            sample_weight=weights,
+            sample_weight=self._sample_weight(),
             class_weight=given.get("class_weight"),
         )
 
@@ -329,11 +334,12 @@ def prepare(model, look, verbose="auto"):
 
     Args:
         model: the `DeltaModel`.
-        look: function of a number of samples; returns up to that many as `Batches`.
+        look: function of a number of samples; returns batches `(x, y, weights)` of up
+            to that many.
         verbose: 0 for silence.
     """
     regularizer = model.regularizer
     if regularizer is not None and not regularizer.ready:
-        regularizer.prepare(model, Samples(look), verbose=verbose != 0)
+        regularizer.make_ready(model, Samples(look), verbose=verbose != 0)
         # Bit-identical even if the hosts differ.
         model.hosts.copy_first(regularizer.variables)

@@ -63,29 +63,37 @@ def check(model, inputs=None):
 def is_untrained(model):
     """Whether the target is still the pretrained network as loaded, as far as known.
 
-    If the source is a teacher, it cannot be compared with the target.
+    Its BatchNorm may have other statistics, such as those of the target's images. If
+    the source is a teacher, it cannot be compared with the target.
     """
     networks = model.networks
     if networks.mismatch is not None or "source_outputs" in model.regularizer.needs:
         return not _is_initial(networks.target)
-    return not _other_weights(networks)
+    return not _other_weights(networks, statistics=False)
 
 
-def _other_weights(networks):
-    """Names of the target's paired calls whose weights are not the source's."""
+def _other_weights(networks, statistics=True):
+    """Names of the target's paired calls whose weights are not the source's.
+
+    Args:
+        networks: the `Networks`.
+        statistics: whether BatchNorm's moving mean and variance count.
+    """
+    pairing = networks.pairing
+    left_out = set() if statistics else {id(v) for v, _ in pairing.statistics}
+
+    def moved(ours, theirs):
+        three = zip(own_weights(ours), arrays(ours), arrays(theirs), strict=True)
+        return any(
+            id(v) not in left_out and not np.array_equal(a, b) for v, a, b in three
+        )
+
     target, source = networks.target.nodes, networks.source.nodes
     return {
         ours
-        for ours, theirs in networks.pairing.names.items()
+        for ours, theirs in pairing.names.items()
         if target[ours].is_layer
-        and not all(
-            np.array_equal(v, w)
-            for v, w in zip(
-                arrays(target[ours].operation),
-                arrays(source[theirs].operation),
-                strict=True,
-            )
-        )
+        and moved(target[ours].operation, source[theirs].operation)
     }
 
 

@@ -87,6 +87,12 @@ class Rifle(Callback):
     def check(self, model: keras.Model) -> None:
         """Reject a model with no head, or with a head that cannot be redrawn."""
         super().check(model)
+        if model.networks.mismatch is not None:
+            raise ValueError(
+                "Rifle redraws the head, the layers that only the target has, but the "
+                "source is another network, a teacher, so that these are all layers. "
+                "Train without Rifle, or without a teacher."
+            )
         if not model.pairing.new_variables:
             raise ValueError(
                 "Rifle redraws the head, but the model trains no parameters that "
@@ -137,8 +143,9 @@ class Rifle(Callback):
                     v.assign(seeded(v.shape, dtype=v.dtype))
             return
         for v in layer.trainable_variables:
-            inputs = np.prod(v.shape[:-1]) if len(v.shape) > 1 else v.shape[0]
-            v.assign(rng.normal(0.0, np.sqrt(2 / inputs), v.shape).astype("float32"))
+            shape = tuple(v.shape)
+            inputs = np.prod(shape[:-1] or shape)
+            v.assign(rng.normal(0.0, np.sqrt(2 / inputs), shape).astype("float32"))
 
 
 def redraws(epochs, cycles):

@@ -55,8 +55,8 @@ class Regularizer(keras.layers.Layer):
     """The attributes of `Batch` that a step has to compute: `"source_maps"`,
     `"target_maps"`, `"source_outputs"`, `"target_features"`.
 
-    The source does not run for a regularizer that needs nothing from it. With any of
-    them, the batch has images and labels as well."""
+    The source does not run for a regularizer that needs nothing from it. Images, labels
+    and the target's predictions are in every batch."""
 
     prepare_needs: frozenset[str] = frozenset()
     """`{"source_outputs"}` if `prepare` looks at the source's predictions."""
@@ -93,6 +93,7 @@ class Regularizer(keras.layers.Layer):
         strengths = {"alpha": alpha, "beta": beta}
         self._strengths = {name: _strength(name, v) for name, v in strengths.items()}
         self._strength_variables = {}
+        self._is_prepared = False
         self.pairing: Any = None
 
     alpha = _strength_property("alpha", "Strength of the method's own term")
@@ -210,8 +211,18 @@ class Regularizer(keras.layers.Layer):
 
     @property
     def ready(self) -> bool:
-        """Whether `prepare` has run, or is not needed."""
-        return True
+        """Whether `prepare` has run in this process, or does nothing.
+
+        A method that keeps in variables, and so in saved models, what it has computed
+        overrides this: it is ready when they have their values.
+        """
+        return self._is_prepared or type(self).prepare is Regularizer.prepare
+
+    def make_ready(self, model: keras.Model, samples: Any, verbose: bool) -> None:
+        """Call `prepare` unless the regularizer is ready."""
+        if not self.ready:
+            self.prepare(model, samples, verbose=verbose)
+            self._is_prepared = True
 
     def prepare(self, model: keras.Model, samples: Any, verbose: bool = True) -> None:
         """Compute from the training data all values needed before the first step.
@@ -232,7 +243,19 @@ class Regularizer(keras.layers.Layer):
         """
 
     def batch_distance(self, batch: Batch) -> Tensor:
-        """Distance over the batch: a scalar before alpha, as this replica's share."""
+        """Distance over the batch: a scalar before alpha, as this replica's share.
+
+        Raises:
+            ValueError: if `feature_distance` is defined, but `needs` names no maps.
+        """
+        if type(self).feature_distance is Regularizer.feature_distance:
+            return ops.zeros((), "float32")
+        if batch.source_maps is None and batch.target_maps is None:
+            raise ValueError(
+                f"{type(self).__name__} defines `feature_distance`, but its `needs` "
+                "names no maps, so none are computed. Add "
+                "`needs = keras_delta.regularizers.MAPS` to the class."
+            )
         distance = self.feature_distance(batch.source_maps, batch.target_maps)
         return distance * self.feature_share(batch)
 
@@ -260,9 +283,7 @@ class Regularizer(keras.layers.Layer):
         Returns:
             `(feature_penalty, head_penalty)`, float32 scalars.
         """
-        total = ops.zeros((), "float32")
-        if self.needs:
-            total = total + self.batch_distance(batch)
+        total = self.batch_distance(batch)
         weights = self.weight_distance()
         if weights is not None:
             total = total + weights / batch.replicas

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import keras
 from keras import ops, tree
 
-from keras_delta import _arguments
+from keras_delta import _arguments, _compat
 from keras_delta._compat import array
 from keras_delta._network.heads import last_dense
 from keras_delta._network.networks import Networks
@@ -113,9 +113,12 @@ class BiTuning(Regularizer):
         self._projections.append(keras.layers.Dense(self.projection, **options))
         self._projections[0].build((None, width))
         if self.view == "flip":
-            self._flips.append(keras.layers.RandomFlip("horizontal"))
-        followed = networks.target.model.trainable_variables
-        followed = [*followed, *self._projections[0].trainable_variables]
+            # float32: a policy's 16 bits would round raw pixels.
+            flip = keras.layers.RandomFlip("horizontal", dtype="float32")
+            self._flips.append(flip)
+        # Frozen ones too: layers may be frozen or thawed until a file is loaded.
+        models = networks.target.model, self._projections[0]
+        followed = [v for model in models for v in _compat.parameters(model)]
         for i, variable in enumerate(followed):
             key = self._add(f"key_{i}", variable.shape, "zeros", variable.dtype)
             key.assign(variable)

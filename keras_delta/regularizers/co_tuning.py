@@ -111,8 +111,6 @@ class CoTuning(Regularizer):
 
     def prepare(self, model: keras.Model, samples: Any, verbose: bool = True) -> None:
         """Estimate R from the training images and the source's predictions for them."""
-        if self.ready:
-            return
         classes, logits, numbers = self._relations[0].shape[0], [], []
         for x, y in samples.batches(self.samples):
             predicted = model.networks.run_source_outputs(x)
@@ -132,6 +130,11 @@ class CoTuning(Regularizer):
         Args:
             relations: `(classes, classes of the source)`, with rows that sum to 1.
         """
+        if not self.bound:
+            raise ValueError(
+                "No model uses this regularizer yet, so its classes are unknown. Pass "
+                "it to a DeltaModel first."
+            )
         self._relations[0].assign(relations)
 
     def batch_distance(self, batch: Batch) -> Tensor:

@@ -103,7 +103,7 @@ def flow_matrix(first, second):
     """
     first, second = (ops.cast(m, "float32") for m in (first, second))
     grids = [ops.shape(m)[1:3] for m in (first, second)]
-    if grids[0] != grids[1]:
+    if not _are_equal(*grids):
         smaller = [_smaller(a, b) for a, b in zip(*grids, strict=True)]
         first, second = (adaptive_average_pool(m, smaller) for m in (first, second))
     height, width = ops.shape(first)[1:3]
@@ -115,7 +115,11 @@ def _flows(maps):
     return [flow_matrix(a, b) for a, b in itertools.pairwise(maps)]
 
 
+def _are_equal(*grids):
+    """Whether grids are known to be equal; lengths are numbers if known, or tensors."""
+    return all(isinstance(n, int) for n in sum(grids, ())) and grids[0] == grids[1]
+
+
 def _smaller(a, b):
-    """The smaller of two lengths, each a number if known and otherwise a tensor."""
     known = isinstance(a, int) and isinstance(b, int)
     return min(a, b) if known else ops.minimum(a, b)

@@ -60,5 +60,8 @@ class L2SP(Regularizer):
 
 
 def is_kernel(variable):
-    """Whether a variable is a kernel: neither bias nor BatchNorm's scale or shift."""
-    return len(variable.shape) > 1
+    """Whether a variable is a kernel: neither bias nor scale, shift or embedding.
+
+    A tensor stands for a kernel to which LoRA adds.
+    """
+    return not isinstance(variable, keras.Variable) or "kernel" in variable.name

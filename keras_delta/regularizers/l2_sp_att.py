@@ -1,5 +1,6 @@
 """L2-SP(ATT): L2-SP with channel attention on the filters of the taps."""
 
+import math
 from typing import Any
 
 import keras
@@ -10,6 +11,13 @@ from keras_delta._types import Attention, Strength, Tensor
 from keras_delta.regularizers.attention_weights import AttentionWeights, of_part
 from keras_delta.regularizers.base import Regularizer
 from keras_delta.regularizers.distances import half_sum_of_squares
+
+# Layers whose channels are not the last axis of the kernel.
+DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+TRANSPOSED = (
+    *(keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose),
+    keras.layers.Conv3DTranspose,
+)
 
 
 @keras.saving.register_keras_serializable("keras_delta")
@@ -49,7 +57,7 @@ class L2SPAtt(Regularizer):
         self.attention_weights = AttentionWeights(
             attention, attention_samples, temperature
         )
-        self._tap_of_kernel = {}
+        self._tapped = {}  # id of the source's kernel -> (tap, shape of the filters)
 
     attention = of_part("attention")
     attention_samples = of_part("attention_samples")
@@ -68,11 +76,14 @@ class L2SPAtt(Regularizer):
         pairing, taps = networks.pairing, networks.target_map_shapes
         self.attention_weights.bind(taps, self.add_weight)
         for tap in taps:
-            operation = pairing.target.nodes[tap].operation
-            kernel = getattr(operation, "kernel", None)
-            if kernel is not None and tap in pairing.names:
-                self._tap_of_kernel[id(kernel)] = tap  # paths are not unique
-        if not self._tap_of_kernel:
+            if tap not in pairing.names:
+                continue
+            # The source's, as LoRA makes a new tensor of the target's each time.
+            layer = pairing.source.nodes[pairing.names[tap]].operation
+            kernel = find_kernel(layer)
+            if kernel is not None:
+                self._tapped[id(kernel)] = tap, filter_shape(layer)
+        if not self._tapped:
             raise ValueError(
                 "The regularizer 'l2_sp_att' weights the filters of tapped layers, but "
                 f"none of the taps {list(taps)} is a convolution or dense layer. Tap "
@@ -96,13 +107,26 @@ class L2SPAtt(Regularizer):
 
     def _difference(self, variable, start):
         difference = ops.cast(variable, "float32") - ops.cast(start, "float32")
-        tap = self._tap_of_kernel.get(id(variable))
-        if tap is None:
+        if id(start) not in self._tapped:
             return difference
-        channels = variable.shape[-1]
-        weights = self.attention_weights.of_tap(tap, channels)
-        return difference * ops.sqrt(channels * weights)
+        tap, shape = self._tapped[id(start)]
+        weights = self.attention_weights.of_tap(tap, math.prod(shape))
+        return difference * ops.sqrt(math.prod(shape) * ops.reshape(weights, shape))
 
     def get_config(self) -> dict[str, Any]:
         """See `Regularizer.get_config`."""
         return {**super().get_config(), **self.attention_weights.get_config()}
+
+
+def find_kernel(layer):
+    """The kernel whose filters make a layer's channels; None without one."""
+    kernel = getattr(layer, "pointwise_kernel", getattr(layer, "kernel", None))
+    return kernel if isinstance(kernel, keras.Variable) else None
+
+
+def filter_shape(layer):
+    """Shape of a kernel's last axes that number the channels, 1 for other axes."""
+    *_, last_but_one, last = find_kernel(layer).shape
+    if isinstance(layer, DEPTHWISE):
+        return last_but_one, last
+    return (last_but_one, 1) if isinstance(layer, TRANSPOSED) else (last,)

@@ -38,9 +38,9 @@ class L2SPFisher(Regularizer):
         alpha: strength, default 0.01.
         beta: strength of the head penalty, default 0.01.
         samples: training images that F is measured on, one by one; default 256.
-        normalize: whether F is divided by its mean over the parameters, so that alpha
-            is on the scale of L2-SP and one alpha suits all networks. Default True; the
-            papers do not.
+        normalize: whether F is divided by its mean over the parameters that train when
+            it is measured, so that alpha is on the scale of L2-SP and one alpha suits
+            all networks. Default True; the papers do not.
         name: optional name.
 
     Raises:
@@ -64,7 +64,7 @@ class L2SPFisher(Regularizer):
     ) -> None:
         super().__init__(alpha, beta, name=name, **kwargs)
         self.samples = _arguments.integer("samples", samples, optional=True)
-        self.normalize = bool(normalize)
+        self.normalize = _arguments.flag("normalize", normalize)
         # Not a plain list: Keras would take the target's variables for ours.
         self._bound, self._fisher = SimpleNamespace(pairs=[]), []
 
@@ -81,7 +81,8 @@ class L2SPFisher(Regularizer):
     def bind(self, networks: Networks) -> None:
         """See `Regularizer.bind`; makes a variable for each parameter's information."""
         super().bind(networks)
-        self._bound.pairs.extend(self.pairing.variables)
+        # Frozen ones too: layers may be frozen or thawed until a file is loaded.
+        self._bound.pairs.extend(self.pairing.parameters)
         for i, (variable, _) in enumerate(self._bound.pairs):
             fisher = self.add_weight(
                 name=f"fisher_{i}",
@@ -108,6 +109,11 @@ class L2SPFisher(Regularizer):
             fisher: dict path of a variable of the target -> array, with the keys of
                 the attribute `fisher`.
         """
+        if not self.bound:
+            raise ValueError(
+                "No model uses this regularizer yet, so its parameters are unknown. "
+                "Pass it to a DeltaModel first."
+            )
         paths = [v.path for v, _ in self._bound.pairs]
         if set(fisher) != set(paths):
             raise ValueError(invalid("fisher", f"arrays for {paths}", list(fisher)))
@@ -119,13 +125,14 @@ class L2SPFisher(Regularizer):
 
     def prepare(self, model: keras.Model, samples: Any, verbose: bool = True) -> None:
         """Measure the information on training images."""
-        if self.ready or not self._bound.pairs:
-            return
         variables = [v for v, _ in self._bound.pairs]
         totals, count = measure(model.networks, variables, samples, self.samples)
         found = [total / count for total in totals]
-        size = sum(f.size for f in found)
-        mean = sum(f.sum() for f in found) / size
+        penalised = {id(v) for v, _ in self.pairing.variables}
+        if not penalised:  # all are frozen, and thawed later
+            penalised = set(map(id, variables))
+        those = [f for v, f in zip(variables, found, strict=True) if id(v) in penalised]
+        mean = sum(f.sum() for f in those) / sum(f.size for f in those)
         if not np.isfinite(mean) or mean == 0:
             raise ValueError(
                 f"The Fisher information is {'zero' if mean == 0 else 'not finite'} on "

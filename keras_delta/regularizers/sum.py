@@ -109,7 +109,7 @@ class Sum(Regularizer):
     def prepare(self, model: keras.Model, samples: Any, verbose: bool = True) -> None:
         """See `Regularizer.prepare`."""
         for member in self.members:
-            member.prepare(model, samples, verbose)
+            member.make_ready(model, samples, verbose)
 
     def begin_training(self, steps: int | None, verbose: bool = True) -> None:
         """See `Regularizer.begin_training`."""

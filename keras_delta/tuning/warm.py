@@ -105,6 +105,7 @@ class WarmModels:
             "taps": model.taps,
             "regularizer": models.kind_of_regularizer(model.regularizer),
             "temperature": [member.temperature for member in attended],
+            "variables": list(_variables_of_fold(model)),
         }
         path = self._folder / f"{digest(made_for)}_{name}.npz"
         file = Checkpoint(path, made_for)
@@ -155,7 +156,7 @@ def _weigh(member, attention):
 
 
 def _variables_of_fold(model):
-    """Dict name -> variable: of the new layers, and the regularizer's.
+    """Dict name -> variable: of the new layers, BatchNorm's statistics, the method's.
 
     Strengths are not included: they belong to the cell.
     """
@@ -166,5 +167,6 @@ def _variables_of_fold(model):
     rest = [v for v in model.regularizer.variables if id(v) not in strengths]
     return {
         **{f"head/{i}": v for i, v in enumerate(new)},
+        **{f"statistics/{i}": v for i, (v, _) in enumerate(model.pairing.statistics)},
         **{f"regularizer/{i}": v for i, v in enumerate(rest)},
     }

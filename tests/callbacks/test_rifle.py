@@ -248,6 +248,15 @@ def test_models_that_are_refused(new_backbone):
         fit(frozen, Rifle(2))
 
 
+def test_a_teacher_is_refused(new_backbone):
+    """All layers are then only the target's: it would redraw the whole network."""
+    teacher = attach_head(new_backbone(widths=(6, 8, 10)), 3)
+    target = attach_head(new_backbone(), 3)
+    model = DeltaModel(target, source=teacher, regularizer="kd")
+    with pytest.raises(ValueError, match="the source is another network, a teacher"):
+        Rifle().check(model)
+
+
 def test_a_layer_without_initialisers_is_refused(new_backbone):
     class Odd(keras.layers.Layer):
         def build(self, shape):

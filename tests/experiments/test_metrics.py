@@ -42,7 +42,8 @@ def maps(model):
 def prepared(model, regularizer):
     """The regularizer as a training would begin with it."""
     model.set_regularizer(regularizer)
-    samples = Samples(lambda count: [(IMAGES[:12], LABELS[:12]), REST])
+    parts = [(x, y, np.ones(len(y))) for x, y in ((IMAGES[:12], LABELS[:12]), REST)]
+    samples = Samples(lambda count: parts)
     regularizer.prepare(model, samples, verbose=False)
     return regularizer
 

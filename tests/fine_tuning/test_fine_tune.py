@@ -1,6 +1,7 @@
 """`fine_tune`: what it takes, what it settles, what it trains."""
 
 import functools
+import warnings
 
 import keras
 import numpy as np
@@ -18,6 +19,10 @@ X = X.astype("uint8")
 SPARSE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 SHORT = kd.Recipe(epochs=2, batch_size=36)
 PLAIN = SHORT.replace(batch_norm=0.0)  # nothing to choose
+
+
+# The tiny networks take raw pixels, on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore:Nothing in front of the first weights")
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +52,28 @@ def test_photographs_in_memory(source):
     assert model.probe.score > 0.9 and len(model.probe.losses) == len(X)
     for was, now in zip(before, source.get_weights(), strict=True):
         np.testing.assert_array_equal(was, now)
+
+
+@pytest.mark.parametrize(
+    ("front", "warns"),
+    [
+        ([], True),
+        ([keras.layers.RandomFlip(), keras.layers.ZeroPadding2D()], True),
+        ([keras.layers.Rescaling(1 / 255)], False),
+        ([keras.layers.RandomFlip(), lambda x: x[..., ::-1]], False),
+        ([keras.layers.Normalization(mean=1.0, variance=2.0)], False),
+    ],
+)
+def test_a_network_that_gets_raw_pixels(front, warns):
+    x = images = keras.Input((16, 16, 3))
+    for layer in front:
+        x = layer(x)
+    network = keras.Model(images, keras.layers.Conv2D(4, 3)(x))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        kd.fine_tune(network, (X, Y), recipe=PLAIN.replace(epochs=1), verbose=0)
+    said = [str(w.message) for w in caught]
+    assert any("scales images" in text for text in said) == warns
 
 
 def test_arrays_come_in_another_order_each_epoch(source):

@@ -352,6 +352,59 @@ def test_copies(name):
     assert copy.deepcopy(regularizer).get_config() == regularizer.get_config()
 
 
+@pytest.mark.parametrize("name", ["l2_sp_fisher", "bi_tuning"])
+def test_a_file_of_the_recipe_goes_on(name, data, tmp_path):
+    """Though the recipe freezes BatchNorm after the regularizer made its variables."""
+    model = make_model(name, jit_compile=False)
+    fit(model, data, recipe=kd.Recipe(epochs=1, optimizer=None))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    for other in (model, loaded):
+        fit(other, data)
+    pairs = zip(values(model), values(loaded), strict=True)
+    assert max(np.abs(a - b).max() for a, b in pairs if a.dtype == "float32") < 1e-5
+
+
+def test_fisher_is_measured_in_units_of_what_trains(data):
+    """And for frozen layers too, which may be thawed later."""
+    model = make_model("l2_sp_fisher")
+    kd.freeze_until(model, "bn1")
+    model.prepare(*data, verbose=0)
+    fisher = model.regularizer.fisher
+    penalised = [fisher[v.path] for v, _ in model.pairing.variables]
+    total = sum(f.sum() for f in penalised), sum(f.size for f in penalised)
+    assert total[0] / total[1] == pytest.approx(1, rel=1e-4)
+    assert all(fisher[v.path].any() for v, _ in model.pairing.parameters)
+    kept = float(model.regularizer.weight_distance())
+    for layer in model.target.layers:
+        layer.trainable = True
+    assert float(model.regularizer.weight_distance()) > 1.01 * kept
+
+
+def test_fisher_where_only_the_head_trains(data):
+    model = make_model("l2_sp_fisher")
+    kd.freeze_until(model, "relu2")
+    model.compile("sgd", model.loss, jit_compile=False)
+    fit(model, data)
+    assert model.regularizer.ready and not float(model.regularizer.weight_distance())
+
+
+def test_relations_are_those_of_labelled_images(data):
+    """An image of the weight 0 has a label that is only there."""
+    x, y = data
+    weights = (np.arange(COUNT) % 4 != 0).astype("float32")
+    given = np.where(weights > 0, y, 0)
+    found = []
+    for x_, y_, options in (
+        (x, given, {"sample_weight": weights}),
+        (x[weights > 0], y[weights > 0], {}),
+    ):
+        model = make_model("co_tuning")
+        fit(model, (x_, y_), **options)
+        found.append(model.regularizer.relations)
+    np.testing.assert_allclose(*found, atol=1e-6)
+
+
 def test_images_without_labels_do_not_count(data):
     x, y = data
     for name in ("bi_tuning", "co_tuning"):
@@ -563,6 +616,15 @@ def test_heads_with_convolutions_are_not_tapped(data):
     target = keras.Model(source.input, keras.layers.GlobalAveragePooling2D()(x))
     model = kd.DeltaModel(target, source, regularizer="at")
     assert model.taps == ["relu0", "relu1", "relu2"]
+
+
+def test_before_a_model_uses_them():
+    for call in (
+        lambda: kd.regularizers.L2SPFisher().set_fisher({}),
+        lambda: kd.regularizers.CoTuning().set_relations(np.eye(3)),
+    ):
+        with pytest.raises(ValueError, match="No model uses this regularizer yet"):
+            call()
 
 
 def test_fisher_of_what_cannot_be_measured(data):

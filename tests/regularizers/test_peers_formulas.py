@@ -65,6 +65,16 @@ def test_fsp():
     assert float(found) == pytest.approx(0.361748, abs=1e-6)
 
 
+def test_flow_of_maps_of_any_size():
+    """The sizes are not known when a step is traced."""
+    x = np.random.default_rng(0).normal(size=(2, 6, 4, 3)).astype("float32")
+    spec = tf.TensorSpec((None, None, None, 3))
+    flow = tf.function(flow_matrix, input_signature=[spec, spec])
+    for y in (x, x[:, ::2, ::2]):
+        expected = flow_matrix(x, y)
+        np.testing.assert_allclose(flow(x, y), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_flow_between_grids():
     x, y = np.random.default_rng(0).normal(size=(2, 1, 4, 4, 2))
     y = y[:, ::2, ::2]

@@ -15,6 +15,7 @@ from reference import (
 import keras_delta as kd
 from keras_delta import ChannelAttention
 from keras_delta.regularizers import L2, L2FE, L2SP, L2SPAtt
+from keras_delta.regularizers.l2_sp import is_kernel
 
 
 def one_kernel(kernel):
@@ -146,6 +147,58 @@ def test_attention_is_on_the_kernels_of_taps_alone(bound):
     assert found == pytest.approx(expected, rel=1e-5)
     plain = float(bound(L2SP(), True, True).regularizer.weight_distance())
     assert found != pytest.approx(plain, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("layer", "kernel", "shape"),
+    [
+        (keras.layers.DepthwiseConv2D, "kernel", (2, 2)),  # of a channel and multiplier
+        (keras.layers.Conv2DTranspose, "kernel", (4, 1)),
+        (keras.layers.SeparableConv2D, "pointwise_kernel", (4,)),
+    ],
+)
+def test_attention_is_on_the_axis_of_the_channels(layer, kernel, shape):
+    depthwise = layer is keras.layers.DepthwiseConv2D
+    options = {"depth_multiplier": 2} if depthwise else {"filters": 4}
+
+    def network():
+        keras.utils.set_random_seed(1)
+        i = keras.Input((6, 6, 2))
+        return keras.Model(i, layer(kernel_size=3, name="tap", **options)(i))
+
+    weights = np.array([0.4, 0.3, 0.2, 0.1])
+    model = kd.DeltaModel(kd.attach_head(network(), 2), network(), ["tap"])
+    for v in model.target.trainable_variables:
+        v.assign(v + np.random.default_rng(0).normal(size=v.shape))
+    model.set_regularizer(L2SPAtt(attention={"tap": weights}))
+    expected = 0.0
+    for v, start in model.pairing.variables:
+        squares = (v.numpy() - start.numpy()) ** 2
+        if v.name == kernel:
+            squares = squares * 4 * weights.reshape(shape)
+        expected += 0.5 * squares.sum()
+    found = float(model.regularizer.weight_distance())
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_attention_with_lora():
+    """It is on the merged kernel, and not lost."""
+    model = kd.DeltaModel(
+        kd.attach_head(one_kernel(KERNEL), 2), one_kernel(STARTING_KERNEL), ["conv"]
+    )
+    model.target.get_layer("conv").enable_lora(1)
+    scores = ChannelAttention.from_scores({"conv": SCORES})
+    model.set_regularizer(L2SPAtt(attention=scores))
+    found = float(model.regularizer.weight_distance())
+    assert found == pytest.approx(2.674218, abs=1e-6)
+
+
+def test_kernels_of_attention_layers():
+    """Their biases have two axes."""
+    layer = keras.layers.MultiHeadAttention(2, 3)
+    layer.build((None, 4, 5), (None, 4, 5))
+    names = [v.path.split("/")[-2:] for v in layer.weights if is_kernel(v)]
+    assert [name for _, name in names] == 4 * ["kernel"]
 
 
 def test_l2_sp_att_needs_a_tap_with_a_kernel(bound):

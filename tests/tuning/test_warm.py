@@ -257,6 +257,26 @@ def test_as_a_plain_model(search, data):
     np.testing.assert_allclose(found[-1], logs["loss"], rtol=1e-5)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_statistics_are_those_that_the_head_was_fitted_on(share, search, monkeypatch):
+    """A mixture with the target's, chosen once a fold, is that of all its cells."""
+    monkeypatch.setattr(kd.DeltaModel, "default_recipe", "auto")
+    monkeypatch.setattr("keras_delta._training.beginning.SHARES", (share,))
+    regularizer = lambda alpha, beta, temperature: L2SP(alpha, beta)  # noqa: E731
+    warm = search(regularizer=regularizer)
+    model = warm.begin()
+    at_start = [v.numpy() for v, _ in model.pairing.statistics]
+    of_source = [v.numpy() for _, v in model.pairing.statistics]
+    assert differ(at_start, of_source) == bool(share)
+    before = model.target.get_weights()
+    warm.train(epochs=1)
+    assert differ(before, model.target.get_weights())
+    assert model.recipe is not None
+    assert_same(at_start, [v.numpy() for v, _ in model.pairing.statistics])
+    other = search("other", regularizer=regularizer).begin(alpha=0.1)
+    assert_same(at_start, [v.numpy() for v, _ in other.pairing.statistics])
+
+
 def test_the_attention_is_that_of_the_folds_data(search, data, real_attention):
     """Against `ChannelAttention.compute` on a model with the fold's head."""
     model = search().begin(1)
