@@ -208,16 +208,12 @@ def slots(optimizer):
     return lists
 
 
+_SAVED = ("best", "_batches_seen_since_last_saving", "_last_batch_seen")
 CALLBACK_STATE = {
     "EarlyStopping": ("best", "best_epoch", "best_weights", "stopped_epoch", "wait"),
     "History": ("epoch", "history"),
-    "ModelCheckpoint": ("best", "_batches_seen_since_last_saving", "_last_batch_seen"),
-    "OrbaxCheckpoint": (
-        "best",
-        "_batches_seen_since_last_saving",
-        "_last_batch_seen",
-        "_total_batches_seen",
-    ),
+    "ModelCheckpoint": _SAVED,
+    "OrbaxCheckpoint": (*_SAVED, "_total_batches_seen"),
     "ReduceLROnPlateau": ("best", "cooldown_counter", "wait"),
     "SwapEMAWeights": ("_ema_weights_in_model",),
     "TensorBoard": ("_global_train_batch", "_global_test_batch"),
@@ -226,11 +222,7 @@ CALLBACK_STATE = {
 
 
 def global_seed_generator(create=True):
-    """The generator for layers without a seed; None if it does not exist yet.
-
-    Args:
-        create: whether to create it in that case.
-    """
+    """The generator for layers without a seed, made if need be; else maybe None."""
     if create:
         return seed_generator.global_seed_generator()
     return seed_generator.global_state.get_global_attribute("global_seed_generator")

@@ -12,19 +12,14 @@ from keras_delta import _compat, caching
 from keras_delta._inputs import outputs, replay, samples
 from keras_delta._network.networks import Networks
 from keras_delta._network.pairing import Pairing
+from keras_delta._network.replicas import run_on_samples
 from keras_delta._progress import epoch_verbosity
 from keras_delta._training import beginning, checks, hosts, loop, session
 from keras_delta._training.one_host import OneHost
 from keras_delta._training.regularized import Regularized
 from keras_delta._training.saving import Saving
 from keras_delta._training.several_hosts import SeveralHosts
-from keras_delta._training.step import (
-    Pass,
-    Step,
-    build_optimizer,
-    call_target,
-    run_on_samples,
-)
+from keras_delta._training.step import Pass, Step, build_optimizer, call_target
 from keras_delta._training.target_alone import TargetAlone
 from keras_delta._training.watching import Watching
 from keras_delta._types import Data, RegularizerLike, SourceMaps, Taps, Tensor, Verbose

@@ -75,6 +75,16 @@ def test_run_through_graph():
     assert seen == [layer.name for layer in model.layers[1:]]
 
 
+def test_parameters():
+    model = keras.Sequential([make_backbone(True), keras.layers.Dense(2, name="last")])
+    model.build((None, 16, 16, 3))
+    trained = list(map(id, model.trainable_variables))
+    assert len(trained) == 14 and len(model.variables) == 20
+    for frozen in (False, True):
+        model.trainable = not frozen
+        assert sorted(map(id, _compat.parameters(model))) == sorted(trained)
+
+
 def test_flatten_layers():
     model = keras.Sequential([make_backbone(), keras.layers.Dense(2, name="last")])
     names = [layer.name for layer in _compat.flatten_layers(model)]

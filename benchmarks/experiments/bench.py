@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from keras_delta import backbones, _disk, fit_head, optimizers, regularizers
 from keras_delta._inputs import replay
-from keras_delta._inputs.samples import Samples, joined
+from keras_delta._inputs.look import Samples
+from keras_delta._inputs.samples import joined
 from keras_delta.attention import ChannelAttention, losses
 from keras_delta.attention.head_fit import HeadFit
 from experiments import methods

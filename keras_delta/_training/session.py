@@ -12,7 +12,7 @@ from keras import tree
 
 from keras_delta import _compat
 from keras_delta._inputs import replay, samples
-from keras_delta._inputs.samples import Samples
+from keras_delta._inputs.look import Samples
 from keras_delta._inputs.training_data import TrainingData
 from keras_delta._training import beginning, checks, start
 from keras_delta._training.hooks import SessionHooks

@@ -21,6 +21,7 @@ from keras import ops, tree
 from keras_delta import _compat
 from keras_delta._errors import warn
 from keras_delta._network.networks import OUTPUTS
+from keras_delta._network.replicas import run_on_samples
 from keras_delta._training import checks, watching
 from keras_delta.optimizers import adapt
 from keras_delta.regularizers import Batch
@@ -250,22 +251,6 @@ def call_target(model, inputs, training):
         return model.target(x, training=training)
 
     return run_on_samples(model.distribute_strategy, run, inputs)
-
-
-def run_on_samples(strategy, run, x):
-    """`run(x)`; a replica without samples of the last batch runs on zeros.
-
-    For an empty batch, TensorFlow's convolutions return a wrong shape on the CPU, and
-    BatchNormalization's statistics are NaN.
-    """
-    if strategy.num_replicas_in_sync == 1:
-        return run(x)
-    size = tf.shape(tree.flatten(x)[0])[0]
-    missing = tf.cast(tf.equal(size, 0), tf.int32)
-    filled = tree.map_structure(
-        lambda v: tf.pad(v, [[0, missing], *[[0, 0]] * (len(v.shape) - 1)]), x
-    )
-    return tree.map_structure(lambda v: v[:size], run(filled))
 
 
 def _fixed(model):

@@ -54,7 +54,8 @@ class Rifle(Callback):
 
     Raises:
         TypeError, ValueError: if an argument is invalid or, at the start of `fit`, if
-            the model is not a `DeltaModel` or has no trainable head.
+            the model is not a `DeltaModel`, has no trainable head, or has a teacher as
+            its source.
 
     Source: X. Li, H. Xiong, H. An, C.-Z. Xu, D. Dou, "RIFLE: Backpropagation in
     Depth for Deep Transfer Learning through Re-Initializing the Fully-connected

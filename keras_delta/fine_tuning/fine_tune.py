@@ -11,7 +11,7 @@ from keras_delta._network.attach import attach_head
 from keras_delta._network.copies import copy_model
 from keras_delta._network.graph import Graph
 from keras_delta._network.heads import features
-from keras_delta._training import checks
+from keras_delta._training import pixels
 from keras_delta._types import Data, ImageSize, RegularizerLike, Task, Verbose
 from keras_delta.data import ImageSet
 from keras_delta.fine_tuning import images
@@ -126,7 +126,7 @@ def fine_tune(
     of_head = compared is not None and compared.needs_source_head
     source, size = _source(source, train, image_size, include_top=of_head)
     if isinstance(train, ImageSet):
-        checks.pixels_are_scaled(Graph(source))
+        pixels.check_scaling(Graph(source))
     data = images.for_training(train, size, recipe, seed, task)
     body = _without_head(source) if of_head else source
     target = attach_head(body, _units(classes, data), task=task)

@@ -16,6 +16,20 @@ from keras_delta.regularizers.batch import Batch
 from keras_delta.regularizers.distances import half_sum_of_squares
 
 MAPS = frozenset({"source_maps", "target_maps"})
+NO_MAPS = (
+    "{} defines `feature_distance`, but its `needs` names no maps, so none are "
+    "computed. Add `needs = keras_delta.regularizers.MAPS` to the class."
+)
+NO_HEAD = (
+    "Invalid value for argument `beta`. Received: beta={!r}, but the target has no "
+    "parameters that the source lacks: every layer has a counterpart in the source. "
+    "Use `beta=0`, give the target a new head with `keras_delta.attach_head`, or, if "
+    "the source ends in a head of the same shape, pass the source without it."
+)
+OTHER_KIND = (
+    "`{}` cannot change between a number and a schedule once a model uses the "
+    "regularizer. Pass a new regularizer to `fit`."
+)
 
 
 def _strength_property(name, doc):
@@ -54,7 +68,6 @@ class Regularizer(keras.layers.Layer):
     needs: frozenset[str] = frozenset()
     """The attributes of `Batch` that a step has to compute: `"source_maps"`,
     `"target_maps"`, `"source_outputs"`, `"target_features"`.
-
     The source does not run for a regularizer that needs nothing from it. Images, labels
     and the target's predictions are in every batch."""
 
@@ -111,10 +124,7 @@ class Regularizer(keras.layers.Layer):
         new = _strength(name, value)
         variable = self._strength_variables.get(name)
         if self.bound and (callable(new) or variable is None):
-            raise ValueError(
-                f"`{name}` cannot change between a number and a schedule once a "
-                "model uses the regularizer. Pass a new regularizer to `fit`."
-            )
+            raise ValueError(OTHER_KIND.format(name))
         self._strengths[name] = new
         if variable is not None:
             variable.assign(new)
@@ -176,13 +186,7 @@ class Regularizer(keras.layers.Layer):
         if not self.starts_at_source:
             return
         if self._strengths["beta"] != 0 and not pairing.new_layers:
-            raise ValueError(
-                f"Invalid value for argument `beta`. Received: beta={self.beta!r}, but "
-                "the target has no parameters that the source lacks: every layer has a "
-                "counterpart in the source. Use `beta=0`, give the target a new head "
-                "with `keras_delta.attach_head`, or, if the source ends in a head "
-                "of the same shape, pass the source without it."
-            )
+            raise ValueError(NO_HEAD.format(self.beta))
 
     def bind(self, networks: Networks) -> None:
         """Attach the regularizer to a model; called once, in its strategy's scope.
@@ -213,9 +217,8 @@ class Regularizer(keras.layers.Layer):
     def ready(self) -> bool:
         """Whether `prepare` has run in this process, or does nothing.
 
-        A method that keeps in variables, and so in saved models, what it has computed
-        overrides this: it is ready when they have their values.
-        """
+        A method that keeps what it computed in variables, and so in saved models,
+        overrides this: it is ready when they have their values."""
         return self._is_prepared or type(self).prepare is Regularizer.prepare
 
     def make_ready(self, model: keras.Model, samples: Any, verbose: bool) -> None:
@@ -251,11 +254,7 @@ class Regularizer(keras.layers.Layer):
         if type(self).feature_distance is Regularizer.feature_distance:
             return ops.zeros((), "float32")
         if batch.source_maps is None and batch.target_maps is None:
-            raise ValueError(
-                f"{type(self).__name__} defines `feature_distance`, but its `needs` "
-                "names no maps, so none are computed. Add "
-                "`needs = keras_delta.regularizers.MAPS` to the class."
-            )
+            raise ValueError(NO_MAPS.format(type(self).__name__))
         distance = self.feature_distance(batch.source_maps, batch.target_maps)
         return distance * self.feature_share(batch)
 

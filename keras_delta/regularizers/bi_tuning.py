@@ -5,12 +5,14 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import keras
+import tensorflow as tf
 from keras import ops, tree
 
 from keras_delta import _arguments, _compat
 from keras_delta._compat import array
 from keras_delta._network.heads import last_dense
 from keras_delta._network.networks import Networks
+from keras_delta._network.replicas import run_on_samples
 from keras_delta._types import Strength, Tensor
 from keras_delta.regularizers.base import Regularizer
 from keras_delta.regularizers.batch import Batch
@@ -178,10 +180,13 @@ class BiTuning(Regularizer):
             )
         networks = self._networks
         mapping = [(v, ops.convert_to_tensor(key)) for v, key in self._encoder.pairs]
+
+        def encode(images):
+            return networks.run_target(images, True, networks.target_features)[1]
+
         # BatchNormalization uses the batch's statistics but does not store them.
         with keras.StatelessScope(state_mapping=mapping):
-            features = networks.target_features
-            _, h = networks.run_target(images, training=True, fetches=features)
+            h = run_on_samples(tf.distribute.get_strategy(), encode, images)
             z = self.project(h)
         h = _unit(_with_one(ops.cast(h, "float32")))
         return ops.stop_gradient(z), ops.stop_gradient(h)

@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from keras_delta import _arguments
@@ -10,6 +11,7 @@ from keras_delta._errors import invalid
 from keras_delta._network import auto_taps
 from keras_delta._network.graph import Graph
 from keras_delta._network.networks import Networks
+from keras_delta._network.replicas import run_on_samples
 from keras_delta._types import Maps, Strength, Tensor
 from keras_delta.regularizers.batch import Batch
 from keras_delta.regularizers.paired_maps import PairedMaps
@@ -183,7 +185,7 @@ class Regressor(keras.layers.Layer):
 
     def call(self, maps, training=False):
         """`(B, H, W, C)` of the target to that of the source."""
-        x = self.convolution(maps)
+        x = run_on_samples(tf.distribute.get_strategy(), self.convolution, maps)
         x = self.norm(x, training=training) if self.norm else x
         return ops.relu(x) if self.rectified else x
 

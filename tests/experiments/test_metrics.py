@@ -6,7 +6,7 @@ import pytest
 from experiments import metrics
 
 import keras_delta as kd
-from keras_delta._inputs.samples import Samples
+from keras_delta._inputs.look import Samples
 
 CHANNELS, CLASSES, COUNT = 6, 3, 20
 RNG = np.random.default_rng(4)
@@ -42,8 +42,7 @@ def maps(model):
 def prepared(model, regularizer):
     """The regularizer as a training would begin with it."""
     model.set_regularizer(regularizer)
-    parts = [(x, y, np.ones(len(y))) for x, y in ((IMAGES[:12], LABELS[:12]), REST)]
-    samples = Samples(lambda count: parts)
+    samples = Samples(lambda count: [(IMAGES[:12], LABELS[:12]), REST])
     regularizer.prepare(model, samples, verbose=False)
     return regularizer
 

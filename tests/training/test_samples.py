@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_delta._inputs import labels, samples
+from keras_delta._inputs.look import Samples
 
 X, Y = np.arange(20.0).reshape(10, 2), np.arange(10)
 WEIGHTS = {"sample_weight": None}
@@ -129,7 +130,7 @@ def test_collect_takes_all_of_few(count):
 
 
 def test_collect_reads_the_beginning_of_a_dataset():
-    x, y = samples.Samples(lambda n: samples.collect(dataset(), None, n, WEIGHTS))(6)
+    x, y = Samples(lambda n: samples.collect(dataset(), None, n, WEIGHTS))(6)
     np.testing.assert_allclose(x, X[:6])
     np.testing.assert_array_equal(y, Y[:6])
 
@@ -148,7 +149,7 @@ FORMS_OF_WEIGHTED = {
 def test_a_regularizer_sees_no_sample_of_weight_zero(form):
     given = np.array([1, 0, 0, 0, 0, 0, 2, 1, 0, 1.0])
     x, y, weights = FORMS_OF_WEIGHTED[form](given)
-    found = samples.Samples(lambda n: samples.collect(x, y, n, weights))()
+    found = Samples(lambda n: samples.collect(x, y, n, weights))()
     np.testing.assert_array_equal(found[1], [0, 6, 7, 9])
     np.testing.assert_array_equal(found[0], X[[0, 6, 7, 9]])
 
