@@ -127,7 +127,7 @@ def main():
         model = delta_model(name, target(), source, args, x, y)
         if name.endswith("-cached"):  # as `fit` does it
             given = {"x": x, "y": y, "batch_size": args.batch, "verbose": 0}
-            caches.enter_context(model.open_session(given))
+            caches.enter_context(model.open_session(given, recipe="none"))
         models[f"DeltaModel, {name}"] = model
     models["keras Distiller"] = distiller(source, target(), model.taps, args)
 

@@ -108,7 +108,8 @@ class DeltaModel(
         self._session: Any = None
         self.recipe: Recipe | None = None
         self.probe: Any = None
-        self.optimizer_given = self.jit_compile_asked = False
+        self.optimizer_given = self.optimizer_is_recipes = False
+        self.jit_compile_asked = False
         parts = "task_loss", "feature_penalty", "head_penalty"
         self.part_means = [keras.metrics.Mean(name=name) for name in parts]
         self.built = True
@@ -119,16 +120,6 @@ class DeltaModel(
     def hosts(self) -> OneHost | SeveralHosts:
         """The processes that take part in training."""
         return hosts.of(self.distribute_strategy)
-
-    @property
-    def trainable(self) -> bool:
-        """Whether the target trains; the source never does."""
-        return super().trainable
-
-    @trainable.setter
-    def trainable(self, value: bool) -> None:
-        keras.Model.trainable.fset(self, value)
-        self.source.trainable = False
 
     @property
     def taps(self) -> list[str]:
@@ -163,6 +154,7 @@ class DeltaModel(
         super().compile(*args, **kwargs)
         given = inspect.signature(super().compile).bind(*args, **kwargs).arguments
         self.optimizer_given = given.pop("optimizer", None) is not None
+        self.optimizer_is_recipes = False
         self.compile_with = functools.partial(self.compile, **given)
         self.jit_compile_asked = given.get("jit_compile") is True
         outputs.check_heads(self.loss, self.networks.target)
@@ -213,6 +205,8 @@ class DeltaModel(
         _compat.check_compiled(self, "fit")
         if regularizer is not None:
             self.set_regularizer(regularizer)
+            if isinstance(recipe, Recipe):  # also without any
+                recipe = recipe.replace(regularizer=self.regularizer)
         if source_maps is not None:
             self._source_maps = source_maps, caching.get(source_maps)
         given = inspect.signature(super().fit).bind(x, y, batch_size, *args, **kwargs)

@@ -103,7 +103,7 @@ def add_arguments(parser):
     add("--gpus", to=where, type=one, metavar="N", help="one process on each")
     text = "processes on the CPU; default: cores"
     add("--workers", to=where, type=one, metavar="N", help=text)
-    text = "take results from the rows of an earlier --output, and train the others"
+    text = "take results of the same images from an earlier --output, train the others"
     add("--known", type=Path, metavar="FOLDER", help=text)
     flag("--plan", "show what would be trained, and stop")
     flag("--retry", "train cells again that have failed")
@@ -195,11 +195,13 @@ def _known(args, parts):
 def _take(path, plan, store):
     """Take over what a file of rows has of a plan."""
     try:
-        taken = store.take(path, plan.staged(store))
+        taken, others = store.take(path, plan.staged(store))
     except ValueError:  # one of the tables
         return
     if taken:
         print(f"Took {taken} results from {path}.")
+    if others:
+        print(f"Left out {others} of {path}, not known to be of the images here.")
 
 
 def _names(args):
@@ -282,7 +284,10 @@ def processes(args):
 def _launch(count, args, script):
     """Become several workers; ends in this script as an ordinary process."""
     gpus = [] if args.workers else devices.visible_gpus()[:count]
-    command = [sys.executable, str(script), *sys.argv[1:]]
+    # Without `--retry`, even shortened: in the end, the command would forget what has
+    # failed once more, and begin again, for ever.
+    rest = [a for a in sys.argv[1:] if not a.startswith("--ret")]
+    command = [sys.executable, str(script), *rest]
     return launch.launch(command, count, gpus, args.store / "logs")
 
 

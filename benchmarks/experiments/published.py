@@ -16,6 +16,7 @@ from keras_delta._errors import invalid
 from experiments import methods
 from experiments.notation import ACCURACY, MISSING, mean, signed
 from experiments.rows import (
+    ALIKE,
     DATA,
     NEEDED,
     accuracies,
@@ -30,6 +31,7 @@ REPEATS = 5
 STD_RANGE = (0.1, 0.4)  # points; all that is known of most cells
 STD = 0.3  # points; taken for every cell, a bit above the middle of the range
 AUGMENTATIONS = {1: "default", 2: "improved"}  # of each table
+SCHEDULE = "step"
 NETWORKS = {"resnet101": "ResNet-101", "inception_v3": "InceptionV3"}
 COLUMNS = {1: methods.ARTICLE, 2: ("l2", "l2_sp", "l2_sp_att", "delta")}
 NUMBERS = {
@@ -91,17 +93,19 @@ def article_table(frame, table=1):
     with std_article = 0.3 points, since only its range .1 to .4 is known. With one seed
     there is no such difference. Of the frame, those trainings count that are like the
     article's: all training images, its augmentation, steps of the learning rate, no
-    ablation and no wrong labels. What is missing stays "–". Rows are data set and line,
-    columns network and method.
+    ablation and no wrong labels. If none has its augmentation and schedule, those of
+    the others count, which the caption names. What is missing stays "–". Rows are data
+    set and line, columns network and method.
     """
     if table not in COLUMNS:
         raise ValueError(invalid("table", "1 or 2", table))
     require(frame, (*NEEDED, "network", "augmentation", "schedule"))
-    alike = frame[_alike(frame, AUGMENTATIONS[table])]
-    body = {}
+    alike, way = frame[_alike(frame)], (AUGMENTATIONS[table], SCHEDULE)
+    same = (alike["augmentation"] == way[0]) & (alike["schedule"] == way[1])
+    alike, body = alike[same] if same.any() else alike, {}
     for network, name in NETWORKS.items():
         rows = alike[alike["network"] == network]
-        rows = finished(rows, ("image_size", "protocol"), ("dataset", "method"))
+        rows = finished(rows, ALIKE, ("dataset", "method"))
         ours = accuracies(rows, "dataset", "method")
         for method in COLUMNS[table]:
             lines = body[name, method_name(method)] = []
@@ -118,14 +122,15 @@ def article_table(frame, table=1):
         f"{STD} points are taken as the article's standard deviation, of "
         f"which only the range {low} to {high} is known."
     )
+    for ours in {*zip(alike["augmentation"], alike["schedule"], strict=True)} - {way}:
+        caption += " Ours: augmentation {}, schedule {}.".format(*ours)
     title = f"Table {table} of the article, {AUGMENTATIONS[table]} augmentation"
     return Table.of(title, body, index, ("data", ""), caption)
 
 
-def _alike(frame, augmentation):
-    """Which rows are of trainings like the article's, on its data sets."""
-    like = (frame["augmentation"] == augmentation) & (frame["schedule"] == "step")
-    like &= frame["dataset"].isin(list(DATA))
+def _alike(frame):
+    """Which rows are of trainings on the article's images, without ablations."""
+    like = frame["dataset"].isin(list(DATA))
     for name in ("label", "factor", "label_noise"):
         if name in frame.columns:
             like &= frame[name].isna() | frame[name].isin(["", 0])

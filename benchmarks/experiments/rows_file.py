@@ -20,12 +20,13 @@ STRUCTURED = ("curve", "corrupted", "versions")
 LATER = ("calibration_error",)  # files of before do not have it
 
 
-def row(cell, record):
-    """A flat dict of a cell and its record."""
+def row(cell, record, data=None):
+    """A flat dict of a cell, its record and a digest of its data set."""
     regularizer = _regularizer(cell)  # with its own strengths where the cell has none
     return {
         "key": cell.key,
         "dataset": cell.dataset.removeprefix("folder:"),
+        "data": data,
         **{name: getattr(cell, name) for name in OF_CELL},
         "protocol": cell.protocol.name,
         "augmentation": cell.protocol.augmentation,
@@ -68,7 +69,7 @@ def save(frame, stem):
 
 
 def read(path):
-    """Records from a CSV file that `save` has written: dict key -> record."""
+    """What `save` has written as CSV: dict key -> (record, digest of data or None)."""
     records = {}
     # Not pandas: how it reads numbers differs from version to version.
     with open(path, encoding="utf-8", newline="") as file:
@@ -77,9 +78,10 @@ def read(path):
             if name not in (known := reader.fieldnames or ()):
                 raise ValueError(f"{path}: {unknown_name('columns', name, known)}")
         for values in reader:
-            records[values["key"]] = {
+            record = {
                 name: values[name] if name == "correct" else json.loads(values[name])
                 for name in OF_RECORD
                 if values.get(name)
             }
+            records[values["key"]] = record, values.get("data") or None
     return records

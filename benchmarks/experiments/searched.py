@@ -73,9 +73,13 @@ def _split(frame):
 
 
 def _by_candidate(rows):
-    """Dict (setting, seed) -> dict label -> mean accuracy."""
+    """Dict (setting, seed) -> dict label -> mean accuracy.
+
+    What failed in a fold that others have is left out: folds differ in difficulty.
+    """
     found = {}
-    groups = rows.groupby(["setting", "seed", "label"], sort=False)["accuracy"]
-    for (setting, seed, label), accuracy in groups:
-        found.setdefault((setting, seed), {})[label] = accuracy.mean()
+    for case, its in rows.groupby(["setting", "seed"], sort=False):
+        accuracies = its.groupby("label", sort=False)["accuracy"]
+        counts = accuracies.count()
+        found[case] = accuracies.mean()[counts == counts.max()].to_dict()
     return found

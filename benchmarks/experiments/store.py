@@ -12,6 +12,7 @@ from keras_delta._runs.store import Records
 from experiments import rows_file
 
 OWN = ("cells", "data.json", "locks", "logs", "once", "run.lock", "tables")
+SHORT = 12  # characters of a digest in rows
 FORMAT = 2  # of the records; a new one where old ones would be misread
 
 
@@ -129,6 +130,11 @@ class ResultStore:
             known = _disk.read_json(path, {})
             _disk.write_json(path, {**known, name: digest})
 
+    def images(self):
+        """Which images the results are of: dict data set -> short digest."""
+        known = _disk.read_json(self.folder / "data.json", {})
+        return {name: digest[:SHORT] for name, digest in known.items()}
+
     @contextlib.contextmanager
     def alone(self):
         """Refuse a second run on the same store."""
@@ -145,15 +151,16 @@ class ResultStore:
     def frame(self, cells):
         """The results of some cells as a `pandas.DataFrame`, a row each.
 
-        Cells that are not done, or failed, have no row.
+        Cells that are not done, or failed, have no row. The column `data` is a digest
+        of the data set's images; None if they are not known.
         """
         pandas = import_optional("pandas", "A table of results", "benchmarks")
-        rows = []
+        rows, images = [], self.images()
         for cell in cells:
             record = self.get(cell)
             if record is None or "failed" in record:
                 continue
-            rows.append(rows_file.row(cell, record))
+            rows.append(rows_file.row(cell, record, images.get(cell.dataset)))
         return pandas.DataFrame(rows, columns=rows_file.columns())
 
     def failed(self, cells):
@@ -166,14 +173,23 @@ class ResultStore:
         return rows_file.save(self.frame(cells), stem)
 
     def take(self, path, cells):
-        """Take over results of some cells from a file that `save` has written."""
-        known = rows_file.read(path)
+        """Take over results of some cells from a file that `save` has written.
+
+        Returns:
+            How many were taken, and how many left because they are of other images
+            than the store's, or of unknown ones.
+        """
+        known, images = rows_file.read(path), self.images()
         new = [c for c in cells if c.key in known and c not in self]
         if not self._any_version:
-            new = [c for c in new if known[c.key].get("versions") == versions()]
+            new = [c for c in new if known[c.key][0].get("versions") == versions()]
+        taken = 0
         for cell in new:
-            self.put(cell, known[cell.key])
-        return len(new)
+            record, data = known[cell.key]
+            if data is not None and data == images.get(cell.dataset):
+                self.put(cell, record)
+                taken += 1
+        return taken, len(new) - taken
 
 
 def versions():

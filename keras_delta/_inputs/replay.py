@@ -46,7 +46,12 @@ def _epoch_counters(x):
         yield from _epoch_counters(made_of)
 
 
-def fast_forward(epoch_iterator, x, epochs):
+def upcoming(x):
+    """The epoch that an `ImageSet`'s data would begin next; None for other data."""
+    return getattr(getattr(x, "epoch_counter", None), "upcoming", None)
+
+
+def fast_forward(epoch_iterator, x, epochs, begins=None):
     """Put the data where they are after `epochs` epochs of training.
 
     The next epochs then have the order and the random augmentation that they would
@@ -65,10 +70,12 @@ def fast_forward(epoch_iterator, x, epochs):
         epoch_iterator: Keras's iterator over the training data, at its start.
         x: the data as `fit` took them.
         epochs: number of epochs that are done.
+        begins: `upcoming(x)` as the training began, before it was interrupted; None:
+            as now, for data that nothing was read of since.
     """
-    counter = getattr(x, "epoch_counter", None)
-    if counter is not None and not epoch_iterator.steps_per_epoch:
-        counter.upcoming += epochs
+    if upcoming(x) is not None and not epoch_iterator.steps_per_epoch:
+        begins = upcoming(x) if begins is None else begins
+        x.epoch_counter.upcoming = begins + epochs
         return
     began, told = time.monotonic(), False
     for _ in range(epochs):

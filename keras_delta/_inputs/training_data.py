@@ -30,7 +30,7 @@ class TrainingData:
         what: what the data are for, for messages.
 
     Attributes:
-        x, y: what is trained on, without the part for validation.
+        x, y, sample_weight: what is trained on, without the part for validation.
         batch_size: as it was given.
         first_inputs: the first batch's inputs, None where they were not looked at.
         labels: all labels of arrays, else those of the first batch; None likewise.
@@ -55,6 +55,9 @@ class TrainingData:
         self.first_inputs = self.labels = self.weights = self.first_size = None
         self.all_labels, self._lengths = False, {}
         self.x, self.y = samples.without_validation(x, y, validation_split)
+        self.sample_weight = sample_weight
+        if sample_weight is not None and self.y is not None:
+            self.sample_weight = samples.take(sample_weight, 0, samples.length(self.y))
         self._generator = x if inspect.isgenerator(x) else None
         if self.is_generator:
             self._read = _LOOKED_AT.setdefault(x, [])
@@ -191,17 +194,16 @@ class TrainingData:
                 for _ in samples.batches(self.x, self.y, max_samples=count):
                     pass
 
-    def look(self, count, weights=None):
-        """Up to `count` samples as `Batches`; an `ImageSet` counts no epoch for it.
+    def look(self, count):
+        """Up to `count` samples as `Batches` with weights.
 
-        Args:
-            count, weights: as `max_samples` and `weights` of `samples.batches`.
+        An `ImageSet` counts no epoch for it.
         """
         if self.is_generator:
             if count is None:
                 raise ValueError(samples.NO_END)
-            weighted = weights is not None
-            return samples.Batches(samples.limited(self._read_on(), count, weighted))
+            return samples.Batches(samples.limited(self._read_on(), count, True))
+        weights = {"sample_weight": self.sample_weight}
         return replay.look(self.x, self.y, count, weights)
 
 

@@ -78,17 +78,22 @@ class Entry:
 
 def settings(node):
     """What a call computes besides its weights, for comparing."""
-    operation = node.operation
-    if node.is_layer:
-        config = {
-            key: value
-            for key, value in operation.get_config().items()
-            if key not in WITHOUT_EFFECT and not key.endswith(WITHOUT_EFFECT_ENDS)
-        }
-    else:
-        config = {k: v for k, v in vars(operation).items() if k[0] != "_"}
-        config.pop("name", None)
-    return type(operation), repr(config)
+    return type(node.operation), repr(config(node))
+
+
+def config(node):
+    """A dict of what a call's layer or operation was made with, as far as it counts."""
+    found = node.operation.get_config() if node.is_layer else vars(node.operation)
+    return {
+        key: value
+        for key, value in found.items()
+        if not key.startswith("_") and not is_without_effect(key)
+    }
+
+
+def is_without_effect(key):
+    """Whether a key of a config says nothing about what a frozen layer computes."""
+    return key in WITHOUT_EFFECT or key.endswith(WITHOUT_EFFECT_ENDS)
 
 
 def _describe(graph, names):

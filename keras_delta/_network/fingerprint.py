@@ -5,6 +5,8 @@ import hashlib
 import numpy as np
 from keras import tree
 
+from keras_delta._network import entry
+
 
 def digest(structure):
     """A digest of a structure of arrays, as hexadecimal digits."""
@@ -47,6 +49,47 @@ def of_structure(graph):
             )
         )
     return of_text(repr(parts))
+
+
+def of_architecture(graph):
+    """As `of_structure`, with settings and constants: what scores depend on."""
+    return of_text(f"{of_structure(graph)} {of_settings(graph.nodes.values())}")
+
+
+def of_settings(nodes):
+    """A digest of the settings and constants of a `Graph`'s calls, without weights.
+
+    What differs between processes plays no part: names, which Keras numbers as a
+    process goes, and objects other than arrays. Nor do the contents of lambdas.
+    """
+    parts = [(type(n.operation), _config(n), n.args, n.kwargs) for n in nodes]
+    return of_text(repr(_plain(parts)))
+
+
+def _config(node):
+    """`entry.config`; empty for a layer that Keras cannot describe."""
+    try:
+        return entry.config(node)
+    except (NotImplementedError, TypeError):
+        return {}
+
+
+def _plain(value):
+    """A structure of settings, of what has the same text in each process."""
+    if isinstance(value, dict):
+        if value.get("class_name") == "__lambda__":
+            return "lambda"
+        keys = [key for key in value if not entry.is_without_effect(str(key))]
+        return {key: _plain(value[key]) for key in keys}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if hasattr(value, "numpy"):
+        value = value.numpy()
+    if isinstance(value, (np.ndarray, np.generic)):
+        return digest(value)
+    if value is None or isinstance(value, (bool, int, float, str, bytes, slice)):
+        return value
+    return getattr(value, "__name__", type(value).__name__)
 
 
 def of_model(graph, tensors=()):

@@ -1,5 +1,7 @@
 """A layer's weights, whether Keras's LoRA has added some to them or not."""
 
+import keras
+
 from keras_delta import _compat
 
 BASES = ("kernel", "embeddings")  # what LoRA adds a product of two matrices to
@@ -34,6 +36,21 @@ def trained_values(layer):
         for i, v in enumerate(own_weights(layer))
         if id(v) in trained or (by_lora and id(v) in merged)
     ]
+
+
+def draw_again(layer):
+    """Draw LoRA's first matrix again where both are zero, as from a file.
+
+    Keras saves the base with LoRA's product and zeros both matrices when it loads.
+    Their gradients would be zero for ever; this way the second one's is not, and the
+    layer computes the same.
+    """
+    for seed, part in enumerate(_compat.flatten_layers(layer)):
+        if getattr(part, "lora_enabled", False):
+            a, b = (v for v in part.weights if v.name.startswith("lora_"))
+            if not _compat.array(a).any() and not _compat.array(b).any():
+                # A seed: on several hosts all draw the same.
+                a.assign(keras.initializers.HeUniform(seed)(a.shape, a.dtype))
 
 
 def _merged(layer):

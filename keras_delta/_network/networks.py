@@ -6,7 +6,7 @@ from keras import tree
 
 from keras_delta._network import fingerprint, taps
 from keras_delta._network.copies import copy_model
-from keras_delta._network.entry import Entry, settings
+from keras_delta._network.entry import Entry
 from keras_delta._network.graph import Graph, check_channels_last
 from keras_delta._network.heads import body_outputs, features
 from keras_delta._network.pairing import Pairing
@@ -182,9 +182,10 @@ class Networks:
             self.target.nodes[n] for n in self.target.nodes if n in self.entry.front
         ]
         layers = [node.operation for node in nodes if node.is_layer]
-        front = [settings(node) for node in nodes], fingerprint.of_weights(layers)
         of_source = fingerprint.of_model(self.source, tree.flatten(self.fetched))
-        return fingerprint.of_text(f"{of_source} {front}")
+        settings = fingerprint.of_settings([*nodes, *self.source.nodes.values()])
+        weights = fingerprint.of_weights(layers)
+        return fingerprint.of_text(f"{of_source} {settings} {weights}")
 
     def find_shared(self):
         """The calls that source and target compute alike as they are now."""

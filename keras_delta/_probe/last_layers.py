@@ -7,7 +7,7 @@ from keras import tree
 
 from keras_delta import _tasks
 from keras_delta._inputs import outputs
-from keras_delta._network.heads import last_dense
+from keras_delta._network.heads import last_dense, output_activation
 
 
 class LastLayer(NamedTuple):
@@ -52,6 +52,8 @@ def find(graph, losses):
             reason = "does not come from a Dense layer of kernel and bias, on vectors"
         elif task not in _tasks.TASKS:
             reason = f"has a loss, {_tasks.loss_name(loss)}, of no known task"
+        elif task == _tasks.REGRESSION and output_activation(graph, tensor) != "linear":
+            reason = "has an activation other than linear, for a regression"
         else:
             entering = node.inputs[0]
             found.append(LastLayer(i, name, node.operation, entering, loss, task))

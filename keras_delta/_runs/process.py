@@ -38,7 +38,7 @@ class Process:
         self.code = None  # as of `subprocess.Popen`, once it has ended
         self.cell = ""  # that it has begun, over all starts
         self.given_up, self.failures = False, 0
-        self._before = 0  # trainings of earlier starts
+        self._before = 0  # trainings of earlier starts, also of those by itself
         self._at_failure = -1  # progress of the search then
         self._offset = log.stat().st_size if log.exists() else 0
 
@@ -78,6 +78,9 @@ class Process:
             self._signal_group(signal.SIGKILL)  # what it may have started
         told = _disk.read_json(self.env[status.PATH])
         if told is not None:
+            done = self.told.get("done") or 0
+            if done > (told.get("done") or 0):  # it has become a new process
+                self._before += done
             self.told = told
             if told.get("state") == "training":
                 self.cell = cell_in_words(told)

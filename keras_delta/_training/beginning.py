@@ -7,6 +7,7 @@ choose ──> Beginning: layers frozen, optimizer made ──> backups restored
 """
 
 import datetime
+import weakref
 
 import keras
 import numpy as np
@@ -28,6 +29,8 @@ SETS_RATE = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPl
 FORMS = '"auto", "none" or a keras_delta.Recipe'
 MOST = 1000  # images that statistics are estimated on
 ERRORS = 2  # standard errors by which another share must be better
+# Networks -> layers that a recipe froze: as an attribute, Keras would save them again.
+_frozen = weakref.WeakKeyDictionary()
 FORWARD_PASSES = 4  # that a step takes as long as: source, target, two backwards
 
 
@@ -44,6 +47,9 @@ def choose(model, asked):
     """
     given = model.default_recipe if asked is None else asked
     if isinstance(given, str) and given == "none":
+        if asked is not None and not _steps_done(model):
+            _thaw(model)
+            model.recipe = None
         return None
     if not isinstance(given, Recipe) and given != "auto":
         raise ValueError(invalid("recipe", FORMS, given))
@@ -141,7 +147,8 @@ class Beginning:
 
     def __init__(self, model, recipe, steps=None):
         self._model, self._steps, self.is_settled = model, steps, False
-        if model.optimizer_given:
+        self._before = model.recipe  # of `prepare`, or a training without a step
+        if model.optimizer_given and not model.optimizer_is_recipes:
             recipe = recipe.replace(optimizer=None)
         elif recipe.optimizer is None:
             raise ValueError(
@@ -150,13 +157,26 @@ class Beginning:
             )
         self._recipe = recipe.replace(regularizer=model.regularizer)
         _check_average(model, recipe)
+        _thaw(model)  # what an earlier recipe froze
+        training = [part for part in _parts(model) if part.trainable]
         self._normalizers = fix_statistics(model, recipe)
         if recipe.freeze:
             last = max(1, round(recipe.freeze * len(model.taps))) - 1
             freeze_until(model, model.taps[last])
+        _frozen[model.networks] = [part for part in training if not part.trainable]
         if self._recipe.optimizer is not None:
             with model.distribute_strategy.scope():
                 model.compile_with(optimizer=self._recipe.make_optimizer(steps))
+            model.optimizer_is_recipes = True
+
+    def undo(self):
+        """Leave the model as it was, after an error before the first step."""
+        if _steps_done(self._model):
+            return
+        _thaw(self._model)
+        if self._model.optimizer_is_recipes:
+            with self._model.distribute_strategy.scope():
+                self._model.compile_with()
 
     def settle(self, x, y=None, verbose="auto", on_read=lambda count: None, **options):
         """Choose the statistics, and fit the head.
@@ -173,6 +193,8 @@ class Beginning:
                 print("Fitting the head ...", flush=True)
             chosen, seconds = self._choose(x, y, on_read, options)
             share = share if share == "training" else chosen
+        elif self._before is not None and self._before.batch_norm != "auto":
+            share = self._before.batch_norm
         self.follow(recipe.settled(share))
         if verbose == 0:
             return
@@ -232,12 +254,16 @@ class Beginning:
         fitting, tried = Fitting(self._model, x, y, **options), []
         heads = [v for layer in fitting.layers for v in layer.weights]
         drawn = _values(heads)
-        for share in shares:
-            pairs = zip(of_source, of_target, strict=True)
-            _assign(statistics, [(1 - share) * v + share * w for v, w in pairs])
-            on_read(options.get("max_samples"))
-            probe = fitting.fit(verbose=0)
-            tried.append((share, probe, _values([*heads, *statistics])))
+        try:
+            for share in shares:
+                pairs = zip(of_source, of_target, strict=True)
+                _assign(statistics, [(1 - share) * v + share * w for v, w in pairs])
+                on_read(options.get("max_samples"))
+                probe = fitting.fit(verbose=0)
+                tried.append((share, probe, _values([*heads, *statistics])))
+        except BaseException:  # Ctrl-C as well
+            _assign([*heads, *statistics], [*drawn, *of_source])
+            raise
         share, probe, chosen = min(tried, key=lambda t: _excess(t[1], tried[0][1]))
         _assign([*heads, *statistics], chosen)
         if not self._recipe.fit_head:
@@ -257,9 +283,12 @@ class Beginning:
 
 
 def _check_average(model, recipe):
-    """Refuse an average with a source that the target did not start from."""
-    teaches = "source_outputs" in model.regularizer.needs or model.networks.mismatch
-    if recipe.average and teaches:
+    """Refuse an average that could not be made when the training has ended."""
+    if not recipe.average:
+        return
+    averaging.Network(model, "model")  # refuses LoRA
+    needs = frozenset() if model.regularizer is None else model.regularizer.needs
+    if "source_outputs" in needs or model.networks.mismatch:
         raise ValueError(
             f"The recipe's `average` of {recipe.average:g} mixes in weights of the "
             f"source, but the source of '{model.regularizer.name}' is a teacher and "
@@ -289,6 +318,18 @@ def fix_statistics(model, recipe):
             '`recipe=keras_delta.Recipe(batch_norm="training")`, or `recipe="none"`.'
         )
     return layers
+
+
+def _parts(model):
+    """The target's layers, and those inside them."""
+    layers = model.networks.target.layers().values()
+    return [part for layer in layers for part in _compat.flatten_layers(layer)]
+
+
+def _thaw(model):
+    """Let the layers train that a recipe froze."""
+    for layer in _frozen.pop(model.networks, ()):
+        layer.trainable = True
 
 
 def _values(variables):

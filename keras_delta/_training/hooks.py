@@ -22,9 +22,11 @@ class SessionHooks:
     - `session.model` and `session.data`: the `DeltaModel` and its `TrainingData`,
     - `session.interrupted`: whether Ctrl-C is ending this training,
     - `session.looks`: list of the numbers of samples requested each time that the
-      training data were read before training; `session.repeat_looks(looks)` (in
+      training data were read before training, and `session.data_begin`, the epoch at
+      which data that count theirs began; `session.repeat_looks(looks, data_begin)` (in
       `before_fit`) repeats these reads, so that shuffled data come in the order of
       the earlier training,
+    - `session.failed`: in `after_fit`, whether an error has ended the training,
     - `session.go_on(epoch)` (in `on_train_begin`): sets the first epoch to train,
       counted from 0, in place of `initial_epoch`.
     """

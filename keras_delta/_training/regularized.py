@@ -25,6 +25,16 @@ class Regularized:
         return self.regularizer is None or self.regularizer.trains_features
 
     @property
+    def trainable(self) -> bool:
+        """Whether the target trains; the source never does."""
+        return super().trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        keras.Model.trainable.fset(self, value)
+        self.source.trainable = False
+
+    @property
     def trainable_variables(self) -> list[keras.Variable]:
         """See `keras.Model`; without those that the regularizer's optimizer trains."""
         return self._without_source(super().trainable_variables)

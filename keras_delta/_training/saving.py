@@ -2,15 +2,18 @@
 
 import contextlib
 import json
+import zipfile
 from collections.abc import Mapping
 from typing import Any, Self
 
 import h5py
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_delta import _disk, regularizers
 from keras_delta._errors import warn
+from keras_delta._network import lora
 from keras_delta._network.copies import keep_frozen
 from keras_delta._network.graph import Graph
 from keras_delta._training.beginning import fix_statistics
@@ -29,6 +32,14 @@ def check_path(filepath):
             "the source. Use a name ending in `.keras`, or `save_weights` with one "
             "ending in `.weights.h5`."
         )
+
+
+def stored_recipe(config, model):
+    """The `Recipe` of a file or backup.
+
+    The regularizer is the model's: one of an own class may not be registered.
+    """
+    return Recipe.from_config({**config, "regularizer": model.regularizer})
 
 
 class Saving:
@@ -68,7 +79,7 @@ class Saving:
             its = graphs[::-1] if key == "source_taps" else graphs
             config[key] = _rename(config[key], stored, *its)
         model = cls(**config)
-        model.recipe = recipe and Recipe.from_config(recipe)
+        model.recipe = recipe and stored_recipe(recipe, model)
         return model
 
     def get_compile_config(self) -> dict[str, Any]:
@@ -126,13 +137,16 @@ class Saving:
         hidden: tuple[str, ...] = HIDDEN
         if str(filepath).endswith(".keras"):
             hidden = ()  # the file has the whole model, including the source
+            self._take_recipe(_config(filepath).get("recipe"))
         elif str(filepath).endswith(".h5"):
             self._check_fingerprint(filepath)
-            self._take_recipe(filepath)
+            stored = _text(filepath, "recipe")
+            self._take_recipe(stored and json.loads(stored))
             if not self._fits_regularizer(filepath):
                 hidden = (*HIDDEN, "regularizer")
         with self._hiding(hidden):
             super().load_weights(filepath, *args, **kwargs)
+        lora.draw_again(self.target)
         self.renew_step()
 
     @contextlib.contextmanager
@@ -182,11 +196,10 @@ class Saving:
         )
         return False
 
-    def _take_recipe(self, filepath):
-        """Adopt the recipe of a weights file, with its fixed statistics."""
-        stored = _text(filepath, "recipe")
-        if stored is not None and self.recipe is None:
-            self.recipe = Recipe.from_config(json.loads(stored))
+    def _take_recipe(self, config):
+        """Adopt the recipe of a file, with its fixed statistics."""
+        if config is not None and self.recipe is None:
+            self.recipe = stored_recipe(config, self)
             fix_statistics(self, self.recipe)
 
     def _check_fingerprint(self, filepath):
@@ -222,6 +235,15 @@ def _rename(names, places, graph, other):
     return (
         {ours[i]: theirs[j] for i, j in places} if pairs else [ours[i] for i in places]
     )
+
+
+def _config(filepath):
+    """The config of the model in a `.keras` file."""
+    with (
+        tf.io.gfile.GFile(filepath, "rb") as file,
+        zipfile.ZipFile(file) as archive,
+    ):
+        return json.loads(archive.read("config.json"))["config"]
 
 
 def _as_bytes(text):

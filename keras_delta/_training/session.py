@@ -16,8 +16,7 @@ from keras_delta._inputs.look import Samples
 from keras_delta._inputs.training_data import TrainingData
 from keras_delta._training import beginning, checks, start
 from keras_delta._training.hooks import SessionHooks
-from keras_delta._training.saving import check_path
-from keras_delta.recipe import Recipe
+from keras_delta._training.saving import check_path, stored_recipe
 
 READ_OF_GENERATOR = 512  # samples, which are kept in memory
 
@@ -42,19 +41,22 @@ class Session:
         cache: the cache, while it is open.
         interrupted: whether Ctrl-C has ended the training.
         looks: list of numbers of samples that were looked at in the data.
+        data_begin: `replay.upcoming` of the data as the training began at first.
+        failed: whether an error has ended it.
     """
 
     def __init__(self, model, arguments, cache=None, keep_cache=False, recipe=None):
         self.model, self.arguments, self._recipe = model, dict(arguments), recipe
         self._beginning = None
         self.cache, self._asked_cache, self._keep_cache = None, cache, keep_cache
-        self.data = self._epoch_iterator = None
-        self.looks, self.interrupted = [], False
+        self.data = self.data_begin = self._epoch_iterator = None
+        self.looks, self.interrupted, self.failed = [], False, False
 
     def __enter__(self):
         try:
             return self._open()
         except BaseException:
+            self._undo()
             self._let_go()
             raise
 
@@ -73,7 +75,10 @@ class Session:
         return self
 
     def __exit__(self, kind, error, trace):
+        self.failed = kind is not None
         try:
+            if self.failed:
+                self._undo()
             self._stack.__exit__(kind, error, trace)
             if kind is None and self._beginning is not None:
                 self._beginning.end()
@@ -81,6 +86,10 @@ class Session:
             self._let_go()
         if isinstance(error, tf.errors.InvalidArgumentError):
             checks.explain_label(self.model, error)
+
+    def _undo(self):
+        if self._beginning is not None:
+            self._beginning.undo()
 
     def _let_go(self):
         """Drop the data, which may be large."""
@@ -111,6 +120,7 @@ class Session:
             given.get(key) for key in ("x", "y", "batch_size", "sample_weight")
         )
         self.data = TrainingData(x, y, batch_size, split, sample_weight=weights)
+        self.data_begin = replay.upcoming(x)
         checks.data_fits(model, self.data)
         if given.get("class_weight") is not None:
             given["class_weight"] = checks.class_weight(
@@ -178,9 +188,10 @@ class Session:
             for hooks in _with_hooks(callbacks):
                 hooks.after_fit(self)
 
-    def repeat_looks(self, numbers):
+    def repeat_looks(self, numbers, data_begin=None):
         """Repeat an earlier `fit`'s reads before training, to continue its shuffles."""
         self.looks.extend(numbers)
+        self.data_begin = self.data_begin if data_begin is None else data_begin
         for number in numbers:
             self.data.pass_over(number)
 
@@ -190,17 +201,10 @@ class Session:
 
     # --- data ---
 
-    def look(self, count, weights=None):
+    def look(self, count):
         """`TrainingData.look`; remembered in `looks`."""
         self.looks.append(count)
-        return self.data.look(count, weights)
-
-    def _sample_weight(self):
-        """The argument of `fit`, without what it keeps for validation."""
-        weights = self.arguments.get("sample_weight")
-        if weights is None or self.data.y is None:
-            return weights
-        return samples.take(weights, 0, samples.length(self.data.y))
+        return self.data.look(count)
 
     def take_iterator(self, iterator):
         """Keras's iterator over the training data, before the first epoch."""
@@ -220,18 +224,18 @@ class Session:
         model.renew_step()  # a backup may have changed what it takes for alike
         if first_epoch and not model.stop_training:
             done = first_epoch - self.arguments.get("initial_epoch", 0)
-            replay.fast_forward(self._epoch_iterator, self.arguments.get("x"), done)
+            x, begins = self.arguments.get("x"), self.data_begin
+            replay.fast_forward(self._epoch_iterator, x, done, begins)
 
     def _prepare(self):
         verbose = self.arguments.get("verbose", "auto")
         self._settle(verbose)
-        weights = {"sample_weight": self._sample_weight()}
-        prepare(self.model, lambda count: self.look(count, weights), verbose)
+        prepare(self.model, self.look, verbose)
 
     def follow(self, config):
         """Train by the config of a recipe settled before; None for none."""
         if config is not None and self._beginning is not None:
-            self._beginning.follow(Recipe.from_config(config))
+            self._beginning.follow(stored_recipe(config, self.model))
 
     def _settle(self, verbose):
         """Fit a new head and make the choices that the recipe leaves open."""
@@ -252,7 +256,7 @@ class Session:
             *(data.x, data.y, verbose),
             **options,
             max_samples=most,
-            sample_weight=self._sample_weight(),
+            sample_weight=data.sample_weight,
             class_weight=given.get("class_weight"),
         )
 
@@ -334,8 +338,7 @@ def prepare(model, look, verbose="auto"):
 
     Args:
         model: the `DeltaModel`.
-        look: function of a number of samples; returns batches `(x, y, weights)` of up
-            to that many.
+        look: function of a number, gives batches `(x, y, weights)` of as many samples.
         verbose: 0 for silence.
     """
     regularizer = model.regularizer

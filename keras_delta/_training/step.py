@@ -20,6 +20,7 @@ from keras import ops, tree
 
 from keras_delta import _compat
 from keras_delta._errors import warn
+from keras_delta._network import lora
 from keras_delta._network.networks import OUTPUTS
 from keras_delta._network.replicas import run_on_samples
 from keras_delta._training import checks, watching
@@ -78,6 +79,7 @@ class Step:
         self._model, self.cache = model, cache
         regularizer = model.regularizer
         self._needs = frozenset() if regularizer is None else regularizer.needs
+        lora.draw_again(model.target)
         self.shared = model.networks.find_shared()
         self._variables, self._fixed = model.variables_to_train, _fixed(model)
         self._clip = None if model.recipe is None else model.recipe.clip
@@ -231,7 +233,10 @@ def build_optimizer(model):
     gone = known - {id(v) for v in model.variables}
     to_train = [v for v in model.variables_to_train if id(v) not in new]
     unknown = [v.path for v in to_train if id(v) not in known]
-    if (new or gone) and not unknown:
+    # Keras assigns averages of the weights in order, to those that train.
+    averages = getattr(model.optimizer, "use_ema", False)
+    frozen = averages and len(known) > len(model.trainable_variables)
+    if (new or gone or frozen) and not unknown:
         with model.distribute_strategy.scope():
             model.optimizer = adapt(model.optimizer, model.trainable_variables)
     if unknown:

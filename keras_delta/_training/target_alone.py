@@ -23,6 +23,11 @@ class TargetAlone:
     predict_function: Any
 
     @property
+    def output_names(self) -> list[str] | None:
+        """Names of the target's outputs, by which losses and labels can be given."""
+        return getattr(self.target, "output_names", None)
+
+    @property
     def losses(self) -> list[Tensor]:
         """The target's layer losses, without those of source and regularizer."""
         return self.target.losses

@@ -229,7 +229,10 @@ def compare_filter_distances(
                 "the other. Use models with the same source and the same taps."
             )
     pairs: dict[str, Any]
-    pairs = {stage: (joined(a[stage]), joined(b[stage])) for stage in a}
+    pairs = {
+        stage: (joined(layers), joined({n: b[stage][n] for n in layers}))
+        for stage, layers in a.items()
+    }
     pairs[ALL] = tuple(map(np.concatenate, zip(*pairs.values(), strict=True)))
     return {
         stage: {

@@ -71,7 +71,10 @@ class Images:
     def take(self, indices):
         """An array of the images with these numbers."""
         if self._set is not None:
-            return self._coloured(self._set.subset(indices).arrays(self.size)[0])
+            # Streamed sets are read in order, and each image once.
+            read, places = np.unique(indices, return_inverse=True)
+            x = self._set.subset(read).arrays(self.size)[0]
+            return self._coloured(x)[places]
         return self._x[np.asarray(indices, int)]
 
     @property
@@ -91,10 +94,13 @@ class Images:
             if name not in names:
                 expected = f"classes of the model, {', '.join(names[:10])}"
                 raise ValueError(invalid(self.argument, expected, name))
-        if self.labels.ndim == 1:
-            self.labels = np.array([names.index(n) for n in self.class_names])[
-                self.labels
-            ]
+        places = np.array([names.index(n) for n in self.class_names])
+        labels, shape = self.labels, self.labels.shape[1:]
+        if shape == places.shape:  # a column for each class
+            self.labels = np.zeros((len(labels), len(names)), labels.dtype)
+            self.labels[:, places] = labels
+        elif shape in ((), (1,)) and (labels == np.floor(labels)).all():
+            self.labels = places[labels.astype(int)]
         self.class_names = tuple(names)
         if self._set is not None:
             self._set = ImageSet(self._set.source, self.labels, names)
@@ -135,7 +141,8 @@ class Images:
                     if most is not None and count >= most:
                         place = int(rng.integers(0, count + 1))
                     if most is None or place < most:
-                        kept[place] = count, image, label
+                        # A view would keep the whole batch in memory.
+                        kept[place] = count, image.copy(), label
                     count += 1
         if not kept:
             raise ValueError(invalid(self.argument, "at least one image", "none"))

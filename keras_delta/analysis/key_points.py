@@ -72,8 +72,8 @@ def key_point_activation(
         `KeyPoints`; for a dict of models, a dict of them.
 
     Raises:
-        TypeError, ValueError: if points do not fit the images, the tap is unknown,
-            or its map has no positions.
+        TypeError, ValueError: if points do not fit the images, these come from
+            `ImageSet.resized`, the tap is unknown, or its map has no positions.
 
     Source: Li et al., "DELTA", TKDD 2021, doi 10.1145/3473912, section 4.4, Table 3.
     The article does not say how channels are combined or which layer is read: the
@@ -83,6 +83,10 @@ def key_point_activation(
     named = models if several else {"": models}
     if not isinstance(images, ImageSet):
         images = ImageSet.from_arrays(images, np.zeros(len(images), int))
+    if getattr(images.source, "resized_for", None) is not None:
+        expected = "images of their original sizes, to which `points` refer"
+        remedy = "Pass the set on which `resized` was called."
+        raise ValueError(invalid("images", expected, "resized images", remedy))
     points = _checked_points(points, len(images))
     found = {}
     for label, model in named.items():

@@ -52,7 +52,7 @@ def measure(
         "method": method,
         "loss": loss.describe(),
         "weights": network.frozen.fingerprint(),
-        "architecture": fingerprint.of_structure(graph),
+        "architecture": fingerprint.of_architecture(graph),
         "taps": {tap: s.channels for tap, s in network.taps.items()},
         "train_head": train_head,
         "tolerance": tolerance if tolerance is None else float(tolerance),

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -31,8 +32,8 @@ class SourceMapCache:
     only cause a miss, never a wrong map. Maps of different sources are separated by the
     source's fingerprint.
 
-    All results are rounded to `dtype`, including newly computed ones, so training
-    does not depend on the content of the cache. float16 has a relative error of at
+    All maps are rounded to `dtype`, including newly computed ones, so training does
+    not depend on the content of the cache. float16 has a relative error of at
     most 2**-11 (and 2**-25 in absolute terms below 6e-5).
 
     Args:
@@ -43,7 +44,8 @@ class SourceMapCache:
         memory: bytes of maps in memory, a number or text such as `"2GB"`; default
             `"auto"`: a quarter of the memory available at the start. With a directory,
             maps that were read are kept in memory up to this limit.
-        dtype: `"float16"` or `"float32"`, the type of the stored maps.
+        dtype: `"float16"` or `"float32"`, the type of the stored maps; predictions of
+            the source (`"kd"`, `"lwf"`) are always stored in float32.
         views: maximum number of different views of one sample: 1 without augmentation,
             2 with flips, n for `batches(views=n)`. More raise an error: with random
             augmentation, no image would ever recur and the disk would fill up.
@@ -232,7 +234,7 @@ class SourceMapCache:
     def _look_up(self, inputs):
         """Cached maps, keys of all samples, positions of the missing ones."""
         spec = self._store.spec
-        types = [*[tf.as_dtype(self.dtype)] * len(spec), tf.uint8, tf.int32]
+        types = [*map(tf.as_dtype, self._store.dtypes), tf.uint8, tf.int32]
         with tf.device("CPU:0"):
             *known, keys, missing = tf.numpy_function(
                 self._callback(self._find), inputs, types
@@ -248,7 +250,8 @@ class SourceMapCache:
         maps, spec = compute(x), self._store.spec
         if set(maps) != set(spec):
             raise ValueError(f"Expected maps of {list(spec)}. Received: {list(maps)}.")
-        maps = [tf.cast(maps[tap], self.dtype) for tap in spec]
+        dtypes = self._store.dtypes
+        maps = [tf.cast(maps[t], d) for t, d in zip(spec, dtypes, strict=True)]
         finite = [tf.reduce_all(tf.math.is_finite(v)) for v in maps]
         with tf.device("CPU:0"):
             done = tf.numpy_function(
@@ -294,8 +297,9 @@ class SourceMapCache:
 
     def _keep(self, keys, finite, *maps):
         # Casting turns values that are too large into infinities.
-        if self.dtype == "float16" and not finite.all():
-            taps = [t for t, f in zip(self._store.spec, finite, strict=True) if not f]
+        half = np.array(self._store.dtypes) == "float16"
+        if (half & ~finite).any():
+            taps = [*itertools.compress(self._store.spec, half & ~finite)]
             raise ValueError(
                 f"Source maps of {taps} have values above 65504 or not finite, which "
                 "float16 cannot represent. Use "

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_delta._errors import warn
+from keras_delta._network.networks import OUTPUTS
 from keras_delta.caching.map_file import REMEDY, MapFile
 
 FORMAT = "keras_delta.caching/2"
@@ -18,12 +19,14 @@ FORMAT = "keras_delta.caching/2"
 class Store:
     """Maps by key, for several threads at once; arguments as for `SourceMapCache`.
 
-    The maps of a sample form one row: those of all taps, concatenated. Rows are kept in
-    memory until the budget is used up, and never evicted. With a directory, all rows
-    are also in its file, and are kept in memory once read. Without one, rows that do
-    not fit go to a temporary file.
+    The maps of a sample form one row: the bytes of all taps, concatenated. Rows are
+    kept in memory until the budget is used up, and never evicted. With a directory, all
+    rows are also in its file, and are kept in memory once read. Without one, rows that
+    do not fit go to a temporary file.
 
     Attributes:
+        dtypes: list of the taps' types: the source's predictions are kept in float32,
+            as float16 would make small probabilities 0.
         shapes: `spec` without None; None until the first maps have determined the
             sizes that it leaves open.
         memory_bytes: bytes of the rows in memory.
@@ -31,6 +34,7 @@ class Store:
 
     def __init__(self, fingerprint, spec, dtype, budget, directory=None):
         self.fingerprint, self.spec, self.dtype = fingerprint, spec, dtype
+        self.dtypes = ["float32" if tap == OUTPUTS else dtype for tap in spec]
         self.budget, self.memory_bytes, self._rows = budget, 0, {}
         self._directory, self._file = directory, None
         self._lock = threading.Lock()
@@ -91,8 +95,14 @@ class Store:
     @property
     def row_bytes(self):
         """Bytes of a sample's maps; 0 while unknown."""
-        sizes = map(math.prod, (self.shapes or {}).values())
-        return sum(sizes) * np.dtype(self.dtype).itemsize
+        return 0 if self.shapes is None else sum(self._sizes(self.shapes))
+
+    def _sizes(self, shapes):
+        """Bytes of each tap's map."""
+        return [
+            math.prod(shape) * np.dtype(dtype).itemsize
+            for shape, dtype in zip(shapes.values(), self.dtypes, strict=True)
+        ]
 
     def find(self, keys):
         """Look up a list of keys.
@@ -109,13 +119,14 @@ class Store:
         if shapes is None:
             shapes = {t: [d or 1 for d in s] for t, s in self.spec.items()}
         maps, start = [], 0
-        for shape in shapes.values():
-            stop = start + math.prod(shape)
-            flat = np.empty((len(keys), stop - start), self.dtype)
+        sizes = self._sizes(shapes)
+        for shape, size, dtype in zip(shapes.values(), sizes, self.dtypes, strict=True):
+            stop = start + size
+            flat = np.empty((len(keys), size), "uint8")
             for i, row in enumerate(rows):
                 if row is not None:
                     flat[i] = row[start:stop]
-            maps.append(flat.reshape(len(keys), *shape))
+            maps.append(flat.view(dtype).reshape(len(keys), *shape))
             start = stop
         return maps, np.array(missing, "int32")
 
@@ -126,7 +137,7 @@ class Store:
             with self._or_without_file():
                 content = self._file.read(key)
             if content is not None:
-                row = np.frombuffer(content, self.dtype)
+                row = np.frombuffer(content, "uint8")
                 if self._directory is not None:
                     self._remember(key, row)
         return row
@@ -148,7 +159,7 @@ class Store:
         with self._lock:
             self._settle([m.shape[1:] for m in maps])
             new = {
-                key: np.concatenate([m[i].ravel() for m in maps])
+                key: np.concatenate([m[i].ravel().view("uint8") for m in maps])
                 for i, key in enumerate(keys)
                 if key not in self._rows and key not in self._file.checked
             }

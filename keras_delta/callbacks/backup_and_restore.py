@@ -97,7 +97,7 @@ class BackupAndRestore(Callback):
         self._checkpoint: Any = None
         self._stack: Any = None
         self._backup: Any = None  # this and the next: see `before_fit`
-        self._keep, self._rate = False, None
+        self._keep, self._done, self._rate = False, False, None
         self._begun, self._ended = False, 0
 
     def arrange(self, callbacks: list[keras.callbacks.Callback]) -> None:
@@ -121,6 +121,7 @@ class BackupAndRestore(Callback):
         self.set_model(model)
         self._session, self._stack = session, contextlib.ExitStack()
         self._backup, self._keep, self._begun = None, False, False
+        self._done = False
         if not model.optimizer.built:
             with model.distribute_strategy.scope():
                 model.optimizer.build(model.trainable_variables)
@@ -136,11 +137,13 @@ class BackupAndRestore(Callback):
             self._backup = state, arrays
             self._compare_rate(state["learning_rate"])
             training_state.put_back(model, arrays)
-            session.repeat_looks(state["looks"])
+            session.repeat_looks(state["looks"], state.get("data_begin"))
             session.follow(state.get("recipe"))
 
     def after_fit(self, session: Session) -> None:
-        """Release the folder, even after an error."""
+        """Delete the backup of what has ended well, and release the folder."""
+        if self._done and not session.failed:
+            self._checkpoint.path.unlink(missing_ok=True)
         if self._stack is not None:
             self._stack.close()
         self._callbacks = self._session = self._stack = self._backup = None
@@ -184,7 +187,10 @@ class BackupAndRestore(Callback):
         self._ended = epoch + 1
 
     def on_train_end(self, logs: Logs = None) -> None:
-        """Delete the backup, or write the last one; after Ctrl-C keep it."""
+        """Write the last backup, or let it be deleted; after Ctrl-C keep it.
+
+        Not deleted here: other callbacks may have a report to write, and fail.
+        """
         interrupted = self._session.interrupted
         if not self._begun:
             self._put_back()  # no epoch was left to train
@@ -192,8 +198,7 @@ class BackupAndRestore(Callback):
             self._save(self._ended, stopped=self.model.stop_training)
         if not interrupted:
             training_state.end(self.model)
-            if self.delete_checkpoint and self.writes and not self._keep:
-                self._checkpoint.path.unlink(missing_ok=True)
+            self._done = self.delete_checkpoint and self.writes and not self._keep
 
     # --- the state -----------------------------------------------------------------
 
@@ -227,6 +232,7 @@ class BackupAndRestore(Callback):
             "epoch": epoch,
             "stopped": bool(stopped),
             "looks": list(self._session.looks),
+            "data_begin": self._session.data_begin,
             "learning_rate": self._rate,
             "recipe": self.model.recipe and self.model.recipe.get_config(),
             "callbacks": states,

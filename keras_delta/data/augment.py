@@ -18,6 +18,8 @@ from keras_delta._types import ArrayLike, ImageSize, ProtocolName, Tensor
 from keras_delta.data.random_box import random_box
 from keras_delta.data.ten_crop import crop_places, height_width, ten_crop
 
+MOST = 89_478_485  # pixels of a resized image; Pillow's limit for decoding
+
 # Test-time preparation: all other protocols do it as "improved" does.
 PROTOCOLS = ("default", "improved")
 
@@ -250,7 +252,11 @@ RECIPES = {
 
 
 def _resized(image, size):
-    image = tf.image.resize(image, size, method="bilinear", antialias=True)
+    # A thin strip becomes huge when its shorter edge is enlarged.
+    is_small = tf.reduce_prod(tf.cast(size, tf.int64)) <= MOST
+    text = f"An image has more than {MOST:,} pixels once resized: crop it."
+    with tf.control_dependencies([tf.debugging.Assert(is_small, [text])]):
+        image = tf.image.resize(image, size, method="bilinear", antialias=True)
     # The weights of the filter only sum to 1 up to rounding.
     return tf.clip_by_value(tf.cast(image, tf.float32), 0.0, 255.0)
 

@@ -37,6 +37,7 @@ def stream_batches(
         raise ValueError(invalid("views", "None without training=True", views, remedy))
     if len(source) == 0:
         raise ValueError("Cannot batch an empty set of images.")
+    original = source
     if cache:
         (source,) = resized(source, prepare)
     labels = None if labels is None else tf.constant(labels)
@@ -54,7 +55,7 @@ def stream_batches(
         image = tested.finish(tested.resize(image), None)
         return image if labels is None else (image, labels[index])
 
-    def make(finish, shuffle=False, drop_remainder=False):
+    def make(source, finish, shuffle=False, drop_remainder=False):
         images = source.images(shuffle, seed)
         dataset = images.map(finish, num_parallel_calls=tf.data.AUTOTUNE)
         dataset = dataset.batch(batch_size, drop_remainder=drop_remainder)
@@ -63,11 +64,12 @@ def stream_batches(
             dataset.epoch_counter = images.epoch_counter
         return dataset
 
-    dataset = make(finish, shuffle, drop_remainder)
+    dataset = make(source, finish, shuffle, drop_remainder)
     dataset.image_count = len(source)
     dataset.image_views = views or (math.inf if prepare.training else 1)
-    dataset.in_order = functools.partial(make, finish)
-    dataset.as_tested = functools.partial(make, finish_for_test)
+    dataset.in_order = functools.partial(make, source, finish)
+    # What is cached for training has another size than a test image.
+    dataset.as_tested = functools.partial(make, original, finish_for_test)
     return dataset
 
 

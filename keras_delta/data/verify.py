@@ -51,7 +51,7 @@ def leave_out_bad_files(sets, on_error):
     bad, odd = _look_at_files(paths)
     for remark, found in odd.items():
         warn(f"{len(found)} of {len(paths)} images {remark}: {_shown(found)}.")
-    _warn_of_duplicates(sets)
+    _warn_of_duplicates(sets, bad)
     if not bad:
         return sets
     listing = list_lines([f"{path}: {reason}" for path, reason in bad.items()])
@@ -102,11 +102,16 @@ def _look(path):
     return None, None
 
 
-def _warn_of_duplicates(sets):
-    """Warn about identical files in two sets, or with two labels in one set."""
+def _warn_of_duplicates(sets, bad):
+    """Warn about identical files in two sets, or with two labels in one set.
+
+    Files that cannot be read, such as links to nowhere, are left out.
+    """
     places = defaultdict(list)
     for part, images in sets.items():
         for i, path in enumerate(images.paths or ()):
+            if path in bad:
+                continue
             label = None if images.labels is None else int(images.labels[i])
             places[os.path.getsize(path)].append((path, part, label))
     between, labels = [], []

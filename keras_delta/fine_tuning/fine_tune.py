@@ -123,6 +123,7 @@ def fine_tune(
     keras.utils.set_random_seed(_arguments.seed("seed", seed))
     train, of_folder = images.read(train)
     validation = of_folder if validation is None else images.read(validation)[0]
+    images.same_classes(train, validation)
     of_head = compared is not None and compared.needs_source_head
     source, size = _source(source, train, image_size, include_top=of_head)
     if isinstance(train, ImageSet):

@@ -62,6 +62,18 @@ def _are_photographs(given):
     return one and y.dtype.kind in "iu" and np.ndim(x) in (3, 4)
 
 
+def same_classes(train, validation):
+    """Refuse sets whose class numbers stand for other classes."""
+    sets = [v for v in (train, validation) if isinstance(v, data.ImageSet)]
+    if len(sets) < 2 or sets[0].class_names == sets[1].class_names:
+        return
+    names = sets[0].class_names
+    expected = f"images with the classes of `train`, {list(names)}"
+    remedy = "Read both at once, from a folder with `train` and `val`: "
+    remedy += "`keras_delta.data.from_directory(folder)`."
+    raise ValueError(invalid("validation", expected, list(sets[1].class_names), remedy))
+
+
 def for_training(given, size, recipe, seed, task):
     """`Images` from the output of `read`: batches, mirrored and cropped at random."""
     if isinstance(given, data.ImageSet):

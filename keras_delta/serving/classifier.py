@@ -73,7 +73,7 @@ class Classifier:
         if "images" in self._crops.structured_input_signature[1]:
             # The network sees ten crops at once, so images need not be batched.
             pixels = tf.constant(read_image(path)[None], tf.float32)
-            return self._rows(self._crops(images=pixels))[0]
+            return self._rows(_answer(self._crops, images=pixels))[0]
         return self._rows(self._encoded(path, self._crops))[0]
 
     def answers(self, images):
@@ -102,10 +102,14 @@ class Classifier:
         except tf.errors.OpError:
             # Pillow decodes more formats and has better error messages.
             contents = as_png(path)
-        try:
-            return signature(image_bytes=tf.constant([contents]))
-        except tf.errors.OpError as error:
-            raise BadImageError(f"cannot be resized ({error.message})") from None
+        return _answer(signature, image_bytes=tf.constant([contents]))
+
+
+def _answer(signature, **inputs):
+    try:
+        return signature(**inputs)
+    except tf.errors.OpError as error:
+        raise BadImageError(f"cannot be resized ({error.message})") from None
 
 
 def saved_model(path):

@@ -33,9 +33,9 @@ def representative_images(data, options, channels=3):
     """
     image_size = options.image_size
     if isinstance(data, ImageSet):
-        chosen = np.random.default_rng(0).permutation(len(data))[:MOST]
+        chosen = np.sort(np.random.default_rng(0).permutation(len(data))[:MOST])
         data = data.subset(chosen).batches(image_size, protocol=options.protocol)
-    elif hasattr(data, "element_spec") and not isinstance(data.element_spec, tuple):
+    if hasattr(data, "element_spec") and not isinstance(data.element_spec, tuple):
         data = data.map(lambda x: (x, tf.zeros(tf.shape(x)[:1])))
     elif isinstance(data, np.ndarray):
         data = (data, np.zeros(len(data)))

@@ -18,9 +18,10 @@ from keras_delta._compat import protos
 from keras_delta._runs import status
 from keras_delta._runs.launch import IP, PORT
 from keras_delta.tuning.alone import Alone
+from keras_delta.tuning.results import RUNNING, state
 
 POLL = 0.2  # seconds between checks for the end of the search
-IDLE = 0.5  # seconds until a worker asks again if the chief has no cell for it yet
+IDLE = 0.5  # seconds until a worker looks again if there is no cell for it (yet)
 PATIENCE = 5  # seconds until a worker says that it is waiting
 
 
@@ -58,6 +59,8 @@ class Worker(Alone):
     def search(self, tuner, train):
         """See `Alone.search`; one process writes the table."""
         train()
+        if not status.launched():  # else this process ends here
+            wait_for_others(tuner)
 
 
 def serve(oracle):
@@ -103,6 +106,17 @@ def serve(oracle):
         status.report(fatal=message)
         raise RuntimeError(message) from errors.first
     status.report(state="done")
+
+
+def wait_for_others(tuner):
+    """Return once no cell is in training: all processes then find the same winner."""
+    said = False
+    while running := [c.trial_id for c in tuner.cells() if state(c) == RUNNING]:
+        if not said:
+            trials = f"trial{'s' * (len(running) > 1)} {', '.join(running)}"
+            print(f"Waiting for other workers to end {trials} ...", file=sys.stderr)
+            said = True
+        time.sleep(IDLE)
 
 
 def connect(client, timeout=600):

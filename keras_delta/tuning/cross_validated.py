@@ -58,13 +58,13 @@ class CrossValidated(Outcome, _compat.TunerHooks):
             `"val_accuracy"`. `"val_loss"` is the task loss, without penalties.
         folds: number of folds, default 5.
         seed: seed of folds, heads, data order and the tuner's own choices.
-        discard: significance level such as 0.05: a cell is abandoned after two or
+        discard: significance level such as 0.05: a cell is abandoned after three or
             more folds if it is worse than the best so far (one-sided corrected
             resampled t test, Nadeau & Bengio 2003). Its score is then an estimate.
             Default: None, all cells run all folds.
         rule: `"best"`: the best mean wins; ties go to the smaller alpha + beta.
             `"one_standard_error"`: the strongest regularization that is within one
-            standard error of the best.
+            standard error of the best, in its variant.
         directory, project_name: folder of the results.
         overwrite: whether to delete existing results.
         chief_timeout: seconds that a worker waits for the chief, default 600.
@@ -108,10 +108,10 @@ class CrossValidated(Outcome, _compat.TunerHooks):
             remedy = "Each fold is trained once; use more folds."
             given = kwargs["executions_per_trial"]
             raise ValueError(invalid("executions_per_trial", "1", given, remedy))
-        if overwrite and status.launched():
+        if overwrite and _compat.tuner_processes.has_chief_oracle():
             raise ValueError(
-                "`overwrite=True` would delete the results in each process that the "
-                "launcher starts. Delete the folder first, and pass overwrite=False."
+                "`overwrite=True` would delete the results whenever a process of the "
+                "search starts. Delete the folder first, and pass overwrite=False."
             )
         _disk.check_writable("directory", Path(directory) / project_name)
         # One diverging cell does not mean that the next one diverges.
@@ -268,11 +268,9 @@ class CrossValidated(Outcome, _compat.TunerHooks):
         tasks = outputs.tasks(model.loss, model.networks.target)
         return cut(
             *data,
-            folds=self.folds,
-            seed=self.seed,
             task=tasks[0] if len(tasks) == 1 else None,
             check=lambda y: checks.labels_fit(model, y, complete=True),
-            **options,
+            **{"folds": self.folds, "seed": self.seed, **options},
         )
 
     def number_of_cells(self) -> int | None:

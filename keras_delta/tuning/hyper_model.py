@@ -234,16 +234,15 @@ class DeltaHyperModel(keras_tuner.HyperModel):
             hp: `keras_tuner.HyperParameters` with everything declared.
         """
         settings = self.settings(hp)
-        optimizer = self.optimizer(settings)
-        # Keras numbers the names.
-        config = {k: v for k, v in optimizer.get_config().items() if k != "name"}
+        new = keras.tree.map_structure(_new_metric, self.metrics)
         return {
             "space": [h.get_config() for h in hp.space],
             "fixed": {k: v for k, v in settings.items() if not self.searches(k)},
             "taps": self._taps,
             "regularizer": regularizers.settings(self.regularizer(settings)),
-            "optimizer": [type(optimizer).__name__, config],
-            "loss": keras.tree.map_structure(_name, self.loss),
+            "optimizer": _described(self.optimizer(settings)),
+            "loss": keras.tree.map_structure(_described, self.loss),
+            "metrics": keras.tree.map_structure(_described, new),
         }
 
     def build(self, hp: keras_tuner.HyperParameters) -> DeltaModel:
@@ -273,9 +272,7 @@ class DeltaHyperModel(keras_tuner.HyperModel):
             expected = f"a dict for the outputs {names}, or ()"
             given = [m if isinstance(m, str) else m().name for m in self.metrics]
             raise FatalValueError(invalid("metrics", expected, given))
-        return keras.tree.map_structure(
-            lambda m: m if isinstance(m, str) else m(), self.metrics
-        )
+        return keras.tree.map_structure(_new_metric, self.metrics)
 
     def optimizer(self, settings: Mapping[str, Any]) -> keras.optimizers.Optimizer:
         """Create a new optimizer for the given `settings`."""
@@ -340,9 +337,18 @@ class DeltaHyperModel(keras_tuner.HyperModel):
         return model.fit(*args, **kwargs)
 
 
-def _name(loss):
-    """The same text in each process."""
-    return getattr(loss, "name", None) or getattr(loss, "__name__", loss)
+def _new_metric(metric):
+    return metric if isinstance(metric, str) else metric()
+
+
+def _described(given):
+    """A name, or a kind and its settings for JSON, the same in each process."""
+    kinds = (keras.losses.Loss, keras.metrics.Metric, keras.optimizers.Optimizer)
+    if not isinstance(given, kinds):
+        return getattr(given, "name", None) or getattr(given, "__name__", given)
+    # Keras numbers the names.
+    config = {k: v for k, v in given.get_config().items() if k != "name"}
+    return [type(given).__name__, config]
 
 
 def _sgd(learning_rate):

@@ -3,6 +3,8 @@
 from keras_delta.statistics import lower_tail, paired_t_test
 from keras_delta.tuning.results import sign_of
 
+LEAST = 3  # folds; two differences are often equal by chance, which gives p = 0
+
 
 def hopeless(scores, best_scores, direction, level, folds):
     """Whether a cell is worse than the best by the one-sided `paired_t_test`.
@@ -15,8 +17,10 @@ def hopeless(scores, best_scores, direction, level, folds):
         folds: number of folds in the search.
 
     Returns:
-        True or False; False with fewer than two common folds.
+        True or False; False with fewer than `LEAST` common folds.
     """
     found = paired_t_test(scores, best_scores, folds)
+    if found.folds < LEAST:
+        return False
     better = sign_of(direction) * found.difference
     return lower_tail(better, found.standard_error, found.folds) < level  # nan is not

@@ -11,12 +11,12 @@ import keras_tuner
 from keras_tuner.engine.trial import Trial
 
 from keras_delta import _compat, _disk
+from keras_delta._errors import invalid
 from keras_delta._runs.models import scope_of
 from keras_delta._types import Data, PathLike
 from keras_delta.model import DeltaModel
 from keras_delta.regularizers import Regularizer
 from keras_delta.tuning import results, search
-from keras_delta.tuning.folds import cut
 from keras_delta.tuning.hparams import write_hparams
 from keras_delta.tuning.records import Record, mean_metrics
 from keras_delta.tuning.summary import summary
@@ -134,22 +134,27 @@ class Outcome:
         """
         asked = _disk.read_json(self.folder / "search.json")
         if asked is None or (x is None and self._search is None):
+            first = "Call `search` first, which returns at once if all is done, or pass"
+            if _compat.tuner_processes.is_chief_oracle():
+                first = "A chief has no data. Pass"
             raise ValueError(
-                "`fit_best` trains as `search` did. Call `search` first, which returns "
-                "at once if everything is done, or pass the training data of the "
-                "earlier search: `fit_best(train)`."
+                f"`fit_best` trains as `search` did. {first} the training data of the "
+                "search: `fit_best(train)`."
             )
+        if x is not None and asked["batches"] and batches is None:
+            expected = "the function that `search` had, because data are given"
+            raise ValueError(invalid("batches", expected, batches))
+        hp = self.get_best_hyperparameters()[0]
+        keras.utils.set_random_seed(self.seed)
+        with scope_of(self.distribution_strategy):
+            model = self.hypermodel.build(hp)
         if x is None:
             data, given = self._search.data, self._search.callbacks
         else:
             names = ("folds", "seed", "batch_size", "image_size", "protocol", "views")
             options = {name: asked[name] for name in names}
-            data, given = cut(x, y, batches=batches, **options), []
-        hp = self.get_best_hyperparameters()[0]
+            data, given = self._cut(model, (x, y), {**options, "batches": batches}), []
         train = data.train(None)
-        keras.utils.set_random_seed(self.seed)
-        with scope_of(self.distribution_strategy):
-            model = self.hypermodel.build(hp)
         kwargs.setdefault("epochs", hp.values.get("tuner/epochs", asked["epochs"]))
         kwargs.setdefault("callbacks", _compat.copy_callbacks(self, given))
         kwargs.setdefault("source_maps", self._cache_for("auto", train, asked["views"]))

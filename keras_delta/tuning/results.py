@@ -16,7 +16,9 @@ FINISHED, DISCARDED, RUNNING, FAILED = STATES = (
     "not finished",
     "failed",
 )
-EQUAL = 1e-12  # relative; scores that differ by less are a tie
+# Relative; scores that differ by less are a tie. Metrics are float32: as many right
+# images in other folds give means that differ by 1e-8.
+EQUAL = 1e-6
 LONGEST = 200  # characters of a failure's message
 STRENGTHS = ("alpha", "beta")
 OF_KERAS_TUNER = "tuner/"  # hyperparameters that Keras Tuner adds, such as epochs
@@ -74,8 +76,8 @@ def standard_error(cell):
 def ranked(cells, direction):
     """The cells, best first: the finished, the discarded, the others, the failed.
 
-    Ties are broken by longer training, then the smaller alpha + beta, then the earlier
-    trial.
+    Ties are broken by longer training, then the variant's name (each has another scale
+    of alpha), then the smaller alpha + beta, then the earlier trial.
     """
     sign = sign_of(direction)
 
@@ -98,10 +100,11 @@ def best(cells, direction, rule="best"):
     Args:
         cells: sequence of `Cell`.
         direction: `"max"` or `"min"`: which scores are good.
-        rule: `"best"`: the best mean; for ties (to 1e-12) the first of `ranked`.
-            `"one_standard_error"`: of the cells whose mean is within one standard
-            error (the best cell's) of the best mean, the strongest regularization:
-            the largest alpha, then the largest beta, then the better mean.
+        rule: `"best"`: the best mean; for ties (to 1e-6) the first of `ranked`.
+            `"one_standard_error"`: of the cells of the best one's variant whose mean
+            is within one standard error (the best cell's) of the best mean, the
+            strongest regularization: the largest alpha, then the largest beta, then
+            the better mean.
 
     Returns:
         A `Cell` that is finished, and neither discarded nor failed.
@@ -126,7 +129,11 @@ def best(cells, direction, rule="best"):
         expected = "'best' for cells with one fold, which have no standard error"
         raise ValueError(invalid("rule", expected, rule, remedy))
     far = error + EQUAL * max(1.0, abs(winner.score))
-    near = [c for c in finished if abs(c.score - winner.score) <= far]
+    near = [
+        c
+        for c in finished
+        if abs(c.score - winner.score) <= far and _variant(c) == _variant(winner)
+    ]
     # `max` takes the first of equal ones, which has the better mean.
     return max(near, key=lambda c: [strength(c, name) for name in STRENGTHS])
 
@@ -247,7 +254,13 @@ def _number(cell):
     return len(cell.trial_id), cell.trial_id
 
 
+def _variant(cell):
+    """What its alpha is comparable within; "" where no variants are searched."""
+    return cell.values.get("variant", "")
+
+
 def _simplicity(cell):
     # A score after few epochs (Hyperband) is a guess at that after more.
     epochs = cell.values.get(EPOCHS, 0)
-    return -epochs, sum(strength(cell, name) for name in STRENGTHS), _number(cell)
+    strengths = sum(strength(cell, name) for name in STRENGTHS)
+    return -epochs, _variant(cell), strengths, _number(cell)

@@ -1,14 +1,18 @@
 """Images that are in two sets, and the patches that excite channels."""
 
+import tracemalloc
+
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from skimage import data as photographs
 
 import keras_delta as kd
 from keras_delta.analysis.images import Images
 from keras_delta.analysis.near_duplicates import near_duplicates
 from keras_delta.analysis.patches import exciting_patches
+from keras_delta.data.tfds_sets import StreamedSource
 
 SIDE = 64
 
@@ -73,3 +77,47 @@ def test_a_folder_of_sets_is_refused(tmp_path):
         Images(sets, "test", (8, 8))
     with pytest.raises(ValueError, match="image_size"):
         Images(sets["train"], "test", (None, None))
+
+
+@pytest.mark.parametrize("form", ["numbers", "column", "one-hot"])
+def test_labels_of_every_form_are_renumbered(form):
+    numbers = np.array([0, 1, 1, 0, 1])
+    labels = {
+        "numbers": numbers,
+        "column": numbers[:, None].astype("float32"),
+        "one-hot": np.eye(2, dtype="float32")[numbers],
+    }[form]
+    data = tf.data.Dataset.from_tensor_slices((np.zeros((5, 8, 8, 3)), labels))
+    data = data.batch(2)
+    data.class_names = ["wolf", "dog"]
+    images = Images(data, "test", (8, 8))
+    images.rename(("cat", "dog", "wolf"))
+    expected = np.array([2, 1, 1, 2, 1])
+    if form == "one-hot":
+        expected = np.eye(3)[expected]
+    found = images.labels[:, 0] if form == "column" else images.labels
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_streamed_images_in_any_order():
+    x = np.arange(6, dtype="uint8")[:, None, None, None] * np.ones((8, 8, 3), "uint8")
+    stream = tf.data.Dataset.from_tensor_slices(x)
+    source = StreamedSource(stream, np.arange(6), "numbers")
+    images = Images(kd.data.ImageSet(source, [0] * 6, ["a"]), "x", (8, 8))
+    assert images.take([4, 1, 4])[:, 0, 0, 0].tolist() == [4, 1, 4]
+
+
+def test_images_are_kept_and_not_their_batches():
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return 40
+
+        def __getitem__(self, index):
+            return np.full((32, 32, 32, 3), index, "uint8"), np.zeros(32, int)
+
+    tracemalloc.start()
+    images = Images(Batches(), "x", (32, 32), max_images=40)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(images) == 40
+    assert peak < 12 * Batches()[0][0].nbytes

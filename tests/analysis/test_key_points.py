@@ -106,6 +106,14 @@ def test_aggregate_by_hand():
     np.testing.assert_allclose(aggregate(a), [[[0, 1, 0]], [[0, 0, 0]]])
 
 
+def test_resized_images_are_refused():
+    images = kd.data.ImageSet.from_arrays([blob(50, 60, 31, 22)], [0])
+    with pytest.raises(ValueError, match="images of their original sizes"):
+        key_point_activation(
+            pooled_photographs(), images.resized(SIZE), [[(31, 22)]], tap="cells"
+        )
+
+
 def test_several_models_and_the_last_tap(new_backbone):
     source = new_backbone()
     model = kd.DeltaModel(kd.attach_head(source, 3), source=source, taps=["relu2"])

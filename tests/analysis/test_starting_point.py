@@ -193,6 +193,15 @@ def test_models_callbacks_and_files_can_be_compared(moved, tmp_path):
         assert all(v == {"rank_wise": 1, "filter_wise": 1} for v in found.values())
 
 
+def test_a_file_has_the_layers_in_another_order(tmp_path):
+    """Its tables are sorted by distance, so `y` comes first."""
+    found = {"a": {"x": np.array([1.0, 2.0]), "y": np.array([5.0, 3.0])}}
+    analysis.save_filter_distances(found, tmp_path / "d.npz")
+    for pair in ((found, tmp_path / "d.npz"), (tmp_path / "d.npz", found)):
+        shares = analysis.compare_filter_distances(*pair)
+        assert all(v == {"rank_wise": 0, "filter_wise": 0} for v in shares.values())
+
+
 def test_compare_refuses():
     compare = analysis.compare_filter_distances
     with pytest.raises(

@@ -10,6 +10,7 @@ import tensorflow as tf
 import toy
 from toy import ROW, SPEC, Source, ask, check, images, opened
 
+from keras_delta._network.networks import OUTPUTS
 from keras_delta.caching import SourceMapCache
 from keras_delta.caching.keys import keys_of
 
@@ -91,6 +92,34 @@ def test_float16_error_bound():
         assert (error <= np.maximum(2.0**-11 * np.abs(exact[tap]), 2.0**-25)).all()
         assert error.max() > 0
     assert 2 * half.bytes == whole.bytes
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_predictions_are_never_rounded(on_disk, tmp_path):
+    """float16 would make small probabilities 0."""
+    spec = {"low": (4, 4, 3), OUTPUTS: (5,), "high": (1, 3)}
+    x, calls = images(3), []
+
+    def compute(x):
+        calls.append(len(x))
+        sums = tf.reduce_sum(x, (1, 2))
+        small = tf.exp(-20 * tf.range(5.0)) * tf.abs(sums[:, :1])
+        return {"low": 2 * x, OUTPUTS: small, "high": sums[:, None]}
+
+    exact = compute(x)
+    for run in range(2):
+        directory = tmp_path / "maps" if on_disk else None
+        if not run or on_disk:
+            cache = opened(directory, spec=spec, dtype="float16")
+        maps = cache.maps(x, compute)
+        np.testing.assert_array_equal(maps[OUTPUTS], exact[OUTPUTS])
+        for tap in ("low", "high"):
+            half = np.asarray(exact[tap]).astype("f2")
+            np.testing.assert_array_equal(maps[tap], half)
+        assert cache.bytes == 3 * (2 * (48 + 3) + 4 * 5)
+        if on_disk:
+            cache.close()
+    assert calls == [3, 3]
 
 
 @pytest.mark.parametrize("value", [70000.0, -70000.0, np.inf, np.nan])

@@ -326,6 +326,42 @@ def test_the_same_model_goes_on_in_a_notebook(new_backbone, tmp_path):
     assert_same(model, straight)
 
 
+def test_images_go_on_in_a_notebook(new_backbone, tmp_path):
+    """The set of images has begun more epochs than are done."""
+    x, y = reference.learnable_data(8)
+    images = kd.data.ImageSet.from_arrays(np.clip(x * 255, 0, 255).astype("uint8"), y)
+
+    def run(model, train, *callbacks):
+        model.fit(train, epochs=5, callbacks=list(callbacks), verbose=0, shuffle=False)
+        return model
+
+    def batches():
+        return images.batches(8, 4, training=True)
+
+    straight = run(new_model(new_backbone), batches())
+    model, train = new_model(new_backbone), batches()
+    with pytest.raises(KeyboardInterrupt):
+        run(model, train, BackupAndRestore(tmp_path / "b"), Break(2, 1))
+    assert_same(run(model, train, BackupAndRestore(tmp_path / "b")), straight)
+
+
+def test_the_backup_stays_until_all_callbacks_have_ended(
+    straight, new_backbone, tmp_path
+):
+    class Report(keras.callbacks.Callback):
+        def on_train_end(self, logs=None):
+            raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        fit(new_model(new_backbone), BackupAndRestore(tmp_path / "b"), Report())
+    batches = Batches()
+    model = new_model(new_backbone)
+    fit(model, BackupAndRestore(tmp_path / "b"), batches)
+    assert batches.count == 2  # of the last of five epochs
+    assert_same(model, straight[0])
+    assert not (tmp_path / "b").exists()
+
+
 def test_several_replicas(new_backbone, tmp_path, strategy):
     def run(*callbacks):
         keras.utils.set_random_seed(5)

@@ -49,6 +49,8 @@ def test_what_does_not_fit_is_refused_before_it_trains(new_backbone, tmp_path):
     with pytest.raises(ValueError, match="class_names"):
         wrong = Report(tmp_path / "a.html", test=(X, Y), class_names=["a"])
         fit(model, wrong, epochs=1)
+    with pytest.raises(ValueError, match="the head has"):
+        fit(model, Report(tmp_path / "a.html", test=(X, Y + 90)), epochs=1)
     assert model.optimizer.iterations.numpy() == 0
     with pytest.raises(ValueError, match="folder"):
         Report(tmp_path)

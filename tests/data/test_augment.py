@@ -53,6 +53,13 @@ def test_shorter_edge_covers_the_crop(shape, size):
     assert abs(error) < 1 / min(full)
 
 
+def test_a_strip_that_would_become_huge_is_refused():
+    strip = np.zeros((1, 400_000, 3), np.uint8)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="89,478,485 pixels"):
+        Protocol("improved", 224).resize(strip)
+    assert Protocol("tllib", 8, training=True).resize(strip).shape == strip.shape
+
+
 def test_default_test_images_are_squashed_not_cropped():
     image = prepared(Protocol("default", 32))
     expected = tf.image.resize(PLACES, (32, 32), antialias=True)

@@ -192,6 +192,15 @@ def test_skip_warns_once_and_lists(tree):
     assert not set(bad) & set(images.paths)
 
 
+def test_links_to_nowhere_are_skipped(tree):
+    (tree / "ant" / "gone.png").symlink_to(tree / "nowhere.png")
+    with pytest.warns(UserWarning, match="1 of 13"):
+        images = from_directory(tree, on_error="skip")
+    assert [path for path, _ in images.skipped] == [str(tree / "ant" / "gone.png")]
+    with pytest.raises(ValueError, match="1 of 13 image files cannot be read"):
+        from_directory(tree)
+
+
 def test_skipped_files_go_to_their_split(split_tree):
     (split_tree / "val" / "ant" / "0.png").write_text("no")
     with pytest.warns(UserWarning, match="1 of 18"):

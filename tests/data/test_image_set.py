@@ -202,6 +202,16 @@ def test_the_cache_changes_nothing_but_the_reading(tree):
         run(plain)
 
 
+@pytest.mark.parametrize("protocol", ["default", "improved", "tllib"])
+def test_the_cache_does_not_change_the_test_view(tree, protocol):
+    images = from_directory(tree)
+    options = {"protocol": protocol, "training": True}
+    expected = run(images.batches(16, 5, protocol=protocol))
+    for cache in (False, True):
+        batches = images.batches(16, 5, cache=cache, **options)
+        assert same(run(batches.as_tested()), expected)
+
+
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_shuffling_and_augmentation_are_apart(shuffle):
     images = numbered()

@@ -211,6 +211,19 @@ def test_failed_cells_are_trained_again_if_asked(flowers, tmp_path, monkeypatch)
     assert seen == [cell]
 
 
+def test_failed_cells_are_forgotten_once(tmp_path, monkeypatch):
+    """The processes that train end in the same command."""
+    got = []
+    monkeypatch.setattr(command.launch, "launch", lambda *given: got.append(given) or 0)
+    line = ["--study", "why", "--repeats", "2", "--workers", "2"]
+    for given in ("--retry", "--ret"):
+        monkeypatch.setattr(sys, "argv", ["article.py", *line, given])
+        args = arguments(*line, given, "--store", tmp_path)
+        assert args.retry
+        command._launch(2, args, "article.py")
+    assert [given[0] for given in got] == [[sys.executable, "article.py", *line]] * 2
+
+
 def test_unknown_cell(tmp_path):
     store = ResultStore(tmp_path)
     store.put(Cell("cub", "l2"), {"accuracy": 0.5, "threads": 1})
@@ -375,6 +388,23 @@ def test_tables_of_the_article(flowers, tmp_path, capsys, options, table, augmen
     settings = next(iter(store.records().values()))["settings"]
     assert settings["protocol"]["augmentation"] == augmentation
     assert settings["protocol"]["ten_crop"] == {1: None, 2: "logits"}[table]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--table", 2, "--protocol", "code"), "improved_code, schedule exponential"),
+        (("--table", 1, "--protocol", "tllib"), "tllib, schedule step"),
+        (("--table", 1, "--schedule", "exponential"), "default, schedule exponential"),
+    ],
+)
+def test_the_articles_table_by_another_protocol(flowers, tmp_path, options, named):
+    given = ("--datasets", "cub", "--networks", "resnet101", "--repeats", 2)
+    args = arguments(*options, *given)
+    done(args, tmp_path, lambda cell: 0.80 + 0.002 * cell.seed)
+    assert command.main(args, SCRIPT) == 0
+    text = (tmp_path / "tables" / f"table-{options[1]}-article.md").read_text()
+    assert "80.1 ± 0.1 (2)" in text and f"Ours: augmentation {named}." in text
 
 
 def test_trainings_that_failed_are_named_below_the_table(flowers, tmp_path, capsys):
@@ -546,8 +576,21 @@ def test_known_results_are_not_trained_again(flowers, tmp_path, capsys, monkeypa
     assert command.main(args, SCRIPT) == 0
     shown = capsys.readouterr().out
     assert "Took 9 results from" in shown and "few-shot-choices.csv." in shown
-    assert "All cells are done." in shown
+    assert "All cells are done." in shown and "Left out" not in shown
     assert [
         {key: (r["accuracy"], r["correct"]) for key, r in of.records().items()}
         for of in (ResultStore(args.store), store)
     ] == [measured] * 2
+    # Not where the images are others.
+    less = {**flowers, "train": flowers["train"].subset(np.arange(11))}
+    monkeypatch.setattr(data, "load", lambda name, data_dir=None, **options: less)
+    monkeypatch.setattr(command.run, "run", lambda *_, **__: None)
+    monkeypatch.setattr(
+        preview, "image_seconds", lambda *_: {("efficientnet_lite0", 112): 1.0}
+    )
+    args.store = tmp_path / "others"
+    assert command.main(args, SCRIPT) == 0
+    shown = capsys.readouterr().out
+    path = args.known / "few-shot-choices.csv"
+    assert f"Left out 9 of {path}, not known to be of the images here." in shown
+    assert "Took" not in shown

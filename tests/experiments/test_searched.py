@@ -42,6 +42,15 @@ def test_choice(results):
     assert [v.split(" ")[0] for v in accuracy] == ["80.0", "70.0", "90.0"]
 
 
+def test_a_candidate_that_failed_in_a_fold_is_not_chosen(results):
+    """It has the easier of the two folds left."""
+    lost = (results["label"] == "0.5") & (results["seed"] == 0)
+    results = results[~(lost & (results["accuracy"] == 0.2))]
+    accuracy = searched.search_table(results, REFERENCE).frame
+    accuracy = accuracy["waste, 5 a class", "accuracy"]
+    assert [v.split(" ")[0] for v in accuracy] == ["80.0", "70.0", "90.0"]
+
+
 def test_candidates(results):
     table = searched.candidates_table(results)
     folds, test = (table.frame["waste, 5 a class", k] for k in ("folds", "test"))

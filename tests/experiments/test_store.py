@@ -36,8 +36,8 @@ RECORD = {
     "corrupted": {"blur 3": "0101"},
 }
 COLUMNS = [
-    *("key", "dataset", "per_class", "network", "image_size", "method", "factor"),
-    *("protocol", "augmentation", "schedule"),
+    *("key", "dataset", "data", "per_class", "network", "image_size", "method"),
+    *("factor", "protocol", "augmentation", "schedule"),
     *("label", "alpha", "beta", "seed", "label_noise", "fold"),
     *("accuracy", "loss", "calibration_error", "seconds", "prepare_seconds"),
     *("wall_seconds", "epochs"),
@@ -185,6 +185,9 @@ def test_table(filled):
     }
     assert {k: first[k] for k in expected} == expected
     assert first["image_size"] is None and first["fold"] is None
+    assert first["data"] is None
+    filled.keep_data("cub", "0123456789abcdef")
+    assert list(filled.frame([CELL])["data"]) == ["0123456789ab"]
 
 
 def test_strengths_of_the_recipe(store):
@@ -236,19 +239,41 @@ def test_saved_tables(filled, tmp_path):
 
 def test_saved_rows_are_results_again(filled, tmp_path):
     """To the last digit; of cells that are asked for, lack, and have these versions."""
+    filled.keep_data("cub", "0123456789abcdef")
     third = CELL.replace(seed=3)
     exact = {**RECORD, "loss": 1 / 3, "accuracy": 0.1 + 0.2}
     filled.put(third, exact)
     path, _ = filled.save([CELL, FAILED, third], tmp_path / "rows")
-    other = ResultStore(tmp_path / "other")
-    assert other.take(path, [third, FAILED, LACKING]) == 1
+    other = with_images(tmp_path / "other")
+    assert other.take(path, [third, FAILED, LACKING]) == (1, 0)
     assert other.get(third) == filled.get(third)
     assert CELL not in other and FAILED not in other
-    assert other.take(path, [CELL, third]) == 1  # the third is there
+    assert other.take(path, [CELL, third]) == (1, 0)  # the third is there
     path.write_text(path.read_text().replace(keras.__version__, "2.0"))
-    fresh = ResultStore(tmp_path / "fresh")
-    assert fresh.take(path, [third]) == 0
-    assert ResultStore(fresh.folder, any_version=True).take(path, [third]) == 1
+    fresh = with_images(tmp_path / "fresh")
+    assert fresh.take(path, [third]) == (0, 0)
+    assert ResultStore(fresh.folder, any_version=True).take(path, [third]) == (1, 0)
+
+
+def with_images(folder, digest="0123456789abcdef"):
+    store = ResultStore(folder)
+    store.keep_data("cub", digest)
+    return store
+
+
+def test_rows_of_other_images_are_left(filled, tmp_path):
+    """Or of unknown ones, there or here."""
+    path, _ = filled.save([CELL], tmp_path / "unknown")
+    here = with_images(tmp_path / "here")
+    assert here.take(path, [CELL]) == (0, 1)
+    text = path.read_text().replace(",data,", ",")  # as before there was a column
+    path.write_text(text.replace(",cub,,", ",cub,"))
+    assert here.take(path, [CELL]) == (0, 1)
+    filled.keep_data("cub", "0123456789abcdef")
+    path, _ = filled.save([CELL], tmp_path / "known")
+    assert with_images(tmp_path / "b", "0123456789ad").take(path, [CELL]) == (0, 1)
+    assert ResultStore(tmp_path / "c").take(path, [CELL]) == (0, 1)
+    assert here.take(path, [CELL]) == (1, 0)
 
 
 def test_rows_of_something_else(tmp_path, store):

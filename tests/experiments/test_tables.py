@@ -45,6 +45,7 @@ def test_article_table():
         assert set(cells[name][:, "difference / SE"]) == {"–"}
     assert set(table.frame["InceptionV3"].xs("ours", level=1).stack()) == {"–"}
     assert "0.3 points are taken as the article's standard deviation" in table.caption
+    assert table.caption.endswith("is known.")
 
 
 def test_second_article_table():

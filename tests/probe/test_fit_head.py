@@ -240,6 +240,17 @@ def test_heads_that_cannot_be_fitted(new_backbone, data, case):
         kd.fit_head(model, images, y, loss=SPARSE, verbose=0)
 
 
+@pytest.mark.parametrize("activation", ["exponential", "tanh", "softplus"])
+def test_numbers_behind_an_activation_are_not_fitted(target, data, activation):
+    """Ridge regression is linear."""
+    layer = target.get_layer("head")
+    layer.activation = keras.activations.get(activation)
+    before, x = layer.get_weights(), data[0]
+    with pytest.raises(ValueError, match="activation other than linear"):
+        kd.fit_head(target, x, x.mean((1, 2)), loss="mse", verbose=0)
+    np.testing.assert_array_equal(layer.get_weights()[0], before[0])
+
+
 def test_features_that_are_not_finite(target, data):
     x, y = data
     x = x.copy()

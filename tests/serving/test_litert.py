@@ -13,6 +13,7 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 import keras_delta as kd
+from keras_delta.data.tfds_sets import StreamedSource
 from keras_delta.serving import conversion, litert
 from keras_delta.serving.options import Options
 
@@ -233,7 +234,7 @@ def test_a_shuffled_data_set_is_compared_image_by_image(model, photographs, tmp_
     assert card_of(folder)["conversion"]["largest_difference"] < 1e-5
 
 
-@pytest.mark.parametrize("kind", ["pair", "images", "dataset", "no labels"])
+@pytest.mark.parametrize("kind", ["pair", "images", "dataset", "no labels", "set"])
 def test_kinds_of_representative_data(photographs, kind):
     x, y = photographs
     tensors = tf.data.Dataset.from_tensor_slices
@@ -242,9 +243,17 @@ def test_kinds_of_representative_data(photographs, kind):
         "images": x,
         "dataset": tensors((x, y)).batch(9),
         "no labels": tensors(x).batch(9),
+        "set": streamed(x),
     }[kind]
     found = litert.representative_images(data, OPTIONS)
-    np.testing.assert_array_equal(found, x)
+    np.testing.assert_allclose(found, x, rtol=0, atol=1 if kind == "set" else 0)
+
+
+def streamed(x):
+    """A set without labels that can only be read in order."""
+    stream = tf.data.Dataset.from_tensor_slices(x.astype("uint8"))
+    source = StreamedSource(stream, np.arange(len(x)), "photographs")
+    return kd.data.ImageSet(source, None, ())
 
 
 def test_representative_images_of_a_set_are_of_all_classes():

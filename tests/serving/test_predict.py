@@ -219,6 +219,14 @@ def test_ten_crops_by_a_model_of_pixels(served, tmp_path):
     assert [row[0] for row in rows] == ["a.png", "b.tiff", "bad.jpg", "c.jpg"]
 
 
+def test_a_strip_that_would_become_huge_stops_nothing(exported, tmp_path):
+    folder = write(tmp_path / "images", ["a.png"])
+    Image.new("RGB", (300_000, 1)).save(folder / "strip.png")
+    assert predict(exported, folder, tmp_path / "out.csv", "--ten-crop") == 0
+    _, good, strip = table(tmp_path / "out.csv")
+    assert good[-1] == "" and "more than 89,478,485 pixels once resized" in strip[-1]
+
+
 def byte(match):
     return bytes.fromhex(match[1].decode())
 

@@ -16,6 +16,7 @@ from keras_delta.serving.server import answers, app, command, images
 from keras_delta.serving.server.model import Model
 from keras_delta.serving.server.problems import Problem
 from keras_delta.serving.server.settings import Settings
+from keras_delta.serving.server.versions import Versions
 
 PREDICT = "/v1/models/tiny:predict"
 BODY = {"instances": [b64(photo(0))]}
@@ -151,6 +152,25 @@ def test_answers_are_sent_at_once():
     found.close()
 
 
+def test_a_link_gives_the_model_its_name(folder, tmp_path):
+    (tmp_path / "photos").symlink_to(folder)
+    assert app(tmp_path / "photos").state.service.name == "photos"
+
+
+def test_a_folder_that_cannot_be_read_at_first(tmp_path, caplog):
+    failed = []
+    versions = Versions(
+        tmp_path / "gone", None, 0.01, None, lambda: failed.append(True)
+    )
+    versions.start()
+    end = time.monotonic() + 20
+    while caplog.text.count("cannot read") < 3 and time.monotonic() < end:
+        time.sleep(0.01)
+    versions.stop()
+    assert caplog.text.count("cannot read") >= 3
+    assert failed == [True]
+
+
 # Headers of images.
 
 
@@ -193,6 +213,17 @@ def red_or_blue(tmp_path_factory):
     )
     assert sizes == []  # what warmed it up is not counted
     return model
+
+
+def test_a_strip_that_would_become_huge_is_refused(red_or_blue):
+    strip = encoded(np.zeros((1, 40_000, 3), np.uint8))
+    inputs, deadline = {"image_bytes": [strip]}, time.monotonic() + 60
+    text = "Image 0 has 40000 x 1 pixels, which become 1480000 x 37 for the model"
+    for signature in ("classify_bytes", "classify_ten_crop"):
+        with pytest.raises(Problem, match=text):
+            red_or_blue.run(signature, inputs, deadline)
+    with pytest.raises(Problem, match=text):
+        red_or_blue.explain(strip, [0], deadline)
 
 
 @pytest.mark.parametrize("orientation", [1, 6])

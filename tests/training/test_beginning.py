@@ -503,7 +503,8 @@ def test_a_saved_model_goes_on_by_its_recipe(normalized, tmp_path):
         np.testing.assert_allclose(v, w, rtol=1e-6, atol=1e-7)
 
 
-def test_weights_alone_go_on_by_their_recipe(new_backbone, tmp_path):
+@pytest.mark.parametrize("name", ["m.weights.h5", "m.keras"])
+def test_weights_alone_go_on_by_their_recipe(name, new_backbone, tmp_path):
     """Into a new model that is made as the one that was trained."""
 
     def make():
@@ -517,16 +518,48 @@ def test_weights_alone_go_on_by_their_recipe(new_backbone, tmp_path):
     given = {"batch_size": 24, "verbose": 0}
     first = make()
     first.fit(X, Y, **given)
-    first.save_weights(tmp_path / "m.weights.h5")
+    save = first.save if name == "m.keras" else first.save_weights
+    save(tmp_path / name)
     first.fit(X, Y, **given)
     second = make()
-    second.load_weights(tmp_path / "m.weights.h5")
+    second.load_weights(tmp_path / name)
     second.fit(X, Y, **given)
     assert second.recipe.clip == 1.0
     for v, w in zip(
         first.target.get_weights(), second.target.get_weights(), strict=True
     ):
         np.testing.assert_allclose(v, w, rtol=1e-5, atol=1e-6)
+
+
+def test_an_own_regularizer_need_not_be_registered(new_backbone, tmp_path):
+    """A backup and a file of weights go on with the model's."""
+
+    class Own(kd.regularizers.L2SP):
+        pass
+
+    def make():
+        source = new_backbone()
+        model = kd.DeltaModel(kd.attach_head(source, 3), source=source)
+        model.compile(keras.optimizers.SGD(0.01), SPARSE, regularizer=Own(0.1))
+        return model
+
+    def fit(model, epochs):
+        backup = kd.callbacks.BackupAndRestore(tmp_path / "b", delete_checkpoint=False)
+        given = {"callbacks": [backup], "verbose": 0}
+        return model.fit(X, Y, epochs=epochs, **given).history["loss"]
+
+    first, resumed, loaded = make(), make(), make()
+    fit(first, 1)
+    first.save_weights(tmp_path / "m.weights.h5")
+    assert len(fit(resumed, 2)) == 2
+    loaded.load_weights(tmp_path / "m.weights.h5")
+    for model in (resumed, loaded):
+        assert model.recipe.clip == first.recipe.clip
+        assert model.recipe.regularizer is model.regularizer
+    with keras.saving.custom_object_scope({"Own": Own}):
+        first.save(tmp_path / "m.keras")
+    found = keras.saving.load_model(tmp_path / "m.keras", custom_objects={"Own": Own})
+    assert found.recipe.regularizer is found.regularizer
 
 
 def test_an_average_with_the_source(normalized):

@@ -477,3 +477,33 @@ def test_a_keras_cv_backbone_nested_in_a_model():
     model = kd.DeltaModel(nested(backbone))
     assert model.pairing.new_layers == ["classes"] and len(model.taps) >= 2
     trains(model, x, y, Delta(1.0, attention="uniform"))
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_outputs_in_a_list(by_name, new_backbone):
+    """Losses and labels by name or in order, as for the target itself."""
+    source = new_backbone()
+    pooled = keras.layers.GlobalAveragePooling2D()(source.output)
+    heads = [keras.layers.Dense(n, name=name)(pooled) for name, n in SIZES.items()]
+    target = keras.Model(source.input, heads)
+    losses = {"kind": LOSS, "size": "mse"}
+    labels = {"kind": np.arange(8) % 3, "size": np.linspace(0, 1, 8)[:, None]}
+    x = np.random.default_rng(0).normal(size=(8, 16, 16, 3)).astype("float32")
+    found = []
+    for model in (target, kd.DeltaModel(target, source=source)):
+        given = (
+            (losses, labels)
+            if by_name
+            else map(list, map(dict.values, (losses, labels)))
+        )
+        loss, y = given
+        model.compile(keras.optimizers.SGD(0.0), loss)
+        found.append(model.evaluate(x, y, verbose=0, return_dict=True))
+    assert found[0].keys() <= found[1].keys()
+    for name, value in found[0].items():
+        assert found[1][name] == pytest.approx(value, rel=1e-5)
+    history = model.fit(x, y, verbose=0, regularizer="l2_sp").history
+    assert history["task_loss"][0] == pytest.approx(found[0]["loss"], rel=1e-4)
+
+
+SIZES = {"kind": 3, "size": 1}

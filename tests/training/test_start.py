@@ -395,6 +395,39 @@ def test_lora(regularizer, before, tmp_path):
     np.testing.assert_array_equal(loaded(pixels()), model(pixels()))
 
 
+@pytest.mark.parametrize("form", ["model", "weights", "target"])
+def test_lora_of_a_file_goes_on(form, tmp_path):
+    """Keras merges it into the kernels, and leaves two matrices of zeros."""
+
+    source = backbone()
+
+    def make():
+        target = kd.attach_head(source, 3)
+        lora(target)
+        return target
+
+    model = kd.DeltaModel(make(), source=source)
+    trained(model, regularizer="l2_sp")
+    if form == "model":
+        model.save(tmp_path / "m.keras")
+        loaded = keras.saving.load_model(tmp_path / "m.keras")
+    else:
+        loaded = kd.DeltaModel(make(), source=source)
+        trained(loaded, regularizer="l2_sp")
+        model.save_weights(tmp_path / "m.weights.h5")
+        model.target.save_weights(tmp_path / "t.weights.h5")
+    if form == "weights":
+        loaded.load_weights(tmp_path / "m.weights.h5")
+    elif form == "target":
+        loaded = kd.DeltaModel(loaded.target, source=source)
+        loaded.target.load_weights(tmp_path / "t.weights.h5")
+    np.testing.assert_allclose(loaded(pixels()), model(pixels()), rtol=1e-5)
+    layer = loaded.target.get_layer("c0")
+    kernel = layer.kernel.numpy()
+    trained(loaded, regularizer="l2_sp")
+    assert np.abs(layer.kernel.numpy() - kernel).max() > 0
+
+
 def test_l2_sp_of_lora_is_that_of_the_merged_kernel():
     source = backbone()
     target = kd.attach_head(source, 3)

@@ -17,7 +17,7 @@ from keras_tuner.src.distribute import oracle_client
 
 from keras_delta import _disk
 from keras_delta._runs import launch, status
-from keras_delta.tuning import alone, chief
+from keras_delta.tuning import alone, chief, results
 
 SCRIPTS = Path(__file__).parent / "scripts"
 
@@ -283,6 +283,29 @@ def test_idle_workers_do_not_hammer(serving, tmp_path):
     trial.status = "COMPLETED"
     client.end_trial(trial)
     client.create_trial("worker-0")
+
+
+def test_a_worker_waits_for_the_cells_of_others(capsys, monkeypatch):
+    """So that its winner is that of all."""
+    looked = []
+
+    class Tuner:
+        def cells(self):
+            looked.append(1)
+            states = ["COMPLETED", "RUNNING" if len(looked) < 3 else "COMPLETED"]
+            return [
+                results.Cell(str(i), {}, s, {}, 0.5, False, 0.0, None, {})
+                for i, s in enumerate(states)
+            ]
+
+    monkeypatch.setattr(chief, "IDLE", 0)
+    trained = []
+    chief.Worker().search(Tuner(), lambda: trained.append(len(looked)))
+    assert (trained, len(looked)) == ([0], 3)
+    assert capsys.readouterr().err == "Waiting for other workers to end trial 1 ...\n"
+    monkeypatch.setenv(status.WORKERS, "worker-0")
+    chief.Worker().search(Tuner(), lambda: None)
+    assert len(looked) == 3  # one of the launcher's ends here
 
 
 def test_error_of_the_oracle_ends_the_chief(serving, tmp_path):

@@ -490,7 +490,13 @@ def test_the_same_object_twice_is_refused(kind):
 # What makes one search another
 
 
+class Mine(keras.metrics.Metric):
+    pass
+
+
 def test_the_description_is_the_same_in_another_process():
+    cross_entropy = keras.losses.SparseCategoricalCrossentropy
+
     def loss(y, p):
         return keras.losses.sparse_categorical_crossentropy(y, p, from_logits=True)
 
@@ -507,7 +513,11 @@ def test_the_description_is_the_same_in_another_process():
     others = [
         described(),
         described(loss="sparse_categorical_crossentropy"),
-        described(loss=keras.losses.SparseCategoricalCrossentropy(name="own")),
+        described(loss=cross_entropy()),
+        described(loss=cross_entropy(from_logits=True)),
+        described(metrics=["accuracy", "mae"]),
+        described(metrics=[lambda: keras.metrics.F1Score(average="macro")]),
+        described(metrics=[lambda: keras.metrics.F1Score(average="micro")]),
         described(taps=["conv1"]),
         described(optimizer=keras.optimizers.Adam),
         described(optimizer=lambda rate: keras.optimizers.SGD(rate, momentum=0.5)),
@@ -516,6 +526,9 @@ def test_the_description_is_the_same_in_another_process():
         described(regularizer="delta", temperature=2),
     ]
     assert len({first, *others}) == len(others) + 1
+    # Keras numbers names, of metrics as well.
+    assert described(loss=cross_entropy(name="a")) == described(loss=cross_entropy())
+    assert described(metrics=[Mine]) == described(metrics=[Mine])
 
 
 # With the tuners of Keras Tuner

@@ -15,6 +15,7 @@ import pytest
 
 from keras_delta import _disk
 from keras_delta._runs import devices, display, status, supervisor
+from keras_delta._runs.process import Process
 
 SCRIPTS = Path(__file__).parent / "scripts"
 PLAY = str(SCRIPTS / "play.py")
@@ -149,6 +150,20 @@ def test_a_finished_training_gives_new_restarts(stage):
     assert code == 0
     assert stage.count() == [1, 7, 1, 1]
     assert "worker-0: 2 trainings done" in err
+
+
+def test_a_worker_that_becomes_a_new_process_counts_on(tmp_path, capsys):
+    one, lines = Process("worker-0", [], {}, tmp_path / "log"), display.Lines()
+    one.env[status.PATH] = str(tmp_path / "told.json")
+    shown = []
+    for told in ({"done": 20}, {"state": "starting"}, {"done": 1}, {"done": 2}):
+        _disk.write_json(one.env[status.PATH], told)
+        one.look()
+        lines.show([one])
+        shown.append(one.total)
+    assert shown == [20, 20, 21, 22]
+    counts = [line.split()[1] for line in capsys.readouterr().err.splitlines()]
+    assert counts == ["20", "21", "22"]
 
 
 def test_given_up(stage):

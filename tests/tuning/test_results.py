@@ -53,16 +53,44 @@ def test_the_best_mean_wins(direction, winner):
 
 
 def test_ties_go_to_the_smaller_sum_and_then_the_earlier_trial():
-    # 0.1 + 0.2 is not 0.3 in floats: equal to 1e-12 is a tie.
+    # 0.1 + 0.2 is not 0.3 in floats: equal to 1e-6 is a tie.
     cells = [
         cell(9, alpha=0.1, beta=0.2, scores=[0.3]),
         cell(10, alpha=0.1, beta=0.1, scores=[0.1 + 0.2]),
         cell(8, alpha=0.2, beta=0.0, scores=[0.3 - 1e-14]),
-        cell(2, alpha=0.0, beta=0.0, scores=[0.3 - 1e-9]),
+        cell(2, alpha=0.0, beta=0.0, scores=[0.3 - 1e-5]),
     ]
     assert 0.1 + 0.2 != 0.3
     for order in (cells, cells[::-1]):
         assert ids(results.ranked(order, "max")) == ["0008", "0010", "0009", "0002"]
+
+
+def test_as_many_right_images_in_other_folds_are_a_tie():
+    """Metrics are float32, so that the means differ by 1e-8."""
+    right = ([18, 16, 20, 15, 16], [17, 17, 17, 17, 17])
+    folds = [[float(np.float32(n / 20)) for n in counts] for counts in right]
+    weak, strong = cell(1, folds[0], alpha=0.1), cell(0, folds[1], alpha=1.0)
+    assert weak.score < strong.score
+    for order in ([weak, strong], [strong, weak]):
+        assert best(order, "max") is weak
+
+
+def test_alphas_of_different_variants_are_not_compared():
+    def of(trial, variant, alpha, scores):
+        values = {"alpha": alpha, "beta": 0.01, "variant": variant}
+        return cell(trial, scores, values=values)
+
+    cells = [
+        of(0, "relative", 0.5, [0.90] * 3),
+        of(1, "code", 0.01, [0.88, 0.91, 0.94]),
+        of(2, "code", 0.02, [0.905] * 3),
+        of(3, "relative", 5.0, [0.90] * 3),
+    ]
+    assert best(cells, "max", "one_standard_error").trial_id == "0002"
+    # Nor in ties, where the order of the variants decides.
+    ties = [of(0, "relative", 0.1, [0.9]), of(1, "code", 50.0, [0.9])]
+    ties.append(of(2, "code", 5.0, [0.9]))
+    assert ids(results.ranked(ties, "max")) == ["0002", "0001", "0000"]
 
 
 def test_trials_without_padding_are_in_order():
@@ -203,14 +231,15 @@ def test_too_few_folds_for_a_test():
 
 
 def test_hopeless_by_hand():
-    """d = 10, 30 hundredths on two of five folds: mean 20, variance 200 * 0.75.
+    """d = 10, 20, 30 hundredths on three of five folds: mean 20, variance 100 * 7/12.
 
-    t = 20 / sqrt(150) = 1.633; with one degree of freedom
-    P(T > t) = 1/2 - atan(t) / pi = 0.1749.
+    t = 20 / sqrt(700 / 12) = 2.619; with two degrees of freedom
+    P(T > t) = 1/2 - t / (2 sqrt(2 + t^2)) = 0.0601.
     """
-    scores, top = {0: 0.5, 1: 0.4}, {0: 0.6, 1: 0.7, 2: 0.1}
-    p = 0.5 - math.atan(20 / math.sqrt(150)) / math.pi
-    assert p == pytest.approx(0.1749, abs=1e-4)
+    scores, top = {0: 0.5, 1: 0.4, 3: 0.4}, {0: 0.6, 1: 0.6, 2: 0.1, 3: 0.7}
+    t = 20 / math.sqrt(700 / 12)
+    p = 0.5 - t / 2 / math.sqrt(2 + t**2)
+    assert p == pytest.approx(0.0601, abs=1e-4)
     assert hopeless(scores, top, "max", p + 1e-6, 5)
     assert not hopeless(scores, top, "max", p - 1e-6, 5)
     # As a loss it is the better one.
@@ -218,11 +247,14 @@ def test_hopeless_by_hand():
     assert hopeless(top, scores, "min", p + 1e-6, 5)
 
 
-def test_hopeless_needs_two_common_folds():
-    assert not hopeless({0: 0.1}, {0: 0.9, 1: 0.9}, "max", 0.5, 5)
-    assert not hopeless({0: 0.1, 1: 0.1}, {1: 0.9, 2: 0.9}, "max", 0.5, 5)
-    assert hopeless({0: 0.1, 1: 0.1}, {0: 0.9, 1: 0.9}, "max", 0.05, 5)
-    assert not hopeless({0: 0.9, 1: 0.9}, {0: 0.9, 1: 0.9}, "max", 0.05, 5)
+def test_hopeless_needs_three_common_folds():
+    low, high = dict.fromkeys(range(3), 0.1), dict.fromkeys(range(5), 0.9)
+    assert not hopeless({0: 0.1}, high, "max", 0.5, 5)
+    assert not hopeless(low, {1: 0.9, 2: 0.9, 3: 0.9}, "max", 0.5, 5)
+    assert hopeless(low, high, "max", 0.05, 5)
+    assert not hopeless(high, high, "max", 0.05, 5)
+    # One image of twenty worse in each of two folds: no variance, and p = 0.
+    assert not hopeless({0: 0.85, 1: 0.75}, {0: 0.9, 1: 0.8}, "max", 0.05, 5)
 
 
 def test_hopeless_seldom_discards_an_equal():
@@ -277,11 +309,14 @@ def test_frame_of_nothing_and_of_one_fold():
     assert math.isnan(one["standard_error"][0])
 
 
+SOME = {0: 1, 1: 3, 2: 2}
+
+
 @pytest.mark.parametrize(
     ("module", "use"),
     [
         ("pandas", lambda: frame([], "loss", "min")),
-        ("scipy.special", lambda: hopeless({0: 1, 1: 3}, {0: 2, 1: 2}, "max", 0.1, 5)),
+        ("scipy.special", lambda: hopeless(SOME, {0: 2, 1: 2, 2: 2}, "max", 0.1, 5)),
     ],
 )
 def test_missing_packages_are_named(module, use, monkeypatch):

@@ -77,6 +77,8 @@ def test_each_task_is_searched_by_its_metric(tmp_path, task):
     assert f"{name} {best * 100 if unit else best:.4g}"[:14] in tuner.summary()
     assert tuner.results_frame()[name].iloc[0] == best
     assert tuner.plot_surface().axes[0].get_title("left").startswith(name)
+    later = grid(tmp_path, hyper, objective=name)
+    later.fit_best(samples()[0], y, verbose=0)  # numbers are no classes there either
 
 
 def two_headed(source):

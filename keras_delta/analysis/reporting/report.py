@@ -142,6 +142,8 @@ def look(
     first.name_classes(train, test)
     for other in reported[1:]:
         other.check_like(first)
+    if test is not None and test.labels is not None:
+        first.labels(test)
     return reported, train, test
 
 

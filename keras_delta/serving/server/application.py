@@ -1,6 +1,7 @@
 """The server as an application: its routes, and errors as JSON."""
 
 import contextlib
+import os
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -70,7 +71,8 @@ def application(folder, settings, on_failure=None):
 
 def check(folder):
     """The folder of a model as an absolute `Path`, if it contains a version."""
-    folder = Path(folder).resolve()
+    # Not `resolve`: a link gives the model its name, not the folder that it leads to.
+    folder = Path(os.path.abspath(folder))
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         remedy = "Pass a folder that `keras_delta.export_for_serving` has written."

@@ -22,7 +22,7 @@ from keras_delta.serving.server.problems import bad, busy, too_slow
 LABELS = "assets/labels.txt"
 FILE, CARD = "saved_model.pb", "model_card.json"
 DEFAULT, BYTES, PREPARED = "serving_default", "classify_bytes", "classify_prepared"
-PREPARE, MAP = "prepare", "activation_map"
+PREPARE, MAP, TEN_CROP = "prepare", "activation_map", "classify_ten_crop"
 ENCODED = "image_bytes"
 LARGE = 4_000_000  # pixels; beyond, images are decoded one after the other
 _numbers = itertools.count()
@@ -120,16 +120,30 @@ class Model:
 
     def _one_by_one(self, signature, encoded, deadline):
         """Answers to encoded images, one at a time; an error names the bad image."""
-        limit = self._settings.max_pixels
-        sizes = [images.size(c, limit, f"Image {i}") for i, c in enumerate(encoded)]
+        protocol = "improved" if signature == TEN_CROP else self._protocol
+        pixels = [
+            self._pixels(contents, f"Image {i}", protocol)
+            for i, contents in enumerate(encoded)
+        ]
         answers = []
-        for i, (height, width) in enumerate(sizes):
+        for i, count in enumerate(pixels):
             if time.monotonic() > deadline:
                 raise too_slow(self._settings)
-            is_large = height * width > LARGE
-            with _large if is_large else contextlib.nullcontext():
+            with _large if count > LARGE else contextlib.nullcontext():
                 answers.append(self._of_file(signature, encoded[i], f"Image {i}"))
         return {name: np.concatenate([a[name] for a in answers]) for name in answers[0]}
+
+    def _pixels(self, contents, where, protocol):
+        """Pixels of an encoded image, or of the resized one if it has more."""
+        limit = self._settings.max_pixels
+        height, width = images.size(contents, limit, where)
+        tall, wide = _resized(height, width, self._size, protocol)
+        if tall * wide > limit:
+            raise bad(
+                f"{where} has {width} x {height} pixels, which become {wide} x {tall} "
+                f"for the model, more than the limit of {limit:,}. Crop the image."
+            )
+        return max(height * width, tall * wide)
 
     def _of_file(self, signature, contents, where):
         """The answer to one file; if TensorFlow cannot decode it, Pillow does."""
@@ -254,21 +268,24 @@ def _protocol(folder):
         return "default"
 
 
+def _resized(height, width, size, protocol):
+    """(height, width) of a photo resized by `keras_delta.data.augment.Protocol`."""
+    if protocol != "improved":
+        return size
+    full = [resize_side(side) for side in size]
+    scale = max(full[0] / height, full[1] / width)
+    return tuple(
+        max(round(side * scale), least)
+        for side, least in zip((height, width), full, strict=True)
+    )
+
+
 def _box(height, width, size, protocol):
     """The part of a photo that the network sees, as fractions of width and height.
 
-    For "default" it is the whole photo; for "improved" the centre of the image resized
-    by `keras_delta.data.augment.Protocol`.
+    For "default" it is the whole photo; for "improved" the centre of the resized one.
     """
-    if protocol != "improved":
-        return {"left": 0.0, "top": 0.0, "width": 1.0, "height": 1.0}
-    full = [resize_side(side) for side in size]
-    scale = max(full[0] / height, full[1] / width)
-    resized = [
-        max(round(side * scale), least)
-        for side, least in zip((height, width), full, strict=True)
-    ]
-    (tall, wide), (h, w) = resized, size
+    (tall, wide), (h, w) = _resized(height, width, size, protocol), size
     return {
         "left": (wide - w) // 2 / wide,
         "top": (tall - h) // 2 / tall,

@@ -20,7 +20,7 @@ class Settings:
         queue: requests waiting or in progress; any more get the answer 503.
         timeout: seconds for a request; slower ones get the answer 504.
         max_body_mb: megabytes (10^6 bytes) in the body of a request.
-        max_pixels: pixels of an encoded image.
+        max_pixels: pixels of an encoded image, and of its resized copy.
         max_images: images in a request.
         poll_seconds: seconds between checks for a new version.
         page: whether to serve a page for photos at `/`.
@@ -36,7 +36,7 @@ class Settings:
     queue: int = _field(128, "requests waiting or in progress; any more get 503")
     timeout: float = _field(30.0, "seconds for a request; slower ones get 504")
     max_body_mb: float = _field(16.0, "megabytes of a request")
-    max_pixels: int = _field(40_000_000, "pixels of an image")
+    max_pixels: int = _field(40_000_000, "pixels of an image, also once resized")
     max_images: int = _field(64, "images in a request")
     poll_seconds: float = _field(5.0, "seconds between checks for a new version")
     page: bool = _field(True, "a page for photos at /")

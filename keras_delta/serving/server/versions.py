@@ -58,14 +58,17 @@ class Versions:
         return dict(sorted(states.items(), reverse=True))
 
     def _watch(self):
-        self._look(first=True)
+        self._check(first=True)
         if self.current is None and self._on_failure is not None:
             self._on_failure()
         while not self._stop.wait(self._poll):
-            try:
-                self._look()
-            except OSError as error:  # such as a disconnected network drive
-                log.warning("cannot read '%s': %s", self._folder, error)
+            self._check()
+
+    def _check(self, first=False):
+        try:
+            self._look(first)
+        except OSError as error:  # such as a disconnected network drive
+            log.warning("cannot read '%s': %s", self._folder, error)
 
     def _look(self, first=False):
         """Load the newest version unless it is already being served."""

@@ -1,0 +1,173 @@
+"""What a recipe did to a model does not outlive a training that made no step."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_delta as kd
+
+SPARSE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+X = np.random.default_rng(0).uniform(0, 60, (24, 16, 16, 3)).astype("float32")
+Y = np.arange(24) % 3
+X[np.arange(24), :, :, Y] += 150
+
+
+@pytest.fixture(autouse=True)
+def as_users_have_it(monkeypatch):
+    monkeypatch.setattr(kd.DeltaModel, "default_recipe", "auto")
+
+
+@pytest.fixture
+def model(new_backbone):
+    keras.utils.set_random_seed(0)
+    source = new_backbone(batch_norm=True)
+    return kd.DeltaModel(kd.attach_head(source, 3), source=source)
+
+
+class Fail(keras.callbacks.Callback):
+    """Ends a training before its first step."""
+
+    def on_train_begin(self, logs=None):
+        raise KeyboardInterrupt
+
+
+def fit(model, *callbacks, epochs=2, **options):
+    given = {"batch_size": 8, "verbose": 0, "regularizer": "l2", **options}
+    return model.fit(X, Y, epochs=epochs, callbacks=list(callbacks), **given)
+
+
+def outcome(model):
+    recipe = model.recipe
+    rate = model.optimizer.get_config()["learning_rate"]
+    return recipe.batch_norm, recipe.learning_rate, recipe.clip, recipe.epochs, rate
+
+
+def weights(model):
+    return model.target.get_weights()
+
+
+def check_same(first, second):
+    for v, w in zip(first, second, strict=True):
+        np.testing.assert_allclose(v, w, rtol=1e-4, atol=1e-5)
+
+
+def copy_of(model):
+    """A model as `model` is before any training."""
+    source = keras.models.clone_model(model.source)
+    source.set_weights(model.source.get_weights())
+    target = keras.models.clone_model(model.target)
+    target.set_weights(model.target.get_weights())
+    return kd.DeltaModel(target, source=source)
+
+
+@pytest.mark.parametrize("start", ["aborted", "prepared"])
+def test_the_next_fit_is_as_the_first(model, start):
+    """Its schedule and rate, its statistics, and no clip of a stranger's optimizer."""
+    straight = copy_of(model)
+    for m in (model, straight):
+        m.compile(loss=SPARSE)
+    if start == "aborted":
+        with pytest.raises(KeyboardInterrupt):
+            fit(model, Fail(), epochs=30)
+    else:
+        model.prepare(X, Y, verbose=0, regularizer="l2")
+    fit(model)
+    fit(straight)
+    assert outcome(straight)[0] > 0  # a mixture, which the next fit keeps
+    assert outcome(model) == outcome(straight)
+    check_same(weights(model), weights(straight))
+
+
+def test_an_interrupted_choice_leaves_no_trace(model, monkeypatch):
+    from keras_delta._probe.fit import Fitting
+
+    before, fitted = weights(model), Fitting.fit
+
+    def interrupted(self, **options):
+        fitted(self, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Fitting, "fit", interrupted)
+    model.compile(loss=SPARSE)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model)
+    check_same(weights(model), before)
+    assert all(layer.trainable for layer in kd.batch_norm.layers(model))
+    assert not isinstance(model.optimizer, keras.optimizers.AdamW)
+
+
+def test_plain_keras_after_a_recipe(model):
+    """`recipe="none"` has neither fixed layers nor a clip."""
+    model.compile(keras.optimizers.SGD(0.0), SPARSE)
+    fit(model)
+    assert model.recipe.clip == 1.0
+    model.compile(keras.optimizers.SGD(0.0), SPARSE)
+    fit(model, recipe="none")
+    assert model.recipe is None
+    assert all(layer.trainable for layer in kd.batch_norm.layers(model))
+
+
+def test_another_recipe_after_a_recipe(model):
+    model.compile(keras.optimizers.SGD(0.0), SPARSE)
+    fit(model, recipe=kd.Recipe(batch_norm=0.0, optimizer=None))
+    model.compile(keras.optimizers.SGD(0.0), SPARSE)
+    layers = kd.batch_norm.layers(model)
+    before = [layer.moving_mean.numpy() for layer in layers]
+    fit(model, recipe=kd.Recipe(batch_norm="training", optimizer=None))
+    assert all(layer.trainable for layer in layers)
+    for layer, value in zip(layers, before, strict=True):
+        assert not np.array_equal(layer.moving_mean, value)
+
+
+def test_a_recipe_without_a_regularizer(model):
+    model.compile(keras.optimizers.SGD(0.0), SPARSE)
+    fit(model, regularizer="none", recipe=kd.Recipe(optimizer=None))
+    assert model.regularizer is None and model.recipe.regularizer is None
+    tuned = kd.fine_tune(model.source, (X, Y), method="none", verbose=0)
+    assert tuned.regularizer is None and tuned.probe.score == 1
+
+
+def test_weights_of_a_generator_count(model):
+    """Those of the head's fit too: here an image of the weight 0 has a wrong label."""
+    weight = np.where(np.arange(24) % 4 == 0, 0.0, 1.0)
+    wrong = np.where(weight == 0, (Y + 1) % 3, Y)
+    heads = []
+    for data in ((X, wrong, weight), (X[weight > 0], Y[weight > 0])):
+        other = copy_of(model)
+        other.compile(keras.optimizers.SGD(0.0), SPARSE)
+        recipe = kd.Recipe(batch_norm=0.0, optimizer=None)
+        fit_on = {"steps_per_epoch": 1, "verbose": 0, "regularizer": "l2"}
+        other.fit((part for part in [data]), recipe=recipe, **fit_on)
+        heads.append(other.target.get_layer("head").get_weights())
+    check_same(*heads)
+
+
+def test_lora_and_an_average_are_refused_before_the_training(model):
+    model.target.get_layer("conv1").enable_lora(2)
+    model.compile(keras.optimizers.SGD(0.0), SPARSE)
+    with pytest.raises(ValueError, match="has LoRA"):
+        fit(model, recipe=kd.Recipe(average=0.5, optimizer=None))
+    assert int(model.optimizer.iterations) == 0
+
+
+def test_averages_of_weights_that_are_frozen_later(model, tmp_path):
+    """Keras assigns an optimizer's averages in the order of what trains."""
+    adam = keras.optimizers.Adam(0.0, use_ema=True)
+    model.compile(adam, SPARSE)
+    kd.fit_head(model, X, Y, verbose=0)
+    model.save(tmp_path / "start.keras")
+    loaded = keras.saving.load_model(tmp_path / "start.keras")
+    before = weights(loaded)
+    fit(loaded)
+    check_same(weights(loaded), before)
+
+
+def test_validation_images_of_other_classes(tmp_path):
+    images = {
+        names: kd.data.ImageSet.from_arrays(X.astype("uint8"), Y, class_names=names)
+        for names in (("a", "b", "c"), ("a", "c", "d"))
+    }
+    train, validation = images.values()
+    network = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Conv2D(4, 3)])
+    with pytest.raises(ValueError, match=r"`validation`.*classes of `train`"):
+        kd.fine_tune(network, train, validation)
