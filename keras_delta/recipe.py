@@ -17,6 +17,7 @@ from keras_delta._types import LearningRate, PathLike
 VERSION = 1  # of the files
 SHARES = (0.0, 0.25, 0.5)  # of the target's statistics, that "auto" tries
 FEWEST_STEPS, LEAST_EPOCHS, MOST_EPOCHS = 60, 10, 40
+ENDLESS = 10**9  # steps, in which a cosine does not fall
 OWN_CLIP = 1.0  # of a gradient's norm, for the optimizer that a model was compiled with
 # For images like the source's, and unlike.
 NEAR_RATE, FAR_RATE = 3e-4, 6e-4  # of Adam
@@ -54,8 +55,9 @@ class WarmUpCosine(keras.optimizers.schedules.LearningRateSchedule):
         return self._from_zero(ops.cast(step, "float32") - self.start)
 
     def for_steps(self, steps, start):
-        """The same schedule with other `steps` and `start`."""
-        return WarmUpCosine(self.rate, steps, self.warm_up, start)
+        """The schedule with other `steps` and `start`; constant for None steps."""
+        warm_up = 0.0 if steps is None else self.warm_up
+        return WarmUpCosine(self.rate, steps or ENDLESS, warm_up, start)
 
     def get_config(self):
         """Arguments of `__init__`."""

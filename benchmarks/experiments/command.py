@@ -18,6 +18,7 @@ OF_BENCH = (  # in its protocol
     *("family", "family-plain"),
 )
 STUDIES = ("few-shot", "why", "robustness", "start", *OF_BENCH)
+OWN_METHODS = ("why", "start", *OF_BENCH[1:])
 # Which options go with one kind of experiment alone.
 GOES_WITH = {
     **dict.fromkeys(("--per-class", "--smoke", "--image-size"), "--study"),
@@ -171,6 +172,8 @@ def check_options(args):
             raise ValueError(f"{option} goes with {GOES_WITH[option]} alone.")
         if args.smoke and option in ("--datasets", "--methods"):
             raise ValueError(f"--smoke has its own data and methods: omit {option}.")
+    if args.methods and (own := [n for n in args.study or () if n in OWN_METHODS]):
+        raise ValueError(f"--study {own[0]} has its own methods: omit --methods.")
     if args.per_class and not args.datasets:
         raise ValueError(
             "--per-class needs --datasets: the study's own data sets have their own "
@@ -247,7 +250,7 @@ def _of_study(name, args, options):
         options["protocol"] = options["protocol"].replace(
             iterations=SMOKE_ITERATIONS, folds=2
         )
-    if name in ("why", "start", *OF_BENCH[1:]):
+    if name in OWN_METHODS:
         options.pop("methods", None)
     return getattr(studies, name.replace("-", "_"))(**options)
 

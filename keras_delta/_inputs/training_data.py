@@ -30,7 +30,7 @@ class TrainingData:
         what: what the data are for, for messages.
 
     Attributes:
-        x, y, sample_weight: what is trained on, without the part for validation.
+        x, y: what is trained on, without the part for validation.
         batch_size: as it was given.
         first_inputs: the first batch's inputs, None where they were not looked at.
         labels: all labels of arrays, else those of the first batch; None likewise.
@@ -55,9 +55,7 @@ class TrainingData:
         self.first_inputs = self.labels = self.weights = self.first_size = None
         self.all_labels, self._lengths = False, {}
         self.x, self.y = samples.without_validation(x, y, validation_split)
-        self.sample_weight = sample_weight
-        if sample_weight is not None and self.y is not None:
-            self.sample_weight = samples.take(sample_weight, 0, samples.length(self.y))
+        self._sample_weight = sample_weight
         self._generator = x if inspect.isgenerator(x) else None
         if self.is_generator:
             self._read = _LOOKED_AT.setdefault(x, [])
@@ -168,6 +166,14 @@ class TrainingData:
             None if v is None else tree.map_structure(np.asarray, v)
             for v in (y, weights)
         )
+
+    @property
+    def sample_weight(self):
+        """What was given, without the part for validation."""
+        given = self._sample_weight
+        if given is None or self.y is None:
+            return given
+        return samples.take(given, 0, samples.length(self.y))
 
     @property
     def count(self):

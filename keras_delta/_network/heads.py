@@ -93,10 +93,11 @@ def output_activation(graph, output=None):
     while name is not None:
         node = graph.nodes[name]
         operation = node.operation
-        if isinstance(operation, keras.layers.Softmax):
-            return "softmax"
+        if type(operation).__name__ in _OPERATIONS:
+            return type(operation).__name__.lower()
         if isinstance(operation, _ACTIVATED):
             activation = getattr(operation.activation, "__name__", None)
+            activation = _OTHER_NAMES.get(activation, activation)
             # A linear Activation, there for its dtype, tells nothing by itself.
             passes = isinstance(operation, keras.layers.Activation)
             if activation != "linear" or not passes:
@@ -108,6 +109,8 @@ def output_activation(graph, output=None):
 
 
 _KNOWN = ("softmax", "sigmoid", "linear")
+_OTHER_NAMES = {"softmax_v2": "softmax"}  # of TensorFlow's function
+_OPERATIONS = ("Softmax", "Sigmoid")  # a layer, or a function of `keras.ops`
 _ACTIVATED = (
     keras.layers.Dense,
     keras.layers.Conv2D,

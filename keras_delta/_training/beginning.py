@@ -71,7 +71,7 @@ def choose(model, asked):
     if not head:
         return None
     new = {id(v) for v in model.pairing.new_variables}
-    if "source_outputs" in model.regularizer.needs:  # the source has a head as well
+    if start.has_teacher(model):  # it may have a head as well
         new = {id(layer.bias) for layer in head}
     if all(id(v.bias) in new and not array(v.bias).any() for v in head):
         return recipe
@@ -85,10 +85,10 @@ def renew_schedule(model, steps):
 
     Args:
         model: the `DeltaModel`.
-        steps: remaining steps of the training; None if unknown.
+        steps: remaining steps of the training; None if unknown: the rate is constant.
     """
     schedule, done = _compat.learning_rate(model.optimizer), _steps_done(model)
-    if isinstance(schedule, WarmUpCosine) and steps and done + steps > schedule.end:
+    if isinstance(schedule, WarmUpCosine) and done + (steps or 1) > schedule.end:
         model.optimizer.learning_rate = schedule.for_steps(steps, done)
 
 
@@ -287,8 +287,7 @@ def _check_average(model, recipe):
     if not recipe.average:
         return
     averaging.Network(model, "model")  # refuses LoRA
-    needs = frozenset() if model.regularizer is None else model.regularizer.needs
-    if "source_outputs" in needs or model.networks.mismatch:
+    if start.has_teacher(model) and not start.begins_at_source(model):
         raise ValueError(
             f"The recipe's `average` of {recipe.average:g} mixes in weights of the "
             f"source, but the source of '{model.regularizer.name}' is a teacher and "

@@ -66,10 +66,24 @@ def is_untrained(model):
     Its BatchNorm may have other statistics, such as those of the target's images. If
     the source is a teacher, it cannot be compared with the target.
     """
+    if has_teacher(model):
+        return not _is_initial(model.networks.target)
+    return begins_at_source(model)
+
+
+def has_teacher(model):
+    """Whether the source may be another network than the target started from."""
+    if model.networks.mismatch is not None:
+        return True
+    regularizer = model.regularizer
+    looks = regularizer and regularizer.needs & {"source_maps", "source_outputs"}
+    return bool(looks) and not regularizer.starts_at_source
+
+
+def begins_at_source(model):
+    """Whether the target's paired parameters are the source's."""
     networks = model.networks
-    if networks.mismatch is not None or "source_outputs" in model.regularizer.needs:
-        return not _is_initial(networks.target)
-    return not _other_weights(networks, statistics=False)
+    return networks.mismatch is None and not _other_weights(networks, statistics=False)
 
 
 def _other_weights(networks, statistics=True):

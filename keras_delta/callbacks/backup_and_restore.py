@@ -142,11 +142,11 @@ class BackupAndRestore(Callback):
 
     def after_fit(self, session: Session) -> None:
         """Delete the backup of what has ended well, and release the folder."""
-        if self._done and not session.failed:
-            self._checkpoint.path.unlink(missing_ok=True)
-        if self._stack is not None:
-            self._stack.close()
+        stack = self._stack or contextlib.ExitStack()
         self._callbacks = self._session = self._stack = self._backup = None
+        with stack:
+            if self._done and not session.failed:
+                self._checkpoint.path.unlink(missing_ok=True)
 
     def on_train_begin(self, logs: Logs = None) -> None:
         """Tell Keras the epoch to resume from."""

@@ -66,8 +66,8 @@ def fine_tune(
             `val`), an `ImageSet`, `(x, y)` arrays, or batches as `fit` takes them.
             Folders, `ImageSet`, and arrays of `uint8` photographs with class numbers
             are mirrored and cropped at random; other data are used unchanged.
-        validation: data of the same kinds, for `val_accuracy` after each epoch, which
-            does not influence training; None: the folder's `val`, if any.
+        validation: data of the same kinds and classes, for `val_accuracy` after each
+            epoch, which does not influence training; None: the folder's `val`, if any.
         method: overrides the recipe's `regularizer`: `"delta"`, `"l2_sp"`, ...; with
             a teacher and without a recipe, `"kd"`.
         recipe: a `Recipe`; default: `Recipe()`.

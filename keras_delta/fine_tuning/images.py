@@ -88,7 +88,9 @@ def for_training(given, size, recipe, seed, task):
             cache=_fits(given, size),
         )
         names = given.class_names
-        return Images(batches, len(batches), names, len(names))
+        one = task in (_tasks.BINARY, _tasks.REGRESSION)
+        units = 1 if one else len(names)
+        return Images(batches, len(batches), names, units)
     pair = isinstance(given, (tuple, list))
     if pair and len(given) != 2:
         raise TypeError(invalid("train", FORMS, given))

@@ -208,7 +208,9 @@ class FourDs(SourceAdapting):
                 f"4Ds trains {len(self.adapters)} adapters inside the source, with "
                 f"{self.adapter_share:.1%} of its parameters."
             )
-        if steps and done + steps > float(array(self._end)):
+        if not steps:
+            self._end.assign(0)  # a constant rate
+        elif done + steps > float(array(self._end)):
             self._begin.assign(done)
             self._end.assign(done + steps)
 

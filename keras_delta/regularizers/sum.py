@@ -51,7 +51,8 @@ class Sum(Regularizer):
                 f"`[{name}(...), ...]`."
             )
         adapting = self.find_adapting()
-        looking = [m for m in self.members if m.needs - {"target_maps"}]
+        of_source = {"source_maps", "source_outputs"}
+        looking = [m for m in self.members if m.needs & of_source]
         if adapting and len(looking) > 1:
             other = next(m for m in looking if m is not adapting)
             raise ValueError(
@@ -89,7 +90,8 @@ class Sum(Regularizer):
 
     def find_adapting(self) -> Any:
         """See `Regularizer.find_adapting`."""
-        return next((m for m in self.members if m.find_adapting()), None)
+        found = (member.find_adapting() for member in self.members)
+        return next(filter(None, found), None)
 
     def bind(self, networks: Networks) -> None:
         """See `Regularizer.bind`."""

@@ -478,6 +478,10 @@ def test_the_article_chooses_among_its_25_pairs(flowers, tmp_path):
             ("--table", 1, "--epochs", "--workers", 2),
             "--epochs shows those of one process: use --workers 1.",
         ),
+        (
+            ("--study", "few-shot", "family", "--methods", "l2"),
+            "--study family has its own methods: omit --methods.",
+        ),
     ],
 )
 def test_options_without_sense(tmp_path, options, said):

@@ -221,6 +221,15 @@ def test_other_tasks(source, task):
     assert model.probe.score > 0.8
 
 
+@pytest.mark.parametrize("task", ["binary", "regression"])
+def test_photographs_with_one_number_each(source, task):
+    """Class numbers of photographs do not stand for classes there."""
+    labels = (Y > 0).astype(int) if task == "binary" else Y
+    model = kd.fine_tune(source, (X, labels), task=task, recipe=PLAIN, verbose=0)
+    assert model.target.output_shape == (None, 1)
+    assert model.probe.score > 0.8
+
+
 def test_one_image_of_a_class_and_many_of_another(source):
     chosen = np.r_[np.flatnonzero(Y == 0), np.flatnonzero(Y == 1)[:1]]
     model = kd.fine_tune(source, (X[chosen], Y[chosen]), recipe=PLAIN, verbose=0)

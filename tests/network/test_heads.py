@@ -3,7 +3,8 @@
 import keras
 import numpy as np
 import pytest
-from keras import layers
+import tensorflow as tf
+from keras import layers, ops
 
 import keras_delta as kd
 from keras_delta._network.attach import attach_head
@@ -112,13 +113,19 @@ def test_head_of_a_network_without_maps():
         ([layers.Dense(2), layers.Dropout(0.1)], "linear"),
         ([layers.Dense(2, "softmax"), layers.Activation("linear")], "softmax"),
         ([layers.Dense(2), layers.Activation("linear")], "linear"),
+        ([layers.Dense(2, tf.nn.softmax)], "softmax"),
+        ([layers.Dense(2, tf.nn.sigmoid)], "sigmoid"),
+        ([layers.Dense(2), ops.softmax], "softmax"),
+        ([layers.Dense(2), ops.sigmoid], "sigmoid"),
         ([layers.Dense(2, "relu")], None),
         ([layers.Dense(2), layers.LayerNormalization()], None),
     ],
 )
 def test_activation_of_the_output(last, expected):
-    net = keras.Sequential([keras.Input((4,)), *last])
-    assert output_activation(Graph(net)) == expected
+    x = inputs = keras.Input((4,))
+    for layer in last:
+        x = layer(x)
+    assert output_activation(Graph(keras.Model(inputs, x))) == expected
 
 
 @keras.saving.register_keras_serializable("tests")

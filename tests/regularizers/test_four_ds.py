@@ -378,6 +378,23 @@ def test_beside_others(data):
     }
 
 
+def test_beside_what_looks_at_the_target_alone(data):
+    model = make_model()
+    model.set_regularizer([[FourDs(), "l2"], kd.regularizers.BSS()])
+    assert isinstance(model.regularizer.find_adapting(), FourDs)
+    assert model.train_on_batch(*data, return_dict=True)["source_loss"] > 0
+
+
+def test_the_rate_of_a_training_of_unknown_length(data):
+    model = make_model()
+    optimizer = model.regularizer.source_optimizer
+    model.regularizer.begin_training(10, verbose=False)
+    optimizer.iterations.assign(10)
+    assert float(optimizer.learning_rate) == pytest.approx(0, abs=1e-9)
+    model.regularizer.begin_training(None, verbose=False)
+    assert float(optimizer.learning_rate) == pytest.approx(1e-3)
+
+
 def test_it_comes_and_goes(data):
     model = make_model("adam")
     plain = len(model.target.trainable_variables)

@@ -171,3 +171,36 @@ def test_validation_images_of_other_classes(tmp_path):
     network = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Conv2D(4, 3)])
     with pytest.raises(ValueError, match=r"`validation`.*classes of `train`"):
         kd.fine_tune(network, train, validation)
+
+
+def another_network(model, classes):
+    """A teacher of the same structure, with other weights and its own head."""
+    body = keras.models.clone_model(model.source)
+    body.set_weights([w + 0.05 for w in model.source.get_weights()])
+    return kd.attach_head(body, classes)
+
+
+@pytest.mark.parametrize("regularizer", ["at", "fsp", "kd"])
+def test_a_teacher_of_the_same_structure(model, regularizer):
+    """The target cannot be compared with it, so it counts as new; nor be averaged."""
+    teacher = another_network(model, 3 if regularizer == "kd" else 5)
+    pupil = kd.DeltaModel(model.target, source=teacher)
+    pupil.compile(loss=SPARSE)
+    fit(pupil, regularizer=regularizer, epochs=1)
+    assert pupil.recipe is not None and pupil.probe.score > 0.9
+    pupil = kd.DeltaModel(copy_of(model).target, source=teacher)
+    pupil.compile(keras.optimizers.SGD(0.0), SPARSE)
+    recipe = kd.Recipe(average=0.5, optimizer=None)
+    with pytest.raises(ValueError, match="is a teacher"):
+        fit(pupil, regularizer=regularizer, recipe=recipe)
+
+
+def test_a_second_fit_of_unknown_length(model):
+    """The first one's schedule has ended at 0."""
+    model.compile(loss=SPARSE)
+    fit(model)
+    assert float(model.optimizer.learning_rate) < 1e-7
+    parts = ((X[i : i + 8], Y[i : i + 8]) for i in (0, 8, 16))
+    model.fit(parts, verbose=0)
+    rate = float(model.optimizer.learning_rate)
+    assert rate == pytest.approx(model.recipe.learning_rate, rel=1e-6)
