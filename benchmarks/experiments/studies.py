@@ -469,7 +469,7 @@ def family(
     *,
     members=MEMBERS,
     noises=(0.0, 0.2),
-    noise_repeats=2,
+    noise_repeats=1,
     repeats=None,
     choose=True,
     **options,
