@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras_delta import _arguments
 from keras_delta._checkpoint import Checkpoint
 from keras_delta._errors import invalid, warn
-from keras_delta._inputs import samples
+from keras_delta._inputs import replay, samples
 from keras_delta._network import auto_taps, fingerprint, memory
 from keras_delta._network.graph import Graph
 from keras_delta._network.heads import head_layers
@@ -45,7 +45,10 @@ def measure(
     check_arguments(method, tolerance, train_head, max_samples)
     budget = memory.budget(memory_budget)
     graph = Graph(getattr(model, "target", model))
-    _, one_y = _first(data)
+    # Each reads the same images of a set that draws anew in each epoch, as does the
+    # process that resumes.
+    with replay.unmoved(data):
+        _, one_y = _first(data)
     network = CutNetwork(graph, _taps(model, graph, taps))
     loss = losses.choose(model, graph, loss, one_y)
     made_of = {
@@ -61,11 +64,13 @@ def measure(
     state = file.load()
     head = []
     if train_head:
-        head = _head(model, graph, data, loss, train_head, max_samples, state)
+        with replay.unmoved(data):
+            head = _head(model, graph, data, loss, train_head, max_samples, state)
         network = CutNetwork(graph, network.taps, head)
     extra, strategy = _as_arrays(graph, head), _strategy(model)
     ablation = Ablation(network, loss, budget, tolerance, file, state, extra, strategy)
-    result, targets = ablation.run(data, max_samples, progress)
+    with replay.unmoved(data):
+        result, targets = ablation.run(data, max_samples, progress)
     for tap, s in network.taps.items():
         if not s.reaches:
             warn(f"The output does not depend on the tap '{tap}': its scores are 0.")

@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_delta._arguments import choice, folder, integer
 from keras_delta._errors import invalid, unknown_name, warn
-from keras_delta._inputs import samples
+from keras_delta._inputs import replay, samples
 from keras_delta._network import memory
 from keras_delta._types import Data, Logs, PathLike, Verbose
 from keras_delta.attention import ChannelAttention, compute, normalize
@@ -131,10 +131,11 @@ class ChannelAttentionCallback(Callback):
             )
         self.history = []
         if self.max_samples is None:
-            next(samples.batches(self.data), None)  # unreadable data fails now
+            with replay.unmoved(self.data):
+                next(samples.batches(self.data), None)  # unreadable data fails now
             self._read = self.data
         else:
-            self._read = samples.collect(self.data, max_samples=self.max_samples)
+            self._read = replay.look(self.data, max_samples=self.max_samples)
 
     def get_state(self) -> dict[str, Any]:
         """Return what was computed."""

@@ -312,6 +312,30 @@ def test_the_head_is_trained_once(model, calls, tmp_path, monkeypatch):
     assert_same(found, expected)
 
 
+@pytest.mark.parametrize("train_head", [False, True])
+def test_images_that_are_drawn_anew_in_each_epoch(model, calls, tmp_path, train_head):
+    """All readings see the same ones, in the process that resumes as well."""
+    x, y = data(70)
+    images = kd.data.ImageSet.from_arrays(np.clip(128 + 40 * x, 0, 255).astype("u1"), y)
+
+    def batches():
+        return images.batches(8, 10, training=True)
+
+    options = {"train_head": train_head, "memory": "100KB"}
+    straight = batches()
+    expected = compute(model, straight, **options)
+    assert straight.epoch_counter.upcoming == 0
+    calls.count, calls.limit = 0, calls.count - 1
+    given = batches()
+    with pytest.raises(KeyboardInterrupt):
+        compute(model, given, checkpoint=tmp_path / "c", **options)
+    calls.limit = None
+    for again in (given, batches()):
+        assert_same(
+            compute(model, again, checkpoint=tmp_path / "c", **options), expected
+        )
+
+
 def test_what_is_finished_is_not_computed_again(model, calls, tmp_path):
     options = {"checkpoint": tmp_path / "c", "tolerance": 5.0, "max_samples": 100}
     given = tf.data.Dataset.from_tensor_slices(data(150)).batch(20)
