@@ -158,7 +158,8 @@ class Beginning:
         self._recipe = recipe.replace(regularizer=model.regularizer)
         _check_average(model, recipe)
         _thaw(model)  # what an earlier recipe froze
-        training = [part for part in _parts(model) if part.trainable]
+        parts = _compat.flatten_layers(model.target)
+        training = [part for part in parts if part.trainable]
         self._normalizers = fix_statistics(model, recipe)
         if recipe.freeze:
             last = max(1, round(recipe.freeze * len(model.taps))) - 1
@@ -317,12 +318,6 @@ def fix_statistics(model, recipe):
             '`recipe=keras_delta.Recipe(batch_norm="training")`, or `recipe="none"`.'
         )
     return layers
-
-
-def _parts(model):
-    """The target's layers, and those inside them."""
-    layers = model.networks.target.layers().values()
-    return [part for layer in layers for part in _compat.flatten_layers(layer)]
 
 
 def _thaw(model):

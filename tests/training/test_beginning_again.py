@@ -3,25 +3,14 @@
 import keras
 import numpy as np
 import pytest
+from test_beginning import SPARSE, X, Y, as_users_have_it, normalized  # noqa: F401
 
 import keras_delta as kd
 
-SPARSE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-X = np.random.default_rng(0).uniform(0, 60, (24, 16, 16, 3)).astype("float32")
-Y = np.arange(24) % 3
-X[np.arange(24), :, :, Y] += 150
-
-
-@pytest.fixture(autouse=True)
-def as_users_have_it(monkeypatch):
-    monkeypatch.setattr(kd.DeltaModel, "default_recipe", "auto")
-
 
 @pytest.fixture
-def model(new_backbone):
-    keras.utils.set_random_seed(0)
-    source = new_backbone(batch_norm=True)
-    return kd.DeltaModel(kd.attach_head(source, 3), source=source)
+def model(normalized):  # noqa: F811
+    return normalized
 
 
 class Fail(keras.callbacks.Callback):
