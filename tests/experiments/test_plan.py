@@ -235,7 +235,7 @@ def test_study_of_the_family(store):
         ("probe", {"method": "probe"}),
     )
     settings = (("cub", 5), ("cub", 10))
-    entries = studies.family(settings, members=members, repeats=3)
+    entries = studies.family(settings, members=members, repeats=3, noise_repeats=2)
     assert [e.cell.label for e in entries[:4]] == ["co_tuning"] * 2 + ["probe"] * 2
     assert [(e.cell.seed, e.cell.label_noise) for e in entries[::4]] == [
         *((0, 0.0), (0, 0.2), (1, 0.0), (1, 0.2), (2, 0.0))
