@@ -110,7 +110,8 @@ def adapt(
     """A copy of an optimizer that trains other variables and keeps its state.
 
     Keras builds an optimizer for a fixed list of variables. The state of each variable
-    that both train is copied, as are iterations and learning rate.
+    that both train is copied, as are iterations, learning rate and what
+    `exclude_from_weight_decay` has excluded.
 
     Args:
         optimizer: a built optimizer.
@@ -120,6 +121,11 @@ def adapt(
         A new, built optimizer with the same settings.
     """
     adapted = type(optimizer).from_config(optimizer.get_config())
+    # Not part of the configuration.
+    inner, copy = (getattr(o, "inner_optimizer", o) for o in (optimizer, adapted))
+    copy.exclude_from_weight_decay(
+        [v for v in variables if not _compat.is_decayed(inner, v)]
+    )
     adapted.build(variables)
     state = collections.defaultdict(list)
     for v in optimizer.variables:

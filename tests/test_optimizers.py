@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import keras_delta as kd
-from keras_delta.optimizers import LayerwiseSGD
+from keras_delta.optimizers import LayerwiseSGD, adapt
 
 SETTINGS = [
     {},
@@ -120,6 +120,24 @@ def test_weight_decay_leaves_excluded_variables():
     for optimizer in optimizers:
         optimizer.exclude_from_weight_decay(var_names=["bias"])
     assert_equal(*map(stepped, optimizers))
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_copy_leaves_excluded_variables_without_decay(scaled):
+    first, *_, last = network().trainable_variables
+    last.assign(np.ones(3))  # a bias
+    optimizer = inner = keras.optimizers.AdamW(0.1, weight_decay=0.5)
+    inner.exclude_from_weight_decay(var_list=[first], var_names=["bias"])
+    if scaled:
+        optimizer = keras.optimizers.LossScaleOptimizer(inner)
+    optimizer.build([first])
+    other = keras.Variable(np.ones(2, "float32"), name="other")
+    variables = [first, last, other]
+    before = [v.numpy() for v in variables]
+    copy = adapt(optimizer, variables)
+    copy.apply([keras.ops.zeros_like(v) for v in variables])
+    for v, was, kept in zip(variables, before, [1, 1, 0.95], strict=True):
+        np.testing.assert_allclose(v.numpy(), was * kept, rtol=1e-6)
 
 
 def test_names_hold_for_the_layers_inside():
