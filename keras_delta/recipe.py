@@ -103,7 +103,9 @@ class Recipe:
             `"auto"`: 1 with the optimizer from `compile`, since with fixed statistics
             SGD diverges at usual rates; else None.
         average: share of the source's weights in the result, in all layers but the
-            head, see `keras_delta.averaging.interpolate`.
+            head, see `keras_delta.averaging.interpolate`. That function has to be
+            called by hand at the end of a training that went on from a file; with
+            `BackupAndRestore` the recipe does it.
 
     Raises:
         TypeError, ValueError: if a field has an invalid value.

@@ -251,7 +251,8 @@ class Beginning:
         of_source = of_target = _values(statistics)
         if any(shares):
             on_read(min(MOST, most))
-            of_target = self._measure(x, min(MOST, most))
+            data = x if y is None else (x, y)  # a tuple may be several inputs
+            of_target = self._measure(data, min(MOST, most))
         fitting, tried = Fitting(self._model, x, y, **options), []
         heads = [v for layer in fitting.layers for v in layer.weights]
         drawn = _values(heads)
@@ -275,10 +276,12 @@ class Beginning:
         hosts.copy_first([*heads, *statistics])
         return share, fitting.image_seconds
 
-    def _measure(self, x, most):
+    def _measure(self, data, most):
         """The statistics of the target images."""
         self._let_train(True)  # other frozen layers run in inference mode
-        batch_norm.estimate_statistics(self._model, x, max_samples=most, frozen=False)
+        batch_norm.estimate_statistics(
+            self._model, data, max_samples=most, frozen=False
+        )
         self._let_train(False)
         return _values(self._statistics)
 

@@ -269,8 +269,9 @@ def _clipped(gradients, limit, replica):
     """Gradients whose sum over the replicas has a norm of at most `limit`."""
     gradients = _divided(_sum_over_replicas(gradients, replica), replica.count)
     there = [g for g in gradients if g is not None]
-    clipped, _ = tf.clip_by_global_norm(there, limit / replica.count)
-    found = iter(clipped)
+    whole = [tf.cast(g, "float32") for g in there]  # variables may be of half precision
+    clipped, _ = tf.clip_by_global_norm(whole, limit / replica.count)
+    found = (tf.cast(v, g.dtype) for v, g in zip(clipped, there, strict=True))
     return [g if g is None else next(found) for g in gradients]
 
 

@@ -22,7 +22,7 @@ NO_MAPS = (
 )
 NO_HEAD = (
     "Invalid value for argument `beta`. Received: beta={!r}, but the target has no "
-    "parameters that the source lacks: every layer has a counterpart in the source. "
+    "parameters that the source lacks. Check the order, `DeltaModel(target, source)`. "
     "Use `beta=0`, give the target a new head with `keras_delta.attach_head`, or, if "
     "the source ends in a head of the same shape, pass the source without it."
 )

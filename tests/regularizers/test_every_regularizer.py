@@ -395,8 +395,8 @@ def test_a_head_is_needed_for_beta(new_backbone, name, kwargs):
     beta = make(name, kwargs).beta
     assert str(e.value) == (
         f"Invalid value for argument `beta`. Received: beta={beta!r}, but the target "
-        "has no parameters that the source lacks: every layer has a counterpart in the "
-        "source. Use `beta=0`, give the target a new head with "
+        "has no parameters that the source lacks. Check the order, "
+        "`DeltaModel(target, source)`. Use `beta=0`, give the target a new head with "
         "`keras_delta.attach_head`, or, if the source ends in a head of the same "
         "shape, pass the source without it."
     )

@@ -271,6 +271,23 @@ def test_statistics_are_chosen_and_stay(new_backbone, shift):
         np.testing.assert_array_equal(was, now)
 
 
+@pytest.mark.parametrize("form", [tuple, list])
+def test_statistics_of_several_inputs(form):
+    inputs = [keras.Input((8, 8, 3)) for _ in range(2)]
+    x = keras.layers.Conv2D(4, 3)(keras.layers.Concatenate()(inputs))
+    x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+    source = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+    model = kd.DeltaModel(kd.attach_head(source, 3), source=source)
+    model.compile("sgd", SPARSE)
+    x = [X[:, :8, :8], X[:, 8:, 8:]]
+    recipe = kd.Recipe(batch_norm=1.0, epochs=1)
+    model.fit(form(x), Y, regularizer="l2_sp", recipe=recipe, verbose=0)
+    copy = kd.attach_head(source, 3)
+    kd.batch_norm.estimate_statistics(copy, (x, Y))
+    for found, twin in zip(statistics(model), statistics(copy), strict=True):
+        np.testing.assert_allclose(found, twin, rtol=1e-4)
+
+
 def test_layers_that_the_user_froze_keep_the_sources_statistics(normalized):
     frozen = kd.batch_norm.layers(normalized)[0]
     frozen.trainable = False
@@ -484,6 +501,22 @@ def test_half_precision_is_clipped_after_it_was_unscaled(new_backbone):
     model.fit(X, Y, batch_size=24, regularizer="l2_sp", recipe=recipe, verbose=0)
     after = model.target.get_weights()
     np.testing.assert_allclose(distance(before, after), 0.1 * 0.01, rtol=1e-3)
+
+
+@pytest.mark.parametrize("policy", ["float16", "bfloat16"])
+def test_variables_of_half_precision_are_clipped(policy):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((16, 16, 3))
+    rescaled = keras.layers.Rescaling(1 / 255)(inputs)
+    x = keras.layers.Conv2D(4, 3, activation="relu", dtype=policy)(rescaled)
+    source = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+    model = kd.DeltaModel(kd.attach_head(source, 3), source=source)
+    model.compile(keras.optimizers.SGD(0.1), SPARSE)
+    before = [v.astype("float32") for v in model.target.get_weights()]
+    recipe = kd.Recipe(clip=0.25, fit_head=False, epochs=1)
+    model.fit(X, Y, batch_size=24, regularizer="l2_sp", recipe=recipe, verbose=0)
+    after = [v.astype("float32") for v in model.target.get_weights()]
+    np.testing.assert_allclose(distance(before, after), 0.1 * 0.25, rtol=0.1)
 
 
 def test_a_saved_model_goes_on_by_its_recipe(normalized, tmp_path):
