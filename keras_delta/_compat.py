@@ -173,6 +173,11 @@ def learning_rate(optimizer):
     return getattr(optimizer, "inner_optimizer", optimizer)._learning_rate
 
 
+def steps_taken(optimizer):
+    """Calls of an optimizer, where its `iterations` counts updates of the weights."""
+    return getattr(optimizer, "inner_optimizer", optimizer)._iterations
+
+
 def variable_index(optimizer, variable):
     """The index of a variable in an optimizer's slots."""
     return optimizer._get_variable_index(variable)
@@ -324,13 +329,10 @@ def hash_of_values(oracle, values):
 
 
 def replace_save_json(replacing):
-    """Let all of Keras Tuner write its JSON files through a context, once.
+    """Let Keras Tuner write JSON files to the paths that a context manager yields.
 
     Subclasses would not be enough: an oracle creates its trials itself, and a search
     can use any oracle.
-
-    Args:
-        replacing: context manager of a path, which yields the path to write to.
     """
     utils = importlib.import_module("keras_tuner.src.utils")
     save = utils.save_json

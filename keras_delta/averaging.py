@@ -37,7 +37,8 @@ def interpolate(
             used; changed in place.
         start: a model of the same architecture; or a list of arrays from
             `model.get_weights()`; or None: for a `DeltaModel` its source, with
-            the weights of the paired layers (`model.pairing`).
+            the weights of the paired layers (`model.pairing`). If that is a teacher,
+            pass the network that the training started from.
         share: of the current weights, from 0 to 1.
 
     Raises:

@@ -315,6 +315,17 @@ def test_variable_index():
     assert [_compat.variable_index(optimizer, v) for v in variables] == [0, 1]
 
 
+def test_steps_taken():
+    inner = keras.optimizers.SGD(gradient_accumulation_steps=4)
+    optimizer = keras.optimizers.LossScaleOptimizer(inner)
+    variables = built(inner)
+    for _ in range(6):
+        inner.apply([keras.ops.zeros_like(v) for v in variables], variables)
+    assert int(inner.iterations) == 1
+    for each in (inner, optimizer):
+        assert int(_compat.steps_taken(each).value) == 6
+
+
 def test_nocommondecay():
     class SGD(_compat.NoCommonDecay, keras.optimizers.SGD):
         pass

@@ -127,7 +127,7 @@ class Bench:
             self.source(cell),
             classes,
             batch_norm_momentum=cell.protocol.batch_norm_momentum,
-            stoch_norm=0.5 if cell.method == "stoch_norm" else None,
+            stochastic_norm=0.5 if cell.method == "stoch_norm" else None,
         )
         if cell.batch_norm == "frozen":
             for layer in target.layers:

@@ -43,7 +43,8 @@ def batches(x, y=None, batch_size=32, max_samples=None, weights=None):
             a torch `DataLoader`; also a tuple `(x, y)` with `y=None`; or `Batches`.
         y: targets, where `x` is arrays.
         batch_size: for arrays.
-        max_samples: stop after so many; None for all.
+        max_samples: so many; None for all. Of arrays a seeded random choice, in their
+            order, since they may be sorted by class; else those that come first.
         weights: dict with `sample_weight` and `class_weight`, as `fit` takes them; not
             None: the samples' weights are yielded too.
 
@@ -57,11 +58,29 @@ def batches(x, y=None, batch_size=32, max_samples=None, weights=None):
     if isinstance(x, Batches):
         stream = x
     else:
-        adapter = _adapter(x, y, batch_size, **(weights or {}))
+        given = x, y, (weights or {}).get("sample_weight")
+        x, y, of_samples = _choose_rows(*given, max_samples)
+        options = {**weights, "sample_weight": of_samples} if weights else {}
+        adapter = _adapter(x, y, batch_size, **options)
         if max_samples is None and _endless(adapter):
             raise ValueError(NO_END)
         stream = adapter.get_numpy_iterator()
     yield from limited(stream, max_samples, weights is not None)
+
+
+def _choose_rows(x, y, weights, most):
+    """`(x, y, weights)`, if they are arrays `most` samples of them."""
+    if isinstance(x, tuple) and y is None and len(x) > 1:
+        x, y = x[:2]
+    given = x, y, weights
+    total = len(tree.flatten(x)[0]) if y is not None and are_arrays((x, y)) else 0
+    if most is None or most >= total:
+        return given
+    chosen = np.random.default_rng(0).choice(total, most, replace=False)
+    chosen.sort()
+    return tree.map_structure(
+        lambda v: np.asarray(v)[chosen] if hasattr(v, "shape") else v, given
+    )
 
 
 def inputs(x, batch_size=32, max_samples=None, seed=0):
@@ -255,15 +274,10 @@ def collect(x, y=None, max_samples=None, weights=None):
         x, y = x[:2]
     first = tree.flatten(x)[0]
     if y is not None and hasattr(first, "shape"):
-        given, total = (x, y), len(first)
-        if weights is not None:
-            own = weights["sample_weight"]
-            given = *given, own if hasattr(own, "shape") else np.ones(total)
-        if max_samples is None or max_samples >= total:
-            return Batches([tree.map_structure(np.asarray, given)])
-        chosen = np.random.default_rng(0).choice(total, max_samples, replace=False)
-        chosen.sort()
-        return Batches([tree.map_structure(lambda v: np.asarray(v)[chosen], given)])
+        own = (weights or {}).get("sample_weight")
+        own = own if hasattr(own, "shape") else np.ones(len(first))
+        given = _choose_rows(x, y, own, max_samples)[: 2 if weights is None else 3]
+        return Batches([tree.map_structure(np.asarray, given)])
     parts = Batches(batches(x, y, max_samples=max_samples, weights=weights))
     if not parts:
         raise ValueError("The training data is empty: it yields no samples.")

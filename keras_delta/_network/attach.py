@@ -13,6 +13,7 @@ from keras_delta._network.heads import output_activation
 from keras_delta._types import Activation, Task
 from keras_delta.layers.stoch_norm import StochNorm, replace_batch_norm
 
+CLASSIFIER = "predictions"  # of keras.applications; without a softmax it looks like any
 POOLINGS = {"avg": "GlobalAveragePooling", "max": "GlobalMaxPooling"}
 
 
@@ -25,7 +26,7 @@ def attach_head(
     dropout: float = 0.0,
     activation: Activation = None,
     batch_norm_momentum: float | None = 0.9,
-    stoch_norm: float | None = None,
+    stochastic_norm: float | None = None,
     name: str | None = None,
 ) -> keras.Model:
     """A target network: the source's layers and weights, copied, and a new head.
@@ -49,9 +50,10 @@ def attach_head(
             source's. Keras's usual 0.99 needs several hundred steps to follow the
             weights, more than fine-tuning on a few images has: the network then
             runs with statistics that are not its own, and accuracy falls.
-        stoch_norm: the probability of `keras_delta.layers.StochNorm`, which then takes
-            the place of each BatchNormalization; default: none does. It acts where
-            statistics move: `fit(recipe="none")` or `Recipe(batch_norm="training")`.
+        stochastic_norm: the probability of `keras_delta.layers.StochNorm`, which then
+            takes the place of each BatchNormalization; default: none does. It acts
+            where statistics move, by `recipe="none"` or `Recipe(batch_norm="training")`
+            of `fit`.
         name: name of the model; default: `<source>_<classes>`.
 
     Returns:
@@ -63,16 +65,16 @@ def attach_head(
     """
     momentum = batch_norm_momentum
     number("batch_norm_momentum", momentum, below=1, optional=True)
-    number("stoch_norm", stoch_norm, most=1, optional=True)
+    number("stochastic_norm", stochastic_norm, most=1, optional=True)
     choice("pooling", pooling, (*POOLINGS, "flatten", "token"))
     graph = Graph(source, argument="source")
     classes = _check(graph, classes, task)
     # That a source was frozen first is no reason for its copy to be.
-    convert = None if stoch_norm is None else replace_batch_norm(stoch_norm)
+    convert = None if stochastic_norm is None else replace_batch_norm(stochastic_norm)
     body = copy_model(graph, trainable=True, convert=convert)
     if convert and not any(isinstance(layer, StochNorm) for layer in body.layers):
         expected = f"None: '{graph.model.name}' has no BatchNormalization"
-        raise ValueError(invalid("stoch_norm", expected, stoch_norm))
+        raise ValueError(invalid("stochastic_norm", expected, stochastic_norm))
     for layer in body.layers:
         if momentum is not None and isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = momentum
@@ -102,7 +104,9 @@ def _check(graph, classes, task):
             invalid("source", "a model with one output", f"{len(outputs)} outputs")
         )
     vectors = len(outputs[0].shape) == 2
-    if vectors and output_activation(graph) in ("softmax", "sigmoid"):
+    last = graph.nodes.get(graph.name_of(outputs[0]))
+    named = last is not None and last.operation.name == CLASSIFIER
+    if vectors and (named or output_activation(graph) in ("softmax", "sigmoid")):
         remedy = "Leave its head out, e.g. `include_top=False`, or pass "
         remedy += "`keras.Model(source.inputs, source.layers[-2].output)`."
         received = f"'{graph.model.name}', whose last layer is a classifier"

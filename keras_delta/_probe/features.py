@@ -32,7 +32,7 @@ def _weights(operation):
     return getattr(operation, "weights", [])
 
 
-def read(run, last, losses, passes, most, tell=None):
+def read(run, last, losses, passes, images, most, tell=None):
     """The rows for fitting linear models in place of the last layers.
 
     The network runs in inference mode, except for random layers in front of its first
@@ -44,6 +44,7 @@ def read(run, last, losses, passes, most, tell=None):
         losses: list of losses, one per output.
         passes: list of iterables of batches `(x, y, weights)` of arrays, one for
             each view of the images, in the same order.
+        images: `Images`; with those of an earlier reading, rows come in its order.
         most: number of rows beyond which no more views are read.
         tell: function called with the number of rows read, or None.
 
@@ -52,7 +53,7 @@ def read(run, last, losses, passes, most, tell=None):
     """
     names = outputs.names(run.graph)
     parts = [[] for _ in last]
-    number, done, images = 0, 0, _Images()
+    number, done, numbers = 0, 0, []
     for view, batches in enumerate(passes):
         if (view + 1) * number > most:
             break
@@ -60,8 +61,8 @@ def read(run, last, losses, passes, most, tell=None):
         for x, y, weights in samples.regrouped(batches, BATCH):
             size = samples.length(x)
             if view == 0:
-                images.add(x, size)
-            groups = images.groups[number : number + size]
+                numbers += images.number(x, size)
+            groups = numbers[number : number + size]
             number += size
             targets = outputs.targets(y, losses, names)
             weights = sample_weights.each(weights, losses, names)
@@ -75,27 +76,40 @@ def read(run, last, losses, passes, most, tell=None):
             done += size
             if tell:
                 tell(done)
-    return [_joined(found, one) for found, one in zip(parts, last, strict=True)]
+    order = images.order_as_before(numbers)
+    return [_joined(found, one, order) for found, one in zip(parts, last, strict=True)]
 
 
-class _Images:
-    """Groups samples that are the same image, as in repeated data.
+class Images:
+    """Numbers samples; the same image has the same number.
 
-    Otherwise a cross-validation would test on images that it has trained on.
-
-    Attributes:
-        groups: for each sample, the number of the first one like it.
+    Otherwise a cross-validation would test on images that it has trained on, and
+    losses of two readings of a data set that shuffles would be of different images.
     """
 
     def __init__(self):
-        self.groups, self._first = [], {}
+        self._first, self._seen, self._before = {}, 0, None
 
-    def add(self, x, count):
-        """Add a batch of `count` samples."""
+    def number(self, x, count):
+        """For each of a batch's samples the number of the first one like it."""
         arrays = [np.asarray(v) for v in tree.flatten(x)]
+        numbers = []
         for i in range(count):
             content = hash(tuple(v[i].tobytes() for v in arrays))
-            self.groups.append(self._first.setdefault(content, len(self.groups)))
+            numbers.append(self._first.setdefault(content, self._seen))
+            self._seen += 1
+        return numbers
+
+    def order_as_before(self, numbers):
+        """Indices that bring a reading into the order of the first one."""
+        numbers = np.array(numbers)
+        if self._before is None:
+            self._before = numbers
+        before, now = (np.argsort(n, kind="stable") for n in (self._before, numbers))
+        order = np.arange(len(numbers))
+        if np.array_equal(self._before[before], numbers[now]):  # else other images
+            order[before] = now
+        return order
 
 
 def as_matrix(y, last):
@@ -111,8 +125,10 @@ def as_matrix(y, last):
     return y.reshape(len(y), width).astype("float64")
 
 
-def _joined(parts, last):
+def _joined(parts, last, order):
     rows = Rows(*(np.concatenate(v) for v in zip(*parts, strict=True)))
+    # The first view; others of a data set come in a fixed order.
+    rows = rows.take(np.r_[order, len(order) : len(rows.groups)])
     counted = rows.weights > 0
     if not counted.any():
         raise ValueError(

@@ -163,6 +163,7 @@ class Fitting:
         self._x, self._y, self._max_samples = x, y, max_samples
         self._weights = {"sample_weight": sample_weight, "class_weight": class_weight}
         self._graph = Graph(getattr(model, "target", model))
+        self._images = features.Images()
         self._views = _views(x, self._graph, views, self._most)
         with replay.unmoved(x):
             self._passes = [self._read(view) for view in self._views]
@@ -178,7 +179,9 @@ class Fitting:
         self._run = features.Run(self._graph, [one.entering for one in self._last])
 
     def _read(self, view):
-        options = {"max_samples": self._max_samples, "weights": self._weights}
+        # Of arrays not the first ones: they may be sorted by class.
+        most = self._most if samples.are_arrays(view) else self._max_samples
+        options = {"max_samples": most, "weights": self._weights}
         stream = samples.batches(view, self._y, **options)
         return samples.limited(stream, *(self._most, True))
 
@@ -218,6 +221,7 @@ class Fitting:
                 self._last,
                 self._losses,
                 passes,
+                self._images,
                 self._most,
                 bar and bar.update,
             )

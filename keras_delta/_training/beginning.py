@@ -7,19 +7,16 @@ choose ──> Beginning: layers frozen, optimizer made ──> backups restored
 """
 
 import datetime
-import weakref
 
 import keras
 import numpy as np
-from keras import ops, tree
+from keras import tree
 
 from keras_delta import _compat, averaging, batch_norm
 from keras_delta._compat import array
-from keras_delta._errors import invalid, warn
+from keras_delta._errors import invalid
 from keras_delta._inputs import outputs
-from keras_delta._network.freeze import freeze_until
-from keras_delta._training import start
-from keras_delta.layers import StochNorm
+from keras_delta._training import fixed, start
 from keras_delta.recipe import SHARES, Recipe, WarmUpCosine
 
 # Defaults of `fit`, which remain in force.
@@ -29,8 +26,6 @@ SETS_RATE = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPl
 FORMS = '"auto", "none" or a keras_delta.Recipe'
 MOST = 1000  # images that statistics are estimated on
 ERRORS = 2  # standard errors by which another share must be better
-# Networks -> layers that a recipe froze: as an attribute, Keras would save them again.
-_frozen = weakref.WeakKeyDictionary()
 FORWARD_PASSES = 4  # that a step takes as long as: source, target, two backwards
 
 
@@ -48,7 +43,7 @@ def choose(model, asked):
     given = model.default_recipe if asked is None else asked
     if isinstance(given, str) and given == "none":
         if asked is not None and not _steps_done(model):
-            _thaw(model)
+            fixed.thaw(model)
             model.recipe = None
         return None
     if not isinstance(given, Recipe) and given != "auto":
@@ -94,7 +89,7 @@ def renew_schedule(model, steps):
 
 def _steps_done(model):
     optimizer = model.optimizer
-    return 0 if optimizer is None else int(ops.convert_to_numpy(optimizer.iterations))
+    return 0 if optimizer is None else int(array(_compat.steps_taken(optimizer)))
 
 
 def _last_layers(model):
@@ -157,14 +152,8 @@ class Beginning:
             )
         self._recipe = recipe.replace(regularizer=model.regularizer)
         _check_average(model, recipe)
-        _thaw(model)  # what an earlier recipe froze
-        parts = _compat.flatten_layers(model.target)
-        training = [part for part in parts if part.trainable]
-        self._normalizers = fix_statistics(model, recipe)
-        if recipe.freeze:
-            last = max(1, round(recipe.freeze * len(model.taps))) - 1
-            freeze_until(model, model.taps[last])
-        _frozen[model.networks] = [part for part in training if not part.trainable]
+        fixed.thaw(model)  # what an earlier recipe fixed
+        self._normalizers = fixed.fix(model, recipe)
         if self._recipe.optimizer is not None:
             with model.distribute_strategy.scope():
                 model.compile_with(optimizer=self._recipe.make_optimizer(steps))
@@ -174,7 +163,7 @@ class Beginning:
         """Leave the model as it was, after an error before the first step."""
         if _steps_done(self._model):
             return
-        _thaw(self._model)
+        fixed.thaw(self._model)
         if self._model.optimizer_is_recipes:
             with self._model.distribute_strategy.scope():
                 self._model.compile_with()
@@ -298,35 +287,6 @@ def _check_average(model, recipe):
             "not the network that the target started from. Use `average=0`, and "
             "`keras_delta.averaging.interpolate(model, start)` with that network."
         )
-
-
-def fix_statistics(model, recipe):
-    """Freeze the BatchNormalization layers whose statistics a recipe fixes.
-
-    Returns:
-        List of these: the target's layers that the source has and that trained so far;
-        if the source is another network, all that trained.
-    """
-    if recipe.batch_norm == "training" or not model.trains_features:
-        return []
-    layers = [layer for layer in batch_norm.layers(model) if layer.trainable]
-    if model.networks.mismatch is None:
-        paired = {id(v) for v, _ in model.pairing.weights}
-        layers = [layer for layer in layers if id(layer.moving_mean) in paired]
-    for layer in layers:
-        layer.trainable = False
-    if any(isinstance(layer, StochNorm) for layer in layers):
-        warn(
-            "StochNorm has no effect: the recipe fixes the statistics. Train with "
-            '`recipe=keras_delta.Recipe(batch_norm="training")`, or `recipe="none"`.'
-        )
-    return layers
-
-
-def _thaw(model):
-    """Let the layers train that a recipe froze."""
-    for layer in _frozen.pop(model.networks, ()):
-        layer.trainable = True
 
 
 def _values(variables):

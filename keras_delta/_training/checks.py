@@ -71,7 +71,7 @@ def strategy_supports(model):
     if replicas == 1:
         return
     loss_is_sum(model.loss)
-    optimizer = model.optimizer
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     single_steps = hosts.of(model.distribute_strategy).is_single
     for name, wrong, remedy in (
         (

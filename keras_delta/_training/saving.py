@@ -16,7 +16,7 @@ from keras_delta._errors import warn
 from keras_delta._network import lora
 from keras_delta._network.copies import keep_frozen
 from keras_delta._network.graph import Graph
-from keras_delta._training.beginning import fix_statistics
+from keras_delta._training import fixed
 from keras_delta._types import PathLike
 from keras_delta.recipe import Recipe
 
@@ -60,6 +60,7 @@ class Saving:
             **self.networks.get_config(),
             "regularizer": regularizers.serialize(self.regularizer),
             "recipe": self.recipe and self.recipe.get_config(),
+            "fixed": fixed.places(self),
         }
 
     @classmethod
@@ -74,12 +75,14 @@ class Saving:
             )
         keep_frozen(config["target"])
         places, recipe = config.pop("places", {}), config.pop("recipe", None)
+        of_recipe = config.pop("fixed", ())
         graphs = [Graph(config[part]) for part in ("target", "source")]
         for key, stored in places.items():
             its = graphs[::-1] if key == "source_taps" else graphs
             config[key] = _rename(config[key], stored, *its)
         model = cls(**config)
         model.recipe = recipe and stored_recipe(recipe, model)
+        fixed.recall(model, of_recipe)
         return model
 
     def get_compile_config(self) -> dict[str, Any]:
@@ -197,10 +200,10 @@ class Saving:
         return False
 
     def _take_recipe(self, config):
-        """Adopt the recipe of a file, with its fixed statistics."""
+        """Adopt the recipe of a file, with the layers that it fixes."""
         if config is not None and self.recipe is None:
             self.recipe = stored_recipe(config, self)
-            fix_statistics(self, self.recipe)
+            fixed.fix(self, self.recipe)
 
     def _check_fingerprint(self, filepath):
         """Refuse a weights file of another source; Keras would load part of it."""

@@ -234,7 +234,8 @@ def build_optimizer(model):
     to_train = [v for v in model.variables_to_train if id(v) not in new]
     unknown = [v.path for v in to_train if id(v) not in known]
     # Keras assigns averages of the weights in order, to those that train.
-    averages = getattr(model.optimizer, "use_ema", False)
+    inner = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    averages = getattr(inner, "use_ema", False)
     frozen = averages and len(known) > len(model.trainable_variables)
     if (new or gone or frozen) and not unknown:
         with model.distribute_strategy.scope():

@@ -167,10 +167,9 @@ def _choose(rule, count, raw, named, tap):
             raise ValueError(invalid("channels", expected, rule))
         return single.lowest(raw[SOURCE], count)
     for model in named.values():
-        for member in regularizers.members(model.regularizer):
-            attention = getattr(member, "computed_attention", None)
-            if attention is not None and tap in attention.weights:
-                weights = attention.weights[tap]
+        for member in regularizers.with_attention(model.regularizer):
+            weights = (member.attention_weights() or {}).get(tap)
+            if weights is not None and np.ptp(weights):
                 return np.argsort(-weights, kind="stable")[:count].tolist()
     expected = "another rule, since no model has attention for this tap"
     raise ValueError(invalid("channels", expected, rule))

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_delta import _disk
-from keras_delta._compat import array
 from keras_delta._errors import invalid
 from keras_delta._network import auto_taps
 from keras_delta._plotting import save_figure
@@ -73,7 +73,9 @@ def filter_distances(model: DeltaModel) -> dict[str, dict[str, np.ndarray]]:
             for (part, kernel, axes), (_, start, _) in zip(
                 kernels, starts, strict=True
             ):
-                moved = kernel_distances(array(kernel), array(start), axes)
+                # With LoRA, a kernel is a tensor.
+                kernel, start = map(ops.convert_to_numpy, (kernel, start))
+                moved = kernel_distances(kernel, start, axes)
                 distances[stage][name + part] = moved.astype("float32")
     return distances
 

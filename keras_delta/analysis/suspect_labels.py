@@ -13,6 +13,7 @@ from keras_delta._network.attach import attach_head
 from keras_delta._network.graph import Graph
 from keras_delta._network.heads import body_output
 from keras_delta._probe.fit import Fitting
+from keras_delta._training import start
 from keras_delta._types import Data, ImageSize, RegularizerLike, Verbose
 from keras_delta.analysis.images import Images
 from keras_delta.data.ten_crop import height_width
@@ -148,6 +149,10 @@ def _network(source, image_size):
         side = backbones.ALL[source].size if image_size is None else image_size
         source = build(input_shape=(*height_width(side, "image_size"), 3))
     elif isinstance(source, DeltaModel):
+        if start.has_teacher(source):
+            expected = "a pretrained network that has not seen these labels"
+            received = "a DeltaModel whose source is a teacher"
+            raise ValueError(invalid("source", expected, received))
         source = source.source
     graph = Graph(source, argument="source")
     body = body_output(graph)

@@ -65,13 +65,15 @@ def _are_photographs(given):
 def same_classes(train, validation):
     """Refuse sets whose class numbers stand for other classes."""
     sets = [v for v in (train, validation) if isinstance(v, data.ImageSet)]
-    if len(sets) < 2 or sets[0].class_names == sets[1].class_names:
+    names = [v.class_names for v in sets]
+    if len(sets) < 2 or names[0] == names[1]:
         return
-    names = sets[0].class_names
-    expected = f"images with the classes of `train`, {list(names)}"
+    if all(own == tuple(map(str, range(len(own)))) for own in names):
+        return  # numbers of arrays: some may be missing, and some may be quantities
+    expected = f"images with the classes of `train`, {list(names[0])}"
     remedy = "Read both at once, from a folder with `train` and `val`: "
     remedy += "`keras_delta.data.from_directory(folder)`."
-    raise ValueError(invalid("validation", expected, list(sets[1].class_names), remedy))
+    raise ValueError(invalid("validation", expected, list(names[1]), remedy))
 
 
 def for_training(given, size, recipe, seed, task):

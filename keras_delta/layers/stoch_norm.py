@@ -20,8 +20,8 @@ class StochNorm(keras.layers.BatchNormalization):
     where `x_batch` is `x` normalised by the statistics of the batch, and `x_moving` by
     the moving ones before this step updates them. In inference it equals
     BatchNormalization. It replaces that layer in a pretrained network:
-    `keras_delta.attach_head(source, classes, stoch_norm=0.5)`. With fixed statistics
-    (`Recipe`'s default) it has no effect: train with
+    `keras_delta.attach_head(source, classes, stochastic_norm=0.5)`. With fixed
+    statistics (`Recipe`'s default) it has no effect: train with
     `Recipe(batch_norm="training")`, or `recipe="none"`.
 
     Args:

@@ -14,7 +14,6 @@ from keras_delta.regularizers.base import Regularizer as Regularizer
 from keras_delta.regularizers.batch import Batch as Batch
 from keras_delta.regularizers.bi_tuning import BiTuning as BiTuning
 from keras_delta.regularizers.bss import BSS as BSS
-from keras_delta.regularizers.bss import spectral_penalty as spectral_penalty
 from keras_delta.regularizers.co_tuning import CoTuning as CoTuning
 from keras_delta.regularizers.delta import Delta as Delta
 from keras_delta.regularizers.dtnh import DTNH as DTNH
@@ -46,6 +45,7 @@ ALL: dict[str, type[Any]] = {
     "dtnh": DTNH,
     "kd": KD,
     "fitnets": FitNets,
+    "attention_transfer": AT,
     "at": AT,
     "fsp": FSP,
     "afd": AFD,

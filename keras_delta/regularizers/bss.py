@@ -60,20 +60,18 @@ class BSS(Regularizer):
     def batch_distance(self, batch: Batch) -> Tensor:
         """See `Regularizer.batch_distance`; over the global batch."""
         features = gather(batch.target_features, batch.replicas)
-        return spectral_penalty(features, self.k) / batch.replicas
+        return self.spectral_penalty(features) / batch.replicas
+
+    def spectral_penalty(self, features: Tensor) -> Tensor:
+        """The distance `Omega`, a float32 scalar.
+
+        Args:
+            features: `(B, D)`; if it has fewer than `k` singular values, all count.
+        """
+        # Not eigenvalues of the Gram matrix: squaring would cost half the digits.
+        values = tf.linalg.svd(ops.cast(features, "float32"), compute_uv=False)
+        return ops.sum(ops.square(values[-self.k :]))
 
     def get_config(self) -> dict[str, Any]:
         """See `Regularizer.get_config`."""
         return {**super().get_config(), "k": self.k}
-
-
-def spectral_penalty(features: Tensor, k: int = 1) -> Tensor:
-    """Sum of the squares of the `k` smallest singular values, a float32 scalar.
-
-    Args:
-        features: `(B, D)`; if there are fewer than `k` singular values, all count.
-        k: number of singular values.
-    """
-    # Not eigenvalues of the Gram matrix: squaring would cost half the digits.
-    values = tf.linalg.svd(ops.cast(features, "float32"), compute_uv=False)
-    return ops.sum(ops.square(values[-k:]))

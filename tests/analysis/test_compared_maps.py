@@ -99,6 +99,17 @@ def test_higher_is_lighter():
     assert (np.diff(luminance) >= -1).all() and luminance[-1] - luminance[0] > 90
 
 
+def test_attention_that_was_given(models):
+    """Or that came with a file: the weights in use, whoever computed them."""
+    given = kd.ChannelAttention(models["one"].regularizer.attention_weights())
+    model = make_model(1, kd.regularizers.Delta(attention=given))
+    found = compare_activation_maps(model, X, channels="attention")
+    assert found.names == ["channel 7", "channel 6", "channel 5"]
+    uniform = make_model(1, kd.regularizers.Delta(attention="uniform"))
+    with pytest.raises(ValueError, match="no model has attention"):
+        compare_activation_maps(uniform, X, channels="attention")
+
+
 def test_bad_input(models):
     with pytest.raises(TypeError, match="models"):
         compare_activation_maps(models["one"].target, X)

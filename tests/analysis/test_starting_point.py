@@ -44,6 +44,20 @@ def moved(new_backbone):
     return kd.DeltaModel(target, source=source, taps=list(TAPS))
 
 
+def test_lora(moved):
+    """Its product is part of the kernel."""
+    name = next(iter(stages(moved)[TAPS[0]]))
+    layer = moved.target.get_layer(name)
+    layer.enable_lora(1)
+    rng = np.random.default_rng(0)
+    for v in (layer.lora_kernel_a, layer.lora_kernel_b):
+        v.assign(rng.normal(size=v.shape))
+    found = analysis.filter_distances(moved)[TAPS[0]][name]
+    (start,) = (v for v in moved.source.get_layer(name).weights if len(v.shape) == 4)
+    expected = slow(np.array(layer.kernel), np.array(start))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_by_hand():
     found = kernel_distances(KERNEL, STARTING_KERNEL)
     expected = [1.431782, 0.989949, 0.824621, 0.774597, 0.761577]

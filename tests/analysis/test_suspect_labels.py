@@ -129,6 +129,10 @@ def test_bad_input(monkeypatch):
         suspect_labels(source, 3)
     with pytest.raises(ValueError, match="16, 16"):
         suspect_labels(source, (x[:, :8], wrong))
+    teacher, target = (kd.attach_head(source, 3) for _ in range(2))
+    distilled = kd.DeltaModel(target, teacher, regularizer="kd")
+    with pytest.raises(ValueError, match=r"source.*has not seen these labels"):
+        suspect_labels(distilled, (x, wrong))
     monkeypatch.setitem(__import__("sys").modules, "cleanlab.filter", None)
     with pytest.raises(ImportError, match=r"keras_delta\[report\]"):
         suspect_labels(source, (x, wrong))

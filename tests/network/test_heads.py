@@ -86,6 +86,21 @@ def test_one_output_is_needed(backbone):
     )
 
 
+@pytest.mark.parametrize(
+    "classifier",
+    [
+        layers.Dense(9, "softmax", name="other"),
+        layers.Dense(9, "sigmoid", name="other"),
+        layers.Dense(9, name="predictions"),
+    ],
+)
+def test_a_source_with_its_classifier(backbone, classifier):
+    x = layers.GlobalAveragePooling2D()(backbone.output)
+    with pytest.raises(ValueError, match=r"without its classifier.*include_top=False"):
+        attach_head(keras.Model(backbone.input, classifier(x)), 2)
+    attach_head(keras.Model(backbone.input, layers.Dense(9, name="embedding")(x)), 2)
+
+
 def test_head_layers_lie_behind_the_last_pooling(backbone):
     x = layers.GlobalAveragePooling2D()(backbone.output)
     x = layers.Dense(5, name="hidden")(x)

@@ -9,7 +9,9 @@ import tensorflow as tf
 from keras import layers
 
 import keras_delta as kd
+from keras_delta._inputs import samples
 from keras_delta._probe import linear
+from keras_delta._probe.fit import Fitting
 
 CLASSES = 3
 SPARSE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -277,6 +279,35 @@ def test_data_that_repeat_are_not_tested_on_what_they_were_trained_on(target, da
     assert once.samples == often.samples == len(x)
     assert often.score == pytest.approx(once.score, abs=0.15)
     assert often.score < 0.6
+
+
+def test_readings_of_a_data_set_that_shuffles_are_in_one_order(target, data):
+    """The losses of two fits are compared image by image."""
+    x = np.concatenate([data[0], data[0][:5]])  # some come twice
+    y = np.r_[data[1], data[1][:5]]
+    y[::4] = (y[::4] + 1) % CLASSES
+    images = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(50).batch(8)
+    fitting = Fitting(target, images, loss=SPARSE)
+    first, second = fitting.fit(verbose=0), fitting.fit(verbose=0)
+    assert np.ptp(first.losses) > 0.5
+    np.testing.assert_allclose(second.losses, first.losses, rtol=1e-2, atol=1e-3)
+    rows = [fitting.read()[0] for _ in range(2)]
+    np.testing.assert_array_equal(rows[0].groups, rows[1].groups)
+    np.testing.assert_array_equal(rows[0].labels, rows[1].labels)
+    np.testing.assert_allclose(rows[0].features, rows[1].features, rtol=1e-4, atol=1e-4)
+
+
+def test_arrays_that_are_sorted_by_class(target, data, monkeypatch):
+    """What is more than enough leaves no class out."""
+    order = np.argsort(data[1], kind="stable")
+    x, y = (v[order] for v in data)
+    given = {"x": x, "y": y, "loss": SPARSE}
+    fittings = [Fitting(target, **given, max_samples=12)]
+    monkeypatch.setattr(samples, "MOST", 12)
+    fittings.append(Fitting(target, **given))
+    for fitting in fittings:
+        (rows,) = fitting.read()
+        assert rows.labels.sum(0).min() > 1 and len(rows.labels) == 12
 
 
 def test_a_bar_for_who_looks(target, data, capsys, monkeypatch):

@@ -17,6 +17,7 @@ from networks import make_backbone, make_deeper
 
 import keras_delta as kd
 from keras_delta import regularizers
+from keras_delta.regularizers import class_relations
 
 CLASSES, OF_SOURCE, COUNT = 3, 5, 12
 WIDER = {"widths": (8, 12, 16, 20)}
@@ -60,6 +61,7 @@ CASES = {
     "lwf": ({}, from_source),
     "lwf-tllib": ({"variant": "tllib"}, from_source),
     "co_tuning": ({}, from_source),
+    "co_tuning-bayes": ({"variant": "bayes"}, from_source),
     "dtnh": ({"regularizer": "l2_sp"}, from_source),
     "fitnets": ({"kd": 0.5}, to_wider),
     "fitnets-article": ({"variant": "article"}, to_deeper),
@@ -142,11 +144,14 @@ def twin_lwf(model, x, y):
 
 
 def twin_co_tuning(model, x, y):
-    """The relations are of all images, in the batches of the training."""
-    features, _ = seen(model, x)
+    features, shares = seen(model, x)
+    relations = np.stack([shares[y == c].mean(0) for c in range(CLASSES)])
+    if model.regularizer.variant == "bayes":  # test_peers_formulas.py has its numbers
+        logits = np.log(shares)
+        relations = class_relations.relate(logits, y, CLASSES, "bayes", 0.8840456605)
     kernel, bias = model.source.layers[-1].get_weights()
     log_shares = np.log(softmax(features @ kernel + bias))
-    return -2.3 * (model.regularizer.relations[y] * log_shares).sum(1).mean()
+    return -2.3 * (relations[y] * log_shares).sum(1).mean()
 
 
 def twin_dtnh(model, x, y):
@@ -197,37 +202,55 @@ def twin_fitnets(model, x, y):
     (source,), (target,) = maps(model, x)
     x_of_target = tf.constant(target, "float32")
     (regressor,) = r.regressors
+    assert regressor.rectified  # the source's tap is the end of a stage, a ReLU
     regressed = regressor.convolution(x_of_target).numpy().astype("float64")
     if r.variant == "code":
         mean, variance = regressed.mean((0, 1, 2)), regressed.var((0, 1, 2))
         regressed = (regressed - mean) / np.sqrt(variance + 1e-5)
-    regressed = np.maximum(regressed, 0) if regressor.rectified else regressed
-    squares = (source - regressed) ** 2
+    squares = (source - np.maximum(regressed, 0)) ** 2
     if r.variant == "article":
         return 0.5 * squares.sum() / len(squares)
     p, q = softmax(model.source(x), 4), softmax(model.target(x, training=True), 4)
     return 100 * squares.mean() + 0.5 * 16 * (p * np.log(p / q)).sum(-1).mean()
 
 
-def twin_bi_tuning(model, x, y):
-    """Queues as they are before the step; the encoder is the target itself."""
-    r = model.regularizer
+def unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def embedded(model, x):
+    """z and [h; 1], of unit length."""
     h = seen(model, x)[0]
-    projection = r.get_weights()  # found by their shapes, whatever their order
-    kernel = next(w for w in projection if w.shape == (h.shape[1], 6))
-    z = h @ kernel
-    z /= np.linalg.norm(z, axis=1, keepdims=True)
-    h = np.concatenate([h, np.ones((len(h), 1))], 1)
-    h /= np.linalg.norm(h, axis=1, keepdims=True)
+    z = np.array(model.regularizer.project(h), "float64")
+    np.testing.assert_allclose(np.linalg.norm(z, axis=1), 1, rtol=1e-5)
+    return z, unit(np.concatenate([h, np.ones((len(h), 1))], 1))
+
+
+def twin_bi_tuning(model, x, y):
+    """Queues as they are before the step; the encoder is another network."""
+    r = model.regularizer
+    z, h = embedded(model, x)
+    kernel = r.followed[-2][0].numpy()  # of the projection; then its bias
+    assert kernel.shape == (h.shape[1] - 1, 6)
+    pooled = seen(model, x)[0]
+    np.testing.assert_allclose(z, unit(pooled @ kernel), atol=1e-5)
+    rng = np.random.default_rng(3)
+    queries = [v.numpy() for v, _ in r.followed]
+    for v, key in r.followed:
+        key.assign(key + 0.1 * rng.normal(size=key.shape))
+        v.assign(key)
+    key_z, _ = embedded(model, x)
+    for (v, _), was in zip(r.followed, queries, strict=True):
+        v.assign(was)
+    assert np.abs(key_z - z).max() > 0.05
     kernel, bias = model.target.get_layer("head").get_weights()
-    rows = np.concatenate([kernel.T, bias[:, None]], 1)
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    rows = unit(np.concatenate([kernel.T, bias[:, None]], 1))
     queue_z, queue_h = (np.array(q, "float64") for q in r.queues)
     total = 0.0
     for i, c in enumerate(y):
         others = [k for k in range(CLASSES) if k != c]
         for first, similar in (
-            (z[i] @ z[i], queue_z @ z[i]),
+            (z[i] @ key_z[i], queue_z @ z[i]),
             (h[i] @ rows[c], queue_h @ rows[c]),
         ):
             logits = np.concatenate([[first], similar[c], *similar[others]]) / 0.07
@@ -263,8 +286,8 @@ def test_what_a_training_moves(name, data):
     for v, value in zip(model.source.variables, source, strict=True):
         np.testing.assert_array_equal(v, value)
     after = {v.path: np.array(v) for v in model.regularizer.trainable_variables}
-    trained = ("bi_tuning", "lwf", "co_tuning", "fitnets", "fitnets-article")
-    assert bool(own) == (name in trained)
+    trained = ("bi_tuning", "lwf", "co_tuning", "co_tuning-bayes", "fitnets")
+    assert bool(own) == (name in (*trained, "fitnets-article"))
     ours = {id(v) for v in model.regularizer.variables}
     assert not ours & {id(v) for v in model.target.variables}
     # A bias in front of BatchNormalization has no gradient to speak of.
@@ -300,7 +323,7 @@ def test_in_a_graph(name, data):
         np.testing.assert_allclose(logs[1][key], value, rtol=1e-3, atol=1e-5)
 
 
-@some("l2_sp_fisher", "bss", "bi_tuning", "co_tuning", "dtnh", "fitnets", "at")
+@some(*(name for name in CASES if "-" not in name))
 def test_two_replicas_equal_one(name, data, strategy):
     """On batches of 5, 6 and 1: uneven ones, of the last of which one gets nothing."""
     batches = tf.data.Dataset.from_tensor_slices(data)
@@ -443,6 +466,31 @@ def test_queues_take_turns(data):
     assert np.abs(again[1, 2:] - keys[1, 2:]).max() > 1e-3
 
 
+def test_the_classifier_learns_from_the_task_alone(data):
+    """Its rows are constants in Bi-Tuning's distance."""
+    targets = []
+    for alpha in (0.0, 1.0):
+        model = make_model("bi_tuning", of=make("bi_tuning", alpha=alpha))
+        model.train_on_batch(*data)
+        targets.append([v.numpy() for v in model.target.trainable_variables])
+    *features, kernel, bias = zip(*targets, strict=True)
+    for without, with_it in (kernel, bias):
+        np.testing.assert_allclose(without, with_it, atol=1e-6)
+    assert max(np.abs(a - b).max() for a, b in features) > 1e-3
+
+
+def test_keys_are_of_flipped_images(data):
+    """Some of them: each image by a draw of its own."""
+    x, y = data
+    model = make_model("bi_tuning", batch_norm=False, of=make("bi_tuning", view="flip"))
+    model.optimizer.learning_rate = 0.0
+    as_they_are, flipped = (embedded(model, v)[0] for v in (x, x[:, :, ::-1]))
+    model.train_on_batch(x, y)
+    keys = np.array(model.regularizer.queues[0])[y, np.arange(COUNT) // CLASSES]
+    same, other = (np.abs(keys - z).max(1) < 1e-4 for z in (as_they_are, flipped))
+    assert (same ^ other).all() and same.any() and other.any()
+
+
 def test_the_key_encoder_follows(data):
     model = make_model("bi_tuning", of=make("bi_tuning", momentum=0.75))
     start = [np.array(v) for v in model.target.trainable_variables]
@@ -493,7 +541,7 @@ def test_dtnh_never_goes_against_the_task(data):
 
 def test_stoch_norm_in_a_target(data):
     source = make_backbone(True)
-    target = kd.attach_head(source, CLASSES, stoch_norm=0.25)
+    target = kd.attach_head(source, CLASSES, stochastic_norm=0.25)
     norms = [la for la in target.layers if isinstance(la, kd.layers.StochNorm)]
     assert [layer.probability for layer in norms] == [0.25] * 3
     plain = kd.attach_head(source, CLASSES)
@@ -508,10 +556,12 @@ def test_stoch_norm_in_a_target(data):
     model.compile("sgd", loss, run_eagerly=True)
     fit(model, data)
     with pytest.raises(ValueError, match="has no BatchNormalization"):
-        kd.attach_head(make_backbone(), CLASSES, stoch_norm=0.5)
+        kd.attach_head(make_backbone(), CLASSES, stochastic_norm=0.5)
     for value in (1.5, "x"):
-        with pytest.raises((TypeError, ValueError), match=r"`stoch_norm`\. Expected"):
-            kd.attach_head(source, CLASSES, stoch_norm=value)
+        with pytest.raises(
+            (TypeError, ValueError), match=r"`stochastic_norm`\. Expected"
+        ):
+            kd.attach_head(source, CLASSES, stochastic_norm=value)
 
 
 REFUSED = {
@@ -644,7 +694,7 @@ def test_a_class_stands_for_its_defaults():
 
 
 def test_stoch_norm_says_when_it_does_nothing(data):
-    target = kd.attach_head(make_backbone(True), CLASSES, stoch_norm=0.5)
+    target = kd.attach_head(make_backbone(True), CLASSES, stochastic_norm=0.5)
     model = kd.DeltaModel(target, make_backbone(True), regularizer="l2_sp")
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(loss=loss, run_eagerly=True)

@@ -9,7 +9,13 @@ from networks import make_backbone
 
 import keras_delta as kd
 from keras_delta import regularizers
-from keras_delta.regularizers import Batch, bi_tuning, class_relations, co_tuning
+from keras_delta.regularizers import (
+    Batch,
+    bi_tuning,
+    class_relations,
+    co_tuning,
+    fitnets,
+)
 from keras_delta.regularizers.features import read_labels
 from keras_delta.regularizers.fsp import flow_matrix
 
@@ -35,6 +41,17 @@ def test_at():
     assert each == pytest.approx(norms[1] / 2, abs=1e-6)
 
 
+def test_at_where_maps_agree():
+    """The article's norm has no gradient there, and must not give NaN."""
+    maps = tf.Variable(G)
+    with tf.GradientTape() as tape:
+        found = regularizers.AT(variant="article").feature_distance(
+            {"a": G}, {"a": maps}
+        )
+    assert float(found) == 0
+    np.testing.assert_array_equal(tape.gradient(found, maps), np.zeros(G.shape))
+
+
 def test_at_of_other_sizes():
     """The target's map is pooled to the source's grid."""
     rng = np.random.default_rng(0)
@@ -55,6 +72,22 @@ def test_fitnets_without_a_regressor():
     assert distance(regularizers.FitNets(), G, F) == pytest.approx(0.285167, abs=1e-6)
     article = regularizers.FitNets(variant="article")
     assert distance(article, G, F) == pytest.approx(2.851667, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "kind", "kernel", "strides"),
+    [
+        ((4, 6), (4, 6), "Conv2D", (1, 1), (1, 1)),
+        ((4, 6), (8, 18), "Conv2D", (3, 3), (2, 3)),
+        ((8, 18), (4, 6), "Conv2DTranspose", (4, 6), (2, 3)),
+        ((4, 6), (7, 6), "Conv2D", (4, 1), (1, 1)),
+    ],
+)
+def test_the_convolution_of_fitnets(theirs, ours, kind, kernel, strides):
+    layer = fitnets.Regressor((*theirs, 5), (*ours, 3), False, False, 0).convolution
+    assert type(layer).__name__ == kind
+    assert (layer.kernel_size, layer.strides) == (kernel, strides)
+    assert layer(np.zeros((2, *ours, 3))).shape == (2, *theirs, 5)
 
 
 def test_fsp():
@@ -97,7 +130,7 @@ def test_lwf():
 def test_bss():
     features = (np.arange(12) ** 2 % 7).reshape(3, 4).astype("float32")
     for k, expected in ((1, 1.101019), (2, 14.372477), (3, 67), (9, 67)):
-        found = float(regularizers.spectral_penalty(features, k))
+        found = float(regularizers.BSS(k=k).spectral_penalty(features))
         assert found == pytest.approx(expected, abs=1e-4)
 
 
@@ -116,7 +149,7 @@ def test_bss_is_the_authors(k, value, squares, some):
     features = (i**2 % 11 / 10 - 0.5 + 0.3 * np.sin(i)).reshape(6, 10)
     features = tf.Variable(features, dtype="float32")
     with tf.GradientTape() as tape:
-        penalty = regularizers.spectral_penalty(features, k)
+        penalty = regularizers.BSS(k=k).spectral_penalty(features)
     gradient = tape.gradient(penalty, features).numpy()
     assert float(penalty) == pytest.approx(value, abs=1e-5)
     assert (gradient**2).sum() == pytest.approx(squares, abs=1e-5)
@@ -148,6 +181,41 @@ def test_relations():
     expected = [[0.482822, 0.225748, 0.291430], [0.247228, 0.404577, 0.348194]]
     found = class_relations.invert(given, shares.mean(0))
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_every_step_to_relations_by_bayes():
+    """The authors' program, with a grid in place of the search for the scale."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold
+
+    def softmax(logits):
+        return np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+
+    rng = np.random.default_rng(1)
+    numbers = np.arange(60) % 3
+    logits = 1.5 * np.eye(3)[numbers] @ rng.normal(size=(3, 5))
+    logits += 0.7 * rng.normal(size=(60, 5))
+    shares = softmax(0.6 * logits)
+    split = StratifiedKFold(5, shuffle=True, random_state=0).split(shares, numbers)
+    fitted, held = next(split)
+    most = -1
+    for strength in (c * 10.0**e for e in range(3, -5, -1) for c in (10, 3)):
+        model = LogisticRegression(C=strength, fit_intercept=False, max_iter=1000)
+        model.fit(shares[fitted], numbers[fitted])
+        right = (model.predict(shares[held]) == numbers[held]).sum()
+        if right > most:
+            most, kernel = right, model.coef_.T
+    losses = {}
+    for scale in np.exp(np.linspace(-5, 5, 4001)):
+        found = softmax(scale * shares[held] @ kernel)
+        losses[scale] = -np.log(found[np.arange(len(held)), numbers[held]]).mean()
+    target_given_source = softmax(min(losses, key=losses.get) * kernel)
+    expected = target_given_source.T * shares.mean(0)
+    expected /= expected.sum(1, keepdims=True)
+    found = class_relations.relate(logits, numbers, 3, "bayes", 0.6)
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+    other = class_relations.relate(logits, numbers, 3, "bayes", 1.0)
+    assert np.abs(other - expected).max() > 0.02
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -220,10 +288,40 @@ def test_fisher():
         regularizer.set_fisher({"a": 1})
 
 
+def test_fisher_of_a_network_differentiated_by_hand():
+    """Squared gradients of log p, each for a class that the network draws."""
+    inputs = keras.Input((4, 4, 3))
+    x = keras.layers.Conv2D(2, 1, name="conv", bias_initializer="normal")(inputs)
+    source = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+    target = kd.attach_head(source, 3)
+    measured = regularizers.L2SPFisher(samples=6, normalize=False)
+    model = kd.DeltaModel(target, source, regularizer=measured)
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    rng = np.random.default_rng(0)
+    images = rng.normal(1, 2, size=(6, 4, 4, 3)).astype("float32")
+    model.prepare(images, np.zeros(6, "int32"), verbose=0)
+    (kernel, bias), (head, head_bias) = (
+        target.get_layer(name).get_weights() for name in ("conv", "head")
+    )
+    of_kernel, of_bias, numbers = 0.0, 0.0, []
+    for i, pooled in enumerate(images.astype("float64").mean((1, 2))):
+        logits = (pooled @ kernel[0, 0] + bias) @ head + head_bias
+        drawn = tf.random.stateless_categorical(logits[None], 1, [0, i])
+        numbers.append(int(drawn[0, 0]))
+        shares = np.exp(logits) / np.exp(logits).sum()
+        gradient = head @ (np.eye(3)[numbers[-1]] - shares)
+        of_kernel += np.outer(pooled, gradient) ** 2 / 6
+        of_bias += gradient**2 / 6
+    assert len(set(numbers)) > 1
+    found = {path.split("/")[-1]: f for path, f in measured.fisher.items()}
+    np.testing.assert_allclose(found["kernel"][0, 0], of_kernel, rtol=1e-4)
+    np.testing.assert_allclose(found["bias"], of_bias, rtol=1e-4)
+
+
 def test_stoch_norm(monkeypatch):
-    layer = kd.layers.StochNorm(0.5, epsilon=1e-5)
+    layer = kd.layers.StochNorm(0.3, epsilon=1e-5)
     layer.build(F.shape)
-    drawn = np.array([0.1, 0.9, 0.2, 0.8, 0.0]).reshape(1, 1, 1, 5)
+    drawn = np.array([0.1, 0.9, 0.2, 0.4, 0.0]).reshape(1, 1, 1, 5)
     monkeypatch.setattr(keras.random, "uniform", lambda *a, **k: drawn)
     found = np.array(layer(F.astype("float32"), training=True))
     expected = [-1.253493, -0.399998, 0, 0.399998, 0.336730]

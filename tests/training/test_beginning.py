@@ -378,6 +378,15 @@ def test_a_second_fit_has_a_schedule_of_its_own(normalized):
     assert normalized.optimizer.learning_rate < 1e-7
 
 
+def test_a_second_fit_with_gradients_that_are_accumulated(normalized):
+    """A schedule is asked for at each step, not at each update of the weights."""
+    normalized.compile(loss=SPARSE)
+    sgd = {"class_name": "SGD", "config": {"gradient_accumulation_steps": 3}}
+    recipe = kd.Recipe(optimizer=sgd, learning_rate=0.01, batch_norm=0.0)
+    moved_by(normalized, epochs=4, regularizer="l2_sp", recipe=recipe)
+    assert moved_by(normalized, epochs=1) > 1e-3
+
+
 def test_what_is_left_of_a_schedule_is_gone_on_with(normalized, tmp_path):
     """A training in two parts, a file between them, is as one."""
     normalized.compile(loss=SPARSE)

@@ -6,6 +6,7 @@ import pytest
 from test_beginning import SPARSE, X, Y, as_users_have_it, normalized  # noqa: F401
 
 import keras_delta as kd
+from keras_delta.fine_tuning import images as fine_tuning_images
 
 
 @pytest.fixture
@@ -151,6 +152,40 @@ def test_averages_of_weights_that_are_frozen_later(model, tmp_path):
     check_same(weights(loaded), before)
 
 
+def test_averages_under_loss_scaling(model):
+    inner = keras.optimizers.Adam(0.0, use_ema=True)
+    model.compile(keras.optimizers.LossScaleOptimizer(inner), SPARSE)
+    fit(model, recipe="none")
+    kd.freeze_until(model, model.taps[0])
+    fit(model, recipe="none")  # Keras assigns the averages at its end
+
+
+@pytest.mark.parametrize("form", [".keras", ".weights.h5"])
+@pytest.mark.parametrize("then", ["none", kd.Recipe(batch_norm="training", epochs=1)])
+def test_a_file_knows_what_its_recipe_fixed(model, tmp_path, form, then):
+    """It can be set free, apart from what the user froze."""
+    other = copy_of(model)
+    for each in (model, other):
+        each.target.get_layer("conv0").trainable = False
+    model.compile(keras.optimizers.SGD(0.0), SPARSE)
+    fit(model, recipe=kd.Recipe(batch_norm=0.0, freeze=0.5, optimizer=None))
+    model.save(tmp_path / "m.keras")
+    model.save_weights(tmp_path / "m.weights.h5")
+    if form == ".keras":
+        loaded = keras.saving.load_model(tmp_path / "m.keras")
+    else:
+        loaded = other
+        loaded.set_regularizer("l2")
+        loaded.load_weights(tmp_path / "m.weights.h5")
+    parts = [m.target.layers for m in (model, loaded)]
+    assert [v.trainable for v in parts[0]] == [v.trainable for v in parts[1]]
+    assert not all(v.trainable for v in parts[1])
+    loaded.compile(keras.optimizers.SGD(0.0), SPARSE)
+    fit(loaded, recipe=then)
+    names = [v.name for v in loaded.target.layers if v.weights and not v.trainable]
+    assert names == ["conv0"]
+
+
 def test_validation_images_of_other_classes(tmp_path):
     images = {
         names: kd.data.ImageSet.from_arrays(X.astype("uint8"), Y, class_names=names)
@@ -160,6 +195,15 @@ def test_validation_images_of_other_classes(tmp_path):
     network = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Conv2D(4, 3)])
     with pytest.raises(ValueError, match=r"`validation`.*classes of `train`"):
         kd.fine_tune(network, train, validation)
+
+
+def test_validation_images_without_the_last_class():
+    """Numbers of arrays are not names; a class may be missing, or be a quantity."""
+    y = np.minimum(Y, 1)
+    sets = [fine_tuning_images.read((X.astype("uint8"), each))[0] for each in (Y, y)]
+    assert [len(v.class_names) for v in sets] == [3, 2]
+    for train, validation in (sets, sets[::-1]):
+        fine_tuning_images.same_classes(train, validation)
 
 
 def another_network(model, classes):

@@ -42,7 +42,12 @@ def test_every_registered_regularizer_is_a_case():
     names = {name.split("-")[0] for name in reference.CASES}
     two_networks = {"kd", "afd", "four_ds"}  # tests/regularizers/test_two_networks.py
     peers = {"l2_sp_fisher", "bss", "bi_tuning", "lwf", "co_tuning", "dtnh"}
-    peers |= {"fitnets", "at", "fsp"}  # tests/regularizers/test_peers.py
+    peers |= {
+        "fitnets",
+        "at",
+        "attention_transfer",
+        "fsp",
+    }  # tests/regularizers/test_peers.py
     assert set(kd.regularizers.ALL) <= names | two_networks | peers
 
 

@@ -44,9 +44,25 @@ def test_every_form_is_read_in_order(form):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_max_samples(form):
-    got = list(samples.batches(*FORMS[form](), batch_size=4, max_samples=6))
+    """Of arrays any, in their order, and the same each time: they may be sorted."""
+    given = {"batch_size": 4, "max_samples": 6}
+    got = list(samples.batches(*FORMS[form](), **given))
     assert [len(y) for _, y in got] == [4, 2]
-    np.testing.assert_array_equal(np.concatenate([y for _, y in got]), Y[:6])
+    expected = np.arange(6)
+    if form in ("arrays", "tuple", "tensors"):
+        drawn = np.random.default_rng(0).choice(10, 6, replace=False)
+        expected = np.sort(drawn)
+        assert expected.max() > 6
+    np.testing.assert_array_equal(np.concatenate([y for _, y in got]), Y[expected])
+    np.testing.assert_array_equal(np.concatenate([x for x, _ in got]), X[expected])
+
+
+def test_max_samples_takes_their_weights_along():
+    weights = {"sample_weight": np.arange(10) / 10, "class_weight": None}
+    got = samples.batches(X, Y, max_samples=6, weights=weights)
+    ((x, _, found),) = got
+    rows = [np.flatnonzero((row == X).all(1))[0] for row in x]
+    np.testing.assert_allclose(found, weights["sample_weight"][rows])
 
 
 def test_sample_weights_are_left_out():

@@ -8,6 +8,7 @@ from keras_delta.analysis.compared_maps import compare_activation_maps
 from keras_delta.analysis.patches import exciting_patches
 from keras_delta.analysis.reporting import pictures
 from keras_delta.analysis.reporting.section import LeftOut, Section
+from keras_delta.attention import ChannelAttention
 from keras_delta.attention import plot as attention_plot
 
 MAPPED = 4  # images whose maps are shown
@@ -79,14 +80,12 @@ def show_maps(models, train, test, seed):
 def show_attention(models, train, test, seed):
     """Channels that count most and least."""
     delta = models[0].delta
-    members = regularizers.members(getattr(delta, "regularizer", None))
-    found = [getattr(member, "computed_attention", None) for member in members]
-    found = [attention for attention in found if attention is not None]
+    members = regularizers.with_attention(getattr(delta, "regularizer", None))
+    found = [weights for m in members if (weights := m.attention_weights())]
+    found = [weights for weights in found if any(map(np.ptp, weights.values()))]
     if not found:
-        raise LeftOut(
-            "Channel attention: the regularizer has none, or did not keep it."
-        )
-    (attention, *_), shown = found, train or test
+        raise LeftOut("Channel attention: the regularizer has none.")
+    attention, shown = ChannelAttention(found[0]), train or test
     figure = attention_plot.plot(attention)
     data = {"chart": pictures.svg(figure), "tap": None, "rows": []}
     tap, weights = list(attention.weights.items())[-1]
