@@ -20,7 +20,7 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[weights,tuning,serving,benchmarks,examples,test]"
 	@touch $@
 
-quickstart: $(VENV)/.installed  ## Fine-tune on real photographs, compare, export, classify
+quickstart: $(VENV)/.installed  ## Fine-tune on digits or your images, compare, export, classify
 	@$(BIN)/python examples/quickstart.py $(ARGS)
 
 serve: $(VENV)/.installed  ## Serve what quickstart exported (ARGS=FOLDER for another model)

@@ -30,18 +30,10 @@ METHODS = {
     # In the variant "relative" the same as feature_map.
     "delta, uniform": lambda: R.Delta(attention="uniform"),
     "delta, computed": lambda: R.Delta(),
-    # The head that fine-tuning begins with, by itself and with what follows.
-    "probe": lambda: "l2_fe",
-    "l2, fitted head": lambda: "l2",
-    "l2_sp, fitted head": lambda: "l2_sp",
-    "delta, fitted head": lambda: R.Delta(attention="uniform"),
     # The same with the maps of the source read from a cache.
     "delta, cached": lambda: R.Delta(attention="uniform"),
     "delta, cached, float32": lambda: R.Delta(attention="uniform"),
 }
-# A fitted head; BatchNorm and optimizer as they are.
-HEAD_ALONE = kd.Recipe(batch_norm="training", clip=None)
-FITTED = [name for name in METHODS if name == "probe" or name.endswith("fitted head")]
 CACHES = {
     "delta, cached": lambda views: kd.SourceMapCache(views=views),
     "delta, cached, float32": lambda views: kd.SourceMapCache(
@@ -71,7 +63,7 @@ def arguments():
         help="momentum of the target's BatchNorm; Keras's default is 0.99",
     )
     add("--views", type=int, help="fixed crops per image; needed for a cache")
-    usual = [name for name in METHODS if name not in {*CACHES, *FITTED}]
+    usual = [name for name in METHODS if name not in CACHES]
     add("--methods", nargs="+", default=usual, choices=METHODS)
     add("--csv", type=Path, help="file for the figures of every run")
     return parser.parse_args()
@@ -113,18 +105,16 @@ def run(method, seed, source, train_set, test_set, args):
         cache = CACHES[method](args.views) if method in CACHES else None
         model = kd.DeltaModel(target, source=source, source_maps=cache)
         model.compile(**settings, regularizer=METHODS[method]())
-        model.default_recipe = HEAD_ALONE if method in FITTED else "none"
+        model.default_recipe = "none"
         model.prepare(train, verbose=0)
     prepare, began = time.perf_counter() - began, time.perf_counter()
-    history = {"accuracy": [float("nan")]}
-    if method != "probe":
-        history = model.fit(
-            train,
-            epochs=args.epochs,
-            shuffle=False,
-            callbacks=[kd.callbacks.TerminateOnNaN()],
-            verbose=0,
-        ).history
+    history = model.fit(
+        train,
+        epochs=args.epochs,
+        shuffle=False,
+        callbacks=[kd.callbacks.TerminateOnNaN()],
+        verbose=0,
+    ).history
     training = time.perf_counter() - began
     accuracy = model.evaluate(test, verbose=0, return_dict=True)["accuracy"]
     return {

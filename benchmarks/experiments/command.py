@@ -174,6 +174,8 @@ def check_options(args):
             raise ValueError(f"--smoke has its own data and methods: omit {option}.")
     if args.methods and (own := [n for n in args.study or () if n in OWN_METHODS]):
         raise ValueError(f"--study {own[0]} has its own methods: omit --methods.")
+    if args.figure and len(args.networks or ()) > 1:
+        raise ValueError("--figure draws one network. Run it once for each.")
     if args.per_class and not args.datasets:
         raise ValueError(
             "--per-class needs --datasets: the study's own data sets have their own "
@@ -229,8 +231,8 @@ def _entries(name, args):
         return _of_study(name, args, options)
     options |= {"weights": _weights(args), "choose": args.choose}
     options["datasets"] = args.datasets
-    if args.networks:
-        options["networks"] = args.networks
+    if args.networks or args.figure:
+        options["networks"] = args.networks or studies.ARTICLE_NETWORKS[:1]
     return studies.article(args.table or "figure 3", **options)
 
 

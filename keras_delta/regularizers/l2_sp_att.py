@@ -12,6 +12,11 @@ from keras_delta.regularizers.attention_weights import AttentionWeights, of_part
 from keras_delta.regularizers.base import Regularizer
 from keras_delta.regularizers.distances import half_sum_of_squares
 
+# Layers whose channels are those of their inputs, one by one.
+BY_CHANNEL = (
+    keras.layers.BatchNormalization,
+    *(keras.layers.Activation, keras.layers.ReLU, keras.layers.LeakyReLU),
+)
 # Layers whose channels are not the last axis of the kernel.
 DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 TRANSPOSED = (
@@ -25,7 +30,8 @@ class L2SPAtt(Regularizer):
     """L2-SP that holds important filters more tightly.
 
     `Omega = 1/2 sum_l sum_j C_l W[l, j] ||K_l[..., j] - K*_l[..., j]||^2` over the
-    kernels of the tapped layers, plus `1/2 ||w - w*||^2` over every other parameter
+    kernels of the tapped layers (of a tapped activation or BatchNormalization the
+    kernel in front of it), plus `1/2 ||w - w*||^2` over every other parameter
     that source and target share. The factor `C_l` makes uniform attention equal to
     L2-SP. The article names the method and gives no formula; this reading is ours.
 
@@ -38,7 +44,7 @@ class L2SPAtt(Regularizer):
         name: optional name.
 
     Raises:
-        ValueError: if no tap of the model has a kernel (when bound).
+        ValueError: if no tap of the model has one (when bound).
 
     Source: Li et al., "DELTA", TKDD 2021, doi 10.1145/3473912, section 4.2.
     """
@@ -79,15 +85,15 @@ class L2SPAtt(Regularizer):
             if tap not in pairing.names:
                 continue
             # The source's, as LoRA makes a new tensor of the target's each time.
-            layer = pairing.source.nodes[pairing.names[tap]].operation
-            kernel = find_kernel(layer)
-            if kernel is not None:
-                self._tapped[id(kernel)] = tap, filter_shape(layer)
+            layer = find_layer(pairing.source, pairing.names[tap])
+            if layer is not None:
+                found = tap, filter_shape(layer)
+                self._tapped.setdefault(id(find_kernel(layer)), found)
         if not self._tapped:
             raise ValueError(
                 "The regularizer 'l2_sp_att' weights the filters of tapped layers, but "
-                f"none of the taps {list(taps)} is a convolution or dense layer. Tap "
-                "convolutions, or use 'l2_sp'."
+                f"none of the taps {list(taps)} is a convolution or dense layer, or "
+                "follows one directly. Tap convolutions, or use 'l2_sp'."
             )
 
     @property
@@ -116,6 +122,18 @@ class L2SPAtt(Regularizer):
     def get_config(self) -> dict[str, Any]:
         """See `Regularizer.get_config`."""
         return {**super().get_config(), **self.attention_weights.get_config()}
+
+
+def find_layer(graph, name):
+    """The layer whose filters make a tap's channels; None without one."""
+    while name is not None:
+        node = graph.nodes[name]
+        if find_kernel(node.operation) is not None:
+            return node.operation
+        if not isinstance(node.operation, BY_CHANNEL):
+            return None
+        name = graph.name_of(node.inputs[0])
+    return None
 
 
 def find_kernel(layer):

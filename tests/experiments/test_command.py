@@ -427,7 +427,7 @@ def test_trainings_that_failed_are_named_below_the_table(flowers, tmp_path, caps
 
 
 def test_figure_of_the_article(flowers, tmp_path, capsys):
-    args = arguments("--figure", 3, "--datasets", "cub", "--networks", "resnet101")
+    args = arguments("--figure", 3, "--datasets", "cub")
     store = done(args, tmp_path, lambda cell: 0.5)
     assert command.main(args, SCRIPT) == 0
     assert (tmp_path / "tables" / "figure-3-curves.png").stat().st_size > 10_000

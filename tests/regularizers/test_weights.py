@@ -9,7 +9,6 @@ from reference import (
     STARTING_KERNEL,
     l2_sp,
     l2_sp_att,
-    standardized,
 )
 
 import keras_delta as kd
@@ -44,13 +43,6 @@ def test_distance_by_hand(regularizer, expected):
     model.set_regularizer(regularizer)
     assert float(model.regularizer.weight_distance()) == pytest.approx(
         expected, abs=1e-6
-    )
-
-
-def test_the_twin_of_l2_sp_att_by_hand():
-    weights = standardized(SCORES)
-    assert l2_sp_att([(KERNEL, STARTING_KERNEL, weights)], []) == pytest.approx(
-        2.674218, abs=1e-6
     )
 
 
@@ -201,14 +193,29 @@ def test_kernels_of_attention_layers():
     assert [name for _, name in names] == 4 * ["kernel"]
 
 
-def test_l2_sp_att_needs_a_tap_with_a_kernel(bound):
+def test_l2_sp_att_needs_a_tap_with_a_kernel():
+    i = keras.Input((4, 4, 2))
+    pooled = keras.layers.MaxPooling2D(name="pool")(keras.layers.Conv2D(3, 1)(i))
+    source = keras.Model(i, pooled)
+    regularizer = L2SPAtt(attention="uniform")
     with pytest.raises(ValueError) as e:
-        bound(L2SPAtt(attention="uniform"), taps=["relu0", "relu1"])
+        kd.DeltaModel(kd.attach_head(source, 2), source, ["pool"], regularizer)
     assert str(e.value) == (
         "The regularizer 'l2_sp_att' weights the filters of tapped layers, but none of "
-        "the taps ['relu0', 'relu1'] is a convolution or dense layer. Tap "
+        "the taps ['pool'] is a convolution or dense layer, or follows one directly. Tap "
         "convolutions, or use 'l2_sp'."
     )
+
+
+@pytest.mark.parametrize("tap", ["bn1", "relu1"])
+def test_attention_is_on_the_kernel_in_front_of_an_activation(bound, tap):
+    weights = np.array([0.5, 0.1, 0.1, 0.1, 0.1, 0.1])
+    found = [
+        bound(L2SPAtt(attention={name: weights}), True, True, taps=[name])
+        for name in ("conv1", tap)
+    ]
+    first, second = (float(m.regularizer.weight_distance()) for m in found)
+    assert first == pytest.approx(second, rel=1e-6)
 
 
 def test_parameters_are_checked():
