@@ -129,8 +129,11 @@ def test_what_a_step_moves(data, name, kwargs):
     model = make_model(make(name, kwargs))
     before = {v.path: v.numpy() for v in model.source.variables}
     own = [v.numpy() for v in model.regularizer.trainable_variables]
+    target = [v.numpy() for v in model.target.trainable_variables]
     assert bool(own) == (name != "kd")
     model.fit(*data, verbose=0)
+    pairs = zip(target, model.target.trainable_variables, strict=True)
+    assert sum(np.abs(a - b).max() > 0 for a, b in pairs) >= 0.6 * len(target)
     for v in model.source.variables:
         np.testing.assert_array_equal(v, before[v.path])
     after = [v.numpy() for v in model.regularizer.trainable_variables]

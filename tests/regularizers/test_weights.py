@@ -202,8 +202,8 @@ def test_l2_sp_att_needs_a_tap_with_a_kernel():
         kd.DeltaModel(kd.attach_head(source, 2), source, ["pool"], regularizer)
     assert str(e.value) == (
         "The regularizer 'l2_sp_att' weights the filters of tapped layers, but none of "
-        "the taps ['pool'] is a convolution or dense layer, or follows one directly. Tap "
-        "convolutions, or use 'l2_sp'."
+        "the taps ['pool'] is a convolution or dense layer, or follows one directly. "
+        "Tap convolutions, or use 'l2_sp'."
     )
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import sys
+import threading
 import time
 
 import httpx
@@ -79,12 +80,14 @@ def test_not_ready_before_a_model_is_loaded_and_when_it_stops(folder):
 def test_an_answer_that_takes_too_long(folder):
     found = app(folder, timeout=0.2, queue=1)
     service = found.state.service
-    service.versions.current = Fake(lambda *_: time.sleep(0.6))
+    looked_at = threading.Event()
+    service.versions.current = Fake(lambda *_: looked_at.wait(30))
     first, second = ask(found, *[("POST", PREDICT, {"json": BODY})] * 2)
     assert first.status_code == 504
     assert "longer than 0.2 s" in first.json()["error"]
     assert second.status_code == 503  # its thread still holds the place
     assert b"requests_running 1.0" in service.metrics.text()[0]
+    looked_at.set()
     end = time.monotonic() + 10
     while b"requests_running 1.0" in service.metrics.text()[0]:
         assert time.monotonic() < end

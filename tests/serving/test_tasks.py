@@ -342,6 +342,14 @@ def test_figures_of_labels_by_hand():
     # a: positives at ranks 1 and 3: (1/1 + 2/3) / 2; b: at 1 and 2.
     assert (a["average_precision"], b["average_precision"]) == pytest.approx((5 / 6, 1))
     assert found["micro_f1"] == pytest.approx(2 * 2 / (3 + 4))
+    assert found["macro_f1"] == pytest.approx((1 / 2 + 2 / 3) / 2)
+    # At temperature 2 the odds 9, 3/2 and 3/7 of a become 3, 1.22 and 0.65.
+    warm = figures.of_labels(logits, labels, ["a", "b"], 2.0, [0.5, 0.58])["labels"]
+    assert (warm["a"]["f1"], warm["b"]["f1"]) == pytest.approx((1 / 2, 2 / 3))
+    warm = figures.of_labels(logits, labels, ["a", "b"], 2.0, [0.7, 0.62])["labels"]
+    assert (warm["a"]["f1"], warm["b"]["f1"]) == pytest.approx((2 / 3, 0))
+    rare = figures.of_labels(logits, labels * [1, 0], ["a", "b"], 1.0, [0.5, 0.5])
+    assert rare["macro_f1"] == pytest.approx(1 / 2)  # b does not occur
     # Between the scores 0.9, 0.6 and 0.3 of a: F1 2/3 at 0.75, 1/2 at 0.45.
     scores = np.exp(logits) / (1 + np.exp(logits))
     assert figures.best_thresholds(scores, labels) == pytest.approx([0.75, 0.3])
@@ -379,6 +387,8 @@ def test_figures_of_numbers_by_hand():
     row = figures.of_numbers(values, truth, ["n"])["numbers"]["n"]
     assert row["mae"] == 0.5 and row["rmse"] == pytest.approx(0.5**0.5)
     assert row["r2"] == pytest.approx(1 - 0.5 / 0.25)
+    # Errors of 1 and 0: s = sqrt(1/2).
+    assert row["half_interval"] == pytest.approx(1.96 * 0.5**0.5 / 2**0.5)
 
 
 def test_temperature_of_several_labels_fits():

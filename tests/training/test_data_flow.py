@@ -66,6 +66,7 @@ def test_scales_over_several_sizes_are_means_over_samples(new_backbone):
     model = make(new_backbone)
     model.set_regularizer("feature_map")
     model.prepare(sizes_dataset(), verbose=0)
+    assert set(model.regularizer.scales) == set(model.taps)
     for tap, scale in model.regularizer.scales.items():
         each = [
             np.square(v).mean(axis=(1, 2, 3))

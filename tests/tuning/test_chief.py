@@ -219,9 +219,8 @@ def test_search_ends_at_once(serving, tmp_path):
         trial.status = "COMPLETED"
         client.end_trial(trial)
         assert client.create_trial(f"worker-{i}").status == "STOPPED"
-    begin = time.monotonic()
-    thread.join(5)
-    assert time.monotonic() - begin < 1
+    thread.join(10)  # Keras Tuner itself waits for up to 20 s
+    assert not thread.is_alive()
     assert thread.error is None
     assert _disk.read_json(tmp_path / "status" / "chief.json") == {"state": "done"}
 
@@ -238,7 +237,7 @@ def test_chief_waits_for_the_launchers_workers(serving, tmp_path, monkeypatch):
     _disk.write_json(
         tmp_path / "status" / status.ENDED, ["worker-0", "worker-1", "worker-2"]
     )
-    thread.join(2)
+    thread.join(10)
     assert not thread.is_alive()
 
 
@@ -370,10 +369,10 @@ def test_chief_killed_in_a_call(port, capsys, tmp_path, monkeypatch):
         with fake_chief(port, "hang") as process:
             assert process.stdout.readline() == "called\n"
             process.kill()
-    time.sleep(0.5)
-    assert _disk.read_json(tmp_path / "status" / "chief.json") == {
-        "state": "waiting for the chief"
-    }
+    path, end = tmp_path / "status" / "chief.json", time.monotonic() + 10
+    while _disk.read_json(path) != {"state": "waiting for the chief"}:
+        assert time.monotonic() < end
+        time.sleep(0.02)
     with fake_chief(port, "answer") as process:
         waiting.join(10)
         process.kill()

@@ -269,7 +269,7 @@ def test_second_ctrl_c(stage):
 
 
 def test_deaf_workers_are_terminated(stage):
-    process = stage.begin("worker-0=deaf", "worker-1=sleep", env={"SAVING": "0.5"})
+    process = stage.begin("worker-0=deaf", "worker-1=sleep", env={"SAVING": "3"})
     stage.wait_for("worker-0.ready", "worker-1.ready")
     process.send_signal(signal.SIGINT)
     assert stage.end(process, seconds=10)[0] == 130
