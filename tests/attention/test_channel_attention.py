@@ -267,60 +267,6 @@ def test_a_missing_file(tmp_path):
         ChannelAttention.load(tmp_path / "none.json")
 
 
-def test_the_authors_file_there_and_back(tmp_path):
-    rng = np.random.default_rng(0)
-    made = ChannelAttention.from_scores({t: rng.normal(size=n) for t, n in TAPS})
-    path = tmp_path / "new" / "channel_wei.json"
-    made.to_official_json(path)
-    lists = json.loads(path.read_text())
-    assert [len(scores) for scores in lists] == [n for _, n in TAPS]
-    back = ChannelAttention.from_official_json(path, [t for t, _ in TAPS])
-    for tap, scores in made.scores.items():
-        np.testing.assert_array_equal(back.scores[tap], scores)
-        np.testing.assert_allclose(back.weights[tap], made.weights[tap], rtol=1e-6)
-    weights_only = ChannelAttention.from_weights({"a": [1, 2]})
-    with pytest.raises(ValueError, match=r"authors' file contains scores.*`save`"):
-        weights_only.to_official_json(tmp_path / "b.json")
-    assert not (tmp_path / "b.json").exists()
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda text: text[: len(text) // 2],
-        lambda text: "",
-        lambda text: "\x00\xff" * 20,
-        lambda text: "[1, 2]",
-        lambda text: json.dumps({"weights": {"a": [0.5, 0.5]}}),
-        lambda text: text.replace("ChannelAttention/1", "ChannelAttention/2"),
-        lambda text: text.replace('"weights"', '"wieghts"'),
-        lambda text: json.dumps({**json.loads(text), "weights": {"a": [2.0, 3.0]}}),
-        lambda text: json.dumps({**json.loads(text), "weights": {"a": "x"}}),
-        lambda text: json.dumps({**json.loads(text), "weights": None}),
-        lambda text: json.dumps({**json.loads(text), "scores": [1, 2]}),
-    ],
-)
-def test_a_damaged_file_is_refused(damage, tmp_path):
-    path = tmp_path / "a.json"
-    ChannelAttention.from_scores(SCORES).save(path)
-    path.write_bytes(damage(path.read_text()).encode("latin-1"))
-    with pytest.raises(ValueError, match=r"a\.json' cannot be used.*compute"):
-        ChannelAttention.load(path)
-
-
-def test_a_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        ChannelAttention.load(tmp_path / "none.json")
-
-
-def test_a_path_is_an_attention(tmp_path):
-    attention = ChannelAttention.from_scores(SCORES)
-    attention.save(tmp_path / "a.json")
-    for path in (tmp_path / "a.json", str(tmp_path / "a.json")):
-        given = kd.regularizers.Delta(attention=path).attention
-        np.testing.assert_array_equal(given.weights["b"], attention.weights["b"])
-
-
 def test_the_authors_file(tmp_path):
     """A list of four lists, one a tap, of mean loss differences."""
     rng = np.random.default_rng(0)
