@@ -91,9 +91,8 @@ def compare_activation_maps(
         by_rule, count = isinstance(channels, int), channels
         channels = LOWEST if by_rule else channels
     numbers = count if by_rule else channels
-    tap = first.taps[-1] if tap is None else tap
     for model in named.values():
-        single.check_fit(model, images, tap, numbers)
+        tap = single.check_fit(model, images, tap, numbers)
     raw = {SOURCE: _source(first, images, tap)}
     for label, model in named.items():
         raw[label] = model.outputs_and_maps(images)[1][tap]
@@ -157,7 +156,8 @@ def _by_label(models):
 
 def _source(model, images, tap):
     """The source's map of a tap; None if the source has no matching tap."""
-    return None if model.networks.mismatch else model.source_maps(images)[tap]
+    taps = () if model.networks.mismatch else model.networks.taps or ()
+    return model.source_maps(images)[tap] if tap in taps else None
 
 
 def _choose(rule, count, raw, named, tap):

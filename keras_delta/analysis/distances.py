@@ -173,9 +173,10 @@ def tabulate_filter_distances(distances: FilterDistances) -> dict[str, np.ndarra
 
 def save_filter_distances(distances: FilterDistances, path: PathLike) -> None:
     """Write distances to an `.npz` file, as the columns of the table."""
-    with _disk.replace_file(path) as temporary:
-        columns: dict[str, Any] = tabulate_filter_distances(distances)
-        np.savez_compressed(temporary, **columns)
+    columns: dict[str, Any] = tabulate_filter_distances(distances)
+    # A file, since NumPy would append `.npz` to a path.
+    with _disk.replace_file(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **columns)
 
 
 def load_filter_distances(path: PathLike) -> dict[str, dict[str, np.ndarray]]:

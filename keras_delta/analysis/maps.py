@@ -51,7 +51,7 @@ def activation_maps(
     if not isinstance(model, DeltaModel):
         raise TypeError(invalid("model", "a DeltaModel", model))
     images, channels = checked_images(images), checked_channels(channels)
-    tap = check_fit(model, images, tap, channels)
+    tap = check_paired(model, check_fit(model, images, tap, channels))
     _, found = model.outputs_and_maps(images, training=False)
     source = np.asarray(model.source_maps(images)[tap]).astype("float32")
     target = np.asarray(found[tap]).astype("float32")
@@ -125,6 +125,8 @@ def checked_channels(channels):
 def check_fit(model, images, tap, channels):
     """The tap, after checks that the model has it and that channels and images fit."""
     graph = model.pairing.target
+    if not model.taps:
+        raise ValueError(invalid("model", "a DeltaModel with taps", model.name))
     if tap is None:
         tap = model.taps[-1]
     if tap not in model.taps:
@@ -142,6 +144,15 @@ def check_fit(model, images, tap, channels):
     if isinstance(channels, list) and max(channels) >= shape[-1]:
         expected = f"numbers below {shape[-1]}, the channels of '{tap}'"
         raise ValueError(invalid("channels", expected, channels))
+    return tap
+
+
+def check_paired(model, tap):
+    """The tap, after a check that the source has the same."""
+    if model.networks.mismatch or tap not in (model.networks.taps or ()):
+        expected = "one that the source has as well"
+        remedy = "For the target alone: `keras_delta.analysis.compare_activation_maps`."
+        raise ValueError(invalid("tap", expected, tap, remedy))
     return tap
 
 

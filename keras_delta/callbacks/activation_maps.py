@@ -76,7 +76,8 @@ class ActivationMaps(Callback):
     def check(self, model: keras.Model) -> None:
         """Reject anything that cannot be drawn."""
         super().check(model)
-        analysis.check_fit(model, self.images, self.tap, self.channels)
+        tap = analysis.check_fit(model, self.images, self.tap, self.channels)
+        analysis.check_paired(model, tap)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Draw the maps if they are due."""

@@ -158,3 +158,30 @@ def test_what_does_not_fit(kwargs, error, match, model):
 def test_another_model_is_refused(new_backbone):
     with pytest.raises(TypeError, match=r"`model`\. Expected a DeltaModel"):
         activation_maps(new_backbone(), X)
+
+
+def test_a_source_without_the_tap(new_backbone, tmp_path):
+    """Its maps are others, and nothing to subtract."""
+    target, source = reference.pair(new_backbone)
+    wider = new_backbone(widths=(4, 9, 9))
+    for model in (
+        kd.DeltaModel(target, source, ["conv0", "conv1"], source_taps=["conv0"]),
+        kd.DeltaModel(target, wider, ["conv1"], source_taps=["conv1"]),
+    ):
+        with pytest.raises(ValueError, match=r"tap='conv1'.*compare_activation_maps"):
+            activation_maps(model, X)
+        callback = kd.callbacks.ActivationMaps(X, tmp_path)
+        with pytest.raises(ValueError, match=r"compare_activation_maps"):
+            callback.check(model)
+        found = kd.analysis.compare_activation_maps(model, X, channels="mean")
+        assert list(found.maps) == ["target"]
+
+
+def test_a_model_without_taps():
+    network = keras.Sequential(
+        [keras.Input((4, 4, 3)), keras.layers.Flatten(), keras.layers.Dense(3)]
+    )
+    model = kd.DeltaModel(kd.attach_head(network, 2), network, regularizer="l2_sp")
+    assert not model.taps
+    with pytest.raises(ValueError, match="a DeltaModel with taps"):
+        activation_maps(model, np.zeros((1, 4, 4, 3)))

@@ -240,12 +240,17 @@ def test_classes_are_matched_by_name(model, tmp_path):
 
 
 def test_grey_images(tmp_path):
+    """Patches that excite a channel are of colour images alone."""
     inputs = keras.Input((SIDE, SIDE, 1))
-    outputs = keras.layers.Flatten()(keras.layers.Conv2D(4, 3)(inputs))
-    grey = keras.Model(inputs, keras.layers.Dense(3)(outputs))
+    source = keras.Model(inputs, keras.layers.Conv2D(4, 3, name="conv")(inputs))
+    attention = kd.ChannelAttention({"conv": np.array([0.4, 0.3, 0.2, 0.1])})
+    regularizer = kd.regularizers.Delta(attention=attention)
+    target = kd.attach_head(source, 3, pooling="flatten")
+    grey = kd.DeltaModel(target, source, ["conv"], regularizer)
     path = tmp_path / "r.html"
     page = read(report(grey, images(), images(30, seed=1), path, verbose=0))
     assert "of 30 test images" in page.text and "duplicates" in page.sections
+    assert "attention" in page.sections
 
 
 def test_numbers_that_are_none(tmp_path):

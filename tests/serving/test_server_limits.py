@@ -227,6 +227,19 @@ def test_a_strip_that_would_become_huge_is_refused(red_or_blue):
             red_or_blue.run(signature, inputs, deadline)
     with pytest.raises(Problem, match=text):
         red_or_blue.explain(strip, [0], deadline)
+    thin = {"images": np.zeros((1, 1, 40_000, 3), np.uint8)}
+    with pytest.raises(Problem, match="An image has 40000 x 1 pixels, which become"):
+        red_or_blue.run("classify_tensor_uint8", thin, deadline)
+
+
+def test_an_answer_of_too_many_numbers_is_refused(folder, monkeypatch):
+    found = app(folder)
+    found.state.service.versions.current = Fake(lambda *_: {"y": np.ones((1, 9))})
+    for most, status in ((9, 200), (8, 400)):
+        monkeypatch.setattr(answers, "MOST_NUMBERS", most)
+        (answer,) = ask(found, ("POST", PREDICT, {"json": BODY}))
+        assert answer.status_code == status
+    assert "9 numbers, more than 8. Send fewer images" in answer.json()["error"]
 
 
 @pytest.mark.parametrize("orientation", [1, 6])

@@ -58,7 +58,7 @@ def draw_distances(models, train, test, seed):
 def show_maps(models, train, test, seed):
     """Where source and target look."""
     shown = test or train
-    deltas = [m for m in models if m.delta is not None]
+    deltas = [m for m in models if m.delta is not None and m.delta.taps]
     if shown is None or not deltas:
         raise LeftOut("Maps: no images, or no `DeltaModel`, which has taps.")
     tap = deltas[0].delta.taps[-1]
@@ -89,7 +89,10 @@ def show_attention(models, train, test, seed):
     figure = attention_plot.plot(attention)
     data = {"chart": pictures.svg(figure), "tap": None, "rows": []}
     tap, weights = list(attention.weights.items())[-1]
-    if shown is not None and tap in delta.taps:
+    graph = delta.networks.target
+    readable = tap in delta.taps and len(graph.output_of(tap).shape) == 4
+    readable = readable and graph.inputs[0].shape[-1] == 3
+    if shown is not None and shown.size is not None and readable:
         order = np.argsort(-weights, kind="stable").tolist()
         channels = order[:CHANNELS] + order[-CHANNELS:]
         patches = exciting_patches(delta, shown, channels, tap)

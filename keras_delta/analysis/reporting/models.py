@@ -119,7 +119,8 @@ class Reported:
     def grad_cam(self, images, classes):
         """Where the network sees these classes: `(N, h, w)` from 0 to 1."""
         classes = np.asarray(classes, "int64")
-        return self.network.activation_maps(tf.constant(images), classes)[0].numpy()
+        images = tf.constant(images, "float32")
+        return self.network.activation_maps(images, classes)[0].numpy()
 
 
 def _named(given):

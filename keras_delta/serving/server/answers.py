@@ -11,6 +11,7 @@ from keras_delta.serving.server.model import DEFAULT, ENCODED
 from keras_delta.serving.server.problems import bad, not_finite
 
 MOST_MAPS = 32
+MOST_NUMBERS = 2_000_000  # in an answer: while JSON is written, nobody else is answered
 
 
 def predict(model, body, settings, deadline):
@@ -29,6 +30,12 @@ def predict(model, body, settings, deadline):
         name: inputs.tensor(name, spec, values[name]) for name, spec in specs.items()
     }
     outputs = model.run(signature, tensors, deadline)
+    numbers = sum(np.size(value) for value in outputs.values())
+    if numbers > MOST_NUMBERS:
+        raise bad(
+            f"The answer has {numbers:,} numbers, more than {MOST_NUMBERS:,}. Send "
+            "fewer images, or export fewer taps."
+        )
     _check_finite(outputs)
     answer = {k: plain(k, v) for k, v in outputs.items()}
     if len(answer) == 1:

@@ -89,6 +89,9 @@ class Model:
             return self.classify(tensors["images"])
         if encoded is not None:
             return self._one_by_one(signature, encoded, deadline)
+        if signature != MAP:  # which takes prepared images
+            for given in tensors.values():
+                self._check_resized(*given.shape[1:3], "An image", signature)
         return self._direct(signature, tensors)
 
     def classify(self, prepared):
@@ -120,9 +123,8 @@ class Model:
 
     def _one_by_one(self, signature, encoded, deadline):
         """Answers to encoded images, one at a time; an error names the bad image."""
-        protocol = "improved" if signature == TEN_CROP else self._protocol
         pixels = [
-            self._pixels(contents, f"Image {i}", protocol)
+            self._pixels(contents, f"Image {i}", signature)
             for i, contents in enumerate(encoded)
         ]
         answers = []
@@ -133,17 +135,22 @@ class Model:
                 answers.append(self._of_file(signature, encoded[i], f"Image {i}"))
         return {name: np.concatenate([a[name] for a in answers]) for name in answers[0]}
 
-    def _pixels(self, contents, where, protocol):
+    def _pixels(self, contents, where, signature):
         """Pixels of an encoded image, or of the resized one if it has more."""
+        height, width = images.size(contents, self._settings.max_pixels, where)
+        return max(height * width, self._check_resized(height, width, where, signature))
+
+    def _check_resized(self, height, width, where, signature):
+        """Pixels of a resized image; a thin strip becomes a large one."""
         limit = self._settings.max_pixels
-        height, width = images.size(contents, limit, where)
+        protocol = "improved" if signature == TEN_CROP else self._protocol
         tall, wide = _resized(height, width, self._size, protocol)
         if tall * wide > limit:
             raise bad(
                 f"{where} has {width} x {height} pixels, which become {wide} x {tall} "
                 f"for the model, more than the limit of {limit:,}. Crop the image."
             )
-        return max(height * width, tall * wide)
+        return tall * wide
 
     def _of_file(self, signature, contents, where):
         """The answer to one file; if TensorFlow cannot decode it, Pillow does."""
