@@ -184,9 +184,8 @@ def variable_index(optimizer, variable):
 
 
 def known_variables(optimizer):
-    """Ids of the variables that a built optimizer can update."""
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    return {id(v) for v in inner._trainable_variables}
+    """The variables that a built optimizer can update, in the order of its slots."""
+    return getattr(optimizer, "inner_optimizer", optimizer)._trainable_variables
 
 
 class NoCommonDecay:

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from keras_delta import _compat, caching
-from keras_delta._inputs import outputs, replay, samples
+from keras_delta._inputs import outputs, replay, training_data
 from keras_delta._network.networks import Networks
 from keras_delta._network.pairing import Pairing
 from keras_delta._network.replicas import run_on_samples
@@ -320,4 +320,5 @@ class DeltaModel(
             _compat.build_metrics(self, iterator, self.networks.target.outputs)
             return iterator, batch
         self.hosts.check_same("batches", iterator.num_batches)
-        return None, samples.batch_spec(iterator.data_adapter.get_tf_dataset())
+        dataset = iterator.data_adapter.get_tf_dataset()
+        return None, training_data.batch_spec(dataset, self.networks.target.inputs)

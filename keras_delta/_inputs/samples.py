@@ -5,7 +5,6 @@ import math
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import tree
 
 from keras_delta import _compat
@@ -284,23 +283,6 @@ def collect(x, y=None, max_samples=None, weights=None):
     return parts
 
 
-def batch_spec(dataset):
-    """Zeros like a batch of two samples; nothing is read.
-
-    Raises:
-        ValueError: for a data set that is shared out already.
-    """
-    if isinstance(dataset, tf.distribute.DistributedDataset):
-        raise ValueError(
-            "`fit` and `evaluate` distribute the data to the replicas themselves. "
-            "Pass the tf.data.Dataset of global batches, not a distributed one."
-        )
-    return tree.map_structure(
-        lambda v: tf.zeros([2, *(d or 1 for d in v.shape[1:])], v.dtype),
-        dataset.element_spec,
-    )
-
-
 def are_arrays(x):
     """Whether `x` is one array or a structure of arrays."""
     return all(hasattr(v, "shape") for v in tree.flatten(x))
@@ -323,9 +305,12 @@ def count(x, batch_size):
         x: the data, as `fit` takes it.
         batch_size: that of a data set's first batch.
     """
+    if hasattr(x, "image_count"):  # of `ImageSet.batches`
+        return x.image_count
     if hasattr(x, "cardinality"):
         batches = int(x.cardinality())
-        return batches * batch_size if batches > 0 and batch_size else None
+        # The last batch may have been dropped, with other samples in each epoch.
+        return (batches + 1) * batch_size - 1 if batches > 0 and batch_size else None
     if isinstance(x, keras.utils.PyDataset):
         batches = x.num_batches
         return None if batches is None else batches * (batch_size or length(x[0]))

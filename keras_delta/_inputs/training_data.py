@@ -227,3 +227,32 @@ def _check_arrays(x, y):
         expected, received = "an array of labels", f"a list of {len(y)} numbers"
         remedy = "A list is taken for several outputs; labels are `np.asarray(y)`."
         raise TypeError(invalid("y", expected, received, remedy))
+
+
+def batch_spec(dataset, inputs=()):
+    """Zeros like a batch of two samples; nothing is read.
+
+    Args:
+        dataset: a `tf.data.Dataset`.
+        inputs: of the network; a single one has sizes that the data set leaves open.
+
+    Raises:
+        ValueError: for a data set that is shared out already.
+    """
+    if isinstance(dataset, tf.distribute.DistributedDataset):
+        raise ValueError(
+            "`fit` and `evaluate` distribute the data to the replicas themselves. "
+            "Pass the tf.data.Dataset of global batches, not a distributed one."
+        )
+    spec = dataset.element_spec
+    flat = tree.flatten(spec)
+    shapes = [v.shape[1:] for v in flat]
+    images = tree.flatten(keras.utils.unpack_x_y_sample_weight(spec)[0])
+    if len(images) == len(inputs) == 1:  # the first of all
+        own = zip(shapes[0], inputs[0].shape[1:], strict=True)
+        shapes[0] = [d or size for d, size in own]
+    zeros = [
+        tf.zeros([2, *(d or 1 for d in shape)], v.dtype)
+        for v, shape in zip(flat, shapes, strict=True)
+    ]
+    return tree.pack_sequence_as(spec, zeros)

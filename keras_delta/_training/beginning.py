@@ -24,6 +24,11 @@ DEFAULT = {"epochs": 1, "batch_size": 32}
 # Callbacks that set the learning rate, which a schedule does not allow.
 SETS_RATE = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)
 FORMS = '"auto", "none" or a keras_delta.Recipe'
+NO_OPTIMIZER = (
+    "The target has been trained before, so no recipe begins, and `compile` got no "
+    "optimizer: Keras's default, RMSprop at 0.001, would go on with it. Pass an "
+    "optimizer to `compile`, or `recipe=keras_delta.Recipe()` to `fit`."
+)
 MOST = 1000  # images that statistics are estimated on
 ERRORS = 2  # standard errors by which another share must be better
 FORWARD_PASSES = 4  # that a step takes as long as: source, target, two backwards
@@ -60,7 +65,11 @@ def choose(model, asked):
         model.set_regularizer(recipe.regularizer)
     if recipe is asked:
         return recipe
-    if done or model.regularizer is None or not start.is_untrained(model):
+    if done or model.regularizer is None:
+        return None
+    if not start.is_untrained(model):
+        if not model.optimizer_given:
+            raise ValueError(NO_OPTIMIZER)
         return None
     head = _last_layers(model)
     if not head:

@@ -40,6 +40,11 @@ class Regularized:
         return self._without_source(super().trainable_variables)
 
     @property
+    def trainable_weights(self) -> list[keras.Variable]:
+        """The same; Keras writes an optimizer's averages into these."""
+        return self._without_source(super().trainable_weights)
+
+    @property
     def variables_to_train(self) -> list[keras.Variable]:
         """The variables that a step updates."""
         if self.trains_features:

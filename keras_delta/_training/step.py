@@ -226,7 +226,7 @@ def build_optimizer(model):
     if not model.optimizer.built:
         with model.distribute_strategy.scope():
             model.optimizer.build(model.trainable_variables)
-    known = _compat.known_variables(model.optimizer)
+    known = {id(v) for v in _compat.known_variables(model.optimizer)}
     own = [] if model.regularizer is None else model.regularizer.trainable_variables
     new = {id(v) for v in own} - known
     # Of a regularizer of before; a file would be read into an optimizer without them.

@@ -177,17 +177,21 @@ class ChannelAttentionCallback(Callback):
 
     def _compute(self):
         """The attention of the target as it is, given to the regularizers."""
+        members = with_attention(self.model.regularizer) if self.update else []
+        own = {"temperature": members[0].temperature} if members else {}
         attention = ChannelAttention.compute(
             self.model,
             self._read,
             max_samples=self.max_samples,
             progress=self._verbosity == 2,
-            **self.kwargs,
+            **{**own, **self.kwargs},
         )
-        if self.update:
-            for regularizer in with_attention(self.model.regularizer):
-                regularizer.set_attention_weights(attention)
-                self.model.hosts.copy_first(regularizer.variables)
+        for member in members:
+            if "temperature" in self.kwargs:
+                member.set_attention_weights(attention)
+            else:
+                member.attention_weights.take_scores(attention)
+            self.model.hosts.copy_first(member.variables)
         return attention
 
     def _due(self, epoch, logs):

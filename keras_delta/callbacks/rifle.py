@@ -173,14 +173,14 @@ def forget(optimizer, variables):
     # Keras does not say which state belongs to which variable, nor its initial value:
     # a fresh optimizer shows both, since it keeps the same lists.
     fresh = type(optimizer).from_config(optimizer.get_config())
-    fresh.build(variables)
+    known, chosen = _compat.known_variables(optimizer), {id(v) for v in variables}
+    fresh.build(known)
     current = _compat.slots(optimizer)
     for name, slots in _compat.slots(fresh).items():
-        for v, slot in zip(variables, slots, strict=False):
-            if isinstance(slot, keras.Variable):
+        for v, slot, now in zip(known, slots, current[name], strict=False):
+            if id(v) in chosen and isinstance(slot, keras.Variable):
                 # The moving average of the weights continues from the weights.
-                begin = array(v if name == _compat.AVERAGES else slot)
-                current[name][_compat.variable_index(optimizer, v)].assign(begin)
+                now.assign(array(v if name == _compat.AVERAGES else slot))
 
 
 def _head(model):

@@ -99,6 +99,12 @@ class AttentionWeights:
             variable.assign(attention.weights[tap])
         self.computed_attention = attention
 
+    def take_scores(self, attention):
+        """Use the weights of an attention's scores, at the temperature set here."""
+        scored = attention.scores, attention.normalization, self.temperature
+        weighed = ChannelAttention.from_scores(*scored, attention.samples)
+        self.set_attention_weights(weighed)
+
     def __call__(self):
         """Dict tap -> `(C,)` weights in use; None before `fit` has computed them."""
         if not self._by_tap or not self.ready:

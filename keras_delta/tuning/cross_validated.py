@@ -259,7 +259,8 @@ class CrossValidated(Outcome, _compat.TunerHooks):
             **self.hypermodel.description(hp),
         }
         search.claim(self.folder, wanted)
-        source_maps = self._cache_for(source_maps, data.train(0), options["views"])
+        given = model, source_maps, data.train(0), options["views"]
+        source_maps = search.cache_for(*given)
         verbose = 1 if verbose == "auto" else verbose
         return search.Search(data, epochs, callbacks, source_maps, validate, verbose)
 

@@ -157,13 +157,10 @@ class Outcome:
         train = data.train(None)
         kwargs.setdefault("epochs", hp.values.get("tuner/epochs", asked["epochs"]))
         kwargs.setdefault("callbacks", _compat.copy_callbacks(self, given))
-        kwargs.setdefault("source_maps", self._cache_for("auto", train, asked["views"]))
+        cache = search.cache_for(model, "auto", train, asked["views"])
+        kwargs.setdefault("source_maps", cache)
         model.fit(train, shuffle=False, **kwargs)
         return model
-
-    def _cache_for(self, asked, data, views):
-        by_xla = self.hypermodel.jit_compile is True
-        return search.cache_for(asked, data, views, by_xla)
 
     def results_frame(self) -> "DataFrame":
         """Return all cells as a `pandas.DataFrame`, best first, as in `results.csv`."""

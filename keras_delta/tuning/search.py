@@ -7,6 +7,7 @@ import keras
 import keras_tuner
 
 from keras_delta import _disk, caching
+from keras_delta._training import checks
 from keras_delta.caching import SourceMapCache
 
 
@@ -29,16 +30,17 @@ def image_size(model):
     return None
 
 
-def cache_for(asked, data, views, compiled_by_xla):
-    """The value for `source_maps`: as requested, or a cache if data are repeated."""
+def cache_for(model, asked, data, views):
+    """The value for `source_maps`: as requested, or a cache if it can be used."""
     if asked != "auto":
         return caching.get(asked) or "compute"
     cache = SourceMapCache(views=max(views or 1, 2))
     try:
+        checks.cache_can_be_read(model)
         cache.check_data(data)
     except ValueError:
         return "compute"
-    return "compute" if compiled_by_xla else cache
+    return cache
 
 
 def claim(folder, wanted):

@@ -67,6 +67,7 @@ class WarmModels:
             model = self._hypermodel.build(hp)
             model.optimizer.build(model.trainable_variables)
         self._check_networks(model)
+        _check_own(regularizers.members(model.regularizer))
         return model
 
     def _check_networks(self, model):
@@ -127,14 +128,14 @@ class WarmModels:
         for member in asking:
             path = self._scores(model, member, name)
             if path.exists():  # since another temperature, or variant
-                _weigh(member, ChannelAttention.load(path))
+                member.attention_weights.take_scores(ChannelAttention.load(path))
         model.prepare(data(), verbose=verbose)
         for member in asking:
             path = self._scores(model, member, name)
             if not path.exists():
                 member.computed_attention.save(path)
             # As later from the file, whose scores are rounded.
-            _weigh(member, ChannelAttention.load(path))
+            member.attention_weights.take_scores(ChannelAttention.load(path))
         variables = _variables_of_fold(model)
         return {name: array(variable) for name, variable in variables.items()}
 
@@ -143,16 +144,23 @@ class WarmModels:
         return self._folder / f"{digest(made_for)}_{name}_attention.json"
 
 
+def _check_own(members):
+    """Refuse methods that prepare once, and so for the first fold alone."""
+    base = regularizers.Regularizer
+    for kind in map(type, members):
+        if kind.prepare is not base.prepare and kind.ready is base.ready:
+            raise keras_tuner.errors.FatalValueError(
+                f"{kind.__name__} defines `prepare` but not `ready`. A search trains "
+                "one model on all folds and sets its variables back in between. Keep "
+                "what `prepare` computes in variables (`add_weight` in `bind`); the "
+                "property `ready` says whether they have their values."
+            )
+
+
 def _has_number(optimizer):
     """Whether the learning rate is a number, and not a schedule."""
     inner = getattr(optimizer, "inner_optimizer", optimizer)  # of a loss scale
     return isinstance(_compat.learning_rate(inner), keras.Variable)
-
-
-def _weigh(member, attention):
-    member.set_attention_weights(
-        ChannelAttention.from_scores(attention.scores, temperature=member.temperature)
-    )
 
 
 def _variables_of_fold(model):

@@ -163,7 +163,7 @@ def test_another_model_is_refused(new_backbone):
 def test_a_source_without_the_tap(new_backbone, tmp_path):
     """Its maps are others, and nothing to subtract."""
     target, source = reference.pair(new_backbone)
-    wider = new_backbone(widths=(4, 9, 9))
+    wider = new_backbone(widths=(4, 9, 9), size=8)
     for model in (
         kd.DeltaModel(target, source, ["conv0", "conv1"], source_taps=["conv0"]),
         kd.DeltaModel(target, wider, ["conv1"], source_taps=["conv1"]),

@@ -223,6 +223,23 @@ def test_training_goes_on_with_the_new_weights(new_backbone):
     assert np.abs(moved).max() > 1e-5
 
 
+@pytest.mark.parametrize("given", [{}, {"temperature": 2.0}])
+def test_the_temperature_is_the_regularizers(given, new_backbone):
+    """Unless the callback has one."""
+    first, second = (Delta(temperature=t) for t in (50.0, 1.0))
+    model = make(new_backbone, [first, second])
+    callback = ChannelAttentionCallback((X, Y), **given)
+    fit(model, callback, epochs=2)
+    (_, attention), *_ = callback.history
+    for member in model.regularizer.members:
+        temperature = given.get("temperature", member.temperature)
+        expected = ChannelAttention.from_scores(
+            attention.scores, temperature=temperature
+        )
+        for tap, weights in member.attention_weights().items():
+            np.testing.assert_allclose(weights, expected.weights[tap], rtol=1e-5)
+
+
 def test_watching_changes_nothing(new_backbone):
     """Dropout, shuffling and moving statistics would show any trace of it."""
     models = []

@@ -8,6 +8,7 @@ import pytest
 from keras_delta import DeltaModel, attach_head
 from keras_delta.callbacks import Rifle
 from keras_delta.callbacks.rifle import forget, redraws
+from keras_delta.optimizers import LayerwiseSGD
 from keras_delta.regularizers import L2
 
 X, Y = reference.learnable_data(8)
@@ -133,6 +134,19 @@ def test_a_resumed_training_ends_the_same(new_backbone, tmp_path):
     fit(model, rifle, epochs=8, initial_epoch=4)
     assert rifle.drawn == [4]
     reference.assert_same_weights(model, whole, atol=1e-6)
+
+
+def test_an_optimizer_that_names_layers(new_backbone):
+    """Those that are not drawn again are known to it as well."""
+    names = {"conv0": 0.1, "head": 2.0}
+    optimizer = LayerwiseSGD(0.05, 0.9, multipliers=names)
+    model = make(new_backbone, optimizer)
+    fit(model, epochs=1)
+    slots = {v.path: v.numpy() for v in optimizer.momentums}
+    forget(optimizer, model.target.get_layer("head").trainable_variables)
+    for v in optimizer.momentums:
+        kept = 0 if "head" in v.path else 1
+        np.testing.assert_array_equal(v, kept * slots[v.path])
 
 
 def test_two_replicas_draw_the_same(strategy, new_backbone):

@@ -329,6 +329,15 @@ def test_a_source_without_maps(name):
         kd.DeltaModel(make_networks()[1], dense, regularizer=name)
 
 
+def test_averages_of_the_weights_leave_out_adapters(data):
+    """Keras assigns them at the end, in the order of what the optimizer trains."""
+    averaging = keras.optimizers.SGD(0.01, use_ema=True)
+    model = make_model(regularizers.FourDs(), averaging)
+    model.fit(*data, verbose=0)
+    adapters = {id(v) for v in model.regularizer.source_variables}
+    assert adapters and not adapters & {id(v) for v in model.trainable_weights}
+
+
 def test_narrow_taps_of_four_ds():
     for widths, found in (((3, 6, 8), r"\[3, 6, 8\]"), ((4, 4, 4), r"\[4, 4, 4\]")):
         source = kd.attach_head(make_deeper(widths=widths, seed=3), CLASSES)

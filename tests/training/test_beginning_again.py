@@ -152,6 +152,18 @@ def test_averages_of_weights_that_are_frozen_later(model, tmp_path):
     check_same(weights(loaded), before)
 
 
+def test_kerass_default_optimizer_does_not_go_on_with_a_trained_network(model):
+    """It has thrice the recipe's rate; weights alone have no optimizer."""
+    model.compile(loss=SPARSE)
+    fit(model)
+    model.compile(loss=SPARSE)
+    with pytest.raises(ValueError, match=r"trained before.*RMSprop.*`recipe="):
+        fit(model)
+    fit(model, recipe="none")
+    model.compile(keras.optimizers.SGD(1e-3), SPARSE)
+    fit(model)
+
+
 def test_averages_under_loss_scaling(model):
     inner = keras.optimizers.Adam(0.0, use_ema=True)
     model.compile(keras.optimizers.LossScaleOptimizer(inner), SPARSE)

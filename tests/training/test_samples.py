@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_delta._inputs import labels, samples
+import keras_delta as kd
+from keras_delta._inputs import labels, samples, training_data
 from keras_delta._inputs.look import Samples
 
 X, Y = np.arange(20.0).reshape(10, 2), np.arange(10)
@@ -222,3 +223,27 @@ def test_loss_name():
     assert labels.loss_name(keras.losses.Huber()) == "Huber"
     assert labels.loss_name(keras.losses.huber) == "huber"
     assert labels.loss_name({"a": "mse"}) is None
+
+
+def test_count_is_at_most():
+    """A last batch that is dropped is another one in each epoch."""
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(10)
+    assert samples.count(data.batch(4, drop_remainder=True), 4) >= 10
+    assert samples.count(data.batch(4), 4) >= 10
+    assert samples.count(X, None) == 10
+    images = kd.data.ImageSet.from_arrays(np.zeros((9, 8, 8, 3), "uint8"), [0] * 9)
+    batches = images.batches(8, 4, training=True, drop_remainder=True)
+    assert samples.count(batches, 4) == 9
+
+
+def test_a_batch_of_zeros_has_the_sizes_of_the_network():
+    def unknown(x, y):
+        x = tf.numpy_function(lambda v: v, [x], tf.float32)
+        return tf.ensure_shape(x, (None, None, 3)), y
+
+    data = tf.data.Dataset.from_tensors((tf.zeros((6, 5, 3)), 1)).map(unknown).batch(4)
+    inputs = [keras.Input((6, 5, 3))]
+    x, y = training_data.batch_spec(data, inputs)
+    assert (x.shape, y.shape, y.dtype) == ((2, 6, 5, 3), (2,), tf.int32)
+    x, _ = training_data.batch_spec(data, [keras.Input((None, None, 3))])
+    assert x.shape == (2, 1, 1, 3)

@@ -317,6 +317,32 @@ def test_bad_arguments(tmp_path, given, message):
         grid(tmp_path, **given)
 
 
+class Own(kd.regularizers.Regularizer):
+    """Keeps what it computed where only the first fold would have computed it."""
+
+    def prepare(self, model, samples, verbose=True):
+        self.mean = float(samples(8)[0].mean())
+
+
+def test_an_own_regularizer_that_prepares_once(tmp_path):
+    tuner = grid(tmp_path, space(regularizer=lambda alpha, beta: Own(alpha, beta)))
+    with pytest.raises(keras_tuner.errors.FatalValueError, match="but not `ready`"):
+        tuner.search(*samples(), **FIT)
+
+
+def test_maps_that_cannot_be_cached_are_computed(new_backbone):
+    """Because the target's own augmentation changes what the source sees."""
+    images = keras.Input((SIZE, SIZE, 3))
+    source = backbone_of()
+    flip = keras.layers.RandomFlip("horizontal")
+    target = keras.Model(images, kd.attach_head(source, 3)(flip(images)))
+    for each, cached in ((target, False), (kd.attach_head(source, 3), True)):
+        model = kd.DeltaModel(each, source, regularizer="feature_map")
+        model.compile("sgd", "mse", jit_compile=False)
+        found = search.cache_for(model, "auto", samples(), None)
+        assert (found != "compute") == cached
+
+
 def test_bad_objects(tmp_path):
     with pytest.raises(TypeError, match="`hypermodel`"):
         grid(tmp_path, lambda hp: None)
