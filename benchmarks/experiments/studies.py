@@ -236,7 +236,7 @@ OF_FAMILY = (
 )
 MEMBERS = (
     *((name, {**AS_IT_IS[2], "recipe": {"regularizer": name}}) for name in OF_FAMILY),
-    ("afd, kd = 0", {**AS_IT_IS[2], "recipe": _with(AFD(kd=0.0, name="afd"))}),
+    ("AFD without KD", {**AS_IT_IS[2], "recipe": _with(AFD(kd=0.0, name="afd"))}),
     ("probe", {"method": "probe"}),
 )
 OF_REFERENCE = OF_FAMILY[0]
