@@ -68,7 +68,8 @@ def choose(model, asked):
     if done or model.regularizer is None:
         return None
     if not start.is_untrained(model):
-        if not model.optimizer_given:
+        # With a teacher, the target is from scratch.
+        if not model.optimizer_given and not start.has_teacher(model):
             raise ValueError(NO_OPTIMIZER)
         return None
     head = _last_layers(model)

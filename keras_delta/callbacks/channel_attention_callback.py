@@ -178,16 +178,17 @@ class ChannelAttentionCallback(Callback):
     def _compute(self):
         """The attention of the target as it is, given to the regularizers."""
         members = with_attention(self.model.regularizer) if self.update else []
-        own = {"temperature": members[0].temperature} if members else {}
+        first = {"temperature": members[0].temperature} if members else {}
         attention = ChannelAttention.compute(
             self.model,
             self._read,
             max_samples=self.max_samples,
             progress=self._verbosity == 2,
-            **{**own, **self.kwargs},
+            **{**first, **self.kwargs},
         )
         for member in members:
-            if "temperature" in self.kwargs:
+            own = member.temperature
+            if "temperature" in self.kwargs or own == attention.temperature:
                 member.set_attention_weights(attention)
             else:
                 member.attention_weights.take_scores(attention)

@@ -161,7 +161,8 @@ def batch_of(model, x, training=False, step=0):
 def test_the_table_covers_all():
     names = {name for name, *_ in (*CASES, *OF_TWO_NETWORKS)}
     peers = {name.split("-")[0] for name in PEERS}
-    assert names | peers == set(regularizers.ALL)
+    assert names | peers | {"attention_transfer"} == set(regularizers.ALL)
+    assert regularizers.ALL["attention_transfer"] is regularizers.ALL["at"]
 
 
 @every_case

@@ -263,7 +263,7 @@ def test_too_many_views_end_with_the_reason(new_backbone):
     x, y = reference.data(6)
     data = augmented(x, y, lambda image, rng: image + rng.normal(size=image.shape))
     model = reference.compiled(*reference.pair(new_backbone), FeatureMap())
-    with pytest.raises(ValueError, match=r"more than 6 samples.*2 view"):
+    with pytest.raises(ValueError, match=r"more than 8 samples.*2 view"):
         model.fit(data.batch(3), epochs=9, verbose=0, source_maps="cache")
 
 

@@ -489,7 +489,7 @@ def test_other_searches(tmp_path, scripted, kind, given):
     script = scripted(lambda alpha, k: 0.9 - 0.1 * abs(np.log10(alpha / 3)) + HARD[k])
     common = {"folds": 3, "directory": tmp_path, "seed": 3, **given}
     tuner = kind(space(alpha=(0.01, 100.0), beta=(0.001, 0.1)), **common)
-    tuner.search(*samples(), epochs=9, verbose=0)
+    tuner.search(*samples(), **{**FIT, "epochs": 9})
     found = tuner.get_best_hyperparameters()[0].values
     assert 0.2 < found["alpha"] < 50
     epochs = {e for _, _, e in script.trained}
@@ -498,7 +498,7 @@ def test_other_searches(tmp_path, scripted, kind, given):
     assert len(script.trained) == 3 * len(tuner.cells())
     count = len(script.trained)
     again = kind(space(alpha=(0.01, 100.0), beta=(0.001, 0.1)), **common)
-    again.search(*samples(), epochs=9, verbose=0)
+    again.search(*samples(), **{**FIT, "epochs": 9})
     assert len(script.trained) == count
     assert again.get_best_hyperparameters()[0].values == found
 
