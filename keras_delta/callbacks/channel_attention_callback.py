@@ -187,8 +187,7 @@ class ChannelAttentionCallback(Callback):
             **{**first, **self.kwargs},
         )
         for member in members:
-            own = member.temperature
-            if "temperature" in self.kwargs or own == attention.temperature:
+            if "temperature" in self.kwargs:
                 member.set_attention_weights(attention)
             else:
                 member.attention_weights.take_scores(attention)

@@ -101,9 +101,10 @@ class AttentionWeights:
 
     def take_scores(self, attention):
         """Use the weights of an attention's scores, at the temperature set here."""
-        scored = attention.scores, attention.normalization, self.temperature
-        weighed = ChannelAttention.from_scores(*scored, attention.samples)
-        self.set_attention_weights(weighed)
+        if attention.temperature != self.temperature:
+            scored = attention.scores, attention.normalization, self.temperature
+            attention = ChannelAttention.from_scores(*scored, attention.samples)
+        self.set_attention_weights(attention)
 
     def __call__(self):
         """Dict tap -> `(C,)` weights in use; None before `fit` has computed them."""

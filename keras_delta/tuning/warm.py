@@ -159,8 +159,7 @@ def _check_own(members):
 
 def _has_number(optimizer):
     """Whether the learning rate is a number, and not a schedule."""
-    inner = getattr(optimizer, "inner_optimizer", optimizer)  # of a loss scale
-    return isinstance(_compat.learning_rate(inner), keras.Variable)
+    return isinstance(_compat.learning_rate(optimizer), keras.Variable)
 
 
 def _variables_of_fold(model):
